@@ -1,0 +1,51 @@
+"""`python -m predictor`: read the settings, then serve."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+
+from predictor.config import SettingsError, load_settings
+from predictor.errors import InvalidInput
+from predictor.logs import configure_logging
+from predictor.settings import Settings
+from predictor.settings_doc import effective
+
+logger = logging.getLogger("predictor")
+
+
+def main() -> None:
+    """Serve until told to stop; exits 2 on bad settings, 1 when the model cannot be loaded."""
+    try:
+        settings = load_settings(sys.argv[1:], os.environ)
+    except SettingsError as error:
+        sys.stderr.write(f"{error}\n")
+        raise SystemExit(2) from error
+    configure_logging(settings.log_format, settings.log_level)
+    _log_settings(settings)
+    # KServe parses sys.argv while it is imported: by then our flags are read and gone.
+    sys.argv[1:] = []
+    from predictor.server import build_server
+
+    try:
+        server = build_server(settings)
+    except InvalidInput as error:
+        sys.stderr.write(f"the settings are not valid:\n  {error.message}\n")
+        raise SystemExit(2) from error
+    try:
+        server.start()
+    except Exception as error:
+        logger.critical("the server cannot go on", exc_info=error)
+        raise SystemExit(1) from error
+
+
+def _log_settings(settings: Settings) -> None:
+    values = {name: f"{value} ({source})" for name, value, source in effective(settings)}
+    logger.info("settings", extra={"fields": {"settings": values}})
+    for note in settings.notes:
+        logger.warning(note)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""The ASGI application: routes, the middleware around them, and errors from the table."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from importlib import metadata
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from predictor.api.auth import KeyRing, RequireKey
+from predictor.api.dataplane import AsrDataPlane, ClosedRepository
+from predictor.api.errors import answer_error, error_response, speaks_openai
+from predictor.api.middleware import BodyLimit, ClientGone, RequestContext
+from predictor.api.routes import (
+    health_router,
+    openai_router,
+    recognize_router,
+    v1_router,
+    v2_router,
+)
+from predictor.metrics import Metrics
+
+
+@dataclass(frozen=True, slots=True)
+class AppOptions:
+    """What an operator may change about the routes."""
+
+    max_body_bytes: int
+    recognize_details: bool  # whether `/api/v1/recognize` answers with `details` as well
+
+
+def create_app(
+    dataplane: AsrDataPlane,
+    repository: ClosedRepository,
+    metrics: Metrics,
+    keys: KeyRing,
+    options: AppOptions,
+) -> FastAPI:
+    """Everything a client can reach over HTTP."""
+    app = FastAPI(
+        title="Qwen3-ASR on KServe",
+        description="Speech recognition over KServe V1 and V2, OpenAI's API and a plain route.",
+        version=metadata.version("qwen3-asr-kserve"),
+        docs_url=None,  # its page loads scripts from elsewhere
+        redoc_url=None,
+    )
+    created = int(time.time())
+    app.include_router(health_router(dataplane, metrics.registry))
+    app.include_router(recognize_router(dataplane, with_details=options.recognize_details))
+    app.include_router(openai_router(dataplane, created, "/v1"))
+    app.include_router(openai_router(dataplane, created, "/openai/v1"))
+    app.include_router(v1_router(dataplane, created))
+    app.include_router(v2_router(dataplane, repository))
+    app.add_exception_handler(HTTPException, _answer)
+    app.add_exception_handler(RequestValidationError, _answer)
+    app.add_middleware(ClientGone)  # the last added is the outermost
+    app.add_middleware(BodyLimit, max_body_bytes=options.max_body_bytes)
+    app.add_middleware(RequireKey, keys=keys)
+    app.add_middleware(RequestContext, metrics=metrics)
+    return app
+
+
+async def _answer(request: Request, exc: Exception) -> Response:
+    error = answer_error(request.scope, exc)
+    return error_response(error, openai=speaks_openai(request.url.path))

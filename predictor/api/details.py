@@ -1,0 +1,34 @@
+"""A transcription as JSON, for the protocols that can carry all of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from predictor.types import Segment, Transcription
+
+
+def details(answer: Transcription) -> dict[str, Any]:
+    """Finish reason, usage, segments and repeats removed; times in seconds."""
+    return {
+        "finish_reason": answer.finish_reason,
+        "num_repeats_removed": answer.num_repeats_removed,
+        "segments": [_segment(segment) for segment in answer.segments],
+        "usage": {
+            "num_audio_tokens": answer.usage.num_audio_tokens,
+            "num_prompt_tokens": answer.usage.num_prompt_tokens,
+            "num_completion_tokens": answer.usage.num_completion_tokens,
+        },
+    }
+
+
+def _segment(segment: Segment) -> dict[str, Any]:
+    return {
+        "id": segment.id,
+        "start": segment.start_s,
+        "end": segment.end_s,
+        "text": segment.text,
+        "language": segment.language,
+        "confidence": segment.confidence,
+        "avg_logprob": segment.avg_logprob,
+        "finish_reason": segment.finish_reason,
+    }

@@ -1,0 +1,201 @@
+"""What every HTTP request passes through, as plain ASGI: identity, limits, and leaving early.
+
+Outermost first: RequestContext, RequireKey (in auth), BodyLimit, ClientGone; none buffers a body.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import time
+import uuid
+from collections.abc import Mapping
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from predictor.api.errors import (
+    ERROR_KEY,
+    answer_error,
+    error_response,
+    protocol_of,
+    speaks_openai,
+)
+from predictor.errors import AsrError, InvalidInput, PayloadTooLarge
+from predictor.logs import request_id_var
+from predictor.metrics import CLIENT_CLOSED_REQUEST, Metrics
+
+logger = logging.getLogger("predictor.access")
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
+
+
+def request_id_of(given: str | None) -> str:
+    """The caller's request id when it is safe to print, or a new one."""
+    if given is not None and _REQUEST_ID.fullmatch(given):
+        return given
+    return uuid.uuid4().hex
+
+
+class RequestContext:
+    """Gives each request its id, counts it, logs it, and answers what nobody else caught."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self.app = app
+        self.metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        request_id = request_id_of(Headers(scope=scope).get("x-request-id"))
+        token = request_id_var.set(request_id)
+        protocol = protocol_of(scope["path"]) if scope["method"] == "POST" else None
+        started = time.monotonic()
+        status = CLIENT_CLOSED_REQUEST
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)["x-request-id"] = request_id
+            await send(message)
+
+        if protocol:
+            self.metrics.requests_in_flight.labels(protocol=protocol).inc()
+        try:
+            await self.app(scope, receive, send_with_id)
+        except ClientDisconnect:
+            logger.debug("the client left while its body was read")
+        except Exception as exc:  # noqa: BLE001  the table has a row for everything else: 500
+            error = answer_error(scope, exc)
+            if status == CLIENT_CLOSED_REQUEST:
+                response = error_response(error, openai=speaks_openai(scope["path"]))
+                await response(scope, receive, send_with_id)
+        finally:
+            elapsed_s = time.monotonic() - started
+            self._count(protocol, status, elapsed_s, scope.get(ERROR_KEY))
+            _log(scope, status, elapsed_s, scope.get(ERROR_KEY))
+            request_id_var.reset(token)
+
+    def _count(
+        self, protocol: str | None, status: int, elapsed_s: float, error: AsrError | None
+    ) -> None:
+        if protocol is None:
+            return
+        self.metrics.requests_in_flight.labels(protocol=protocol).dec()
+        self.metrics.requests.labels(protocol=protocol, code=str(status)).inc()
+        self.metrics.request_seconds.labels(protocol=protocol).observe(elapsed_s)
+        if error is not None:
+            self.metrics.errors.labels(protocol=protocol, error=error.spec.code).inc()
+
+
+def _log(scope: Scope, status: int, elapsed_s: float, error: AsrError | None) -> None:
+    fields: dict[str, object] = {
+        "method": scope["method"],
+        "path": scope["path"][:200],  # never the query: it may hold a context
+        "status": status,
+        "elapsed_s": round(elapsed_s, 4),
+    }
+    if error is not None:
+        fields["error"] = error.spec.code
+        if isinstance(error, InvalidInput) and error.field:
+            fields["field"] = error.field
+    level = logging.DEBUG if scope["method"] == "GET" and status < 400 else logging.INFO
+    logger.log(level, "request", extra={"fields": fields})
+
+
+class BodyLimit:
+    """Refuses bodies above `max_body_bytes`: by their header at once, else while they come in."""
+
+    def __init__(self, app: ASGIApp, max_body_bytes: int) -> None:
+        self.app = app
+        self.max_body_bytes = max_body_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        declared = Headers(scope=scope).get("content-length", "")
+        refused = declared.isdigit() and int(declared) > self.max_body_bytes
+        num_bytes = 0
+
+        async def limited_receive() -> Message:
+            nonlocal num_bytes, refused
+            message = await receive()
+            num_bytes += len(message.get("body", b""))
+            if num_bytes > self.max_body_bytes:
+                refused = True
+                raise self._too_large()
+            return message
+
+        async def closing_send(message: Message) -> None:
+            if refused and message["type"] == "http.response.start":
+                # The rest of the body is not wanted, so the connection cannot be used again.
+                MutableHeaders(scope=message)["connection"] = "close"
+            await send(message)
+
+        if refused:
+            error = answer_error(scope, self._too_large(int(declared)))
+            response = error_response(error, openai=speaks_openai(scope["path"]))
+            await response(scope, receive, closing_send)
+            return
+        await self.app(scope, limited_receive, closing_send)
+
+    def _too_large(self, num_bytes: int | None = None) -> PayloadTooLarge:
+        size = f"{num_bytes} bytes" if num_bytes is not None else "larger"
+        return PayloadTooLarge(
+            f"body: {size}, the limit is {self.max_body_bytes} bytes",
+            field="body",
+            value=num_bytes,
+            limit=self.max_body_bytes,
+        )
+
+
+class ClientGone:
+    """Cancels the handler when the client disconnects, which frees what it holds in the engine.
+
+    ASGI only tells those who listen; a handler that waits for the engine does not.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        body_read, gone = asyncio.Event(), asyncio.Event()
+
+        async def app_receive() -> Message:
+            if body_read.is_set():
+                await gone.wait()
+                return {"type": "http.disconnect"}
+            message = await receive()
+            if not _has_more(message):
+                body_read.set()
+            return message
+
+        async def watch() -> None:
+            await body_read.wait()
+            while (await receive())["type"] != "http.disconnect":
+                pass
+            gone.set()
+
+        handler = asyncio.ensure_future(self.app(scope, app_receive, send))
+        watcher = asyncio.create_task(watch())
+        try:
+            await asyncio.wait({handler, watcher}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            watcher.cancel()
+            if not handler.done():
+                handler.cancel()
+            await asyncio.gather(handler, watcher, return_exceptions=True)
+        if not handler.cancelled():
+            handler.result()
+
+
+def _has_more(message: Mapping[str, object]) -> bool:
+    return message["type"] == "http.request" and bool(message.get("more_body", False))

@@ -1,0 +1,303 @@
+"""What the OpenAPI document says of each route: bodies, answers, errors.
+
+The handlers read raw requests, so FastAPI cannot infer these; tests hold the document to the
+routes and real answers to its schemas.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from predictor.api import openai, recognize, v2
+
+Schema = dict[str, Any]
+
+_STRING: Schema = {"type": "string"}
+_NUMBER: Schema = {"type": "number"}
+_INTEGER: Schema = {"type": "integer"}
+_BOOLEAN: Schema = {"type": "boolean"}
+_LANGUAGE: Schema = {
+    "type": "string",
+    "description": 'Name, code or tag such as "English", "en", "en-US"; "auto" detects.',
+}
+_CONTEXT: Schema = {"type": "string", "description": "Hot words or any text that helps."}
+
+
+def _object(properties: Schema, required: list[str] | None = None, **more: Any) -> Schema:
+    names = list(properties) if required is None else required
+    return {"type": "object", "properties": properties, "required": names, **more}
+
+
+def _list(items: Schema) -> Schema:
+    return {"type": "array", "items": items}
+
+
+def _nullable(schema: Schema) -> Schema:
+    return {"anyOf": [schema, {"type": "null"}]}
+
+
+ERROR = _object(
+    {
+        "error": _STRING,
+        "code": _STRING,
+        "field": _STRING,
+        "limit": {},
+        "index": _INTEGER,
+        "request_id": _STRING,
+    },
+    ["error", "code"],
+    additionalProperties=False,
+)
+OPENAI_ERROR = _object(
+    {
+        "error": _object(
+            {"message": _STRING, "type": _STRING, "param": _nullable(_STRING), "code": _STRING}
+        )
+    }
+)
+_FINISH = {"type": "string", "enum": ["stop", "length", "repetition", "silence"]}
+_DETAILS: Schema = {
+    "finish_reason": _FINISH,
+    "num_repeats_removed": _INTEGER,
+    "segments": _list(
+        _object(
+            {
+                "id": _INTEGER,
+                "start": _NUMBER,
+                "end": _NUMBER,
+                "text": _STRING,
+                "language": _nullable(_STRING),
+                "confidence": _NUMBER,
+                "avg_logprob": _NUMBER,
+                "finish_reason": _FINISH,
+            }
+        )
+    ),
+    "usage": _object(
+        {
+            "num_audio_tokens": _INTEGER,
+            "num_prompt_tokens": _INTEGER,
+            "num_completion_tokens": _INTEGER,
+        }
+    ),
+}
+_ANSWER: Schema = {
+    "text": _STRING,
+    "language": _nullable(_STRING),
+    "confidence": {"type": "number", "minimum": 0, "maximum": 1},
+    "duration": {"type": "number", "description": "Seconds of audio."},
+}
+_TENSOR = _object({"name": _STRING, "datatype": _STRING, "shape": _list(_INTEGER)})
+_OPENAI_MODEL = _object(
+    {"id": _STRING, "object": {"const": "model"}, "created": _INTEGER, "owned_by": _STRING}
+)
+_OPENAI_LIST: Schema = {"object": {"const": "list"}, "data": _list(_OPENAI_MODEL)}
+
+
+def _json(schema: Schema) -> Schema:
+    return {"application/json": {"schema": schema}}
+
+
+def _route(
+    summary: str,
+    answer: Schema,
+    *,
+    body: Schema | None = None,
+    parameters: list[Schema] | None = None,
+    error: Schema = ERROR,
+) -> dict[str, Any]:
+    """Arguments for `add_api_route`; `answer` and `body` are OpenAPI content maps."""
+    extra: Schema = {}
+    if body is not None:
+        extra["requestBody"] = {"required": True, "content": body}
+    if parameters:
+        extra["parameters"] = parameters
+    return {
+        "summary": summary,
+        "responses": {
+            200: {"description": "OK", "content": answer},
+            "default": {"description": "Any error of the table", "content": _json(error)},
+        },
+        "openapi_extra": extra,
+    }
+
+
+def _health(summary: str, schema: Schema) -> dict[str, Any]:
+    """A probe: 503 has the body of 200, with the other value."""
+    content = _json(schema)
+    return {
+        "summary": summary,
+        "responses": {
+            200: {"description": "Yes", "content": content},
+            503: {"description": "No", "content": content},
+        },
+    }
+
+
+def _form(file_field: str, fields: Schema, required: list[str]) -> Schema:
+    properties = {file_field: {"type": "string", "format": "binary"}, **fields}
+    schema = _object(properties, [file_field, *required], additionalProperties=False)
+    return {"multipart/form-data": {"schema": schema}}
+
+
+LIVE = _health("Whether the engine's loop turns", _object({"status": {"enum": ["alive", "dead"]}}))
+V2_LIVE = _health("Whether the engine's loop turns", _object({"live": _BOOLEAN}))
+V2_READY = _health("Whether requests should be sent here", _object({"ready": _BOOLEAN}))
+METRICS = _route("Prometheus metrics", {"text/plain": {"schema": _STRING}})
+
+V2_METADATA = _route(
+    "Server metadata",
+    _json(_object({"name": _STRING, "version": _STRING, "extensions": _list(_STRING)})),
+)
+V2_MODELS = _route("Names of the models", _json(_object({"models": _list(_STRING)})))
+V2_MODEL_METADATA = _route(
+    "Inputs and outputs of the model",
+    _json(
+        _object(
+            {
+                "name": _STRING,
+                "versions": _list(_STRING),
+                "platform": _STRING,
+                "inputs": _list(_TENSOR),
+                "outputs": _list(_TENSOR),
+            }
+        )
+    ),
+)
+V2_MODEL_READY = _route(
+    "200 when requests should be sent to the model",
+    _json(_object({"name": _STRING, "ready": _BOOLEAN})),
+)
+_PARAMETERS = {"type": "object", "additionalProperties": {"type": ["string", "number", "boolean"]}}
+_BINARY: Schema = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+V2_INFER = _route(
+    "Transcribe tensors",
+    {
+        **_json(
+            _object(
+                {
+                    "model_name": _STRING,
+                    "id": _STRING,
+                    "outputs": _list(
+                        _object(
+                            {
+                                "name": {"enum": [tensor["name"] for tensor in v2.OUTPUTS]},
+                                "datatype": {"enum": ["BYTES", "FP32"]},
+                                "shape": _list(_INTEGER),
+                                "data": _list({"type": ["string", "number"]}),
+                            }
+                        )
+                    ),
+                }
+            )
+        ),
+        **_BINARY,
+    },
+    body={
+        **_json(
+            _object(
+                {
+                    "id": _STRING,
+                    "parameters": _PARAMETERS,
+                    "inputs": _list(
+                        _object(
+                            {
+                                "name": {"enum": [tensor["name"] for tensor in v2.INPUTS]},
+                                "datatype": {"enum": ["BYTES", "FP32"]},
+                                "shape": _list(_INTEGER),
+                                "parameters": _PARAMETERS,
+                                "data": _list({}),
+                            },
+                            ["name", "datatype", "shape"],
+                        )
+                    ),
+                    "outputs": _list(
+                        _object({"name": _STRING, "parameters": _PARAMETERS}, ["name"])
+                    ),
+                },
+                ["inputs"],
+            )
+        ),
+        **_BINARY,
+    },
+    parameters=[
+        {
+            "name": "Inference-Header-Content-Length",
+            "in": "header",
+            "description": "Length of the JSON part when binary tensors follow it.",
+            "schema": _INTEGER,
+        }
+    ],
+)
+CLOSED = _route("Closed: always answers 403", _json(ERROR))
+
+V1_MODELS = _route(
+    "Names of the models, for KServe and for OpenAI clients",
+    _json(_object({"models": _list(_STRING), **_OPENAI_LIST})),
+)
+V1_MODEL = _route(
+    "200 when requests should be sent to the model",
+    _json(_object({"name": _STRING, "ready": _BOOLEAN, **_OPENAI_MODEL["properties"]})),
+)
+_B64 = _object({"b64": {"type": "string", "format": "byte"}}, additionalProperties=False)
+V1_PREDICT = _route(
+    "Transcribe instances, or one recording as the raw body",
+    _json(_object({"predictions": _list(_object({**_ANSWER, **_DETAILS}))})),
+    body={
+        **_json(
+            _object(
+                {
+                    "instances": _list(
+                        _object(
+                            {"audio": _B64, "language": _LANGUAGE, "context": _CONTEXT},
+                            ["audio"],
+                            additionalProperties=False,
+                        )
+                    )
+                },
+                additionalProperties=False,
+            )
+        ),
+        "audio/*": _BINARY["application/octet-stream"],
+        "video/*": _BINARY["application/octet-stream"],
+        **_BINARY,
+    },
+    parameters=[
+        {"name": "language", "in": "query", "schema": _LANGUAGE},
+        {"name": "context", "in": "query", "schema": _CONTEXT},
+    ],
+)
+
+RECOGNIZE = _route(
+    "Transcribe one file",
+    _json(_object({**_ANSWER, "details": _object(_DETAILS)}, list(_ANSWER))),
+    body=_form(recognize.FILE_FIELD, {"language": _LANGUAGE, "context": _CONTEXT}, []),
+)
+
+_TRANSCRIPTION = _object({"text": _STRING}, additionalProperties=True)
+TRANSCRIPTIONS = _route(
+    "OpenAI's audio transcription",
+    {
+        **_json(_TRANSCRIPTION),
+        "text/plain": {"schema": _STRING},
+        "application/x-subrip": {"schema": _STRING},
+        "text/vtt": {"schema": _STRING},
+        "text/event-stream": {"schema": _STRING},
+    },
+    body=_form(
+        openai.FILE_FIELD,
+        {
+            "model": _STRING,
+            "language": _LANGUAGE,
+            "prompt": _CONTEXT,
+            "response_format": {"type": "string", "enum": list(openai.FORMATS)},
+            "temperature": {"const": 0},
+            "timestamp_granularities[]": _list({"const": "segment"}),
+            "stream": _BOOLEAN,
+        },
+        ["model"],
+    ),
+    error=OPENAI_ERROR,
+)
+OPENAI_MODELS = _route("Models, as OpenAI lists them", _json(_object(_OPENAI_LIST)))
+OPENAI_MODEL = _route("One model, as OpenAI shows it", _json(_OPENAI_MODEL), error=OPENAI_ERROR)

@@ -1,0 +1,46 @@
+"""`POST /api/v1/recognize`: a recording in, four plain fields out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.requests import Request
+
+from predictor.api.details import details
+from predictor.api.forms import read_form
+from predictor.service import Call, Recording
+from predictor.text.languages import parse_language
+from predictor.types import Transcription
+
+FILE_FIELD = "audio"
+FIELDS = ("language", "context")
+
+
+async def recognize_call(request: Request, *, with_details: bool) -> Call:
+    """The call of a request. Raises InvalidInput and UnsupportedMedia.
+
+    `with_details` adds a fifth field, `details`, to the answer.
+    """
+    form = await read_form(request, FILE_FIELD, FIELDS)
+    recording = Recording(
+        data=form.data,
+        content_type=form.content_type,
+        field=FILE_FIELD,
+        language=parse_language(form.fields.get("language")),
+        context=form.fields.get("context", ""),
+    )
+    return Call("recognize", (recording,), _render_details if with_details else _render)
+
+
+def _render(answers: list[Transcription]) -> dict[str, Any]:
+    [answer] = answers
+    return {
+        "text": answer.text,
+        "confidence": answer.confidence,
+        "language": answer.language,
+        "duration": answer.duration_s,
+    }
+
+
+def _render_details(answers: list[Transcription]) -> dict[str, Any]:
+    return {**_render(answers), "details": details(answers[0])}

@@ -1,0 +1,103 @@
+"""KServe's V1 protocol: `instances` in JSON, or one recording as the raw body.
+
+`{"instances": [{"audio": {"b64": ...}, "language": ..., "context": ...}]}` answers
+`{"predictions": [{"text", "language", "confidence", "duration", ...}]}`; a raw body gives one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from predictor.api.details import details
+from predictor.api.tensors import decode_base64, load_json, refuse_unknown
+from predictor.errors import InvalidInput, UnsupportedMedia
+from predictor.service import Call, Recording
+from predictor.text.languages import parse_language
+from predictor.types import Transcription
+
+_JSON_TYPES = ("", "application/json")
+_RAW_TYPES = ("application/octet-stream", "application/ogg", "application/mp4")
+_TEXT_FIELDS = ("language", "context")
+
+
+def v1_call(
+    body: bytes, content_type: str | None, query: Mapping[str, str], max_items: int
+) -> Call:
+    """The call of a `:predict` request. Raises InvalidInput and UnsupportedMedia."""
+    media_type = (content_type or "").split(";", 1)[0].strip().lower()
+    if media_type in _JSON_TYPES:
+        return Call("v1", _instances(load_json(body), max_items), _render, indexed=True)
+    if media_type.startswith(("audio/", "video/")) or media_type in _RAW_TYPES:
+        recording = _recording(query, data=body, content_type=content_type, place="query")
+        return Call("v1", (recording,), _render)
+    raise UnsupportedMedia(
+        f"content-type: {media_type[:60]!r} is not accepted, send application/json, audio/*, "
+        "video/* or application/octet-stream",
+        field="content-type",
+        value=media_type[:60],
+        limit=[*_JSON_TYPES[1:], "audio/*", "video/*", *_RAW_TYPES],
+    )
+
+
+def _instances(content: Mapping[str, Any], max_items: int) -> tuple[Recording, ...]:
+    refuse_unknown(content, ("instances",), "body")
+    instances = content.get("instances")
+    if not isinstance(instances, list):
+        raise InvalidInput("instances: must be a list", field="instances")
+    if not 1 <= len(instances) <= max_items:
+        raise InvalidInput(
+            f"instances: {len(instances)} recordings, the limit is 1 to {max_items}",
+            field="instances",
+            value=len(instances),
+            limit=max_items,
+        )
+    recordings = []
+    for index, instance in enumerate(instances):
+        try:
+            recordings.append(_instance(instance))
+        except InvalidInput as error:
+            raise error.at(index) from error
+    return tuple(recordings)
+
+
+def _instance(instance: object) -> Recording:
+    if not isinstance(instance, dict):
+        raise InvalidInput("must be an object with audio", field="instances")
+    refuse_unknown(instance, ("audio", *_TEXT_FIELDS), "instance")
+    audio = instance.get("audio")
+    if not isinstance(audio, dict) or set(audio) != {"b64"} or not isinstance(audio["b64"], str):
+        raise InvalidInput('audio: must be {"b64": "<base64 of the recording>"}', field="audio")
+    texts = {key: instance[key] for key in _TEXT_FIELDS if instance.get(key) is not None}
+    data = decode_base64(audio["b64"], field="audio")
+    return _recording(texts, data=data, content_type=None, place="instance")
+
+
+def _recording(
+    texts: Mapping[str, Any], *, data: bytes, content_type: str | None, place: str
+) -> Recording:
+    refuse_unknown(texts, _TEXT_FIELDS, place)
+    for key, value in texts.items():
+        if not isinstance(value, str):
+            raise InvalidInput(f"{key}: must be a string", field=key)
+    return Recording(
+        data=data,
+        content_type=content_type,
+        language=parse_language(texts.get("language")),
+        context=texts.get("context", ""),
+    )
+
+
+def _render(answers: list[Transcription]) -> dict[str, Any]:
+    return {
+        "predictions": [
+            {
+                "text": answer.text,
+                "language": answer.language,
+                "confidence": answer.confidence,
+                "duration": answer.duration_s,
+                **details(answer),
+            }
+            for answer in answers
+        ]
+    }

@@ -1,0 +1,30 @@
+"""The engine: what serves requests on a device. `build_engine` makes one from a checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from predictor.engine.engine import Engine
+from predictor.engine.options import EngineOptions, EngineStats, StepStats
+from predictor.engine.stream import TokenStream
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import torch
+
+__all__ = ["Engine", "EngineOptions", "EngineStats", "StepStats", "TokenStream", "build_engine"]
+
+
+def build_engine(
+    model_path: Path,
+    device: str | torch.device,
+    dtype: str | torch.dtype,
+    options: EngineOptions,
+    on_step: Callable[[StepStats], None] | None = None,
+) -> Engine:
+    """See `predictor.engine.build`; imported late, so that the rest works without torch."""
+    from predictor.engine.build import build_engine as build
+
+    return build(model_path, device, dtype, options, on_step)

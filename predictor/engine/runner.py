@@ -1,0 +1,139 @@
+"""The only part of the engine that touches the device: waveforms and tokens in, tokens out.
+
+Each step builds its index tensors on the host, sends them in one go and looks at the device once,
+when the chosen tokens come back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Batch
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from predictor.audio.mel import LogMel
+from predictor.engine.protocol import StepOutput
+from predictor.engine.sequence import Limits, Sequence
+from predictor.model.attention import CacheView, Packing
+from predictor.model.model import Model
+
+
+class TorchRunner:
+    """Plain PyTorch on CPU or CUDA."""
+
+    def __init__(self, model: Model, *, num_slots: int, max_model_len: int) -> None:
+        self._model = model
+        self._device = model.device
+        self._log_mel = LogMel(model.config.audio.num_mel_bins, device=model.device)
+        self._cache = model.new_cache(num_slots, max_model_len)
+        self._limits = Limits(
+            max_model_len=max_model_len,
+            vocab_size=model.config.text.vocab_size,
+            eos_token_ids=frozenset(model.config.eos_token_ids),
+        )
+
+    @property
+    def num_slots(self) -> int:
+        return self._cache.num_slots
+
+    @property
+    def limits(self) -> Limits:
+        return self._limits
+
+    @torch.inference_mode()
+    def prefill(self, sequences: Batch[Sequence]) -> StepOutput:
+        """Encode audio and prompt of each sequence into its slot; its first token."""
+        audio = self._encode(sequences)  # [sum of audio tokens, hidden]
+        layout, audio_rows = _prompt_layout(
+            sequences, self._cache.max_length, self._model.config.audio_token_id
+        )
+        tokens, positions, places = self._to_device(layout).unbind()  # [T] each
+        x = self._model.decoder.embedding(tokens)
+        x.index_copy_(0, self._to_device(audio_rows), audio)
+        packing = Packing.of(
+            [s.num_prompt_tokens for s in sequences],
+            device=self._device,
+            dtype=self._model.dtype,
+        )
+        hidden = self._model.decoder.prefill(x, positions, places, packing, self._cache)
+        return self._choose(hidden.index_select(0, packing.ends))
+
+    @torch.inference_mode()
+    def decode(self, sequences: Batch[Sequence]) -> StepOutput:
+        """The next token of each sequence, whose last one is not in the cache yet."""
+        slots = [s.slot for s in sequences]
+        lengths = [s.length for s in sequences]
+        stride = self._cache.max_length
+        layout = np.array(
+            [
+                [s.tokens[-1] for s in sequences],
+                [length - 1 for length in lengths],
+                [slot * stride + length - 1 for slot, length in zip(slots, lengths, strict=True)],
+            ],
+            dtype=np.int64,
+        )
+        tokens, positions, places = self._to_device(layout).unbind()  # [B] each
+        view = CacheView.of(slots, lengths, device=self._device)
+        hidden = self._model.decoder.decode(tokens, positions, places, view, self._cache)
+        return self._choose(hidden)
+
+    @torch.inference_mode()
+    def scrub(self, slots: Batch[int]) -> None:
+        """Zero slots whose contents are not numbers, before others use them."""
+        for slot in slots:
+            self._cache.data[:, :, slot].zero_()
+
+    def recover(self) -> bool:
+        """Give back cached memory and try the device; False when it is beyond use."""
+        try:
+            if self._device.type == "cuda":
+                torch.cuda.synchronize(self._device)
+                torch.cuda.empty_cache()
+            return int(torch.ones(2, device=self._device).sum().item()) == 2
+        except RuntimeError:
+            return False
+
+    def _encode(self, sequences: Batch[Sequence]) -> Tensor:
+        mel = self._log_mel([s.request.samples for s in sequences])
+        plan = self._model.encoder.plan(mel.num_frames)
+        audio = self._model.encoder(mel.chunks.to(self._model.dtype), plan)
+        assert isinstance(audio, Tensor)
+        return audio
+
+    def _choose(self, hidden: Tensor) -> StepOutput:
+        """The likeliest token after each hidden state [B, hidden], and its log-probability."""
+        logits = self._model.decoder.logits(hidden)
+        tokens = logits.argmax(-1)
+        chosen = logits.gather(-1, tokens[:, None]).squeeze(-1)
+        logprobs = (chosen - logits.logsumexp(-1)).clamp(max=0.0)
+        # One copy for both: a token id is exact in float64.
+        ids, values = torch.stack([tokens.double(), logprobs.double()]).tolist()
+        return StepOutput([[int(i)] for i in ids], [[value] for value in values])
+
+    def _to_device(self, array: np.ndarray[tuple[int, ...], np.dtype[np.int64]]) -> Tensor:
+        return torch.from_numpy(array).to(self._device, non_blocking=True)
+
+
+def _prompt_layout(
+    sequences: Batch[Sequence], slot_length: int, audio_token_id: int
+) -> tuple[
+    np.ndarray[tuple[int, ...], np.dtype[np.int64]], np.ndarray[tuple[int, ...], np.dtype[np.int64]]
+]:
+    """Packed prompts: [3, T] token ids, positions and cache places, and the rows that are audio."""
+    tokens: list[int] = []
+    positions, places, audio_rows = [], [], []
+    for sequence in sequences:
+        request = sequence.request
+        audio_start = len(tokens) + len(request.tokens_before)
+        audio_rows.append(np.arange(audio_start, audio_start + sequence.num_audio_tokens))
+        tokens += request.tokens_before
+        tokens += [audio_token_id] * sequence.num_audio_tokens
+        tokens += request.tokens_after
+        within = np.arange(sequence.num_prompt_tokens)
+        positions.append(within)
+        places.append(sequence.slot * slot_length + within)
+    layout = np.stack(
+        [np.array(tokens, dtype=np.int64), np.concatenate(positions), np.concatenate(places)]
+    )
+    return layout, np.concatenate(audio_rows)

@@ -1,0 +1,213 @@
+"""Every metric of the predictor, declared once: base units, bounded labels, names `qwen3_asr_*`.
+
+KServe's own histograms (`request_preprocess_seconds`, ...) stand beside these on `/metrics`. An
+object and not module globals, so that importing costs nothing and a test has its own registry.
+Gauges that mirror the engine are read from it at scrape time, so they cannot drift from the truth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+# Label values. `code` is the HTTP status of the answer (the error table's for gRPC, 499 when the
+# client left first), `protocol` one of PROTOCOLS, `finish_reason` one of types.FinishReason.
+PROTOCOLS = ("v1", "v2", "grpc", "openai", "recognize")
+CLIENT_CLOSED_REQUEST = 499
+
+LATENCY_BUCKETS_S = (
+    0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0,
+)  # fmt: skip
+DURATION_BUCKETS_S = (1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0, 3600.0)
+BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+CONFIDENCE_BUCKETS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
+
+
+class EngineGauges(Protocol):
+    """The numbers of the engine that a scrape reads."""
+
+    @property
+    def num_waiting(self) -> int: ...
+    @property
+    def num_running(self) -> int: ...
+    @property
+    def waiting_audio_s(self) -> float: ...
+    @property
+    def running_audio_s(self) -> float: ...
+
+
+class Metrics:
+    """All counters, gauges and histograms; handed to whoever counts."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.registry = registry
+        self._declare_requests(registry)
+        self._declare_audio(registry)
+        self._declare_model(registry)
+
+    def _declare_requests(self, registry: CollectorRegistry) -> None:
+        self.requests = Counter(
+            "qwen3_asr_requests",  # exposed as qwen3_asr_requests_total
+            "Requests answered, by protocol and HTTP status (499: the client left first).",
+            ["protocol", "code"],
+            registry=registry,
+        )
+        self.errors = Counter(
+            "qwen3_asr_errors",  # _total
+            "Requests refused or failed, by the error table's code, such as audio_too_long.",
+            ["protocol", "error"],
+            registry=registry,
+        )
+        self.transcriptions = Counter(
+            "qwen3_asr_transcriptions",  # _total
+            "Recordings transcribed (a request may hold several), by how they finished.",
+            ["protocol", "finish_reason"],
+            registry=registry,
+        )
+        self.request_seconds = Histogram(
+            "qwen3_asr_request_seconds",
+            "From the request's last header to the last byte of the answer.",
+            ["protocol"],
+            buckets=LATENCY_BUCKETS_S,
+            registry=registry,
+        )
+        self.time_to_first_token_seconds = Histogram(
+            "qwen3_asr_time_to_first_token_seconds",
+            "From submitting a piece of audio to the engine until its first token.",
+            buckets=LATENCY_BUCKETS_S,
+            registry=registry,
+        )
+        self.audio_decode_seconds = Histogram(
+            "qwen3_asr_audio_decode_seconds",
+            "Decoding and resampling one recording, waiting for a decoder included.",
+            buckets=LATENCY_BUCKETS_S,
+            registry=registry,
+        )
+        self.requests_in_flight = Gauge(
+            "qwen3_asr_requests_in_flight",
+            "Requests being handled now.",
+            ["protocol"],
+            registry=registry,
+        )
+
+    def _declare_audio(self, registry: CollectorRegistry) -> None:
+        self.audio_accepted_seconds = Counter(
+            "qwen3_asr_audio_accepted_seconds",  # _total
+            "Audio handed to the engine.",
+            registry=registry,
+        )
+        self.audio_transcribed_seconds = Counter(
+            "qwen3_asr_audio_transcribed_seconds",  # _total
+            "Audio whose transcription was completed.",
+            registry=registry,
+        )
+        self.audio_rejected_seconds = Counter(
+            "qwen3_asr_audio_rejected_seconds",  # _total
+            "Decoded audio that was turned away, by the error table's code.",
+            ["error"],
+            registry=registry,
+        )
+        self.audio_duration_seconds = Histogram(
+            "qwen3_asr_audio_duration_seconds",
+            "Length of the recordings that were transcribed.",
+            buckets=DURATION_BUCKETS_S,
+            registry=registry,
+        )
+        self.audio_waiting_seconds = Gauge(
+            "qwen3_asr_audio_waiting_seconds",
+            "Audio admitted that does not run yet.",
+            registry=registry,
+        )
+        self.audio_in_flight_seconds = Gauge(
+            "qwen3_asr_audio_in_flight_seconds",
+            "Audio the engine is transcribing now.",
+            registry=registry,
+        )
+        self.audio_capacity_seconds = Gauge(
+            "qwen3_asr_audio_capacity_seconds",
+            "Audio that this replica may hold, waiting and in flight, before it is full.",
+            registry=registry,
+        )
+        self.load = Gauge(
+            "qwen3_asr_load",
+            "(waiting + in-flight audio seconds) / capacity; scale out before it reaches 1.",
+            registry=registry,
+        )
+
+    def _declare_model(self, registry: CollectorRegistry) -> None:
+        self.batch_size = Histogram(
+            "qwen3_asr_batch_size",
+            "Sequences decoded together, one observation a step.",
+            buckets=BATCH_BUCKETS,
+            registry=registry,
+        )
+        self.sequences_waiting = Gauge(
+            "qwen3_asr_sequences_waiting", "Pieces of audio in the queue.", registry=registry
+        )
+        self.sequences_running = Gauge(
+            "qwen3_asr_sequences_running", "Pieces of audio in the batch.", registry=registry
+        )
+        self.tokens = Counter(
+            "qwen3_asr_tokens",  # _total
+            "Tokens of completed transcriptions; kind is audio, prompt (text only) or completion.",
+            ["kind"],
+            registry=registry,
+        )
+        self.repeats_removed = Counter(
+            "qwen3_asr_repeats_removed_characters",  # _total
+            "Characters that the repetition clean-up took out of transcripts.",
+            registry=registry,
+        )
+        self.confidence = Histogram(
+            "qwen3_asr_confidence",
+            "Confidence of the transcriptions, a ratio from 0 to 1.",
+            buckets=CONFIDENCE_BUCKETS,
+            registry=registry,
+        )
+        self.languages = Counter(
+            "qwen3_asr_languages",  # _total
+            "Recordings transcribed, by language: one of 30 names, or None when nobody spoke.",
+            ["language"],
+            registry=registry,
+        )
+        self.model_info = Gauge(
+            "qwen3_asr_model_info",
+            "Always 1; the labels say what is served.",
+            ["model_name", "version", "checkpoint", "device", "dtype"],
+            registry=registry,
+        )
+        self.model_ready = Gauge(
+            "qwen3_asr_model_ready", "1 once the built-in clip was transcribed.", registry=registry
+        )
+        self.engine_alive = Gauge(
+            "qwen3_asr_engine_alive", "1 while the engine's loop turns.", registry=registry
+        )
+        self.model_load_seconds = Gauge(
+            "qwen3_asr_model_load_seconds",
+            "From the start of loading until the model was ready.",
+            registry=registry,
+        )
+
+    def watch(
+        self,
+        stats: Callable[[], EngineGauges],
+        held_audio_s: Callable[[], float],
+        capacity_audio_s: float,
+    ) -> None:
+        """Read gauges at every scrape from the engine's `stats` and from what was admitted.
+
+        Admitted audio that does not run waits: in the engine's queue, or as a later piece of a long
+        recording. All in seconds of audio.
+        """
+
+        def waiting() -> float:
+            return max(0.0, held_audio_s() - stats().running_audio_s)
+
+        self.audio_capacity_seconds.set(capacity_audio_s)
+        self.audio_waiting_seconds.set_function(waiting)
+        self.audio_in_flight_seconds.set_function(lambda: stats().running_audio_s)
+        self.sequences_waiting.set_function(lambda: stats().num_waiting)
+        self.sequences_running.set_function(lambda: stats().num_running)
+        self.load.set_function(lambda: held_audio_s() / capacity_audio_s)

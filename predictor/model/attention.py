@@ -1,0 +1,196 @@
+"""Attention over packed sequences and over the key/value cache.
+
+Sequences lie one after another in one tensor without padding, so every matrix product does only
+useful work and no sequence sees its batch-mates. Only the attention itself needs to know where
+each one ends: on CUDA in 16 bit one variable-length kernel does, elsewhere sequences are spread
+over a padded batch for the length of one call.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Packing:
+    """Where each of B packed sequences lies; made on the host once, used by every layer."""
+
+    num_sequences: int
+    max_length: int
+    ends: Tensor  # [B] index of each sequence's last token
+    bounds: Tensor | None = None  # [B + 1] int32, for the variable-length kernel
+    spread: Tensor | None = None  # [B * max_length] token that fills each padded place
+    gather: Tensor | None = None  # [T] padded place of each token
+    key_mask: Tensor | None = None  # [B, 1, 1, max_length] True where a key exists
+
+    @classmethod
+    def of(cls, lengths: Sequence[int], *, device: torch.device, dtype: torch.dtype) -> Packing:
+        """Pack sequences of `lengths` tokens (each at least 1), for tensors of `dtype`."""
+        sizes = np.asarray(lengths, dtype=np.int64)
+        bounds = np.concatenate([[0], np.cumsum(sizes)])
+        longest = int(sizes.max())
+        ends = torch.from_numpy(bounds[1:] - 1).to(device, non_blocking=True)
+        if _has_varlen_kernel(device, dtype):
+            bounds_32 = torch.from_numpy(bounds.astype(np.int32)).to(device, non_blocking=True)
+            return cls(len(sizes), longest, ends, bounds=bounds_32)
+        if (sizes == longest).all():
+            return cls(len(sizes), longest, ends)
+        places = np.arange(longest)
+        exists = places[None, :] < sizes[:, None]  # [B, S]
+        spread = np.where(exists, bounds[:-1, None] + places[None, :], 0)
+        return cls(
+            len(sizes),
+            longest,
+            ends,
+            spread=torch.from_numpy(spread.ravel()).to(device, non_blocking=True),
+            gather=torch.from_numpy(np.flatnonzero(exists)).to(device, non_blocking=True),
+            key_mask=torch.from_numpy(exists[:, None, None, :]).to(device, non_blocking=True),
+        )
+
+    def pad(self, packed: Tensor) -> Tensor:
+        """[T, H, D] -> [B, H, S, D]; the places beyond a sequence's end hold any token's values."""
+        if self.spread is not None:
+            packed = packed.index_select(0, self.spread)
+        padded = packed.reshape(self.num_sequences, self.max_length, *packed.shape[1:])
+        return padded.transpose(1, 2)
+
+    def unpad(self, padded: Tensor) -> Tensor:
+        """[B, H, S, D] -> [T, H, D]"""
+        packed = padded.transpose(1, 2).flatten(0, 1)
+        return packed if self.gather is None else packed.index_select(0, self.gather)
+
+
+def _has_varlen_kernel(device: torch.device, dtype: torch.dtype) -> bool:
+    return device.type == "cuda" and dtype in (torch.float16, torch.bfloat16)
+
+
+def packed_attention(
+    query: Tensor, key: Tensor, value: Tensor, packing: Packing, *, causal: bool
+) -> Tensor:
+    """Attention inside each packed sequence: query [T, H, D], key and value [T, K, D] -> [T, H, D].
+
+    H is a multiple of K (grouped heads); scaled by 1/sqrt(D).
+    """
+    if packing.bounds is not None:
+        return _varlen_attention(query, key, value, packing, causal=causal)
+    # A causal mask hides the padding too, since it lies after every real token.
+    output = F.scaled_dot_product_attention(
+        packing.pad(query),
+        packing.pad(key),
+        packing.pad(value),
+        attn_mask=None if causal else packing.key_mask,
+        is_causal=causal,
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+    return packing.unpad(output)
+
+
+def _varlen_attention(
+    query: Tensor, key: Tensor, value: Tensor, packing: Packing, *, causal: bool
+) -> Tensor:
+    from torch.nn.attention.varlen import varlen_attn  # a CUDA kernel; not every build has it
+
+    assert packing.bounds is not None
+    output = varlen_attn(
+        query,
+        key,
+        value,
+        packing.bounds,
+        packing.bounds,
+        packing.max_length,
+        packing.max_length,
+        window_size=(-1, 0) if causal else (-1, -1),
+    )
+    assert isinstance(output, Tensor)
+    return output
+
+
+def _zeros(shape: tuple[int, ...], *, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Zeros, never uninitialised memory: a masked place that holds a NaN would still spread it."""
+    if device.type != "cpu":
+        return torch.zeros(shape, device=device, dtype=dtype)
+    # numpy's zeros are pages that the system hands out when they are first written to, so slots
+    # that are never used cost no memory; torch's are written to at once.
+    num_bytes = math.prod(shape) * dtype.itemsize
+    return torch.from_numpy(np.zeros(num_bytes, dtype=np.uint8)).view(dtype).view(shape)
+
+
+class KvCache:
+    """Keys and values of all layers, one slot of `max_length` tokens for each running sequence."""
+
+    def __init__(
+        self,
+        *,
+        num_layers: int,
+        num_slots: int,
+        max_length: int,
+        num_kv_heads: int,
+        head_dim: int,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        self.num_slots = num_slots
+        self.max_length = max_length
+        shape = (num_layers, 2, num_slots, max_length, num_kv_heads, head_dim)
+        self.data = _zeros(shape, device=device, dtype=dtype)
+        self._flat = self.data.flatten(2, 3)  # [layers, 2, slots * max_length, K, D]
+
+    def write(self, layer: int, places: Tensor, key: Tensor, value: Tensor) -> None:
+        """Store key and value [T, K, D] at `places` [T] = slot * max_length + position."""
+        flat = self._flat[layer]
+        flat[0].index_copy_(0, places, key)
+        flat[1].index_copy_(0, places, value)
+
+
+@dataclass(frozen=True, slots=True)
+class CacheView:
+    """Which part of the cache one decode step of B sequences reads."""
+
+    max_length: int  # the longest live length in the step, the new token included
+    first_slot: int
+    slots: Tensor | None  # [B]; None = the B slots from `first_slot` on
+    num_sequences: int
+    key_mask: Tensor | None  # [B, 1, 1, max_length]; None = all live lengths are equal
+
+    @classmethod
+    def of(cls, slots: Sequence[int], lengths: Sequence[int], *, device: torch.device) -> CacheView:
+        """`lengths` are the live lengths after this step's token was written."""
+        longest = max(lengths)
+        mask = None
+        if min(lengths) != longest:
+            exists = np.arange(longest)[None, :] < np.asarray(lengths)[:, None]
+            mask = torch.from_numpy(exists[:, None, None, :]).to(device, non_blocking=True)
+        first = slots[0]
+        adjacent = all(slot == first + i for i, slot in enumerate(slots))
+        chosen = None if adjacent else torch.tensor(slots, dtype=torch.int64, device=device)
+        return cls(longest, first, chosen, len(slots), mask)
+
+    def read(self, cache: KvCache, layer: int) -> tuple[Tensor, Tensor]:
+        """Keys and values as [B, K, max_length, D]; a view of the cache where slots adjoin."""
+        keys_values = cache.data[layer, :, :, : self.max_length]  # [2, slots, L, K, D]
+        if self.slots is None:
+            last = self.first_slot + self.num_sequences
+            keys_values = keys_values[:, self.first_slot : last]
+        else:
+            keys_values = keys_values.index_select(1, self.slots)
+        keys, values = keys_values.transpose(2, 3).unbind(0)
+        return keys, values
+
+
+def cached_attention(query: Tensor, keys: Tensor, values: Tensor, view: CacheView) -> Tensor:
+    """One new token of each sequence over its cache: query [B, H, D] -> [B, H, D].
+
+    The query heads that share a key head are handed over as if they were query positions, so no
+    key is ever repeated in memory.
+    """
+    num_sequences, num_heads, head_dim = query.shape
+    grouped = query.view(num_sequences, keys.shape[1], -1, head_dim)  # [B, K, H/K, D]
+    output = F.scaled_dot_product_attention(grouped, keys, values, attn_mask=view.key_mask)
+    return output.reshape(num_sequences, num_heads, head_dim)

@@ -1,0 +1,256 @@
+"""The only place that wires: settings in, a running server out.
+
+KServe's ModelServer keeps the registry and the data plane; starting and ending are ours, because
+the model loads beside a server that already answers its probes, and leaves in an orderly way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from importlib import metadata
+from pathlib import Path
+
+import torch
+import uvicorn
+from kserve import ModelServer
+from prometheus_client import REGISTRY, CollectorRegistry
+
+from predictor.admission import Admission
+from predictor.api.app import AppOptions, create_app
+from predictor.api.auth import KeyRing
+from predictor.api.dataplane import AsrDataPlane, ClosedRepository
+from predictor.api.grpc_server import create_grpc_server
+from predictor.audio.decode import AudioDecoder, AudioLimits, AudioOptions
+from predictor.audio.segment import split
+from predictor.config import Settings
+from predictor.engine import EngineOptions, StepStats, build_engine
+from predictor.metrics import Metrics
+from predictor.model.weights import resolve_model
+from predictor.ready_clip import ready_clip
+from predictor.service import AsrModel, Loaded, ModelOptions
+from predictor.text.languages import parse_language
+from predictor.text.prompt import PromptBuilder
+from predictor.text.tokenizer import TextTokenizer
+from predictor.transcriber import Transcriber, TranscriberOptions
+
+logger = logging.getLogger(__name__)
+
+_KEEP_ALIVE_S = 65  # longer than the proxies in front, so that they close first
+
+
+class AsrServer(ModelServer):  # type: ignore[misc]  # KServe is untyped
+    """Serves one AsrModel over HTTP and gRPC until SIGTERM or SIGINT."""
+
+    def __init__(
+        self, settings: Settings, model: AsrModel, decoder: AudioDecoder, metrics: Metrics
+    ) -> None:
+        super().__init__(
+            http_port=settings.http_port,
+            grpc_port=settings.grpc_port,
+            workers=1,
+            enable_grpc=settings.enable_grpc,
+            grace_period=round(settings.shutdown_grace_s),
+        )
+        self.settings = settings
+        self.model = model
+        self.decoder = decoder
+        self.metrics = metrics
+        for name in settings.served_names:
+            self.register_model(model, name)
+        self.dataplane = AsrDataPlane(self.registered_models, settings.max_items)
+        self.model_repository_extension = ClosedRepository(self.registered_models)
+        self.keys = KeyRing(settings.api_keys)
+        self.app = create_app(
+            self.dataplane,
+            self.model_repository_extension,
+            metrics,
+            self.keys,
+            AppOptions(settings.max_body_bytes, settings.output_format == "json"),
+        )
+        self.rest = _RestServer(
+            uvicorn.Config(
+                self.app,
+                log_config=None,
+                access_log=False,
+                lifespan="off",
+                timeout_keep_alive=_KEEP_ALIVE_S,
+                timeout_graceful_shutdown=round(settings.shutdown_grace_s),
+            )
+        )
+
+    def start(self, models: list[AsrModel] | None = None) -> None:
+        """Serve until told to stop. Raises what kept the model from loading."""
+        with asyncio.Runner(loop_factory=self.rest.config.get_loop_factory()) as runner:
+            runner.run(self._run())
+
+    async def _run(self) -> None:
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(signum, stop.set)
+        listener = _listen(self.settings.host, self.settings.http_port)
+        serving = asyncio.create_task(self.rest.serve(sockets=[listener]))
+        stop_grpc, grpc_port = await self._start_grpc()
+        ports = {"http_port": listener.getsockname()[1], "grpc_port": grpc_port}
+        logger.info("listening", extra={"fields": ports})
+        loading = asyncio.create_task(self._load())
+        stopping = asyncio.create_task(stop.wait())
+        try:
+            await asyncio.wait({loading, stopping, serving}, return_when=asyncio.FIRST_COMPLETED)
+            if loading.done():
+                loading.result()
+                logger.info("ready")
+                await asyncio.wait({stopping, serving}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            await self._end(serving, stop_grpc)
+
+    async def _load(self) -> None:
+        await asyncio.to_thread(self.decoder.start)
+        await asyncio.to_thread(self.model.load)
+
+    async def _start_grpc(self) -> tuple[Callable[[], asyncio.Future[None]], int | None]:
+        if not self.settings.enable_grpc:
+            return _nothing, None
+        server = create_grpc_server(
+            self.dataplane,
+            self.model_repository_extension,
+            self.metrics,
+            self.keys,
+            self.settings.max_body_bytes,
+        )
+        port = server.add_insecure_port(f"{self.settings.host}:{self.settings.grpc_port}")
+        await server.start()
+        grace_s = self.settings.shutdown_grace_s
+        return lambda: asyncio.ensure_future(server.stop(grace_s)), port
+
+    async def _end(
+        self, serving: asyncio.Task[None], stop_grpc: Callable[[], asyncio.Future[None]]
+    ) -> None:
+        """Probes first, then the doors, then what is in flight, then the engine."""
+        logger.info("shutting down")
+        self.model.drain()
+        if self.model.is_serving():
+            await asyncio.sleep(self.settings.shutdown_delay_s)
+        self.rest.should_exit = True
+        await asyncio.gather(serving, stop_grpc())
+        await asyncio.to_thread(self.model.stop)
+        self.decoder.close()
+        logger.info("stopped")
+
+
+class _RestServer(uvicorn.Server):
+    """Leaves signals to us: one handler decides the order in which things end."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _nothing() -> asyncio.Future[None]:
+    return asyncio.ensure_future(asyncio.sleep(0))
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises OSError when the port is taken."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.create_server((host, port), family=family, backlog=2048)
+
+
+def build_server(settings: Settings, registry: CollectorRegistry = REGISTRY) -> AsrServer:
+    """Everything wired, nothing started, no weights read yet.
+
+    KServe's own metrics are in the default `registry`; another one is for tests. Raises
+    InvalidInput for a `language` that is none.
+    """
+    metrics = Metrics(registry)
+    decoder = AudioDecoder(
+        _audio_limits(settings),
+        num_workers=settings.num_decode_workers,
+        options=AudioOptions(
+            channel=settings.audio_channel,
+            high_pass_hz=settings.high_pass_hz,
+            loudness_lufs=settings.loudness_lufs,
+        ),
+    )
+    model = AsrModel(
+        settings.model_name,
+        lambda: _load(settings, metrics),
+        decoder,
+        ready_clip(),
+        metrics,
+        ModelOptions(settings.request_timeout_s, parse_language(settings.language)),
+    )
+    return AsrServer(settings, model, decoder, metrics)
+
+
+def _audio_limits(settings: Settings) -> AudioLimits:
+    return AudioLimits(
+        max_bytes=settings.max_body_bytes,
+        max_duration_s=settings.max_audio_s,
+        max_channels=settings.max_channels,
+        max_decoded_values=settings.max_decoded_values,
+        decode_timeout_s=settings.decode_timeout_s,
+        max_pending_bytes=settings.max_pending_bytes,
+    )
+
+
+def _engine_options(settings: Settings) -> EngineOptions:
+    return EngineOptions(
+        max_num_seqs=settings.max_num_seqs,
+        max_model_len=settings.max_model_len,
+        kv_memory_fraction=settings.kv_memory_fraction,
+        max_prefill_audio_s=settings.max_prefill_audio_s,
+        max_waiting_requests=settings.max_waiting_requests,
+        max_waiting_audio_s=settings.max_held_audio_s,
+        max_tokens_per_audio_s=settings.max_tokens_per_audio_s,
+        stall_timeout_s=settings.stall_timeout_s,
+    )
+
+
+def _observer(metrics: Metrics) -> Callable[[StepStats], None]:
+    """Called in the engine's thread after each step."""
+
+    def observe(step: StepStats) -> None:
+        if step.phase == "decode":
+            metrics.batch_size.observe(step.num_seqs)
+
+    return observe
+
+
+def _load(settings: Settings, metrics: Metrics) -> Loaded:
+    """Read the checkpoint and build what transcribes with it. Slow; runs in a thread."""
+    if settings.num_threads is not None:
+        torch.set_num_threads(settings.num_threads)
+    folder = resolve_model(
+        model_dir=settings.model_dir,
+        model_id=settings.model_id,
+        revision=settings.model_revision,
+    )
+    tokenizer = TextTokenizer.load(folder)
+    prompts = PromptBuilder(tokenizer, settings.max_context_tokens)
+    engine = build_engine(
+        folder, settings.device, settings.dtype, _engine_options(settings), _observer(metrics)
+    )
+    options = TranscriberOptions(segment_s=settings.segment_s)
+    admission = Admission(settings.max_held_audio_s, metrics)
+    transcriber = Transcriber(engine.submit, split, tokenizer, prompts, options, admission, metrics)
+    metrics.watch(engine.stats, lambda: admission.held_audio_s, settings.max_held_audio_s)
+    metrics.model_info.labels(
+        model_name=settings.model_name,
+        version=metadata.version("qwen3-asr-kserve"),
+        checkpoint=_checkpoint_name(settings, folder),
+        device=settings.device,
+        dtype=settings.dtype,
+    ).set(1)
+    return Loaded(engine, transcriber, prompts)
+
+
+def _checkpoint_name(settings: Settings, folder: Path) -> str:
+    if settings.model_id is None:
+        return folder.name
+    return f"{settings.model_id}@{settings.model_revision or 'main'}"

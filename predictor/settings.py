@@ -1,0 +1,233 @@
+"""Every setting of the predictor, declared once; parser, messages and README's table follow."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import MISSING, Field, dataclass, field, fields
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final
+
+DEFAULT_MODEL_NAME: Final = "qwen3-asr"
+DEFAULT_MODEL_DIR: Final = Path("/mnt/models")  # where KServe's storage initializer puts weights
+ENV_PREFIX: Final = "QWEN3_ASR_"
+AUDIO_TOKENS_PER_S: Final = 13
+PROMPT_TOKENS: Final = 64  # of the chat template around audio and context
+_DTYPES: Final = {"auto": "auto", "fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+_MIB: Final = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """How one setting is read and described; its name and default are those of the field."""
+
+    kind: type
+    help: str
+    choices: tuple[str, ...] = ()
+    low: float | None = None
+    high: float | None = None
+    none: str | None = None  # the word that stands for None, for settings that may be None
+    env: tuple[str, ...] = ()  # further environment variables, after the prefixed one
+    file_key: str | None = None  # the key in the file, when it is not the name
+    is_secret: bool = False  # environment only, never shown
+
+
+def _setting(default: Any, help: str, *, kind: type | None = None, **more: Any) -> Any:  # noqa: A002
+    spec = Spec(kind=kind or type(default), help=help, **more)
+    return field(default=default, repr=not spec.is_secret, metadata={"spec": spec})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The effective settings; `sources` says for each where its value came from."""
+
+    # The model
+    model_name: str = _setting(
+        DEFAULT_MODEL_NAME,
+        f"name in every protocol; `{DEFAULT_MODEL_NAME}` is answered to as well",
+    )
+    model_dir: Path | None = _setting(  # noqa: RUF009  # makes a dataclass field
+        None,
+        f"folder of the checkpoint; `{DEFAULT_MODEL_DIR}` when no `model_id` is given either",
+        kind=Path,
+        none="",
+        env=("MODEL_PATH",),
+    )
+    model_id: str | None = _setting(
+        None, "hub id of the checkpoint, instead of `model_dir`", kind=str, none=""
+    )
+    model_revision: str | None = _setting(
+        None, "branch, tag or commit of `model_id`", kind=str, none=""
+    )
+    device: str = _setting(
+        "auto", "`auto` takes CUDA where there is one", choices=("auto", "cpu", "cuda")
+    )
+    precision: str = _setting(
+        "auto", "`auto` is bf16 on CUDA and fp32 on CPU", choices=tuple(_DTYPES)
+    )
+    num_threads: int | None = _setting(
+        None,
+        "CPU threads of torch; `auto` leaves it to torch",
+        kind=int,
+        low=1,
+        high=1024,
+        none="auto",
+    )
+
+    # The server
+    host: str = _setting("0.0.0.0", "address to listen on")  # noqa: S104  # a pod's own address
+    http_port: int = _setting(8080, "HTTP port; 0 takes a free one", low=0, high=65535)
+    grpc_port: int = _setting(8081, "gRPC port; 0 takes a free one", low=0, high=65535)
+    enable_grpc: bool = _setting(True, "serve the V2 protocol over gRPC as well")
+    api_keys: tuple[str, ...] = _setting(
+        (),
+        "keys, separated by commas, of which requests must carry one; empty asks for none",
+        kind=tuple,
+        is_secret=True,
+    )
+    max_body_bytes: int = _setting(
+        64 * _MIB, "largest HTTP body or gRPC message", low=1024, high=1024 * _MIB
+    )
+    max_items: int = _setting(64, "most recordings in one V1 or V2 request", low=1, high=4096)
+    max_context_tokens: int = _setting(
+        512, "longest context (hot words) of a request, in tokens", low=0, high=8192
+    )
+    request_timeout_s: float = _setting(600.0, "time limit of one request", low=1, high=86400)
+    shutdown_delay_s: float = _setting(
+        0.0, "after SIGTERM, time during which requests are still taken", low=0, high=600
+    )
+    shutdown_grace_s: float = _setting(
+        25.0, "after that, time for requests in flight to finish", low=0, high=3600
+    )
+    log_level: str = _setting(
+        "info", "lowest level that is logged", choices=("debug", "info", "warning", "error")
+    )
+    log_format: str = _setting("json", "form of the log lines", choices=("json", "text"))
+
+    # Audio
+    max_audio_s: float = _setting(
+        1200.0,
+        "longest recording; longer ones are refused, never cut off",
+        low=1,
+        high=86400,
+        file_key="max_audio_length",
+    )
+    segment_s: float = _setting(
+        30.0,
+        "longer recordings are cut at quiet places into pieces of at most this",
+        low=2,
+        high=1200,
+    )
+    max_channels: int = _setting(8, "most channels of a recording", low=1, high=64)
+    num_decode_workers: int = _setting(
+        2, "processes that decode compressed audio; one for each CPU to spare", low=1, high=256
+    )
+    decode_timeout_s: float = _setting(
+        60.0, "time limit for decoding one recording", low=1, high=3600
+    )
+    max_decoded_values: int = _setting(
+        230_400_000,
+        "most samples times channels a recording may decode to",
+        low=16_000,
+        high=1 << 34,
+    )
+    max_pending_bytes: int = _setting(
+        512 * _MIB,
+        "most bytes of audio that wait to be decoded; more is answered with 429",
+        low=_MIB,
+        high=64 * 1024 * _MIB,
+    )
+    audio_channel: int | None = _setting(
+        None,
+        "channel to listen to, counted from 0; `mix` is the mean of all",
+        kind=int,
+        low=0,
+        high=63,
+        none="mix",
+    )
+    high_pass_hz: float | None = _setting(
+        None,
+        "corner frequency of a high-pass against hum and rumble",
+        kind=float,
+        low=10,
+        high=1000,
+        none="off",
+    )
+    loudness_lufs: float | None = _setting(
+        None,
+        "loudness (BS.1770) that every recording is brought to, by 30 dB at most",
+        kind=float,
+        low=-60,
+        high=-5,
+        none="off",
+    )
+
+    # The engine
+    max_num_seqs: int = _setting(
+        64, "sequences decoded together", low=1, high=4096, file_key="batch_size"
+    )
+    max_model_len: int = _setting(
+        3072, "tokens of one piece: audio, prompt and answer", low=256, high=65536
+    )
+    kv_memory_fraction: float = _setting(
+        0.85, "share for the cache of the memory that is free after loading", low=0.01, high=1
+    )
+    max_prefill_audio_s: float = _setting(120.0, "audio encoded in one step", low=1, high=7200)
+    max_held_audio_s: float = _setting(
+        7200.0, "audio waiting or running; more is answered with 429", low=1, high=10_000_000
+    )
+    max_waiting_requests: int = _setting(
+        512, "pieces waiting in the engine; more is answered with 429", low=1, high=1_000_000
+    )
+    max_tokens_per_audio_s: float = _setting(
+        16.0, "cap of the answer for each second of audio; fast speech needs 8", low=1, high=100
+    )
+    stall_timeout_s: float = _setting(
+        60.0, "a step longer than this makes the server report itself dead", low=1, high=3600
+    )
+
+    # The answer
+    language_detection: bool = _setting(
+        True, "detect the language of requests that give none; `false` needs `language`"
+    )
+    language: str | None = _setting(
+        None,
+        "language of requests that give none; setting it turns detection off",
+        kind=str,
+        none="auto",
+    )
+    output_format: str = _setting(
+        "text",
+        "answer of `/api/v1/recognize`: `text` has the four plain fields, `json` adds `details`",
+        choices=("text", "json"),
+    )
+
+    config_file: Path | None = None  # the file that was read
+    sources: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    notes: tuple[str, ...] = ()  # what the operator should know, for the log
+
+    @property
+    def dtype(self) -> str:
+        """`precision` as torch names it, or "auto"."""
+        return _DTYPES[self.precision]
+
+    @property
+    def served_names(self) -> tuple[str, ...]:
+        """The model's name first, then the names it is answered to as well."""
+        if self.model_name == DEFAULT_MODEL_NAME:
+            return (self.model_name,)
+        return (self.model_name, DEFAULT_MODEL_NAME)
+
+
+def specs() -> dict[str, tuple[Spec, Any]]:
+    """Name -> (spec, default) of every setting, in the order of the table."""
+    found = {}
+    for declared in fields(Settings):
+        if "spec" in declared.metadata:
+            found[declared.name] = (declared.metadata["spec"], _default(declared))
+    return found
+
+
+def _default(declared: Field[Any]) -> Any:
+    assert declared.default is not MISSING
+    return declared.default

@@ -1,0 +1,85 @@
+"""The pieces of a recording put together again: text, language, confidence, finish reason."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from predictor.text.languages import join_texts
+from predictor.text.output import ParsedOutput
+from predictor.types import EngineFinish, FinishReason, Segment, Transcription, Usage
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What one piece of a recording came to."""
+
+    start_s: float
+    end_s: float
+    parsed: ParsedOutput
+    finish: FinishReason
+    usage: Usage
+    token_ids: tuple[int, ...]
+
+
+def finish_reason(engine: EngineFinish | None, parsed: ParsedOutput) -> FinishReason:
+    """Why a piece ended, as callers are told."""
+    if engine == "repetition" or parsed.num_repeats_removed > 0:
+        return "repetition"
+    if engine == "length":
+        return "length"
+    return "stop" if parsed.text else "silence"
+
+
+def join_pieces(
+    pieces: Sequence[Piece], *, duration_s: float, language: str | None
+) -> Transcription:
+    """The answer for a recording of `duration_s`; `language` is the one that was forced, or None.
+
+    Confidence is the geometric mean over the tokens of all pieces in which something was said.
+    """
+    spoken = [p for p in pieces if p.parsed.text] or list(pieces)
+    num_scored = sum(p.parsed.num_scored_tokens for p in spoken)
+    log_sum = math.fsum(p.parsed.avg_logprob * p.parsed.num_scored_tokens for p in spoken)
+    reasons = {p.finish for p in pieces}
+    order: tuple[FinishReason, ...] = ("repetition", "length", "stop", "silence")
+    return Transcription(
+        text=join_texts([p.parsed.text for p in pieces]),
+        language=language or _majority_language(pieces),
+        confidence=min(1.0, math.exp(log_sum / num_scored)) if num_scored else 0.0,
+        duration_s=duration_s,
+        finish_reason=next(reason for reason in order if reason in reasons),
+        usage=Usage(
+            num_audio_tokens=sum(p.usage.num_audio_tokens for p in pieces),
+            num_prompt_tokens=sum(p.usage.num_prompt_tokens for p in pieces),
+            num_completion_tokens=sum(p.usage.num_completion_tokens for p in pieces),
+        ),
+        segments=tuple(_segment(i, p) for i, p in enumerate(pieces)),
+        num_repeats_removed=sum(p.parsed.num_repeats_removed for p in pieces),
+    )
+
+
+def _segment(index: int, piece: Piece) -> Segment:
+    parsed = piece.parsed
+    return Segment(
+        id=index,
+        start_s=piece.start_s,
+        end_s=piece.end_s,
+        text=parsed.text,
+        language=parsed.language if parsed.text else None,
+        confidence=parsed.confidence,
+        avg_logprob=parsed.avg_logprob,
+        finish_reason=piece.finish,
+        token_ids=piece.token_ids,
+    )
+
+
+def _majority_language(pieces: Sequence[Piece]) -> str | None:
+    """The language spoken for the longest time; None when nobody spoke."""
+    seconds: dict[str, float] = {}
+    for piece in pieces:
+        if piece.parsed.text and piece.parsed.language:
+            language = piece.parsed.language
+            seconds[language] = seconds.get(language, 0.0) + piece.end_s - piece.start_s
+    return max(seconds, key=seconds.__getitem__, default=None)

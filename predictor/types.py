@@ -1,0 +1,89 @@
+"""The plain data that passes between modules: frozen, without torch, safe to send between processes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+SAMPLE_RATE_HZ = 16_000  # the only rate the model hears; decoding resamples to it
+
+Samples = NDArray[np.float32]  # [num_samples], mono, 16 kHz, nominally within [-1, 1]
+
+EngineFinish = Literal["stop", "length", "repetition", "abort"]
+FinishReason = Literal["stop", "length", "repetition", "silence"]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineRequest:
+    """What the engine needs for one sequence: audio between two runs of prompt tokens."""
+
+    request_id: str  # unique among the requests in flight
+    samples: Samples
+    tokens_before: tuple[int, ...]  # prompt token ids up to and including <|audio_start|>
+    tokens_after: tuple[int, ...]  # from <|audio_end|> to the last prompt token
+    max_new_tokens: int  # the end-of-sequence token counts as one
+
+
+@dataclass(frozen=True, slots=True)
+class TokenChunk:
+    """What one or more decode steps added to a sequence; the last chunk carries `finish`.
+
+    The end-of-sequence token is never among `token_ids`.
+    """
+
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]  # natural log of the probability of each token, same length
+    finish: EngineFinish | None = None
+    num_prompt_tokens: int = 0  # audio and text, set on the last chunk
+    num_audio_tokens: int = 0  # set on the last chunk
+
+
+@dataclass(frozen=True, slots=True)
+class TranscribeRequest:
+    """One recording to transcribe, as every protocol hands it to the service."""
+
+    samples: Samples
+    language: str | None = None  # canonical name such as "English"; None = detect
+    context: str = ""  # hot words or any text that helps, put in the system turn
+    max_new_tokens: int | None = None  # None = by the audio's length
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Token counts of one answer."""
+
+    num_audio_tokens: int
+    num_prompt_tokens: int  # audio tokens included
+    num_completion_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """One piece of a recording: long recordings are cut at pauses, short ones are one segment."""
+
+    id: int
+    start_s: float
+    end_s: float
+    text: str
+    language: str | None
+    confidence: float  # 0..1
+    avg_logprob: float  # mean natural log-probability of the text tokens
+    finish_reason: FinishReason
+    token_ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Transcription:
+    """The answer to one TranscribeRequest."""
+
+    text: str
+    language: str | None  # forced or detected; None = no speech heard
+    confidence: float  # 0..1, geometric mean of the text tokens' probabilities
+    duration_s: float  # seconds of audio in the request
+    finish_reason: FinishReason
+    usage: Usage
+    segments: tuple[Segment, ...] = field(default_factory=tuple)
+    num_repeats_removed: int = 0  # characters the repetition clean-up took away

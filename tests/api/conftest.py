@@ -1,0 +1,194 @@
+"""A real server in a process of its own, and recordings to send to it."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import soundfile
+
+PREDICTOR = Path(__file__).parents[2] / "predictor"
+CHECKPOINT = PREDICTOR / "checkpoints" / "tiny"
+RECORDINGS = PREDICTOR / "recordings"
+START_TIMEOUT_S = 120
+
+
+@dataclass
+class Server:
+    """A running server; `lines` are its log records so far."""
+
+    process: subprocess.Popen[str]
+    lines: list[dict[str, Any]] = field(default_factory=list)
+    new_line: threading.Condition = field(default_factory=threading.Condition)
+    url: str = ""
+    grpc: str = ""
+    reader: threading.Thread | None = None
+
+    def end(self) -> int:
+        """Ask it to stop and wait; the exit status."""
+        self.process.terminate()
+        status = self.process.wait(timeout=60)
+        if self.reader is not None:
+            self.reader.join(timeout=60)
+        if self.process.stderr is not None:
+            self.process.stderr.close()
+        return status
+
+    def wait_for_log(self, request_id: str) -> list[dict[str, Any]]:
+        """The lines of one request, once there is one."""
+        found: list[dict[str, Any]] = []
+
+        def look() -> bool:
+            found[:] = [line for line in self.lines if line.get("request_id") == request_id]
+            return bool(found)
+
+        with self.new_line:
+            assert self.new_line.wait_for(look, timeout=30), f"no line about {request_id}"
+        return found
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The value of one sample of /metrics; 0 when it is not there yet."""
+        from prometheus_client.parser import text_string_to_metric_families
+
+        text = httpx.get(self.url + "/metrics").text
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples:
+                if sample.name == name and sample.labels == labels:
+                    return float(sample.value)
+        return 0.0
+
+
+StartServer = Callable[..., Server]
+
+
+def _start(*flags: str) -> Server:
+    command = [sys.executable, "-m", "predictor", f"--model_dir={CHECKPOINT}", "--device=cpu"]
+    command += ["--http_port=0", "--grpc_port=0", "--host=127.0.0.1"]
+    process = subprocess.Popen(
+        [*command, *flags],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        cwd=PREDICTOR.parent,
+    )
+    server = Server(process)
+    ready = threading.Event()
+    other: list[str] = []
+
+    def read() -> None:
+        assert process.stderr is not None
+        for text in process.stderr:
+            try:
+                line = json.loads(text)
+            except ValueError:
+                other.append(text)
+                continue
+            with server.new_line:
+                server.lines.append(line)
+                server.new_line.notify_all()
+            if line["message"] == "listening":
+                server.url = f"http://127.0.0.1:{line['http_port']}"
+                server.grpc = f"127.0.0.1:{line['grpc_port']}"
+            if line["message"] == "ready":
+                ready.set()
+        ready.set()  # it ended
+
+    server.reader = threading.Thread(target=read, daemon=True)
+    server.reader.start()
+    if not ready.wait(START_TIMEOUT_S) or process.poll() is not None:
+        process.kill()
+        server.end()
+        raise RuntimeError("".join(other) + json.dumps(server.lines, indent=1))
+    return server
+
+
+@pytest.fixture(scope="session")
+def start_server() -> Iterator[StartServer]:
+    """Starts servers with more flags, and ends them with the session."""
+    started: list[Server] = []
+
+    def start(*flags: str) -> Server:
+        started.append(_start(*flags))
+        return started[-1]
+
+    yield start
+    for server in started:
+        server.end()
+
+
+@pytest.fixture(scope="session")
+def server(start_server: StartServer) -> Server:
+    """The server that most tests share: default settings."""
+    return start_server()
+
+
+def _wav(samples: np.ndarray, rate: int = 16_000) -> bytes:
+    buffer = io.BytesIO()
+    soundfile.write(buffer, samples, rate, format="WAV", subtype="PCM_16")
+    return buffer.getvalue()
+
+
+def _noise(seconds: float, rate: int = 16_000, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(0, 0.1, round(seconds * rate)).astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def wav() -> Callable[..., bytes]:
+    """A WAV file of samples."""
+    return _wav
+
+
+@pytest.fixture(scope="session")
+def noise() -> Callable[..., np.ndarray]:
+    """Seconds of noise."""
+    return _noise
+
+
+@pytest.fixture(scope="session")
+def recordings() -> list[bytes]:
+    """A few short recordings, encoded, all different."""
+    files = sorted(RECORDINGS.glob("*.flac"))[:3]
+    clips = [_wav(_noise(seconds, seed=seconds)) for seconds in (1, 2, 3)]
+    return [file.read_bytes() for file in files] or clips
+
+
+@pytest.fixture(scope="session")
+def speech(recordings: list[bytes]) -> bytes:
+    """The first of them."""
+    return recordings[0]
+
+
+@pytest.fixture(scope="session")
+def encodings(speech: bytes) -> dict[str, bytes]:
+    """A short recording in several formats."""
+    samples, rate = soundfile.read(io.BytesIO(speech), dtype="float32")
+    samples = samples[: rate // 2]
+    made = {}
+    for name, subtype in (("WAV", "PCM_16"), ("FLAC", "PCM_16"), ("OGG", "VORBIS"), ("MP3", None)):
+        buffer = io.BytesIO()
+        soundfile.write(buffer, samples, rate, format=name, subtype=subtype)
+        made[name] = buffer.getvalue()
+    return made
+
+
+@pytest.fixture(scope="session")
+def said(server: Server, recordings: list[bytes]) -> list[dict[str, Any]]:
+    """What the plain route answers for `recordings`; every other protocol must say the same."""
+    answers = []
+    for data in recordings:
+        response = httpx.post(server.url + "/api/v1/recognize", files={"audio": data}, timeout=60)
+        response.raise_for_status()
+        answers.append(response.json())
+    return answers

@@ -1,0 +1,80 @@
+"""Starting, counting, and ending: what the orchestrator sees."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+MODEL = "qwen3-asr"
+
+
+def test_metrics_count_what_happened(
+    server: Any, speech: bytes, said: list[dict[str, Any]]
+) -> None:
+    labels = {"protocol": "recognize", "code": "200"}
+    before = server.metric("qwen3_asr_requests_total", **labels)
+    audio_before = server.metric("qwen3_asr_audio_transcribed_seconds_total")
+    bad_before = server.metric("qwen3_asr_errors_total", protocol="v1", error="invalid_input")
+    httpx.post(server.url + "/api/v1/recognize", files={"audio": speech}).raise_for_status()
+    httpx.post(server.url + f"/v1/models/{MODEL}:predict", json={"instances": []})
+    assert server.metric("qwen3_asr_requests_total", **labels) == before + 1
+    heard = server.metric("qwen3_asr_audio_transcribed_seconds_total") - audio_before
+    assert heard == pytest.approx(said[0]["duration"])
+    bad = server.metric("qwen3_asr_errors_total", protocol="v1", error="invalid_input")
+    assert bad == bad_before + 1
+    assert server.metric("qwen3_asr_requests_in_flight", protocol="recognize") == 0
+    assert server.metric("qwen3_asr_load") == 0
+    assert server.metric("qwen3_asr_audio_capacity_seconds") > 0
+    assert server.metric("qwen3_asr_model_ready") == 1
+    assert server.metric("qwen3_asr_engine_alive") == 1
+    assert server.metric("qwen3_asr_model_load_seconds") > 0
+    assert server.metric("qwen3_asr_time_to_first_token_seconds_count") > 0
+    assert server.metric("qwen3_asr_batch_size_count") > 0
+    assert server.metric("qwen3_asr_tokens_total", kind="audio") > 0
+    assert server.metric("request_predict_seconds_count", model_name=MODEL) > 0  # KServe's own
+
+
+def test_every_metric_has_our_name_and_bounded_labels(server: Any) -> None:
+    from prometheus_client.parser import text_string_to_metric_families
+
+    for path in ("/v2/models/a/infer", "/v1/models/b:predict", "/v2/x/y/z"):
+        httpx.post(server.url + path)
+    text = httpx.get(server.url + "/metrics").text
+    families = [f for f in text_string_to_metric_families(text) if f.name.startswith("qwen3")]
+    assert len(families) > 20
+    for family in families:
+        assert family.documentation
+        for sample in family.samples:
+            protocol = sample.labels.get("protocol")
+            assert protocol in (None, "v1", "v2", "grpc", "openai", "recognize")
+
+
+def test_an_orderly_end(
+    start_server: Any, wav: Callable[..., bytes], noise: Callable[..., np.ndarray]
+) -> None:
+    """Requests in flight are answered after SIGTERM, new connections are not."""
+    server = start_server()
+    clip = wav(noise(30.0))
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        work = [
+            pool.submit(
+                httpx.post, server.url + "/api/v1/recognize", files={"audio": clip}, timeout=60
+            )
+            for _ in range(4)
+        ]
+        while server.metric("qwen3_asr_requests_in_flight", protocol="recognize") < 4:
+            if any(task.done() for task in work):
+                break
+        server.process.send_signal(signal.SIGTERM)
+        assert [task.result().status_code for task in work] == [200] * 4
+    assert server.end() == 0
+    messages = [line["message"] for line in server.lines]
+    assert messages.index("shutting down") < messages.index("stopped") == len(messages) - 1
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(server.url + "/healthz")

@@ -1,0 +1,79 @@
+"""A real runner with a handle on its steps: it can be held up, made to fail, and watched."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from collections.abc import Sequence as Batch
+from dataclasses import dataclass, field
+
+from predictor.engine.protocol import StepOutput
+from predictor.engine.runner import TorchRunner
+from predictor.engine.sequence import Limits, Sequence
+
+Ids = list[str]
+
+
+@dataclass
+class FaultyRunner:
+    """Passes everything on to `inner`, after `before` has had its say."""
+
+    inner: TorchRunner
+    before: Callable[[str, Ids], None] = lambda phase, ids: None
+    recovers: bool = True
+    steps: list[tuple[str, Ids]] = field(default_factory=list)
+    broken: set[str] = field(default_factory=set)  # ids whose probabilities are not numbers
+    scrubbed: list[int] = field(default_factory=list)
+
+    @property
+    def num_slots(self) -> int:
+        return self.inner.num_slots
+
+    @property
+    def limits(self) -> Limits:
+        return self.inner.limits
+
+    def prefill(self, sequences: Batch[Sequence]) -> StepOutput:
+        return self._run("prefill", self.inner.prefill, sequences)
+
+    def decode(self, sequences: Batch[Sequence]) -> StepOutput:
+        return self._run("decode", self.inner.decode, sequences)
+
+    def _run(
+        self,
+        phase: str,
+        run: Callable[[Batch[Sequence]], StepOutput],
+        sequences: Batch[Sequence],
+    ) -> StepOutput:
+        ids = [s.request.request_id for s in sequences]
+        self.steps.append((phase, ids))
+        self.before(phase, ids)
+        output = run(sequences)
+        for i, request_id in enumerate(ids):
+            if request_id in self.broken:
+                output.logprobs[i][0] = float("nan")
+        return output
+
+    def scrub(self, slots: Batch[int]) -> None:
+        self.scrubbed += slots
+        self.inner.scrub(slots)
+
+    def recover(self) -> bool:
+        return self.recovers and self.inner.recover()
+
+
+class Gate:
+    """Holds the engine's thread inside a step until it is opened."""
+
+    def __init__(self, phase: str) -> None:
+        self._phase = phase
+        self.reached = threading.Event()
+        self._open = threading.Event()
+
+    def __call__(self, phase: str, ids: Ids) -> None:
+        if phase == self._phase and not self._open.is_set():
+            self.reached.set()
+            assert self._open.wait(30), "nobody opened the gate"
+
+    def open(self) -> None:
+        self._open.set()

@@ -1,0 +1,113 @@
+"""Building an engine: devices, types, the memory plan, and what may be imported where."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from predictor.engine import EngineOptions, build_engine
+from predictor.engine.build import choose_device, choose_dtype
+from predictor.engine.memory import free_bytes, free_host_bytes, plan_slots, slot_bytes
+from predictor.model.config import CheckpointError, TextConfig
+from predictor.model.model import Model
+
+CPU = torch.device("cpu")
+
+
+def test_the_model_is_no_longer_than_its_positions(native: Path) -> None:
+    engine = build_engine(native, "cpu", "float32", EngineOptions(max_model_len=100_000))
+    assert engine.stats().max_model_len == 4096
+
+
+def test_slots_are_as_many_as_asked_when_memory_allows(native: Path) -> None:
+    engine = build_engine(native, "cpu", "auto", EngineOptions(max_num_seqs=3, max_model_len=64))
+    assert engine.stats().num_slots == 3
+
+
+def test_a_missing_checkpoint_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"config\.json: no such file"):
+        build_engine(tmp_path, "cpu", "auto", EngineOptions())
+
+
+def test_a_slot_takes_what_the_cache_allocates(model: Model) -> None:
+    cache = model.new_cache(3, 50)
+    assert 3 * slot_bytes(model.config.text, 50, model.dtype) == cache.data.nbytes
+
+
+BIG = TextConfig(
+    vocab_size=151_936, hidden_size=2048, ffn_size=6144, num_layers=28, num_heads=16,
+    num_kv_heads=8, head_dim=128, rms_norm_eps=1e-6, rope_theta=1e6, max_positions=65_536,
+)  # fmt: skip
+
+
+def test_the_plan_keeps_to_the_fraction_of_what_is_free() -> None:
+    free = free_bytes(CPU)
+    assert free is not None
+    options = EngineOptions(max_num_seqs=1_000_000, kv_memory_fraction=0.5)
+    slots = plan_slots(BIG, options, 1024, CPU, torch.bfloat16)
+    assert slot_bytes(BIG, 1024, torch.bfloat16) == 112 * 1024 * 1024
+    assert slots * slot_bytes(BIG, 1024, torch.bfloat16) == pytest.approx(free * 0.5, rel=0.1)
+    assert plan_slots(BIG, replace(options, max_num_seqs=2), 64, CPU, torch.bfloat16) == 2
+
+
+def test_a_sequence_that_cannot_fit_is_refused_with_the_figures() -> None:
+    options = EngineOptions(kv_memory_fraction=1e-6)
+    with pytest.raises(ValueError, match=r"max_model_len 3072 needs 336 MiB .*1e-06"):
+        plan_slots(BIG, options, 3072, CPU, torch.bfloat16)
+
+
+def test_free_memory_is_the_containers_where_that_is_less(tmp_path: Path) -> None:
+    assert free_host_bytes(tmp_path) is None
+    meminfo = tmp_path / "proc" / "meminfo"
+    meminfo.parent.mkdir()
+    meminfo.write_text("MemTotal:  9000 kB\nMemAvailable:   4096 kB\n")
+    assert free_host_bytes(tmp_path) == 4096 * 1024
+    cgroup = tmp_path / "sys" / "fs" / "cgroup"
+    cgroup.mkdir(parents=True)
+    (cgroup / "memory.current").write_text("1000\n")
+    (cgroup / "memory.max").write_text("max\n")
+    assert free_host_bytes(tmp_path) == 4096 * 1024
+    (cgroup / "memory.max").write_text("5000\n")
+    assert free_host_bytes(tmp_path) == 4000
+
+
+def test_devices_and_types_are_checked_by_name() -> None:
+    assert choose_device("cpu") == CPU
+    assert choose_dtype("auto", CPU) == torch.float32
+    assert choose_dtype("auto", torch.device("cuda")) == torch.bfloat16
+    assert choose_dtype(torch.float16, CPU) == torch.float16
+    with pytest.raises(ValueError, match="device must be"):
+        choose_device("meta")
+    with pytest.raises(ValueError, match="dtype must be"):
+        choose_dtype("int8", CPU)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
+def test_cuda_where_there_is_none_is_refused() -> None:
+    assert choose_device("auto") == CPU
+    with pytest.raises(ValueError, match="no CUDA device"):
+        choose_device("cuda")
+
+
+def modules_after(statement: str) -> set[str]:
+    """Top-level modules loaded by a fresh interpreter that runs `statement`."""
+    code = f"{statement}\nimport sys\nprint(*{{name.split('.')[0] for name in sys.modules}})"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(run.stdout.split())
+
+
+def test_bookkeeping_runs_without_torch() -> None:
+    loaded = modules_after("import predictor.engine, predictor.engine.scheduler")
+    assert "predictor" in loaded
+    assert "torch" not in loaded
+
+
+def test_the_engine_needs_neither_transformers_nor_the_server() -> None:
+    loaded = modules_after("import predictor.engine.build")
+    assert "torch" in loaded
+    assert not loaded & {"transformers", "kserve", "soundfile", "av", "torchaudio", "fastapi"}

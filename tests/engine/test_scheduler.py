@@ -1,0 +1,189 @@
+"""The scheduler alone: order, slots, turns, bounds and counts."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from predictor.engine.options import EngineOptions
+from predictor.engine.scheduler import Scheduler, Step
+from predictor.engine.sequence import Limits, Sequence
+from predictor.errors import InvalidInput, Overloaded
+from predictor.types import EngineRequest
+
+LIMITS = Limits(max_model_len=1_000, vocab_size=50, eos_token_ids=frozenset({49}))
+
+
+def scheduler(num_slots: int = 2, **options: float) -> Scheduler:
+    return Scheduler(EngineOptions(**options), LIMITS, num_slots)  # type: ignore[arg-type]
+
+
+def request(request_id: str, audio_s: float = 1.0) -> EngineRequest:
+    samples = np.zeros(int(audio_s * 16_000), np.float32)
+    return EngineRequest(request_id, samples, (1,), (2,), max_new_tokens=10)
+
+
+def ids(step: Step | None) -> tuple[str, list[str]] | None:
+    return step and (step.phase, [s.request.request_id for s in step.sequences])
+
+
+def run(sequences: tuple[Sequence, ...]) -> None:
+    for sequence in sequences:
+        sequence.extend([3], [0.0])
+
+
+def test_first_come_first_served_into_free_slots() -> None:
+    s = scheduler(num_slots=2)
+    for name in "abc":
+        s.add(request(name))
+    first = s.schedule()
+    assert ids(first) == ("prefill", ["a", "b"])
+    assert first is not None
+    assert [x.slot for x in first.sequences] == [0, 1]
+    assert ids(s.schedule()) == ("decode", ["a", "b"])
+    s.finish(first.sequences[0])
+    second = s.schedule()
+    assert ids(second) == ("prefill", ["c"])
+    assert second is not None
+    assert second.sequences[0].slot == 0
+    assert ids(s.schedule()) == ("decode", ["c", "b"])
+
+
+def test_nothing_to_do() -> None:
+    assert scheduler().schedule() is None
+
+
+def test_prefill_never_comes_twice_while_others_run() -> None:
+    s = scheduler(num_slots=9)
+    phases = []
+    for name in "abcdef":
+        s.add(request(name))
+        step = s.schedule()
+        assert step is not None
+        phases.append(step.phase)
+    assert phases == ["prefill", "decode"] * 3
+
+
+def test_after_all_ended_prefill_follows_prefill() -> None:
+    s = scheduler(num_slots=1)
+    s.add(request("a"))
+    s.add(request("b"))
+    step = s.schedule()
+    assert step is not None
+    s.finish(step.sequences[0])
+    assert ids(s.schedule()) == ("prefill", ["b"])
+
+
+def test_a_prefill_step_is_bounded_by_audio_but_takes_one_clip_of_any_length() -> None:
+    s = scheduler(num_slots=9, max_prefill_audio_s=10.0)
+    for name, audio_s in (("a", 30.0), ("b", 4.0), ("c", 6.0), ("d", 1.0)):
+        s.add(request(name, audio_s))
+    assert ids(s.schedule()) == ("prefill", ["a"])
+    s.schedule()
+    assert ids(s.schedule()) == ("prefill", ["b", "c"])
+    s.schedule()
+    assert ids(s.schedule()) == ("prefill", ["d"])
+
+
+def test_a_prefill_step_is_bounded_by_tokens_too() -> None:
+    s = scheduler(num_slots=9, max_prefill_tokens=31)
+    for name in "abc":
+        s.add(request(name))  # 15 tokens each
+    assert ids(s.schedule()) == ("prefill", ["a", "b"])
+
+
+def test_the_queue_is_bounded_in_requests() -> None:
+    s = scheduler(max_waiting_requests=2)
+    s.add(request("a"))
+    s.add(request("b"))
+    with pytest.raises(Overloaded, match="2 requests with 2 s") as error:
+        s.add(request("c"), audio_s_per_s=0.25)
+    assert error.value.retry_after_s == 8
+    s.schedule()
+    s.add(request("c"))
+
+
+def test_the_queue_is_bounded_in_seconds_of_audio_but_takes_one_of_any_length() -> None:
+    s = scheduler(max_waiting_audio_s=5.0)
+    s.add(request("a", 30.0))
+    with pytest.raises(Overloaded) as error:
+        s.add(request("b"))
+    assert error.value.retry_after_s == 1
+    s.schedule()
+    s.add(request("b", 2.0))
+    s.add(request("c", 3.0))
+    with pytest.raises(Overloaded):
+        s.add(request("d", 0.1))
+
+
+def test_an_id_can_be_used_again_only_when_it_has_ended() -> None:
+    s = scheduler()
+    s.add(request("a"))
+    with pytest.raises(InvalidInput, match="in flight"):
+        s.add(request("a"))
+    step = s.schedule()
+    assert step is not None
+    s.finish(step.sequences[0])
+    s.add(request("a"))
+
+
+def test_aborting_a_waiting_request_gives_its_room_back_at_once() -> None:
+    s = scheduler(num_slots=1, max_waiting_requests=1)
+    s.add(request("a"))
+    assert s.abort("a") is not None
+    assert s.stats().waiting_audio_s == 0
+    s.add(request("b"))
+    assert s.abort("a") is None
+    assert ids(s.schedule()) == ("prefill", ["b"])
+
+
+def test_aborting_a_running_request_frees_its_slot_before_the_next_step() -> None:
+    s = scheduler(num_slots=1)
+    s.add(request("a"))
+    s.add(request("b"))
+    s.schedule()
+    assert s.abort("a") is not None
+    assert s.abort("a") is None
+    assert s.stats().num_running == 1
+    s.release_aborted()
+    assert ids(s.schedule()) == ("prefill", ["b"])
+
+
+def test_counts() -> None:
+    s = scheduler(num_slots=2)
+    for name in "abcd":
+        s.add(request(name, 2.0))
+    step = s.schedule()
+    assert step is not None
+    stats = s.stats()
+    assert (stats.num_waiting, stats.num_running, stats.num_slots) == (2, 2, 2)
+    assert (stats.waiting_audio_s, stats.running_audio_s, stats.max_model_len) == (4, 4, 1_000)
+    s.finish(step.sequences[0])
+    s.finish(step.sequences[1], failed=True)
+    s.abort("c")
+    stats = s.stats()
+    assert (stats.num_finished, stats.num_failed, stats.num_waiting) == (2, 1, 1)
+
+
+def test_dropping_all_leaves_it_empty_and_usable() -> None:
+    s = scheduler(num_slots=2)
+    for name in "abc":
+        s.add(request(name))
+    s.schedule()
+    s.abort("b")
+    assert [x.request.request_id for x in s.drop_all()] == ["a", "c"]
+    stats = s.stats()
+    assert (stats.num_waiting, stats.num_running, stats.waiting_audio_s) == (0, 0, 0)
+    for name in "abc":
+        s.add(request(name))
+    assert ids(s.schedule()) == ("prefill", ["a", "b"])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("max_num_seqs", 0), ("max_waiting_audio_s", 0.0), ("kv_memory_fraction", 1.1),
+     ("stall_timeout_s", float("nan")), ("max_tokens_per_audio_s", float("inf"))],
+)  # fmt: skip
+def test_options_out_of_range_are_refused_by_name(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f"{name} must be"):
+        EngineOptions(**{name: value})  # type: ignore[arg-type]
