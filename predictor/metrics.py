@@ -73,6 +73,12 @@ class Metrics:
             buckets=LATENCY_BUCKETS_S,
             registry=registry,
         )
+        self.queue_seconds = Histogram(
+            "qwen3_asr_queue_seconds",
+            "Time a piece of audio waited in the engine's queue before it joined the batch.",
+            buckets=LATENCY_BUCKETS_S,
+            registry=registry,
+        )
         self.time_to_first_token_seconds = Histogram(
             "qwen3_asr_time_to_first_token_seconds",
             "From submitting a piece of audio to the engine until its first token.",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -70,14 +71,18 @@ class AsrServer(ModelServer):  # type: ignore[misc]  # KServe is untyped
             self.model_repository_extension,
             metrics,
             self.keys,
-            AppOptions(settings.max_body_bytes, settings.output_format == "json"),
+            AppOptions(
+                max_body_bytes=settings.max_body_bytes,
+                max_held_bytes=settings.max_pending_bytes,
+                recognize_details=settings.output_format == "json",
+            ),
         )
         self.rest = _RestServer(
             uvicorn.Config(
                 self.app,
                 log_config=None,
                 access_log=False,
-                lifespan="off",
+                lifespan="on",  # where FastAPI sets up tracing, if the environment asks
                 timeout_keep_alive=_KEEP_ALIVE_S,
                 timeout_graceful_shutdown=round(settings.shutdown_grace_s),
             )
@@ -108,6 +113,10 @@ class AsrServer(ModelServer):  # type: ignore[misc]  # KServe is untyped
                 await asyncio.wait({stopping, serving}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             await self._end(serving, stop_grpc)
+            if not loading.done():
+                # A thread cannot be stopped while it reads weights, and nothing would be lost.
+                logger.info("stopped while loading")
+                os._exit(0)
 
     async def _load(self) -> None:
         await asyncio.to_thread(self.decoder.start)
@@ -138,7 +147,8 @@ class AsrServer(ModelServer):  # type: ignore[misc]  # KServe is untyped
             await asyncio.sleep(self.settings.shutdown_delay_s)
         self.rest.should_exit = True
         await asyncio.gather(serving, stop_grpc())
-        await asyncio.to_thread(self.model.stop)
+        if self.model.loaded is not None:
+            await asyncio.to_thread(self.model.stop)
         self.decoder.close()
         logger.info("stopped")
 
@@ -218,6 +228,8 @@ def _observer(metrics: Metrics) -> Callable[[StepStats], None]:
     def observe(step: StepStats) -> None:
         if step.phase == "decode":
             metrics.batch_size.observe(step.num_seqs)
+        for waited_s in step.queue_s:
+            metrics.queue_seconds.observe(waited_s)
 
     return observe
 

@@ -19,6 +19,7 @@ import numpy as np
 from kserve import Model
 from numpy.typing import NDArray
 
+from predictor.calls import Call, Recording
 from predictor.errors import DeadlineExceeded, InvalidInput, NotReady
 from predictor.metrics import EngineGauges, Metrics
 from predictor.text.prompt import PromptBuilder
@@ -26,30 +27,6 @@ from predictor.transcriber import Transcriber
 from predictor.types import Samples, TranscribeRequest, Transcription
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Recording:
-    """One recording as it came in: encoded bytes, or samples at some rate."""
-
-    data: bytes | memoryview | None = None
-    content_type: str | None = None
-    waveform: NDArray[np.float32] | None = None  # [num_samples], mono
-    sample_rate_hz: int = 0  # of `waveform`
-    field: str = "audio"  # what the caller named it, for errors
-    language: str | None = None  # canonical name; None = detect
-    context: str = ""
-    context_field: str = "context"  # what the caller named it, for errors
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """What a route asks of the model, and how to say the answer in the route's protocol."""
-
-    protocol: str  # one of metrics.PROTOCOLS
-    recordings: tuple[Recording, ...]
-    render: Callable[[list[Transcription]], Any]
-    indexed: bool = False  # errors name the item of the batch
 
 
 class Decoder(Protocol):
@@ -121,7 +98,7 @@ class AsrModel(Model):  # type: ignore[misc]  # KServe is untyped
         self._metrics = metrics
         self._options = options
         self._load_lock = threading.Lock()
-        self._loaded: Loaded | None = None
+        self.loaded: Loaded | None = None  # set once the model is ready
         self._draining = False
         self._stopped = False
 
@@ -131,7 +108,7 @@ class AsrModel(Model):  # type: ignore[misc]  # KServe is untyped
         Raises whatever keeps the model from working, RuntimeError for an answer that is no number.
         """
         with self._load_lock:
-            if self._loaded is None and not self._stopped:
+            if self.loaded is None and not self._stopped:
                 started = time.monotonic()
                 loaded = self._load_engine()
                 loaded.engine.start()
@@ -140,7 +117,7 @@ class AsrModel(Model):  # type: ignore[misc]  # KServe is untyped
                 except BaseException:
                     loaded.engine.stop()
                     raise
-                self._loaded = loaded
+                self.loaded = loaded
                 self._metrics.model_load_seconds.set(time.monotonic() - started)
                 self._metrics.engine_alive.set_function(lambda: float(self.alive()))
                 self._metrics.model_ready.set_function(lambda: float(self.is_ready()))
@@ -169,8 +146,8 @@ class AsrModel(Model):  # type: ignore[misc]  # KServe is untyped
         self._stopped = True
         self.ready = False
         with self._load_lock:
-            if self._loaded is not None:
-                self._loaded.engine.stop()
+            if self.loaded is not None:
+                self.loaded.engine.stop()
 
     def is_serving(self) -> bool:
         """Whether a request would be taken now."""
@@ -186,7 +163,7 @@ class AsrModel(Model):  # type: ignore[misc]  # KServe is untyped
 
     def alive(self) -> bool:
         """False once the engine's loop has stopped turning; a model that is loading is alive."""
-        return self._stopped or self._loaded is None or self._loaded.engine.is_alive()
+        return self._stopped or self.loaded is None or self.loaded.engine.is_alive()
 
     async def preprocess(self, payload: Call, headers: dict[str, str] | None = None) -> _Prepared:
         """Decode every recording. Raises InvalidInput naming the first bad item."""
@@ -251,10 +228,10 @@ class AsrModel(Model):  # type: ignore[misc]  # KServe is untyped
                 yield event
 
     def _serving(self) -> Loaded:
-        if self._loaded is None or not self.is_serving():
+        if self.loaded is None or not self.is_serving():
             state = "shutting down" if self._stopped else "loading"
             raise NotReady(f"model {self.name} is {state}, try again soon")
-        return self._loaded
+        return self.loaded
 
     async def _decode_all(self, recordings: Sequence[Recording], *, indexed: bool) -> list[Samples]:
         results = await asyncio.gather(

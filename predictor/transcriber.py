@@ -76,14 +76,14 @@ class Transcriber:
         self._prompts = prompts
         self._options = options
         self._metrics = metrics
-        self._admission = admission
+        self.admission = admission
 
     async def transcribe(self, requests: Sequence[TranscribeRequest]) -> list[Transcription]:
         """All of them at once; when one fails the others are stopped and its error is raised.
 
         Raises Overloaded, and InvalidInput for a context that is too long.
         """
-        with self._admission.hold(sum(_duration_s(r.samples) for r in requests)):
+        with self.admission.hold(sum(_duration_s(r.samples) for r in requests)):
             tasks = [asyncio.create_task(self._transcribe_one(r)) for r in requests]
             try:
                 return list(await asyncio.gather(*tasks))
@@ -97,7 +97,7 @@ class Transcriber:
 
         Raises like `transcribe`. Closing the iterator frees the engine's places.
         """
-        with self._admission.hold(_duration_s(request.samples)):
+        with self.admission.hold(_duration_s(request.samples)):
             async with aclosing(self._run(request, streaming=True)) as events:
                 async for event in events:
                     yield event
@@ -192,7 +192,7 @@ class Transcriber:
                 return self._submit(engine_request)
             except Overloaded as error:
                 if not patient:
-                    raise self._admission.overloaded(_duration_s(samples)) from error
+                    raise self.admission.overloaded(_duration_s(samples)) from error
             await asyncio.sleep(_RETRY_S)
 
     async def _read(

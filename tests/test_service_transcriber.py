@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -149,7 +150,7 @@ async def test_a_long_recording_is_cut_joined_and_covered(tokenizer: TextTokeniz
     edges = [(s.start_s, s.end_s) for s in answer.segments]
     assert edges[0][0] == 0.0
     assert edges[-1][1] == answer.duration_s == 100.0
-    assert all(a[1] == b[0] for a, b in zip(edges, edges[1:], strict=False))
+    assert all(a[1] == b[0] for a, b in pairwise(edges))
     assert all(end - start <= 30.0 for start, end in edges)
     contexts = {request.tokens_before for request in engine.requests}
     assert len(contexts) == 1  # every piece has the context
@@ -233,10 +234,8 @@ async def test_an_echo_of_the_context_in_silence_is_dropped(tokenizer: TextToken
 async def test_a_stream_starts_before_the_piece_ends(tokenizer: TextTokenizer) -> None:
     text = "turn on the kitchen light and close the window please"
     engine = ScriptedEngine(tokenizer, lambda _: (f"language English<asr_text>{text}", "stop"))
-    seen = []
-    async for event in _transcriber(engine).transcribe_stream(_request(3.0)):
-        if isinstance(event, str):
-            seen.append((event, engine.num_running))
+    events = _transcriber(engine).transcribe_stream(_request(3.0))
+    seen = [(event, engine.num_running) async for event in events if isinstance(event, str)]
     assert len(seen) > 3
     assert seen[0][1] == 1
     assert "".join(delta for delta, _ in seen) == text

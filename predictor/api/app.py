@@ -31,6 +31,7 @@ class AppOptions:
     """What an operator may change about the routes."""
 
     max_body_bytes: int
+    max_held_bytes: int  # of all bodies together
     recognize_details: bool  # whether `/api/v1/recognize` answers with `details` as well
 
 
@@ -59,7 +60,9 @@ def create_app(
     app.add_exception_handler(HTTPException, _answer)
     app.add_exception_handler(RequestValidationError, _answer)
     app.add_middleware(ClientGone)  # the last added is the outermost
-    app.add_middleware(BodyLimit, max_body_bytes=options.max_body_bytes)
+    app.add_middleware(
+        BodyLimit, max_body_bytes=options.max_body_bytes, max_held_bytes=options.max_held_bytes
+    )
     app.add_middleware(RequireKey, keys=keys)
     app.add_middleware(RequestContext, metrics=metrics)
     return app

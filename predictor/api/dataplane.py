@@ -18,8 +18,9 @@ from kserve.protocol.model_repository_extension import ModelRepositoryExtension
 
 from predictor.api import v2
 from predictor.api.errors import Closed
+from predictor.calls import Call
 from predictor.errors import NotFound, NotReady
-from predictor.service import AsrModel, Call
+from predictor.service import AsrModel
 
 SERVER_NAME = "qwen3-asr-kserve"
 PLATFORM = "qwen3_asr"

@@ -16,8 +16,8 @@ from predictor.api import v2
 from predictor.api.auth import KeyRing
 from predictor.api.dataplane import AsrDataPlane, ClosedRepository
 from predictor.api.errors import Closed, error_headers, to_asr_error
+from predictor.api.infer_body import parse_grpc
 from predictor.api.middleware import request_id_of
-from predictor.api.tensors import parse_grpc
 from predictor.errors import AsrError
 from predictor.logs import request_id_var
 from predictor.metrics import CLIENT_CLOSED_REQUEST, Metrics

@@ -23,7 +23,7 @@ from predictor.api.errors import (
     protocol_of,
     speaks_openai,
 )
-from predictor.errors import AsrError, InvalidInput, PayloadTooLarge
+from predictor.errors import AsrError, InvalidInput, Overloaded, PayloadTooLarge
 from predictor.logs import request_id_var
 from predictor.metrics import CLIENT_CLOSED_REQUEST, Metrics
 
@@ -108,50 +108,72 @@ def _log(scope: Scope, status: int, elapsed_s: float, error: AsrError | None) ->
 
 
 class BodyLimit:
-    """Refuses bodies above `max_body_bytes`: by their header at once, else while they come in."""
+    """Refuses bodies above `max_body_bytes`: by their header at once, else while they come in.
 
-    def __init__(self, app: ASGIApp, max_body_bytes: int) -> None:
+    All bodies together may hold `max_held_bytes` of memory; past it new ones are told to wait.
+    """
+
+    def __init__(self, app: ASGIApp, max_body_bytes: int, max_held_bytes: int) -> None:
         self.app = app
         self.max_body_bytes = max_body_bytes
+        self.max_held_bytes = max_held_bytes
+        self._held_bytes = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         declared = Headers(scope=scope).get("content-length", "")
-        refused = declared.isdigit() and int(declared) > self.max_body_bytes
+        is_refused = False
         num_bytes = 0
 
         async def limited_receive() -> Message:
-            nonlocal num_bytes, refused
+            nonlocal num_bytes, is_refused
             message = await receive()
-            num_bytes += len(message.get("body", b""))
-            if num_bytes > self.max_body_bytes:
-                refused = True
-                raise self._too_large()
+            size = len(message.get("body", b""))
+            num_bytes += size
+            self._held_bytes += size
+            try:
+                self._check(num_bytes, num_bytes)
+            except AsrError:
+                is_refused = True
+                raise
             return message
 
         async def closing_send(message: Message) -> None:
-            if refused and message["type"] == "http.response.start":
+            if is_refused and message["type"] == "http.response.start":
                 # The rest of the body is not wanted, so the connection cannot be used again.
                 MutableHeaders(scope=message)["connection"] = "close"
             await send(message)
 
-        if refused:
-            error = answer_error(scope, self._too_large(int(declared)))
+        try:
+            if declared.isdigit():
+                self._check(int(declared), 0)
+            await self.app(scope, limited_receive, closing_send)
+        except (PayloadTooLarge, Overloaded) as exc:
+            if num_bytes:
+                raise
+            is_refused = True  # by its header
+            error = answer_error(scope, exc)
             response = error_response(error, openai=speaks_openai(scope["path"]))
             await response(scope, receive, closing_send)
-            return
-        await self.app(scope, limited_receive, closing_send)
+        finally:
+            self._held_bytes -= num_bytes
 
-    def _too_large(self, num_bytes: int | None = None) -> PayloadTooLarge:
-        size = f"{num_bytes} bytes" if num_bytes is not None else "larger"
-        return PayloadTooLarge(
-            f"body: {size}, the limit is {self.max_body_bytes} bytes",
-            field="body",
-            value=num_bytes,
-            limit=self.max_body_bytes,
-        )
+    def _check(self, num_bytes: int, own_held_bytes: int) -> None:
+        """Raises PayloadTooLarge for the body's own size, Overloaded for that of all together."""
+        if num_bytes > self.max_body_bytes:
+            raise PayloadTooLarge(
+                f"body: {num_bytes} bytes or more, the limit is {self.max_body_bytes} bytes",
+                field="body",
+                value=num_bytes,
+                limit=self.max_body_bytes,
+            )
+        others = self._held_bytes - own_held_bytes
+        if others and others + num_bytes > self.max_held_bytes:
+            raise Overloaded(
+                f"{others} bytes of request bodies are held, the limit is {self.max_held_bytes}"
+            )
 
 
 class ClientGone:

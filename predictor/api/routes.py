@@ -17,8 +17,8 @@ from starlette.types import Receive, Scope, Send
 
 from predictor.api import openai, openapi, v2
 from predictor.api.dataplane import AsrDataPlane, ClosedRepository
+from predictor.api.infer_body import parse_rest
 from predictor.api.recognize import recognize_call
-from predictor.api.tensors import parse_rest
 from predictor.api.v1 import v1_call
 from predictor.errors import NotReady
 

@@ -1,12 +1,7 @@
-"""V2 tensors off the wire: JSON, the binary extension, and gRPC contents, all checked.
-
-KServe's own reader trusts lengths, datatypes and shapes, and turns raw tensors into Python lists;
-this one validates first and keeps raw bytes raw.
-"""
+"""A V2 tensor whose datatype, shape and data are checked when it is read; raw bytes stay raw."""
 
 from __future__ import annotations
 
-import base64
 import binascii
 import math
 import struct
@@ -16,13 +11,12 @@ from typing import Any
 
 import numpy as np
 import orjson
-from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 from numpy.typing import NDArray
 
 from predictor.errors import InvalidInput
 
 Parameters = Mapping[str, bool | int | float | str]
-_MAX_NAME_CHARS = 60
+MAX_NAME_CHARS = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +69,7 @@ class Tensor:
         """Raises InvalidInput unless the tensor has this datatype and its shape is right."""
         if self.datatype != datatype:
             raise InvalidInput(
-                f"{self.name}: datatype {self.datatype[:_MAX_NAME_CHARS]}, must be {datatype}",
+                f"{self.name}: datatype {self.datatype[:MAX_NAME_CHARS]}, must be {datatype}",
                 field=self.name,
                 value=self.datatype,
                 limit=datatype,
@@ -116,28 +110,10 @@ class Tensor:
             )
 
 
-@dataclass(frozen=True, slots=True)
-class RequestedOutput:
-    """One output the caller wants; `binary` is None when it leaves the form to us."""
-
-    name: str
-    binary: bool | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class InferBody:
-    """A V2 inference request off the wire, not yet understood."""
-
-    id: str | None
-    inputs: tuple[Tensor, ...]
-    outputs: tuple[RequestedOutput, ...]
-    parameters: Parameters
-
-
 def decode_base64(text: str, *, field: str) -> bytes:
     """Raises InvalidInput for what is not base64 (standard alphabet, padded)."""
     try:
-        return base64.b64decode(text, validate=True)
+        return binascii.a2b_base64(text, strict_mode=True)  # base64's own check is ten times slower
     except (binascii.Error, ValueError) as error:
         raise InvalidInput(f"{field}: not base64", field=field) from error
 
@@ -155,196 +131,17 @@ def load_json(body: bytes | memoryview, *, what: str = "body") -> dict[str, Any]
     return value
 
 
-def parse_rest(body: bytes, json_length: str | None) -> InferBody:
-    """A V2 REST request; `json_length` is the header Inference-Header-Content-Length or None."""
-    view = memoryview(body)
-    size = len(body)
-    if json_length is not None:
-        if not (json_length.isascii() and json_length.isdigit() and int(json_length) <= len(body)):
-            raise InvalidInput(
-                "Inference-Header-Content-Length: must be a length within the body",
-                field="Inference-Header-Content-Length",
-                limit=len(body),
-            )
-        size = int(json_length)
-    content = load_json(view[:size])
-    refuse_unknown(content, ("id", "parameters", "inputs", "outputs", "model_name"), "body")
-    request_id = content.get("id")
-    if request_id is not None and not isinstance(request_id, str):
-        raise InvalidInput("id: must be a string", field="id")
-    raw = _RawParts(view[size:])
-    inputs = tuple(_rest_input(item, raw) for item in _objects(content.get("inputs"), "inputs"))
-    raw.finish()
-    outputs = tuple(_rest_output(item) for item in _objects(content.get("outputs", []), "outputs"))
-    return InferBody(request_id, inputs, outputs, _parameters(content.get("parameters")))
-
-
-def parse_grpc(request: pb.ModelInferRequest) -> InferBody:
-    """A V2 gRPC request, with contents or raw contents."""
-    num_raw = len(request.raw_input_contents)
-    if num_raw not in (0, len(request.inputs)):
-        raise InvalidInput(
-            f"raw_input_contents: {num_raw} parts for {len(request.inputs)} inputs",
-            field="raw_input_contents",
-            value=num_raw,
-            limit=len(request.inputs),
-        )
-    raw_parts = list(request.raw_input_contents) or [None] * len(request.inputs)
-    return InferBody(
-        id=request.id or None,
-        inputs=tuple(
-            _grpc_input(tensor, raw) for tensor, raw in zip(request.inputs, raw_parts, strict=True)
-        ),
-        outputs=tuple(_grpc_output(output) for output in request.outputs),
-        parameters=_grpc_parameters(request.parameters),
-    )
-
-
-def _grpc_input(tensor: pb.ModelInferRequest.InferInputTensor, raw: bytes | None) -> Tensor:
-    if raw is not None and tensor.HasField("contents"):
-        raise InvalidInput(
-            f"{tensor.name}: contents and raw_input_contents exclude each other", field=tensor.name
-        )
-    parameters = dict(_grpc_parameters(tensor.parameters))
-    size = parameters.pop("binary_data_size", None)  # KServe's client sends it here as well
-    if size is not None and (raw is None or size != len(raw)):
-        raise InvalidInput(
-            f"{tensor.name}: binary_data_size is not the size of its raw contents",
-            field=tensor.name,
-        )
-    return Tensor(
-        name=tensor.name,
-        datatype=tensor.datatype,
-        shape=_shape(list(tensor.shape), tensor.name),
-        raw=raw,
-        values=_contents(tensor) if raw is None else None,
-        parameters=parameters,
-    )
-
-
-def _grpc_output(output: pb.ModelInferRequest.InferRequestedOutputTensor) -> RequestedOutput:
-    # Raw contents are answered by raw contents, so `binary_data` has nothing to decide here.
-    parameters = dict(_grpc_parameters(output.parameters))
-    parameters.pop("binary_data", None)
-    refuse_unknown(parameters, (), output.name[:_MAX_NAME_CHARS])
-    return RequestedOutput(output.name)
-
-
-class _RawParts:
-    """The binary part of a REST body, given out in order."""
-
-    def __init__(self, data: memoryview) -> None:
-        self._data = data
-
-    def take(self, name: str, size: object) -> memoryview:
-        if isinstance(size, bool) or not isinstance(size, int) or not 0 <= size <= len(self._data):
-            raise InvalidInput(
-                f"{name}: binary_data_size must be within the {len(self._data)} bytes left",
-                field=name,
-                limit=len(self._data),
-            )
-        part, self._data = self._data[:size], self._data[size:]
-        return part
-
-    def finish(self) -> None:
-        if len(self._data):
-            raise InvalidInput(
-                f"body: {len(self._data)} bytes belong to no input's binary_data_size",
-                field="body",
-                value=len(self._data),
-            )
-
-
-def _rest_input(item: dict[str, Any], raw: _RawParts) -> Tensor:
-    name = _text(item, "name", "inputs")
-    refuse_unknown(item, ("name", "datatype", "shape", "data", "parameters"), name)
-    parameters = dict(_parameters(item.get("parameters")))
-    size = parameters.pop("binary_data_size", None)
-    data = item.get("data")
-    if (size is None) == (data is None):
-        raise InvalidInput(f"{name}: needs data or binary_data_size, one of them", field=name)
-    if data is not None and not isinstance(data, list):
-        raise InvalidInput(f"{name}: data must be a list", field=name)
-    return Tensor(
-        name=name,
-        datatype=_text(item, "datatype", name),
-        shape=_shape(item.get("shape"), name),
-        raw=None if size is None else raw.take(name, size),
-        values=data,
-        parameters=parameters,
-    )
-
-
-def _rest_output(item: dict[str, Any]) -> RequestedOutput:
-    name = _text(item, "name", "outputs")
-    refuse_unknown(item, ("name", "parameters"), name)
-    parameters = dict(_parameters(item.get("parameters")))
-    binary = parameters.pop("binary_data", None)
-    refuse_unknown(parameters, (), name)
-    if binary is not None and not isinstance(binary, bool):
-        raise InvalidInput(f"{name}: binary_data must be true or false", field=name)
-    return RequestedOutput(name, binary)
-
-
 def refuse_unknown(content: Mapping[str, Any], known: Sequence[str], place: str) -> None:
     """Raises InvalidInput naming the first key that is not known; nothing is ever ignored."""
     for key in content:
         if key not in known:
-            shown = key[:_MAX_NAME_CHARS]
+            shown = key[:MAX_NAME_CHARS]
             raise InvalidInput(
                 f"{place}: unknown field {shown!r}"
                 + (f", known are {', '.join(known)}" if known else ""),
                 field=shown,
                 limit=list(known),
             )
-
-
-def _objects(value: object, place: str) -> list[dict[str, Any]]:
-    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
-        raise InvalidInput(f"{place}: must be a list of objects", field=place)
-    return value
-
-
-def _text(item: Mapping[str, Any], key: str, place: str) -> str:
-    value = item.get(key)
-    if not isinstance(value, str) or not value:
-        raise InvalidInput(f"{place}: {key} must be a string", field=key)
-    return value
-
-
-def _shape(value: object, name: str) -> tuple[int, ...]:
-    ok = isinstance(value, list) and all(
-        isinstance(size, int) and not isinstance(size, bool) and size >= 0 for size in value
-    )
-    if not ok:
-        raise InvalidInput(f"{name}: shape must be a list of sizes", field=name)
-    return tuple(value) if isinstance(value, list) else ()
-
-
-def _parameters(value: object) -> Parameters:
-    if value is None:
-        return {}
-    if not isinstance(value, dict) or not all(
-        isinstance(item, str | int | float | bool) for item in value.values()
-    ):
-        raise InvalidInput("parameters: must be an object of plain values", field="parameters")
-    return value
-
-
-def _grpc_parameters(parameters: Mapping[str, pb.InferParameter]) -> Parameters:
-    values: dict[str, bool | int | float | str] = {}
-    for key, parameter in parameters.items():
-        kind = parameter.WhichOneof("parameter_choice")
-        if kind is None:
-            raise InvalidInput(f"parameters: {key[:_MAX_NAME_CHARS]} has no value", field=key)
-        values[key] = getattr(parameter, kind)
-    return values
-
-
-def _contents(tensor: pb.ModelInferRequest.InferInputTensor) -> Sequence[Any]:
-    kinds = {"BYTES": "bytes_contents", "FP32": "fp32_contents"}
-    kind = kinds.get(tensor.datatype)
-    return list(getattr(tensor.contents, kind)) if kind else []
 
 
 def _split_byte_strings(name: str, raw: bytes | memoryview) -> list[bytes | memoryview]:

@@ -18,9 +18,10 @@ import orjson
 from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 
 from predictor.api.details import details
-from predictor.api.tensors import InferBody, Parameters, RequestedOutput, Tensor
+from predictor.api.infer_body import InferBody, RequestedOutput
+from predictor.api.tensors import Parameters, Tensor
+from predictor.calls import Call, Recording
 from predictor.errors import InvalidInput
-from predictor.service import Call, Recording
 from predictor.text.languages import parse_language
 from predictor.types import Transcription
 

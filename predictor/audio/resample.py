@@ -38,9 +38,11 @@ def resample(samples: NDArray[np.float32], sample_rate_hz: int) -> Samples:
     """
     if sample_rate_hz == SAMPLE_RATE_HZ:
         return np.array(samples, dtype=np.float32)
+    num_out = ceil(Fraction(len(samples) * SAMPLE_RATE_HZ, sample_rate_hz))
     for ratio in rate_ratios(sample_rate_hz):
         samples = _resample_by(samples, ratio)
-    return samples
+    samples = samples[:num_out]
+    return np.pad(samples, (0, num_out - len(samples)))  # nothing to pad where the ratio is exact
 
 
 @lru_cache(maxsize=256)

@@ -12,9 +12,12 @@ from predictor.engine.engine import Engine
 from predictor.engine.memory import plan_slots
 from predictor.engine.options import EngineOptions, StepStats
 from predictor.engine.runner import TorchRunner
+from predictor.model.model import Model
 from predictor.model.weights import load_model
 
 logger = logging.getLogger(__name__)
+
+READY_SEQUENCES = 8  # what the graphs made before readiness serve
 
 DTYPES = {
     "float32": torch.float32,
@@ -47,8 +50,19 @@ def build_engine(
         "loaded %s on %s in %s: %d slots of %d tokens",
         model_path, chosen_device, chosen_dtype, num_slots, max_model_len,
     )  # fmt: skip
-    runner = TorchRunner(model, num_slots=num_slots, max_model_len=max_model_len)
+    runner = make_runner(model, num_slots=num_slots, max_model_len=max_model_len)
     return Engine(runner, options, on_step)
+
+
+def make_runner(model: Model, *, num_slots: int, max_model_len: int) -> TorchRunner:
+    """The fast runner on CUDA, ready for small batches; larger graphs follow at first use."""
+    if model.device.type != "cuda":
+        return TorchRunner(model, num_slots=num_slots, max_model_len=max_model_len)
+    from predictor.engine.graphs import GraphRunner  # needs what only CUDA machines have
+
+    runner = GraphRunner(model, num_slots=num_slots, max_model_len=max_model_len)
+    runner.capture_up_to(READY_SEQUENCES)
+    return runner
 
 
 def choose_device(device: str | torch.device) -> torch.device:

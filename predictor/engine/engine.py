@@ -137,7 +137,7 @@ class Engine:
             return
         seconds = time.monotonic() - began_s
         self._deliver(self._commit(step, output, seconds))
-        self._observe(step, output, seconds)
+        self._observe(step, output, began_s, seconds)
 
     def _run_failed(self, step: Step) -> None:
         """Fail as little as possible: one request of a prefill may have spoilt it for the rest."""
@@ -224,7 +224,7 @@ class Engine:
             self._scheduler.abort(request_id)
             self._streams.pop(request_id, None)
 
-    def _observe(self, step: Step, output: StepOutput, seconds: float) -> None:
+    def _observe(self, step: Step, output: StepOutput, began_s: float, seconds: float) -> None:
         if self._on_step is None:
             return
         is_prefill = step.phase == "prefill"
@@ -238,6 +238,7 @@ class Engine:
             seconds=seconds,
             num_waiting=now.num_waiting,
             num_running=now.num_running,
+            queue_s=tuple(began_s - s.created_s for s in step.sequences) if is_prefill else (),
         )
         try:
             self._on_step(stats)

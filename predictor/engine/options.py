@@ -66,3 +66,4 @@ class StepStats:
     seconds: float
     num_waiting: int  # after the step
     num_running: int  # after the step
+    queue_s: tuple[float, ...] = ()  # seconds that each sequence of a prefill step had waited

@@ -15,7 +15,7 @@ from torch import Tensor
 from predictor.audio.mel import LogMel
 from predictor.engine.protocol import StepOutput
 from predictor.engine.sequence import Limits, Sequence
-from predictor.model.attention import CacheView, Packing
+from predictor.model.attention import CacheView, Packing, to_device
 from predictor.model.model import Model
 
 
@@ -105,14 +105,13 @@ class TorchRunner:
         """The likeliest token after each hidden state [B, hidden], and its log-probability."""
         logits = self._model.decoder.logits(hidden)
         tokens = logits.argmax(-1)
-        chosen = logits.gather(-1, tokens[:, None]).squeeze(-1)
-        logprobs = (chosen - logits.logsumexp(-1)).clamp(max=0.0)
+        logprobs = logits.log_softmax(-1).gather(-1, tokens[:, None]).squeeze(-1)
         # One copy for both: a token id is exact in float64.
         ids, values = torch.stack([tokens.double(), logprobs.double()]).tolist()
         return StepOutput([[int(i)] for i in ids], [[value] for value in values])
 
     def _to_device(self, array: np.ndarray[tuple[int, ...], np.dtype[np.int64]]) -> Tensor:
-        return torch.from_numpy(array).to(self._device, non_blocking=True)
+        return to_device(array, self._device)
 
 
 def _prompt_layout(

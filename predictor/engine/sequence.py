@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence as Tokens
 from dataclasses import dataclass
 
@@ -31,6 +32,7 @@ class Sequence:
         "_repetition",
         "aborted",
         "audio_s",
+        "created_s",
         "eos_token_ids",
         "max_new_tokens",
         "num_audio_tokens",
@@ -44,6 +46,7 @@ class Sequence:
         """Raises InvalidInput for a request that could never run."""
         _check_values(request, limits)
         self.request = request
+        self.created_s = time.monotonic()
         self.audio_s = len(request.samples) / SAMPLE_RATE_HZ
         self.num_audio_tokens = num_audio_tokens(len(request.samples))
         text_tokens = len(request.tokens_before) + len(request.tokens_after)

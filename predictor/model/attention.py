@@ -11,11 +11,20 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+
+def to_device(array: np.ndarray[Any, Any], device: torch.device) -> Tensor:
+    """Send an array without waiting: from pageable memory, more than 64 KiB would wait."""
+    host = torch.from_numpy(array)
+    if device.type == "cuda":
+        host = host.pin_memory()
+    return host.to(device, non_blocking=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +45,9 @@ class Packing:
         sizes = np.asarray(lengths, dtype=np.int64)
         bounds = np.concatenate([[0], np.cumsum(sizes)])
         longest = int(sizes.max())
-        ends = torch.from_numpy(bounds[1:] - 1).to(device, non_blocking=True)
+        ends = to_device(bounds[1:] - 1, device)
         if _has_varlen_kernel(device, dtype):
-            bounds_32 = torch.from_numpy(bounds.astype(np.int32)).to(device, non_blocking=True)
+            bounds_32 = to_device(bounds.astype(np.int32), device)
             return cls(len(sizes), longest, ends, bounds=bounds_32)
         if (sizes == longest).all():
             return cls(len(sizes), longest, ends)
@@ -49,9 +58,9 @@ class Packing:
             len(sizes),
             longest,
             ends,
-            spread=torch.from_numpy(spread.ravel()).to(device, non_blocking=True),
-            gather=torch.from_numpy(np.flatnonzero(exists)).to(device, non_blocking=True),
-            key_mask=torch.from_numpy(exists[:, None, None, :]).to(device, non_blocking=True),
+            spread=to_device(spread.ravel(), device),
+            gather=to_device(np.flatnonzero(exists), device),
+            key_mask=to_device(exists[:, None, None, :], device),
         )
 
     def pad(self, packed: Tensor) -> Tensor:
@@ -166,7 +175,7 @@ class CacheView:
         mask = None
         if min(lengths) != longest:
             exists = np.arange(longest)[None, :] < np.asarray(lengths)[:, None]
-            mask = torch.from_numpy(exists[:, None, None, :]).to(device, non_blocking=True)
+            mask = to_device(exists[:, None, None, :], device)
         first = slots[0]
         adjacent = all(slot == first + i for i, slot in enumerate(slots))
         chosen = None if adjacent else torch.tensor(slots, dtype=torch.int64, device=device)

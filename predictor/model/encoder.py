@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from predictor.model.attention import Packing, packed_attention
+from predictor.model.attention import Packing, packed_attention, to_device
 from predictor.model.config import (
     CHUNK_FRAMES,
     TOKENS_PER_CHUNK,
@@ -56,7 +56,7 @@ class AudioPlan:
         if rows.sum() != sum(num_tokens):
             starts = np.cumsum(rows) - rows
             real = [start + np.arange(n) for start, n in zip(starts, num_tokens, strict=True)]
-            kept = torch.from_numpy(np.concatenate(real)).to(device, non_blocking=True)
+            kept = to_device(np.concatenate(real), device)
         return cls(num_tokens, kept, Packing.of(lengths, device=device, dtype=dtype))
 
 

@@ -72,7 +72,7 @@ class Server:
 StartServer = Callable[..., Server]
 
 
-def _start(*flags: str) -> Server:
+def _start(*flags: str, until: str = "ready") -> Server:
     command = [sys.executable, "-m", "predictor", f"--model_dir={CHECKPOINT}", "--device=cpu"]
     command += ["--http_port=0", "--grpc_port=0", "--host=127.0.0.1"]
     process = subprocess.Popen(
@@ -101,7 +101,7 @@ def _start(*flags: str) -> Server:
             if line["message"] == "listening":
                 server.url = f"http://127.0.0.1:{line['http_port']}"
                 server.grpc = f"127.0.0.1:{line['grpc_port']}"
-            if line["message"] == "ready":
+            if line["message"] == until:
                 ready.set()
         ready.set()  # it ended
 
@@ -119,8 +119,8 @@ def start_server() -> Iterator[StartServer]:
     """Starts servers with more flags, and ends them with the session."""
     started: list[Server] = []
 
-    def start(*flags: str) -> Server:
-        started.append(_start(*flags))
+    def start(*flags: str, until: str = "ready") -> Server:
+        started.append(_start(*flags, until=until))
         return started[-1]
 
     yield start

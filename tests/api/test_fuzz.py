@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import grpc
@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
 
-from predictor.api.tensors import parse_grpc, parse_rest
+from predictor.api.infer_body import parse_grpc, parse_rest
 from predictor.api.v1 import v1_call
 from predictor.api.v2 import rest_call
 from predictor.errors import AsrError
@@ -62,6 +62,18 @@ _infer_body = (
 )
 
 
+def _answers_or_refuses(read: Callable[[], object]) -> None:
+    """Any other exception fails the test."""
+    refusal: AsrError | None = None
+    try:
+        read()
+    except AsrError as error:
+        refusal = error
+    if refusal is not None:
+        assert refusal.spec.http_status < 500
+        assert len(refusal.message) < 500
+
+
 def _encode(value: Any) -> bytes:
     return json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass")
 
@@ -71,11 +83,7 @@ def _encode(value: Any) -> bytes:
 def test_v2_reader_only_raises_its_own_errors(body: Any, tail: bytes, lie: int | None) -> None:
     head = _encode(body)
     length = str(len(head) if lie is None else lie)
-    try:
-        rest_call(parse_rest(head + tail, length), MODEL, 4)
-    except AsrError as error:
-        assert error.spec.http_status < 500
-        assert len(error.message) < 500
+    _answers_or_refuses(lambda: rest_call(parse_rest(head + tail, length), MODEL, 4))
 
 
 @settings(deadline=None)
@@ -91,10 +99,7 @@ def test_v2_reader_only_raises_its_own_errors(body: Any, tail: bytes, lie: int |
 def test_v1_reader_only_raises_its_own_errors(
     body: bytes, content_type: str | None, query: dict[str, str]
 ) -> None:
-    try:
-        v1_call(body, content_type, query, 4)
-    except AsrError as error:
-        assert error.spec.http_status < 500
+    _answers_or_refuses(lambda: v1_call(body, content_type, query, 4))
 
 
 _parameter = st.one_of(
@@ -126,10 +131,7 @@ _grpc_request = st.builds(
 @settings(deadline=None)
 @given(_grpc_request)
 def test_grpc_reader_only_raises_its_own_errors(request: pb.ModelInferRequest) -> None:
-    try:
-        rest_call(parse_grpc(request), MODEL, 4)
-    except AsrError as error:
-        assert error.spec.http_status < 500
+    _answers_or_refuses(lambda: rest_call(parse_grpc(request), MODEL, 4))
 
 
 @pytest.fixture(scope="module")
@@ -153,12 +155,23 @@ def test_v2_over_the_wire(http: httpx.Client, body: Any) -> None:
     body=st.binary(max_size=300)
     | st.lists(
         st.sampled_from(
-            [b"--b\r\n", b"--b--\r\n", b"\r\n", b"\r\n\r\n", b"Content-Disposition: form-data; ",
-             b'name="audio"', b'name="file"', b'; filename="a"', b"Content-Type: audio/wav", b"x", b"\xff"]
+            [
+                b"--b\r\n",
+                b"--b--\r\n",
+                b"\r\n",
+                b"\r\n\r\n",
+                b"Content-Disposition: form-data; ",
+                b"Content-Type: audio/wav",
+                b'name="audio"',
+                b'name="file"',
+                b'; filename="a"',
+                b"x",
+                b"\xff",
+            ]
         ),
         max_size=14,
     ).map(b"".join),
-)  # fmt: skip
+)
 def test_forms_over_the_wire(http: httpx.Client, path: str, kind: str, body: bytes) -> None:
     response = http.post(path, content=body, headers={"content-type": kind} if kind else {})
     assert 400 <= response.status_code < 500, response.text
@@ -170,13 +183,12 @@ def test_forms_over_the_wire(http: httpx.Client, path: str, kind: str, body: byt
 def test_grpc_over_the_wire(
     grpc_stub: GRPCInferenceServiceStub, request: pb.ModelInferRequest
 ) -> None:
+    code = grpc.StatusCode.OK
     try:
         grpc_stub.ModelInfer(request, timeout=60)
     except grpc.RpcError as error:
-        assert error.code() in (
-            grpc.StatusCode.INVALID_ARGUMENT,
-            grpc.StatusCode.RESOURCE_EXHAUSTED,
-        )
+        code = error.code()
+    assert code in (grpc.StatusCode.OK, grpc.StatusCode.INVALID_ARGUMENT)
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import concurrent.futures
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -12,6 +15,7 @@ import numpy as np
 import pytest
 
 MODEL = "qwen3-asr"
+ROOT = Path(__file__).parents[2]
 
 
 def test_metrics_count_what_happened(
@@ -35,6 +39,7 @@ def test_metrics_count_what_happened(
     assert server.metric("qwen3_asr_engine_alive") == 1
     assert server.metric("qwen3_asr_model_load_seconds") > 0
     assert server.metric("qwen3_asr_time_to_first_token_seconds_count") > 0
+    assert server.metric("qwen3_asr_queue_seconds_count") > 0
     assert server.metric("qwen3_asr_batch_size_count") > 0
     assert server.metric("qwen3_asr_tokens_total", kind="audio") > 0
     assert server.metric("request_predict_seconds_count", model_name=MODEL) > 0  # KServe's own
@@ -78,3 +83,47 @@ def test_an_orderly_end(
     assert messages.index("shutting down") < messages.index("stopped") == len(messages) - 1
     with pytest.raises(httpx.ConnectError):
         httpx.get(server.url + "/healthz")
+
+
+def test_an_end_while_loading(start_server: Any) -> None:
+    server = start_server(until="listening")
+    assert httpx.get(server.url + "/healthz").status_code == 200
+    assert server.end() == 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "status", "said"),
+    [
+        (["--model_dir=/no/such/folder"], 1, "/no/such/folder"),
+        (["--no_such_setting=1"], 2, "no_such_setting"),
+        (["--http_port=eighty"], 2, "http_port"),
+        (["--language=klingon"], 2, "klingon"),
+        (["--grpc_port=70000"], 2, "grpc_port"),
+    ],
+)
+def test_a_start_that_cannot_succeed_says_why(flags: list[str], status: int, said: str) -> None:
+    ports = ["--http_port=0", "--grpc_port=0", "--host=127.0.0.1"]
+    done = subprocess.run(
+        [sys.executable, "-m", "predictor", *ports, *flags],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=ROOT,
+        check=False,
+    )
+    assert done.returncode == status, done.stderr
+    assert said in done.stderr
+
+
+def test_a_port_in_use_is_an_error(server: Any) -> None:
+    port = httpx.URL(server.url).port
+    done = subprocess.run(
+        [sys.executable, "-m", "predictor", "--host=127.0.0.1", f"--http_port={port}"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=ROOT,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "in use" in done.stderr

@@ -359,15 +359,43 @@ async def test_a_client_that_leaves_frees_its_place(
                     data={"model": MODEL, "stream": stream},
                     timeout=httpx.Timeout(10, read=0.001),
                 )
-        async for left in _polls(server):
+        async for left in _polls(server, "qwen3_asr_requests_total", protocol="openai", code="499"):
             if left == before + 2:
                 break
-    assert server.metric("qwen3_asr_sequences_running") == 0
+    async for running in _polls(server, "qwen3_asr_sequences_running"):
+        if running == 0:  # a step that was under way ends first
+            break
     assert server.metric("qwen3_asr_sequences_waiting") == 0
+    assert server.metric("qwen3_asr_load") == 0
 
 
-async def _polls(server: Any) -> AsyncIterator[float]:
+async def test_a_grpc_client_that_leaves_frees_its_place(
+    server: Any,
+    stub: GRPCInferenceServiceStub,
+    wav: Callable[..., bytes],
+    noise: Callable[..., np.ndarray],
+) -> None:
+    clip = wav(noise(25.0))
+    labels = {"protocol": "grpc", "code": "499"}
+    before = server.metric("qwen3_asr_requests_total", **labels)
+    request = pb.ModelInferRequest(model_name=MODEL)
+    request.inputs.add(name="audio", datatype="BYTES", shape=[1])
+    request.raw_input_contents.append(struct.pack("<I", len(clip)) + clip)
+    call = stub.ModelInfer.future(request)
+    async for in_flight in _polls(server, "qwen3_asr_requests_in_flight", protocol="grpc"):
+        if in_flight == 1 or call.done():
+            break
+    assert call.cancel()
+    async for left in _polls(server, "qwen3_asr_requests_total", **labels):
+        if left == before + 1:
+            break
+    async for running in _polls(server, "qwen3_asr_sequences_running"):
+        if running == 0:
+            break
+    assert server.metric("qwen3_asr_load") == 0
+
+
+async def _polls(server: Any, name: str, **labels: str) -> AsyncIterator[float]:
     for _ in range(1000):
-        yield server.metric("qwen3_asr_requests_total", protocol="openai", code="499")
-        await asyncio.to_thread(httpx.get, server.url + "/healthz")
-    pytest.fail("the server never noticed that its client left")
+        yield await asyncio.to_thread(server.metric, name, **labels)
+    pytest.fail(f"{name} never came to what it should be")

@@ -55,7 +55,7 @@ async def reached(gate: Gate) -> None:
 
 async def until(condition: Callable[[], bool]) -> None:
     """Let the loop turn until `condition` holds; the test's time limit ends it otherwise."""
-    while not condition():  # noqa: ASYNC110  there is no event for what only a look can tell
+    while not condition():
         await asyncio.sleep(0)
 
 

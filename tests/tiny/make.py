@@ -96,8 +96,8 @@ def main() -> None:
     again = ("--init", out / "base-1", "--lr", 7e-4, "--ctc-until", 0, "--seed", 11)
     finish(train(args, out / "base-2", 5.0, *base, *first, *again))
 
-    snapshots = sorted((out / "nano").glob("snapshot-*.safetensors"))
-    evaluate(args, "nano", snapshots, out / "early.json", "--sets", "held-out voices")
+    states = [*sorted((out / "nano").glob("snapshot-*")), out / "nano" / "model.safetensors"]
+    evaluate(args, "nano", states, out / "early.json", "--sets", "held-out voices")
     evaluate(args, "base", [out / "base-2" / "model.safetensors"], out / "scores.json")
     rows = json.loads((out / "early.json").read_text())
     early = min(rows, key=lambda row: abs(row["English error %"] - EARLY_ERROR))

@@ -1,0 +1,151 @@
+"""The command line: `python -m pipelines evaluate|compare|promote|rollback|status|compile|submit`.
+
+Exit codes: 0 done or accepted, 1 refused or rolled back, 2 a mistake in the call or its inputs.
+What a machine reads goes to standard output, what a person watches to standard error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import Any
+
+from pipelines import options
+from pipelines.lib.errors import PipelineError
+
+OK, REFUSED, MISTAKE, INTERRUPTED = 0, 1, 2, 130
+
+EVALUATE = """\
+Transcribe recordings with a running service and score the answers.
+
+  # a manifest (JSONL: audio, text, language, …), or an unpacked LibriSpeech, AISHELL, Fleurs,
+  # Common Voice or Hugging Face folder
+  python -m pipelines evaluate --url http://localhost:8080 --data set/manifest.jsonl --out out/v1
+
+  # no service: start one here on a checkpoint, for the length of the evaluation
+  python -m pipelines evaluate --checkpoint /models/Qwen3-ASR-1.7B-hf --data set --out out/v1
+
+Writes journal.jsonl (raw answers; an interrupted run continues from it), report.json, report.md
+and report.html (one file, the worst recordings playable) to --out.
+"""
+COMPARE = """\
+Compare two reports of the same recordings and judge the candidate by the gate.
+
+  python -m pipelines compare out/v1/report.json out/v2/report.json --out out/v1-v2
+
+Exit code 0: the candidate is accepted; 1: it is refused, and the reasons say why.
+"""
+PROMOTE = """\
+Roll a candidate out if the evaluation finds it good enough.
+
+  python -m pipelines promote qwen3-asr --namespace asr --storage-uri s3://models/v2 \\
+      --data set/manifest.jsonl --ingress http://ingress.example.com \\
+      --prometheus http://prometheus.monitoring:9090 --out out/promote
+
+The candidate is deployed without traffic, both versions transcribe the recordings, the gate
+decides, then traffic moves step by step while Prometheus is watched. Anything wrong rolls back.
+Started again after an interruption, it continues. Works in Knative and Standard mode (Standard:
+KServe 0.20 or later with the Gateway API). Without --ingress the versions are called at their own
+addresses, which works inside the cluster.
+
+Exit code 0: promoted; 1: refused or rolled back, and the reasons say why.
+"""
+ROLLBACK = """\
+Undo a rollout under way, or return to the version before after a promotion.
+
+  python -m pipelines rollback qwen3-asr --namespace asr --reason "customers complain"
+"""
+STATUS = """\
+Say where the rollout of an InferenceService stands.
+
+  python -m pipelines status qwen3-asr --namespace asr
+"""
+COMPILE = """\
+Compile the Kubeflow pipelines to IR YAML.
+
+  python -m pipelines compile --out pipelines/compiled
+"""
+SUBMIT = """\
+Run a pipeline on Kubeflow Pipelines, once or on a schedule.
+
+  python -m pipelines submit evaluate --kfp http://localhost:8888 \\
+      --set url=http://qwen3-asr.asr.svc.cluster.local --set data=/data/set
+  python -m pipelines submit scheduled --kfp http://localhost:8888 --cron "0 3 * * *" --set …
+"""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one command; gives its exit code."""
+    parsed = build_parser().parse_args(arguments)
+    try:
+        accepted: bool = _function(parsed.run)(parsed)
+    except PipelineError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return MISTAKE
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; the same command continues\n")
+        return INTERRUPTED
+    return OK if accepted else REFUSED
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pipelines",
+        description="Evaluate a Qwen3-ASR service, and let the evaluation decide over a canary.",
+        epilog="Exit codes: 0 done or accepted, 1 refused or rolled back, 2 a mistake in the call.",
+    )
+    added = parser.add_subparsers(required=True, metavar="COMMAND")
+    command = _command(added, "evaluate", EVALUATE, "commands:run_evaluate")
+    options.add_service(command, checkpoint=True)
+    options.add_data(command)
+    options.add_scoring(command)
+    options.add_out(command)
+    command = _command(added, "compare", COMPARE, "commands:run_compare")
+    command.add_argument("stable", help="report.json of the stable version")
+    command.add_argument("candidate", help="report.json of the candidate")
+    options.add_gate(command)
+    options.add_out(command, required=False)
+    command = _command(added, "promote", PROMOTE, "rollout_commands:run_promote")
+    options.add_cluster(command)
+    options.add_candidate(command)
+    options.add_service(command, ingress=True)
+    options.add_data(command)
+    options.add_scoring(command)
+    options.add_gate(command)
+    options.add_plan(command)
+    options.add_out(command)
+    command = _command(added, "rollback", ROLLBACK, "rollout_commands:run_rollback")
+    options.add_cluster(command)
+    options.add_plan(command)
+    command.add_argument("--reason", default="asked for by hand", help="kept in the state")
+    options.add_cluster(_command(added, "status", STATUS, "rollout_commands:run_status"))
+    command = _command(added, "compile", COMPILE, "commands:run_compile")
+    options.add_compile(command)
+    command = _command(added, "submit", SUBMIT, "commands:run_submit")
+    options.add_submit(command)
+    return parser
+
+
+def _function(name: str) -> Callable[[argparse.Namespace], bool]:
+    """A command's function, imported now: the Kubernetes client alone takes half a second."""
+    module, _, function = name.partition(":")
+    found: Callable[[argparse.Namespace], bool] = getattr(
+        import_module(f"pipelines.{module}"), function
+    )
+    return found
+
+
+def _command(added: Any, name: str, text: str, run: str) -> argparse.ArgumentParser:
+    summary = text.partition("\n")[0].rstrip(".")
+    command: argparse.ArgumentParser = added.add_parser(
+        name,
+        help=summary[0].lower() + summary[1:],
+        description=text,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_argument("--json", action="store_true", help="print the result as JSON")
+    command.set_defaults(run=run)
+    return command

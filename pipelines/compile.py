@@ -1,0 +1,106 @@
+"""Pipelines to IR YAML, and to a Kubeflow Pipelines server."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipelines.lib.errors import OptionError
+
+
+def compile_all(out: Path, *, image: str | None = None) -> list[Path]:
+    """Write every pipeline as <name>.yaml; equal sources give equal bytes."""
+    from pipelines.definitions import PIPELINES
+
+    out.mkdir(parents=True, exist_ok=True)
+    return [compile_one(name, out / f"{name}.yaml", image=image) for name in PIPELINES]
+
+
+def compile_one(name: str, path: Path, *, image: str | None = None) -> Path:
+    """Write one pipeline; `image` replaces the steps' image."""
+    from kfp import compiler
+
+    from pipelines.components import IMAGE
+    from pipelines.definitions import PIPELINES
+
+    if name not in PIPELINES:
+        raise OptionError(f"pipeline: {name!r} is not one of {', '.join(PIPELINES)}")
+    compiler.Compiler().compile(PIPELINES[name], str(path))
+    if image is not None:
+        documents = list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
+        for executor in documents[0]["deploymentSpec"]["executors"].values():
+            if executor["container"]["image"] == IMAGE:
+                executor["container"]["image"] = image
+        path.write_text(yaml.safe_dump_all(documents, sort_keys=True), encoding="utf-8")
+    return path
+
+
+def submit(
+    name: str,
+    parameters: Mapping[str, str],
+    *,
+    host: str,
+    namespace: str | None = None,
+    experiment: str,
+    image: str | None = None,
+    cron: str | None = None,
+) -> dict[str, str]:
+    """Run a pipeline on the server at `host`, once or by `cron`; the ids it was given.
+
+    Raises OptionError for a parameter that the pipeline does not have or of the wrong type.
+    """
+    from kfp import Client
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = compile_one(name, Path(folder) / f"{name}.yaml", image=image)
+        spec = next(yaml.safe_load_all(path.read_text(encoding="utf-8")))
+        arguments = typed_arguments(spec, parameters)
+        client = Client(host=host, namespace=namespace or "kubeflow")
+        found = client.create_experiment(experiment, namespace=namespace)
+        if cron is not None:
+            recurring = client.create_recurring_run(
+                found.experiment_id,
+                f"{name} {cron}",
+                cron_expression=cron,
+                pipeline_package_path=str(path),
+                params=arguments,
+                max_concurrency=1,
+                no_catchup=True,
+            )
+            return {"recurring_run_id": recurring.recurring_run_id}
+        run = client.create_run_from_pipeline_package(
+            str(path), arguments=arguments, experiment_name=experiment, namespace=namespace
+        )
+        return {"run_id": run.run_id}
+
+
+def typed_arguments(spec: Mapping[str, Any], given: Mapping[str, str]) -> dict[str, Any]:
+    """Parameters from the command line in the types that the pipeline declares."""
+    declared = spec["root"]["inputDefinitions"]["parameters"]
+    arguments: dict[str, Any] = {}
+    for name, text in given.items():
+        if name not in declared:
+            raise OptionError(f"set: {name!r} is not one of {', '.join(sorted(declared))}")
+        kind = declared[name]["parameterType"]
+        try:
+            arguments[name] = text if kind == "STRING" else yaml.safe_load(text)
+            if kind == "NUMBER_DOUBLE":
+                arguments[name] = float(arguments[name])
+            if kind == "NUMBER_INTEGER":
+                arguments[name] = int(arguments[name])
+        except (ValueError, TypeError, yaml.YAMLError) as error:
+            raise OptionError(f"set: {name}={text!r} is no {kind.lower()}") from error
+        if kind == "STRUCT" and not isinstance(arguments[name], dict):
+            raise OptionError(f"set: {name}={text!r} is no mapping")
+    missing = [
+        name
+        for name, value in declared.items()
+        if name not in given and "defaultValue" not in value and not value.get("isOptional")
+    ]
+    if missing:
+        raise OptionError(f"set: {', '.join(sorted(missing))} must be given")
+    return arguments

@@ -1,0 +1,169 @@
+"""The steps of the Kubeflow pipelines: each imports this package inside its image and calls it.
+
+A component's body is shipped as source, so it holds its own imports and nothing but a call.
+"""
+# mypy: disable-error-code="untyped-decorator,no-untyped-def,type-arg"
+
+from typing import List, NamedTuple  # noqa: UP035 - KFP reads these annotations
+
+from kfp import dsl
+from kfp.dsl import HTML, ClassificationMetrics, Dataset, Input, Markdown, Metrics, Output
+
+IMAGE = "qwen3-asr-pipelines"
+"""Image of the steps; the manifests' overlays and `--image` set the registry and the tag."""
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def prepare(
+    data: str, layout: str, split: str, language: str, limit: int, manifest: Output[Dataset]
+):
+    """Read a data set into a manifest with absolute paths."""
+    from pipelines.evaluation_steps import prepare
+
+    prepare(data, manifest.path, layout=layout, split=split, language=language, limit=limit)
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def shards(
+    num_shards: int, url: str, host_header: str, checkpoint: str, manifest: Input[Dataset]
+) -> List[dict]:  # noqa: UP006
+    """The parts that the recordings are transcribed in, each with all it must know."""
+    from pipelines.evaluation_steps import shards
+
+    return shards(
+        manifest.path, num_shards, url=url, host_header=host_header, checkpoint=checkpoint
+    )
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def transcribe(
+    shard: dict,
+    model: str,
+    protocol: str,
+    concurrency: int,
+    manifest: Input[Dataset],
+    journal: Output[Dataset],
+):
+    """Transcribe one shard with a service, or with a checkpoint in this very step."""
+    from pipelines.evaluation_steps import transcribe_shard
+
+    transcribe_shard(
+        manifest.path,
+        journal.path,
+        shard,
+        model=model,
+        protocol=protocol,
+        concurrency=concurrency,
+    )
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def score(
+    title: str,
+    cluster_by: str,
+    price_per_hour: float,
+    manifest: Input[Dataset],
+    journals: Input[List[Dataset]],  # noqa: UP006
+    report: Output[Dataset],
+    metrics: Output[Metrics],
+    classes: Output[ClassificationMetrics],
+    page: Output[HTML],
+    summary: Output[Markdown],
+):
+    """Score all shards and write the report."""
+    from pipelines.evaluation_steps import score
+
+    numbers, (languages, matrix) = score(
+        manifest.path, [journal.path for journal in journals], report.path, page.path,
+        summary.path, title=title, cluster_by=cluster_by, price_per_hour=price_per_hour,
+    )  # fmt: skip
+    for name, value in numbers.items():
+        metrics.log_metric(name, value)
+    classes.log_confusion_matrix(languages, matrix)
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def deploy(
+    name: str, namespace: str, storage_uri: str, ingress: str, plan: dict, run_id: str
+) -> NamedTuple(  # type: ignore[valid-type]
+    "Deployed", stable_url=str, stable_host=str, candidate_url=str, candidate_host=str
+):
+    """Bring the candidate up without traffic; how both versions are reached."""
+    from pipelines.rollout_steps import deploy
+
+    return deploy(name, namespace, storage_uri, ingress=ingress, plan=plan, run_id=run_id)
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def judge(
+    limits: dict,
+    stable: Input[Dataset],
+    candidate: Input[Dataset],
+    metrics: Output[Metrics],
+    page: Output[HTML],
+    summary: Output[Markdown],
+    decision: Output[Dataset],
+) -> int:
+    """Compare both reports and decide: 1 = accepted, 0 = refused."""
+    from pipelines.evaluation_steps import judge
+
+    numbers, accepted = judge(
+        stable.path, candidate.path, limits, decision.path, page.path, summary.path
+    )
+    for name, value in numbers.items():
+        metrics.log_metric(name, value)
+    return int(accepted)
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def shift(
+    name: str,
+    namespace: str,
+    prometheus: str,
+    plan: dict,
+    watch: dict,
+    run_id: str,
+    accepted_report: str,
+    report: Input[Dataset],
+    decision: Input[Dataset],
+) -> str:
+    """Step traffic up, promote, keep the report as the accepted one; fails when rolled back."""
+    from pipelines.rollout_steps import shift
+
+    return shift(
+        name, namespace, decision.path, prometheus=prometheus, plan=plan, watch=watch,
+        run_id=run_id, report=report.path, accepted_report=accepted_report,
+    )  # fmt: skip
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def refuse(name: str, namespace: str, plan: dict, run_id: str, decision: Input[Dataset]):
+    """Undo the rollout because the gate refused the candidate."""
+    from pipelines.rollout_steps import refuse
+
+    refuse(name, namespace, decision.path, plan=plan, run_id=run_id)
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def settle(name: str, namespace: str, plan: dict, run_id: str):
+    """Whatever happened before: nothing is left half-way."""
+    from pipelines.rollout_steps import settle
+
+    settle(name, namespace, plan=plan, run_id=run_id)
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def drift(
+    baseline: str,
+    limits: dict,
+    report: Input[Dataset],
+    metrics: Output[Metrics],
+    summary: Output[Markdown],
+) -> int:
+    """Compare with the last accepted report: 1 = drifted, 0 = not."""
+    from pipelines.evaluation_steps import drift
+
+    numbers, drifted = drift(baseline, report.path, limits, summary.path)
+    for name, value in numbers.items():
+        metrics.log_metric(name, value)
+    return int(drifted)

@@ -1,0 +1,91 @@
+"""Evaluate one service on one set of recordings: ask, score, write the report.
+
+The same function runs behind the command line, in a pipeline's step and in a notebook.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipelines.lib.client import ServiceOptions
+from pipelines.lib.evaluation import Report, ScoringOptions, build_report, write_report
+from pipelines.lib.journal import Record
+from pipelines.lib.manifest import Clip
+from pipelines.lib.render import AUDIO_BUDGET_BYTES, report_html, report_markdown
+from pipelines.lib.transcribe import transcribe
+
+JOURNAL = "journal.jsonl"
+REPORT_JSON, REPORT_MARKDOWN, REPORT_HTML = "report.json", "report.md", "report.html"
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluateOptions:
+    """How an evaluation is run, beside which service and which recordings."""
+
+    concurrency: int = 8
+    allow_remote: bool = False  # fetch recordings that the manifest names by URL
+    show_progress: bool = False
+    audio_budget_bytes: int = AUDIO_BUDGET_BYTES  # for the recordings inside the HTML report
+    scoring: ScoringOptions = field(default_factory=ScoringOptions)
+
+
+def evaluate(
+    clips: Sequence[Clip],
+    service: ServiceOptions,
+    out: Path,
+    options: EvaluateOptions | None = None,
+    *,
+    title: str = "evaluation",
+) -> Report:
+    """Transcribe (continuing the journal in `out`), score, and write the report three ways.
+
+    Raises PipelineError for anything the user can mend; requests that failed are in the report.
+    """
+    options = options or EvaluateOptions()
+    records = transcribe(
+        clips,
+        service,
+        out / JOURNAL,
+        concurrency=options.concurrency,
+        allow_remote=options.allow_remote,
+        show_progress=options.show_progress,
+    )
+    return write_evaluation(clips, records, service, out, options, title=title)
+
+
+def write_evaluation(
+    clips: Sequence[Clip],
+    records: Sequence[Record],
+    service: ServiceOptions,
+    out: Path,
+    options: EvaluateOptions,
+    *,
+    title: str,
+) -> Report:
+    """Score records that are there and write report.json, report.md and report.html to `out`."""
+    description = describe_service(service, options)
+    report = build_report(clips, records, options.scoring, title=title, service=description)
+    write_report(out / REPORT_JSON, report)
+    (out / REPORT_MARKDOWN).write_text(report_markdown(report), encoding="utf-8")
+    html = report_html(
+        report,
+        audio_budget_bytes=options.audio_budget_bytes,
+        allow_remote=options.allow_remote,
+    )
+    (out / REPORT_HTML).write_text(html, encoding="utf-8")
+    return report
+
+
+def describe_service(service: ServiceOptions, options: EvaluateOptions) -> dict[str, Any]:
+    """What a reader must know of the service and how it was asked; no secrets."""
+    return {
+        "url": service.url,
+        "host": service.host_header,
+        "model": service.model,
+        "protocol": service.protocol,
+        "language": "from the manifest" if service.send_language else "detected",
+        "concurrency": options.concurrency,
+    }

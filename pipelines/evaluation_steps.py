@@ -1,0 +1,162 @@
+"""What the evaluation's steps in a pipeline do, as plain functions of paths and values.
+
+KFP gives empty strings and zeros for what is not set; they become None here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipelines.lib.client import API_KEY_ENV, ServiceOptions
+from pipelines.lib.compare import compare_reports
+from pipelines.lib.drift import DriftLimits, find_drift
+from pipelines.lib.errors import OptionError
+from pipelines.lib.evaluation import ScoringOptions, build_report, read_report, write_report
+from pipelines.lib.gate import GateLimits, decide
+from pipelines.lib.journal import read_journal
+from pipelines.lib.manifest import read_manifest, write_manifest
+from pipelines.lib.readers import read_dataset
+from pipelines.lib.render import (
+    comparison_html,
+    comparison_markdown,
+    report_html,
+    report_markdown,
+)
+from pipelines.lib.transcribe import transcribe
+from pipelines.local_service import LocalService
+
+Numbers = dict[str, float]
+
+
+def prepare(
+    data: str, manifest: str, *, layout: str, split: str, language: str, limit: int
+) -> None:
+    """Write the data set's manifest with absolute paths."""
+    clips = read_dataset(
+        data, layout=layout or None, split=split or None, language=language or None
+    )
+    write_manifest(manifest, clips[: limit or None])
+
+
+def shards(
+    manifest: str, num_shards: int, *, url: str, host_header: str, checkpoint: str
+) -> list[dict[str, Any]]:
+    """The parts that the recordings are transcribed in, each with all it must know.
+
+    One value and not several: KFP's local runner puts the loop's item in the place of any other
+    step's output that is used inside a loop.
+    """
+    if num_shards < 1:
+        raise OptionError(f"num_shards: {num_shards} is below 1")
+    number = min(num_shards, len(read_manifest(manifest)))
+    where = {"url": url, "host_header": host_header, "checkpoint": checkpoint}
+    return [{"first": i, "step": number, **where} for i in range(number)]
+
+
+def transcribe_shard(
+    manifest: str,
+    journal: str,
+    shard: Mapping[str, Any],
+    *,
+    model: str,
+    protocol: str,
+    concurrency: int,
+) -> None:
+    """Every step-th recording, with a service or with a checkpoint loaded here."""
+    clips = read_manifest(manifest)[int(shard["first"]) :: int(shard["step"])]
+
+    def ask(address: str) -> None:
+        service = ServiceOptions(
+            url=address,
+            model=model,
+            protocol=protocol,  # type: ignore[arg-type]  # checked by ServiceOptions
+            host_header=shard["host_header"] or None,
+            api_key=os.environ.get(API_KEY_ENV),
+        )
+        transcribe(clips, service, Path(journal), concurrency=concurrency)
+
+    if shard["checkpoint"]:
+        with LocalService(Path(shard["checkpoint"])) as local:
+            ask(local.url)
+    else:
+        ask(shard["url"])
+
+
+def score(
+    manifest: str,
+    journals: Sequence[str],
+    report_path: str,
+    page: str,
+    summary: str,
+    *,
+    title: str,
+    cluster_by: str,
+    price_per_hour: float,
+) -> tuple[Numbers, tuple[list[str], list[list[int]]]]:
+    """Write the report three ways; its main numbers, and the language confusion as a matrix."""
+    clips = read_manifest(manifest)
+    headers, shards = zip(*(read_journal(Path(path)) for path in journals), strict=True)
+    by_id = {record.clip_id: record for shard in shards for record in shard}
+    options = ScoringOptions(cluster_by=cluster_by, price_per_hour=price_per_hour or None)
+    asked = {key: headers[0][key] for key in ("model", "protocol")}
+    report = build_report(
+        clips, [by_id[clip.id] for clip in clips], options, title=title, service=asked
+    )
+    write_report(Path(report_path), report)
+    Path(page).write_text(report_html(report), encoding="utf-8")
+    Path(summary).write_text(report_markdown(report), encoding="utf-8")
+    found = report["summary"]
+    numbers = {
+        "recordings": float(found["num_clips"]),
+        "error_rate": found["errors"]["rate"],
+        "hallucination_rate": found["hallucination"]["rate"],
+        "repetition_rate": found["repetition"]["rate"],
+        "failure_rate": found["failures"]["rate"],
+        "rtfx": found["speed"]["rtfx"],
+        "p95_latency_s": (found["speed"]["latency_s"] or {}).get("p95"),
+        "ece": (found["calibration"] or {}).get("ece"),
+    }
+    return {k: v for k, v in numbers.items() if v is not None}, _matrix(report["confusion"])
+
+
+def judge(
+    stable: str,
+    candidate: str,
+    limits: Mapping[str, Any],
+    decision_path: str,
+    page: str,
+    summary: str,
+) -> tuple[Numbers, bool]:
+    """Write comparison and decision; the main numbers, and whether the candidate is accepted."""
+    comparison = compare_reports(read_report(Path(stable)), read_report(Path(candidate)))
+    decision = decide(comparison, GateLimits.from_mapping(limits))
+    Path(decision_path).write_text(json.dumps(decision.as_json(), ensure_ascii=False), "utf-8")
+    Path(page).write_text(comparison_html(comparison, decision), encoding="utf-8")
+    Path(summary).write_text(comparison_markdown(comparison, decision), encoding="utf-8")
+    numbers = {c.name.replace(" ", "_"): c.value for c in decision.checks if c.value is not None}
+    return {**numbers, "accepted": float(decision.accepted)}, decision.accepted
+
+
+def drift(
+    baseline: str, report: str, limits: Mapping[str, Any], summary: str
+) -> tuple[Numbers, bool]:
+    """Write the checks as Markdown; their values, and whether any is beyond its limit."""
+    checks = find_drift(
+        read_report(Path(baseline)), read_report(Path(report)), DriftLimits(**limits)
+    )
+    lines = [f"- {'✓' if check.passed else '✗'} {check.reason}" for check in checks]
+    drifted = not all(check.passed for check in checks)
+    title = "# Drift" if drifted else "# No drift"
+    Path(summary).write_text("\n".join([title, "", *lines]) + "\n", encoding="utf-8")
+    numbers = {c.name.replace(" ", "_"): c.value for c in checks if c.value is not None}
+    return {**numbers, "drifted": float(drifted)}, drifted
+
+
+def _matrix(confusion: Mapping[str, Mapping[str, int]]) -> tuple[list[str], list[list[int]]]:
+    """Spoken against detected language as KFP's square confusion matrix."""
+    names = sorted({*confusion, *(name for row in confusion.values() for name in row)})
+    return names, [[confusion.get(row, {}).get(name, 0) for name in names] for row in names]

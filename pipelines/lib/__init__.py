@@ -1,0 +1,1 @@
+"""What the pipelines, the command line and the notebooks share: manifests, scoring, reports."""

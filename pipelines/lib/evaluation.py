@@ -1,0 +1,259 @@
+"""From clips and records to a report: plain JSON that is the one source of every rendering.
+
+The report keeps each recording's raw texts and counts, so that two reports can be compared, and
+scored anew, without the service.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from pipelines.lib.bootstrap import LEVEL, NUM_RESAMPLES, rate_interval
+from pipelines.lib.calibration import calibrate
+from pipelines.lib.errors import ManifestError, OptionError
+from pipelines.lib.journal import Record
+from pipelines.lib.manifest import Clip, digest
+from pipelines.lib.normalize import guess_language
+from pipelines.lib.results import (
+    failures,
+    hallucination,
+    is_looping,
+    language_confusion,
+    repetition,
+    speed,
+)
+from pipelines.lib.score import ClipScore, Counts, Kind, Pair, score_all, total
+
+VERSION = 1
+DURATION_EDGES_S = (0, 2, 5, 10, 20, 30, 60)
+SLICE_RESAMPLES = 2_000  # there can be a hundred slices
+MAX_TAG_VALUES = 50  # a tag with more values is an identifier, not a slice
+
+Report = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ScoringOptions:
+    """What a report is made with, beside the transcripts."""
+
+    cluster_by: str = "clip"  # unit of resampling: "clip", "speaker" or the name of a tag
+    num_resamples: int = NUM_RESAMPLES
+    level: float = LEVEL
+    seed: int = 0
+    price_per_hour: float | None = None  # of the service while it runs, any currency
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """A clip with all that is known of it."""
+
+    clip: Clip
+    record: Record
+    score: ClipScore
+    cluster: str
+
+    @property
+    def duration_s(self) -> float | None:
+        """As the service measured it, else as the manifest says."""
+        return self.record.duration_s or self.clip.duration_s
+
+
+def build_report(
+    clips: Sequence[Clip],
+    records: Sequence[Record],
+    options: ScoringOptions | None = None,
+    *,
+    title: str = "evaluation",
+    service: dict[str, Any] | None = None,
+) -> Report:
+    """Score `records` (in the clips' order) against the clips' references.
+
+    Raises OptionError when `cluster_by` names nothing that the clips have.
+    """
+    options = options or ScoringOptions()
+    items = score_clips(clips, records, options.cluster_by)
+    return {
+        "version": VERSION,
+        "title": title,
+        "service": service or {},
+        "manifest_sha256": digest(clips),
+        "scoring": asdict(options),
+        "summary": summarize(items, options),
+        "slices": _slices(items, options),
+        "confusion": language_confusion(
+            [item.clip.language for item in items], [item.record for item in items]
+        ),
+        "clips": [_row(item) for item in items],
+    }
+
+
+def write_report(path: Path, report: Report) -> None:
+    """One JSON file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(report, ensure_ascii=False, indent=1, sort_keys=True)
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def read_report(path: Path) -> Report:
+    """A report written by `write_report`. Raises ManifestError for any other file."""
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ManifestError(f"{path}: is no report: {error}") from error
+    if not isinstance(report, dict) or report.get("version") != VERSION:
+        raise ManifestError(f"{path}: is no report of version {VERSION}")
+    return report
+
+
+def score_clips(clips: Sequence[Clip], records: Sequence[Record], cluster_by: str) -> list[Scored]:
+    """Every clip with its record, its alignment and its cluster."""
+    scores = score_all(
+        [
+            Pair(clip.id, clip.text, record.text, _scoring_language(clip, record))
+            for clip, record in zip(clips, records, strict=True)
+        ]
+    )
+    return [
+        Scored(clip, record, score, _cluster(clip, cluster_by))
+        for clip, record, score in zip(clips, records, scores, strict=True)
+    ]
+
+
+def summarize(items: Sequence[Scored], options: ScoringOptions) -> dict[str, Any]:
+    """All numbers of a set of clips; failed requests count as failures and nowhere else."""
+    answered = [item for item in items if item.record.error is None]
+    scores = [item.score for item in answered]
+    records = [item.record for item in items]
+    failed, codes = failures(records)
+    return {
+        "num_clips": len(items),
+        "num_speech": sum(score.kind is Kind.SPEECH for score in scores),
+        "num_unscored": sum(score.kind is Kind.UNSCORED for score in scores),
+        "num_clusters": len({item.cluster for item in items}),
+        "errors": errors_of(answered, options),
+        "by_metric": {
+            metric: errors_of([i for i in answered if i.score.metric == metric], options)
+            for metric in sorted({score.metric.value for score in scores})
+        },
+        "hallucination": hallucination(scores).as_json(),
+        "repetition": repetition(scores, [item.record for item in answered]).as_json(),
+        "language_accuracy": _language_accuracy(answered),
+        "failures": {**failed.as_json(), "codes": codes},
+        "speed": speed(records, options.price_per_hour),
+        "calibration": _calibration(answered),
+    }
+
+
+def errors_of(items: Iterable[Scored], options: ScoringOptions) -> dict[str, Any]:
+    """Counts, rate and confidence interval over the clips with speech."""
+    speech = [item for item in items if item.score.kind is Kind.SPEECH]
+    counts = total(item.score for item in speech)
+    interval = None
+    if speech:
+        found = rate_interval(
+            [item.score.counts.num_errors for item in speech],
+            [item.score.counts.num_reference for item in speech],
+            [item.cluster for item in speech],
+            num_resamples=options.num_resamples,
+            level=options.level,
+            seed=options.seed,
+        )
+        interval = [found.low, found.high]
+    return {**_counts_json(counts), "rate": counts.rate, "interval": interval}
+
+
+def duration_bucket(duration_s: float | None) -> str:
+    """The name of the bucket that a duration falls in, such as "05-10 s"."""
+    if duration_s is None:
+        return "unknown"
+    for low, high in pairwise(DURATION_EDGES_S):
+        if low <= duration_s < high:
+            return f"{low:02d}-{high:02d} s"
+    return f"{DURATION_EDGES_S[-1]} s and more"
+
+
+def _slices(items: Sequence[Scored], options: ScoringOptions) -> dict[str, dict[str, Any]]:
+    """Summaries by language, duration and every tag with few enough values."""
+    fewer = replace(options, num_resamples=min(options.num_resamples, SLICE_RESAMPLES))
+    keys: dict[str, Callable[[Scored], Sequence[str]]] = {
+        "language": lambda item: [str(item.clip.language)],
+        "duration": lambda item: [duration_bucket(item.duration_s)],
+    }
+    for tag in sorted({tag for item in items for tag in item.clip.tags}):
+        keys[tag] = lambda item, tag=tag: item.clip.tags.get(tag, ())  # type: ignore[misc]
+    slices: dict[str, dict[str, Any]] = {}
+    for name, values_of in keys.items():
+        groups: dict[str, list[Scored]] = {}
+        for item in items:
+            for value in values_of(item):
+                groups.setdefault(value, []).append(item)
+        if groups and len(groups) <= MAX_TAG_VALUES:
+            slices[name] = {v: summarize(group, fewer) for v, group in sorted(groups.items())}
+    return slices
+
+
+def _row(item: Scored) -> dict[str, Any]:
+    clip, record, score = item.clip, item.record, item.score
+    return {
+        "id": clip.id,
+        "audio": clip.audio,
+        "language": clip.language,
+        "detected": record.language,
+        "reference": clip.text,
+        "hypothesis": record.text,
+        "kind": score.kind.value,
+        "metric": score.metric.value,
+        **_counts_json(score.counts),
+        "confidence": record.confidence,
+        "duration_s": item.duration_s,
+        "latency_s": record.latency_s,
+        "ttft_s": record.ttft_s,
+        "looping": is_looping(score, record),
+        "error": record.error,
+        "error_message": record.error_message,
+        "cluster": item.cluster,
+        "tags": {tag: list(values) for tag, values in clip.tags.items()},
+    }
+
+
+def _counts_json(counts: Counts) -> dict[str, int]:
+    return {**asdict(counts), "num_reference": counts.num_reference, "errors": counts.num_errors}
+
+
+def _scoring_language(clip: Clip, record: Record) -> str | None:
+    """By the reference where there is one, so that two services are scored in the same units."""
+    return clip.language or guess_language(clip.text or record.text)
+
+
+def _cluster(clip: Clip, cluster_by: str) -> str:
+    if cluster_by == "clip":
+        return clip.id
+    found = (clip.speaker,) if cluster_by == "speaker" else clip.tags.get(cluster_by)
+    if not found or found[0] is None:
+        raise OptionError(f"cluster_by: {cluster_by!r}, but clip {clip.id!r} does not say its own")
+    return found[0]
+
+
+def _language_accuracy(items: Sequence[Scored]) -> float | None:
+    told = [i for i in items if i.clip.language and i.record.language is not None]
+    if not told:
+        return None
+    right = sum(i.record.language in str(i.clip.language).split("+") for i in told)
+    return right / len(told)
+
+
+def _calibration(items: Sequence[Scored]) -> dict[str, Any] | None:
+    judged = [
+        (item.record.confidence, item.score.counts.num_errors == 0)
+        for item in items
+        if item.record.confidence is not None and item.score.kind is Kind.SPEECH
+    ]
+    if not judged:
+        return None
+    confidences, correct = zip(*judged, strict=True)
+    return asdict(calibrate(confidences, correct))

@@ -1,0 +1,149 @@
+"""Reports and comparisons as Markdown and as one HTML file without script or network."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from pipelines.lib.clips_audio import embed_audio
+from pipelines.lib.compare import Comparison
+from pipelines.lib.evaluation import Report
+from pipelines.lib.gate import Decision
+from pipelines.lib.normalize import Metric, guess_language, normalize, units
+from pipelines.lib.score import Span, align
+
+NUM_WORST = 50
+COMPARISON = "comparison"  # file name of a written comparison, without its ending
+AUDIO_BUDGET_BYTES = 8_000_000
+
+
+def report_html(
+    report: Report, *, audio_budget_bytes: int = AUDIO_BUDGET_BYTES, allow_remote: bool = False
+) -> str:
+    """The report with plots and the worst recordings, aligned and playable."""
+    from pipelines.lib import figures  # matplotlib takes a second to import: only for pages
+
+    worst = worst_clips(report)
+    audio = embed_audio(
+        [row["audio"] for row in worst], audio_budget_bytes, allow_remote=allow_remote
+    )
+    plots = {
+        "Error rate": figures.error_rates(report),
+        "Latency": figures.latencies([report]),
+        "Confidence": figures.reliability(report),
+    }
+    return _template("report.html.j2").render(
+        report=report,
+        summary=report["summary"],
+        plots={name: figures.to_svg(figure) for name, figure in plots.items()},
+        worst=[
+            {**row, "spans": aligned_words(row), "uri": audio.get(row["audio"])} for row in worst
+        ],
+        columns=sorted({name for row in report["confusion"].values() for name in row}),
+    )
+
+
+def report_markdown(report: Report) -> str:
+    """The report's numbers as Markdown tables."""
+    return _template("report.md.j2").render(
+        report=report, summary=report["summary"], worst=worst_clips(report)[:10]
+    )
+
+
+def comparison_html(comparison: Comparison, decision: Decision | None = None) -> str:
+    """The comparison, and the gate's decision when there is one."""
+    from pipelines.lib import figures
+
+    return _template("comparison.html.j2").render(
+        comparison=comparison,
+        decision=decision,
+        plot=figures.to_svg(figures.differences(comparison)),
+    )
+
+
+def comparison_markdown(comparison: Comparison, decision: Decision | None = None) -> str:
+    """The comparison's numbers as Markdown tables."""
+    return _template("comparison.md.j2").render(comparison=comparison, decision=decision)
+
+
+def write_comparison(comparison: Comparison, decision: Decision | None, folder: Path) -> None:
+    """The comparison and the decision, three ways."""
+    folder.mkdir(parents=True, exist_ok=True)
+    whole = {**comparison, "decision": decision.as_json() if decision else None}
+    text = json.dumps(whole, ensure_ascii=False, indent=1, sort_keys=True) + "\n"
+    (folder / f"{COMPARISON}.json").write_text(text, encoding="utf-8")
+    markdown, html = (
+        render(comparison, decision) for render in (comparison_markdown, comparison_html)
+    )
+    (folder / f"{COMPARISON}.md").write_text(markdown, encoding="utf-8")
+    (folder / f"{COMPARISON}.html").write_text(html, encoding="utf-8")
+
+
+def worst_clips(report: Report, number: int = NUM_WORST) -> list[dict[str, Any]]:
+    """Failed recordings and those with most errors, worst first; none without any error."""
+    rows = [r for r in report["clips"] if r["error"] or (r["errors"] and r["kind"] != "unscored")]
+    rows.sort(key=lambda row: (row["error"] is None, -row["errors"], row["id"]))
+    return rows[:number]
+
+
+def aligned_words(row: Mapping[str, Any]) -> tuple[Span, ...]:
+    """The alignment of a report's recording, in its metric's units, normalised."""
+    language = row["language"] or guess_language(row["reference"] or row["hypothesis"])
+    metric = Metric(row["metric"])
+    texts = [
+        units(normalize(row[key] or "", language), metric) for key in ("reference", "hypothesis")
+    ]
+    return align([texts[0]], [texts[1]])[0]
+
+
+def _percent(rate: float | None, digits: int = 2) -> str:
+    return "–" if rate is None else f"{rate * 100:.{digits}f} %"
+
+
+def _points(rate: float) -> str:
+    return f"{rate * 100:+.2f}"
+
+
+def _number(value: float | None, digits: int = 3) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def _interval(values: Sequence[float] | None) -> str:
+    return "–" if values is None else f"{values[0] * 100:.2f}–{values[1] * 100:.2f}"
+
+
+def _joined(span_units: Sequence[str], metric: str) -> str:
+    return ("" if metric == Metric.CER else " ").join(span_units)
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(_source),
+        autoescape=jinja2.select_autoescape(enabled_extensions=("html.j2",)),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters |= {
+        "percent": _percent,
+        "points": _points,
+        "number": _number,
+        "interval": _interval,
+        "joined": _joined,
+    }
+    return environment
+
+
+def _source(name: str) -> str:
+    return files("pipelines.lib").joinpath("templates", name).read_text(encoding="utf-8")
+
+
+def _template(name: str) -> jinja2.Template:
+    return _environment().get_template(name)

@@ -1,0 +1,88 @@
+"""A predictor on this machine for the length of a `with` block: a process of its own on free ports.
+
+For a one-off evaluation on a node with a GPU, for notebooks and for tests. It knows the server by
+its command line and its log only.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections import deque
+from pathlib import Path
+from typing import Self
+
+from pipelines.lib.errors import OptionError, PipelineError
+
+MAX_LOG_LINES = 200  # kept for the message when it does not start
+STOP_TIMEOUT_S = 60
+
+
+class LocalService:
+    """Starts `python -m predictor`; `url` answers once the block is entered."""
+
+    def __init__(
+        self, checkpoint: Path, *, flags: tuple[str, ...] = (), start_timeout_s: float = 900.0
+    ) -> None:
+        if not checkpoint.is_dir():
+            raise OptionError(f"checkpoint: {checkpoint} is no folder")
+        self.url = ""
+        self._flags = (f"--model_dir={checkpoint}", "--http_port=0", "--grpc_port=0", *flags)
+        self._start_timeout_s = start_timeout_s
+        self._ready = threading.Event()
+        self._log: deque[str] = deque(maxlen=MAX_LOG_LINES)
+        self._process: subprocess.Popen[str] | None = None
+        self._reader: threading.Thread | None = None
+
+    def __enter__(self) -> Self:
+        self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and package
+            [sys.executable, "-m", "predictor", "--host=127.0.0.1", *self._flags],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        in_time = self._ready.wait(self._start_timeout_s)
+        if not in_time or not self.url or self._process.poll() is not None:
+            self.close()
+            why = "ended" if in_time else f"was not ready within {self._start_timeout_s:g} s"
+            raise PipelineError(f"the predictor {why}:\n{''.join(self._log)}")
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ask the server to stop; kill it when it does not."""
+        if self._process is None or self._reader is None:
+            return
+        self._process.terminate()
+        try:
+            self._process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._reader.join()
+        if self._process.stderr is not None:
+            self._process.stderr.close()
+
+    def _read(self) -> None:
+        """Follow the log: where it listens, and when it is ready."""
+        if self._process is None or self._process.stderr is None:
+            return
+        for line in self._process.stderr:
+            self._log.append(line)
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                continue
+            if entry.get("message") == "listening":
+                self.url = f"http://127.0.0.1:{entry['http_port']}"
+            elif entry.get("message") == "ready":
+                self._ready.set()
+        self._ready.set()  # it ended

@@ -1,0 +1,22 @@
+"""What the command line says: results to standard output, news to standard error."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+
+def write(text: str) -> None:
+    """A result for a person."""
+    sys.stdout.write(text)
+
+
+def write_json(value: Any) -> None:
+    """A result for a program."""
+    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=1, default=str) + "\n")
+
+
+def note(text: str) -> None:
+    """A line of news."""
+    sys.stderr.write(text + "\n")

@@ -1,0 +1,148 @@
+"""Promote a candidate by evaluation: dark, both versions on the same recordings, gate, traffic.
+
+Started again after a crash it continues the rollout and the evaluation where they were. A run that
+fails rolls back; a run that is killed leaves a state that the next run, or a rollback, picks up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import yaml
+
+from pipelines.evaluate import EvaluateOptions, evaluate
+from pipelines.lib.client import ServiceOptions
+from pipelines.lib.compare import compare_reports
+from pipelines.lib.errors import OptionError, PipelineError, RolloutError
+from pipelines.lib.evaluation import Report
+from pipelines.lib.gate import Decision, GateLimits, decide
+from pipelines.lib.manifest import Clip
+from pipelines.lib.render import write_comparison
+from pipelines.rollout.machine import Outcome, Rollout
+from pipelines.rollout.modes import Endpoints
+from pipelines.rollout.state import Predictor
+
+STORAGE_ENV = "STORAGE_URI"
+
+
+@dataclass(frozen=True, slots=True)
+class PromoteOptions:
+    """How a candidate is judged."""
+
+    service: ServiceOptions  # the url is the ingress, or ignored when `direct`
+    direct: bool = True  # call the versions' own addresses; False = the ingress, with their Host
+    limits: GateLimits = field(default_factory=GateLimits)
+    evaluation: EvaluateOptions = field(default_factory=EvaluateOptions)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What became of it."""
+
+    outcome: Outcome
+    decision: Decision | None  # None when an earlier run had decided
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            **asdict(self.outcome),
+            "decision": self.decision.as_json() if self.decision else None,
+        }
+
+
+def promote(
+    rollout: Rollout,
+    candidate: Predictor,
+    clips: Sequence[Clip],
+    options: PromoteOptions,
+    out: Path,
+) -> Result:
+    """Deploy, judge, step and promote, or roll back and say why.
+
+    Reports go to `out`/<rollout id>. Raises RolloutError when the rollout could not be started
+    (nothing was changed) or the cluster went out of reach (its state says where it stands).
+    """
+    endpoints = rollout.deploy(candidate)
+    if endpoints is None:
+        return Result(rollout.shift(rollout.status()["reasons"]), None)
+    folder = out / str(rollout.status()["id"])
+    try:
+        with rollout.kept_alive():
+            decision = judge(endpoints, clips, options, folder)
+    except RolloutError:
+        raise
+    except PipelineError as error:
+        return Result(rollout.undo([f"the evaluation failed: {error}"]), None)
+    if decision.accepted:
+        return Result(rollout.shift(decision.reasons), decision)
+    return Result(rollout.undo(decision.reasons), decision)
+
+
+def judge(
+    endpoints: Endpoints, clips: Sequence[Clip], options: PromoteOptions, folder: Path
+) -> Decision:
+    """Evaluate both versions, one after the other so that neither slows the other, and decide."""
+    reports = {
+        name: evaluate(
+            clips,
+            version_options(url, options),
+            folder / name,
+            options.evaluation,
+            title=name,
+        )
+        for name, url in (("stable", endpoints.stable), ("candidate", endpoints.candidate))
+    }
+    return decide_and_write(reports["stable"], reports["candidate"], options.limits, folder)
+
+
+def decide_and_write(
+    stable: Report, candidate: Report, limits: GateLimits, folder: Path
+) -> Decision:
+    """Compare, decide, and write comparison.json, .md and .html."""
+    comparison = compare_reports(stable, candidate)
+    decision = decide(comparison, limits)
+    write_comparison(comparison, decision, folder)
+    return decision
+
+
+def version_options(url: str, options: PromoteOptions) -> ServiceOptions:
+    """How one version is called: at its own address, or through the ingress with its Host."""
+    if options.direct:
+        return replace(options.service, url=url, host_header=None)
+    return replace(options.service, host_header=urlsplit(url).netloc)
+
+
+def read_candidate(path: Path) -> Predictor:
+    """The predictor of a candidate from a YAML or JSON file: an InferenceService, or bare."""
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise OptionError(f"candidate {path}: cannot be read: {error}") from error
+    predictor = document
+    if isinstance(document, dict) and document.get("kind") == "InferenceService":
+        predictor = document.get("spec", {}).get("predictor")
+    if not isinstance(predictor, dict) or not {"model", "containers"} & predictor.keys():
+        raise OptionError(
+            f"candidate {path}: is neither an InferenceService nor a predictor with model or "
+            "containers"
+        )
+    return predictor
+
+
+def with_storage_uri(predictor: Predictor, uri: str) -> Predictor:
+    """The predictor with other weights. OptionError when it does not say where its are."""
+    if "model" in predictor:
+        return {**predictor, "model": {**predictor["model"], "storageUri": uri}}
+    containers = [dict(container) for container in predictor.get("containers", [])]
+    for container in containers:
+        env = container.get("env", [])
+        if any(entry["name"] == STORAGE_ENV for entry in env):
+            container["env"] = [
+                {"name": STORAGE_ENV, "value": uri} if entry["name"] == STORAGE_ENV else entry
+                for entry in env
+            ]
+            return {**predictor, "containers": containers}
+    raise OptionError(f"storage-uri: the predictor has neither a model nor {STORAGE_ENV}")

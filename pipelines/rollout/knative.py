@@ -1,0 +1,130 @@
+"""Knative mode: one predictor spec, two revisions, `canaryTrafficPercent` between them.
+
+Traps this follows from KServe's source: the percentage is ignored (all traffic moves!) until a
+revision was rolled out; "latest" means the latest READY revision, so the field may only be removed
+once the restored revision is ready; revisions have tag addresses only with tag routing on.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from pipelines.lib.errors import RolloutError
+from pipelines.rollout.cluster import InferenceService
+from pipelines.rollout.modes import Endpoints, Progress, complaints, is_observed, shares
+from pipelines.rollout.state import Phase, Predictor, State, covers
+
+TAG_ANNOTATION = "serving.kserve.io/enable-tag-routing"
+PERCENT = "canaryTrafficPercent"
+CANDIDATE_TAG, STABLE_TAG = "latest", "prev"
+_WITH_CANDIDATE = (Phase.DARK, Phase.CANARY, Phase.UNDOING, Phase.PROMOTED)
+_WITHOUT_PERCENT = (Phase.PROMOTED, Phase.ROLLED_BACK)
+
+
+class KnativeMode:
+    """See the module."""
+
+    name = "Knative"
+
+    def check_startable(self, service: InferenceService) -> str:
+        status = _component(service)
+        rolled_out = status.get("latestRolledoutRevision")
+        if not rolled_out:
+            raise RolloutError(
+                "no revision has been rolled out yet; KServe would give a canary all traffic"
+            )
+        for key in ("latestReadyRevision", "latestCreatedRevision"):
+            if status.get(key) != rolled_out:
+                raise RolloutError(
+                    f"{key} is {status.get(key)}, not the rolled-out {rolled_out}: another change "
+                    f"is under way. {complaints(service)}"
+                )
+        if service["spec"]["predictor"].get(PERCENT) is not None:
+            raise RolloutError(f"spec.predictor.{PERCENT} is already set: another canary is on")
+        return str(rolled_out)
+
+    def prepare(self, service: InferenceService, candidate: Predictor) -> Predictor:
+        candidate = {key: value for key, value in candidate.items() if key != PERCENT}
+        if covers(service["spec"]["predictor"], candidate):
+            raise RolloutError("the candidate's predictor is the stable one: nothing to roll out")
+        return candidate
+
+    def apply(self, service: InferenceService, state: State) -> None:
+        predictor = state.candidate if state.phase in _WITH_CANDIDATE else state.stable
+        predictor = copy.deepcopy(predictor)
+        predictor.pop(PERCENT, None)
+        if state.phase not in _WITHOUT_PERCENT:
+            predictor[PERCENT] = shares(state.phase, state.percent)
+        service["spec"]["predictor"] = predictor
+        # Stays on: an annotation that changes is a new revision.
+        service["metadata"].setdefault("annotations", {})[TAG_ANNOTATION] = "true"
+
+    def progress(self, service: InferenceService, state: State) -> Progress:
+        if not is_observed(service):
+            return Progress(False, "the controller has not seen the change yet")
+        status = _component(service)
+        ready, created = status.get("latestReadyRevision"), status.get("latestCreatedRevision")
+        if state.phase is Phase.UNDOING:
+            return _traffic_progress(status, {state.stable_version: 100})
+        if ready is None or ready != created:
+            return Progress(False, f"revision {created} is not ready. {complaints(service)}")
+        if state.phase is Phase.DARK:
+            if ready == state.stable_version:
+                return Progress(False, "the candidate's revision is not created yet")
+            missing = {CANDIDATE_TAG, STABLE_TAG} - _tags(status).keys()
+            if missing:
+                return Progress(False, f"no address yet for {', '.join(sorted(missing))}")
+            return _traffic_progress(status, {state.stable_version: 100})
+        if state.phase is Phase.CANARY:
+            return _traffic_progress(
+                status, _split(state.stable_version, str(state.candidate_version), state.percent)
+            )
+        if state.phase is Phase.PROMOTED:
+            return _traffic_progress(status, {str(state.candidate_version): 100}, latest=True)
+        if ready == state.candidate_version:
+            return Progress(False, "the restored revision is not ready yet")
+        if state.phase is Phase.RESTORING:
+            return _traffic_progress(status, {state.stable_version: 100})
+        return _traffic_progress(status, {ready: 100}, latest=True)
+
+    def candidate_version(self, service: InferenceService, state: State) -> str | None:
+        status = _component(service)
+        created = status.get("latestCreatedRevision")
+        return None if created == state.stable_version else created
+
+    def endpoints(self, service: InferenceService, state: State) -> Endpoints:
+        tags = _tags(_component(service))
+        for tag in (CANDIDATE_TAG, STABLE_TAG):
+            if tag not in tags:
+                raise RolloutError(f"status has no address for the tag {tag}")
+        return Endpoints(stable=tags[STABLE_TAG], candidate=tags[CANDIDATE_TAG])
+
+
+def _component(service: InferenceService) -> dict[str, Any]:
+    found: dict[str, Any] = service.get("status", {}).get("components", {}).get("predictor") or {}
+    return found
+
+
+def _tags(status: dict[str, Any]) -> dict[str, str]:
+    return {t["tag"]: t["url"] for t in status.get("traffic", []) if t.get("tag") and t.get("url")}
+
+
+def _split(stable: str, candidate: str, percent: int) -> dict[str, int]:
+    return {name: p for name, p in ((stable, 100 - percent), (candidate, percent)) if p}
+
+
+def _traffic_progress(
+    status: dict[str, Any], wanted: dict[str, int], *, latest: bool = False
+) -> Progress:
+    """Whether each revision has its share; `latest`: and follows the latest revision again."""
+    found: dict[str, int] = {}
+    for target in status.get("traffic", []):
+        if target.get("percent"):
+            name = target["revisionName"]
+            found[name] = found.get(name, 0) + target["percent"]
+    if found != wanted:
+        return Progress(False, f"traffic is {found}, not yet {wanted}")
+    if latest and any(t.get("tag") == STABLE_TAG for t in status.get("traffic", [])):
+        return Progress(False, "the previous revision still has an address")
+    return Progress(True, f"traffic is {found}")

@@ -1,0 +1,99 @@
+"""What the two deployment modes have in common: the questions a rollout asks of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from pipelines.lib.errors import RolloutError
+from pipelines.rollout.cluster import InferenceService
+from pipelines.rollout.state import Phase, Predictor, State
+
+MODE_ANNOTATION = "serving.kserve.io/deploymentMode"
+MODE_NAMES = {
+    "Knative": "Knative",
+    "Serverless": "Knative",  # the names before KServe 0.16
+    "Standard": "Standard",
+    "RawDeployment": "Standard",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoints:
+    """URLs under which each version answers whatever the traffic split is."""
+
+    stable: str
+    candidate: str
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Whether the cluster has become what the state asks for, and what is still missing."""
+
+    settled: bool
+    message: str
+
+
+class Mode(Protocol):
+    """How a deployment mode splits traffic."""
+
+    name: str
+
+    def check_startable(self, service: InferenceService) -> str:
+        """The stable version's name; RolloutError when a canary could not be started safely."""
+
+    def prepare(self, service: InferenceService, candidate: Predictor) -> Predictor:
+        """The candidate's predictor as it will be applied."""
+
+    def apply(self, service: InferenceService, state: State) -> None:
+        """Change the InferenceService into what the state asks for, in place."""
+
+    def progress(self, service: InferenceService, state: State) -> Progress:
+        """Compare the status with the state."""
+
+    def candidate_version(self, service: InferenceService, state: State) -> str | None:
+        """The candidate's Knative revision or Deployment, once it exists and is ready."""
+
+    def endpoints(self, service: InferenceService, state: State) -> Endpoints:
+        """Addresses of both versions while the candidate is dark or has a share."""
+
+
+def mode_name(service: InferenceService) -> str:
+    """ "Knative" or "Standard", by annotation or status. RolloutError when neither says."""
+    annotations = service["metadata"].get("annotations") or {}
+    said = annotations.get(MODE_ANNOTATION) or service.get("status", {}).get("deploymentMode")
+    if said not in MODE_NAMES:
+        raise RolloutError(
+            f"InferenceService {service['metadata']['name']}: annotation {MODE_ANNOTATION} is "
+            f"{said!r}, it must be one of {', '.join(MODE_NAMES)}"
+        )
+    return MODE_NAMES[said]
+
+
+def condition(service: InferenceService, kind: str) -> dict[str, Any]:
+    """A condition of the status; empty when it is not there."""
+    for found in service.get("status", {}).get("conditions", []):
+        if found["type"] == kind:
+            return dict(found)
+    return {}
+
+
+def is_observed(service: InferenceService) -> bool:
+    """Whether the controller has seen the spec as it is (KServe before 0.19 does not say)."""
+    observed = service.get("status", {}).get("observedGeneration")
+    return observed is None or observed >= service["metadata"].get("generation", 0)
+
+
+def complaints(service: InferenceService) -> str:
+    """What the status says against being ready, for messages."""
+    said = [
+        f"{c['type']}: {c.get('reason', '')} {c.get('message', '')}".strip()
+        for c in service.get("status", {}).get("conditions", [])
+        if c.get("status") == "False"
+    ]
+    return "; ".join(said)[:500]
+
+
+def shares(phase: Phase, percent: int) -> int:
+    """The percentage that the candidate must have in a phase."""
+    return {Phase.CANARY: percent, Phase.PROMOTED: 100}.get(phase, 0)

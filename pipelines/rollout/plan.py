@@ -1,0 +1,37 @@
+"""How traffic moves, apart from the machine that moves it: read without the Kubernetes client."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from pipelines.lib.errors import OptionError
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How traffic moves. Times in seconds."""
+
+    steps: tuple[int, ...] = (5, 25, 50, 100)  # percent for the candidate, ending at 100
+    soak_s: float = 300.0  # at each step, watched all the time
+    ready_timeout_s: float = 1800.0  # for the candidate to load, and for traffic to settle
+    poll_s: float = 5.0
+    lease_s: float = 120.0  # a run that was silent for longer counts as dead
+
+    def __post_init__(self) -> None:
+        rising = all(a < b for a, b in pairwise(self.steps))
+        if not self.steps or not rising or self.steps[0] < 1 or self.steps[-1] != 100:
+            raise OptionError(f"steps: {self.steps} must rise from at least 1 and end at 100")
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> Plan:
+        """A plan from a configuration. OptionError names an unknown key."""
+        unknown = values.keys() - cls.__dataclass_fields__.keys()
+        if unknown:
+            raise OptionError(f"plan: unknown {', '.join(sorted(unknown))}")
+        given = dict(values)
+        if "steps" in given:
+            given["steps"] = tuple(int(step) for step in given["steps"])
+        return cls(**given)

@@ -1,0 +1,73 @@
+"""Steps put together the same way in several pipelines, with what the cluster gives each.
+
+Volumes, secrets and accelerators take effect on a cluster; KFP's local runner ignores them.
+"""
+
+from typing import Any
+
+from kfp import dsl, kubernetes
+
+from pipelines import components
+from pipelines.lib.client import API_KEY_ENV
+
+DATA_PATH = "/data"
+MODELS_PATH = "/models"
+API_KEY_SECRET, API_KEY_SECRET_KEY = "qwen3-asr-api-key", "api-key"
+GPU = "nvidia.com/gpu"
+
+
+def prepared(data: Any, data_pvc: Any, layout: Any, split: Any, language: Any, limit: Any) -> Any:
+    """The manifest; not cached, because the folder's content may have changed."""
+    task = components.prepare(data=data, layout=layout, split=split, language=language, limit=limit)
+    return with_data(uncached(task), data_pvc).output
+
+
+def evaluated(
+    manifest: Any,
+    data_pvc: Any,
+    num_shards: Any,
+    title: Any,
+    cluster_by: Any,
+    price_per_hour: Any,
+    *,
+    url: Any = "",
+    host_header: Any = "",
+    checkpoint: Any = "",
+    checkpoint_pvc: Any = None,
+    model: Any = "qwen3-asr",
+    protocol: Any = "v2",
+    concurrency: Any,
+) -> Any:
+    """All shards transcribed, and scored together."""
+    parts = components.shards(
+        num_shards=num_shards, url=url, host_header=host_header, checkpoint=checkpoint,
+        manifest=manifest,
+    )  # fmt: skip
+    with dsl.ParallelFor(parts.output, parallelism=2) as shard:
+        asked = components.transcribe(
+            shard=shard, model=model, protocol=protocol, concurrency=concurrency,
+            manifest=manifest,
+        )  # fmt: skip
+        with_data(uncached(asked).set_retry(num_retries=2), data_pvc)
+        kubernetes.use_secret_as_env(
+            asked, API_KEY_SECRET, {API_KEY_SECRET_KEY: API_KEY_ENV}, optional=True
+        )
+        if checkpoint_pvc is not None:
+            asked.set_accelerator_type(GPU).set_accelerator_limit(1)
+            kubernetes.add_toleration(asked, key=GPU, operator="Exists", effect="NoSchedule")
+            kubernetes.mount_pvc(asked, pvc_name=checkpoint_pvc, mount_path=MODELS_PATH)
+    scored = components.score(
+        title=title, cluster_by=cluster_by, price_per_hour=price_per_hour,
+        manifest=manifest, journals=dsl.Collected(asked.outputs["journal"]),
+    )  # fmt: skip
+    return with_data(scored, data_pvc)
+
+
+def with_data(task: Any, data_pvc: Any) -> Any:
+    """The step sees the recordings."""
+    return kubernetes.mount_pvc(task, pvc_name=data_pvc, mount_path=DATA_PATH)
+
+
+def uncached(task: Any) -> Any:
+    """A step whose result depends on more than its inputs: a service, a cluster, a folder."""
+    return task.set_caching_options(enable_caching=False)

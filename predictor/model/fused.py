@@ -1,0 +1,300 @@
+"""The language model with fused kernels: the same weights and results as `Decoder`, fewer passes.
+
+Every kernel has its plain twin here and a switch in `Fusion`; `checked` turns off those that a
+device gets wrong, so a broken compiler costs speed and nothing else.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from predictor.model.attention import KvCache, Packing, packed_attention
+from predictor.model.decoder import Decoder, DecoderLayer, Rotation
+
+logger = logging.getLogger(__name__)
+
+AttentionKind: TypeAlias = Literal["split", "flash", "masked"]
+CachePair: TypeAlias = tuple[Tensor, Tensor]
+
+# Programs that fill a device with 132 multiprocessors three times over.
+FULL_DEVICE = 400
+MAX_SPLITS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Fusion:
+    """Which parts run as one kernel; all off is the plain path."""
+
+    norm: bool = True  # residual sum and RMS norm
+    rope: bool = True  # head norms, rotation and cache write
+    swiglu: bool = True
+    head: bool = True  # arg-max and log-probability
+    # Decode attention: our split kernel; PyTorch's flash kernel (16 bit); or masked over whole
+    # slots, which runs anywhere and reads everything.
+    attention: AttentionKind = "split"
+    tile: tuple[int, int, int] = (64, 4, 3)  # of the split kernel, see decode_attention
+
+
+PLAIN = Fusion(norm=False, rope=False, swiglu=False, head=False, attention="masked")
+
+
+@dataclass(frozen=True, slots=True)
+class StepPlaces:
+    """Where one decode step of B sequences reads and writes; tensors on the device."""
+
+    slots: Tensor  # [B] int64
+    positions: Tensor  # [B] int64, of the new token
+    places: Tensor  # [B] int64: slot * max_length + position
+    lengths: Tensor  # [B] int32, the new token included
+
+
+class FusedDecoder:
+    """Runs a Decoder's weights through the kernels that `fusion` allows."""
+
+    def __init__(self, decoder: Decoder, cache: KvCache, fusion: Fusion) -> None:
+        self._decoder = decoder
+        self._cache = cache
+        self.fusion = fusion
+        weight = decoder.norm.weight
+        everywhere = torch.arange(cache.max_length, device=weight.device)
+        rotation = decoder.rotation(everywhere)
+        half = decoder.config.head_dim // 2
+        self._table = (  # [max_length, D / 2] each
+            rotation.cos[:, 0, :half].contiguous(),
+            rotation.sin[:, 0, half:].contiguous(),
+        )
+        self._layers = [layer for layer in decoder.layers if isinstance(layer, DecoderLayer)]
+
+    def prefill(self, x: Tensor, positions: Tensor, places: Tensor, packing: Packing) -> Tensor:
+        """As `Decoder.prefill`, but the logits [B, vocabulary] after each prompt. Changes x."""
+
+        def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+            if packing.bounds is not None:
+                return _flash(query, key, value, packing.bounds, packing.max_length)
+            return packed_attention(query, key, value, packing, causal=True)
+
+        return self._logits(self._run(x, positions, places, attend, packing.ends))
+
+    def decode(self, tokens: Tensor, where: StepPlaces) -> Tensor:
+        """One token of each sequence [B] -> the logits [B, vocabulary] after it."""
+        x = self._decoder.embedding(tokens)
+        attend = self._decode_attention(where, x.dtype)
+        return self._logits(self._run(x, where.positions, where.places, attend, None))
+
+    def choose(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """The likeliest token after each row [B, vocabulary], and its log-probability."""
+        if self.fusion.head:
+            return _kernels().choose(logits)  # type: ignore[no-any-return]
+        return plain_choose(logits)
+
+    def _run(
+        self,
+        x: Tensor,
+        positions: Tensor,
+        places: Tensor,
+        attend: Callable[[int, Tensor, Tensor, Tensor], Tensor],
+        ends: Tensor | None,
+    ) -> Tensor:
+        """All layers and the final norm; of the last layer only the rows `ends`, if given."""
+        rotation = None if self.fusion.rope else self._decoder.rotation(positions)
+        change: Tensor | None = None  # what the layer before adds to x
+        for layer in self._layers:
+            qkv = layer.qkv(self._norm(x, change, layer.attention_norm))
+            query, key, value = self._heads(layer, qkv, positions, places, rotation)
+            attended = attend(layer.index, query, key, value).flatten(1)
+            if ends is not None and layer is self._layers[-1]:
+                attended, x = attended.index_select(0, ends), x.index_select(0, ends)
+            change = layer.attention_out(attended)
+            gate_up = layer.gate_up(self._norm(x, change, layer.ffn_norm))
+            change = layer.ffn_out(
+                _kernels().swiglu(gate_up) if self.fusion.swiglu else plain_swiglu(gate_up)
+            )
+        return self._norm(x, change, self._decoder.norm)
+
+    def _logits(self, normed: Tensor) -> Tensor:
+        head = self._decoder.head
+        return F.linear(normed, self._decoder.embedding.weight if head is None else head.weight)
+
+    def _norm(self, x: Tensor, change: Tensor | None, norm: torch.nn.RMSNorm) -> Tensor:
+        eps = self._decoder.config.rms_norm_eps
+        if self.fusion.norm:
+            return _kernels().add_rms_norm(x, change, norm.weight, eps)  # type: ignore[no-any-return]
+        return plain_add_rms_norm(x, change, norm.weight, eps)
+
+    def _heads(
+        self,
+        layer: DecoderLayer,
+        qkv: Tensor,
+        positions: Tensor,
+        places: Tensor,
+        rotation: Rotation | None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """[T, (H + 2K) * D] -> query [T, H, D], key and value [T, K, D], written to the cache."""
+        config = self._decoder.config
+        qkv = qkv.view(qkv.shape[0], -1, config.head_dim)
+        eps = config.rms_norm_eps
+        pair = _flat(self._cache, layer.index)
+        if rotation is None:
+            _kernels().norm_rope_write(
+                qkv, layer.qk_norm, self._table, positions, places, pair, eps
+            )
+        else:
+            plain_norm_rope_write(qkv, layer.qk_norm, rotation, places, pair, eps)
+        query, key, value = torch.split(
+            qkv, [config.num_heads, config.num_kv_heads, config.num_kv_heads], dim=1
+        )
+        return query, key, value
+
+    def _decode_attention(
+        self, where: StepPlaces, dtype: torch.dtype
+    ) -> Callable[[int, Tensor, Tensor, Tensor], Tensor]:
+        kind = self.fusion.attention
+        num_rows = where.slots.shape[0]
+        if kind == "flash":
+            reader = _FlashReader(where, self._cache)
+            return lambda layer, query, key, value: reader.read(layer, query)
+        if kind == "masked":
+            return lambda layer, query, key, value: masked_attention(
+                query, _slotted(self._cache, layer), where.slots, where.lengths
+            )
+        splits = num_splits(num_rows, self._decoder.config.num_kv_heads, self._cache.max_length)
+        return lambda layer, query, key, value: _kernels().decode_attention(
+            query,
+            _slotted(self._cache, layer),
+            where.slots,
+            where.lengths,
+            splits=splits,
+            tile=self.fusion.tile,
+        )
+
+
+def num_splits(num_rows: int, num_kv_heads: int, max_length: int) -> int:
+    """Among how many programs one sequence's cache is divided: a power of two, 1 for full batches.
+
+    Never so many that a share falls below 32 places of a full slot.
+    """
+    splits = 1
+    while (
+        num_rows * num_kv_heads * splits < FULL_DEVICE
+        and splits < MAX_SPLITS
+        and splits * 32 < max_length
+    ):
+        splits *= 2
+    return splits
+
+
+def _kernels() -> Any:
+    """Imported late: Triton is there on CUDA machines only, and takes its time."""
+    from predictor.model import kernels
+
+    return kernels
+
+
+def _flat(cache: KvCache, layer: int) -> CachePair:
+    keys, values = cache.data[layer].flatten(1, 2).unbind(0)  # [slots * max_length, K, D]
+    return keys, values
+
+
+def _slotted(cache: KvCache, layer: int) -> CachePair:
+    keys, values = cache.data[layer].unbind(0)  # [slots, max_length, K, D]
+    return keys, values
+
+
+def _flash(query: Tensor, key: Tensor, value: Tensor, bounds: Tensor, longest: int) -> Tensor:
+    """Causal attention inside packed prompts: what `varlen_attn` calls, without its wrapping."""
+    output = torch.ops.aten._flash_attention_forward(
+        query, key, value, bounds, bounds, longest, longest, 0.0, True, False,
+        window_size_left=-1, window_size_right=0,
+    )[0]  # fmt: skip
+    assert isinstance(output, Tensor)
+    return output
+
+
+class _FlashReader:
+    """PyTorch's flash kernel over a slotted cache: `seqused_k` stops it at the true lengths."""
+
+    def __init__(self, where: StepPlaces, cache: KvCache) -> None:
+        num_rows = where.slots.shape[0]
+        self._cache = cache
+        self._lengths = where.lengths
+        starts = (where.slots * cache.max_length).to(torch.int32)
+        self._starts = torch.cat([starts, starts[:1]])  # the last one is never read
+        self._queries = torch.arange(num_rows + 1, dtype=torch.int32, device=starts.device)
+
+    def read(self, layer: int, query: Tensor) -> Tensor:
+        keys, values = _flat(self._cache, layer)
+        output = torch.ops.aten._flash_attention_forward(
+            query, keys, values, self._queries, self._starts, 1, self._cache.max_length,
+            0.0, False, False, seqused_k=self._lengths,
+        )[0]  # fmt: skip
+        assert isinstance(output, Tensor)
+        return output
+
+
+def masked_attention(query: Tensor, cache: CachePair, slots: Tensor, lengths: Tensor) -> Tensor:
+    """The plain twin of `kernels.decode_attention`; reads whole slots."""
+    keys, values = (part.index_select(0, slots).transpose(1, 2) for part in cache)  # [B, K, S, D]
+    num_rows, num_heads, dim = query.shape
+    grouped = query.reshape(num_rows, keys.shape[1], -1, dim)
+    places = torch.arange(keys.shape[2], device=query.device)
+    mask = (places[None, :] < lengths[:, None])[:, None, None, :]
+    output = F.scaled_dot_product_attention(grouped, keys, values, attn_mask=mask)
+    return output.reshape(num_rows, num_heads, dim)
+
+
+def plain_add_rms_norm(x: Tensor, add: Tensor | None, weight: Tensor, eps: float) -> Tensor:
+    """The plain twin of `kernels.add_rms_norm`."""
+    if add is not None:
+        x.add_(add)
+    return F.rms_norm(x, (x.shape[-1],), weight, eps)
+
+
+def plain_swiglu(gate_up: Tensor) -> Tensor:
+    """The plain twin of `kernels.swiglu`."""
+    gate, up = gate_up.chunk(2, dim=-1)
+    return F.silu(gate) * up
+
+
+def plain_choose(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """The plain twin of `kernels.choose`."""
+    logits = logits.float()
+    tokens = logits.argmax(-1)
+    return tokens, logits.log_softmax(-1).gather(-1, tokens[:, None]).squeeze(-1)
+
+
+def plain_norm_rope_write(
+    qkv: Tensor, norm: Tensor, rotation: Rotation, places: Tensor, cache: CachePair, eps: float
+) -> None:
+    """The plain twin of `kernels.norm_rope_write`, from a rotation made for the positions."""
+    keys, values = cache
+    num_rotated, dim = norm.shape
+    num_kv_heads = keys.shape[1]
+    rotated = rotation.apply(F.rms_norm(qkv[:, :num_rotated], (dim,), eps=eps) * norm)
+    qkv[:, :num_rotated] = rotated
+    keys.index_copy_(0, places, rotated[:, -num_kv_heads:])
+    values.index_copy_(0, places, qkv[:, num_rotated:])
+
+
+def checked(fusion: Fusion, decoder: Decoder) -> Fusion:
+    """`fusion` without the kernels that fail on this device or differ from their plain twins."""
+    from predictor.model.parity import kernel_errors  # only a start needs it
+
+    weight = decoder.norm.weight
+    has_flash = weight.is_cuda and weight.dtype in (torch.float16, torch.bfloat16)
+    for name, error in kernel_errors(fusion, decoder).items():
+        logger.error("kernel %s is not used: %s", name, error)
+        if name != "attention":
+            off: dict[str, Any] = {name: False}
+            fusion = replace(fusion, **off)
+        elif fusion.attention == "split" and has_flash:
+            fusion = checked(replace(fusion, attention="flash"), decoder)
+        else:
+            fusion = replace(fusion, attention="masked")
+    return fusion

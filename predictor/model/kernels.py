@@ -1,0 +1,360 @@
+"""Triton kernels of the language model, each with a plain PyTorch twin in `fused.py`.
+
+All of them are bound by memory: what counts is that a tensor passes once where the plain
+operators pass it three to six times. Arithmetic is float32, rounded once at the end.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton  # type: ignore[import-untyped]
+import triton.language as tl  # type: ignore[import-untyped]
+from torch import Tensor
+
+LOG2_E = 1.4426950408889634
+ROWS_OF_A_TILE = 16  # the least that a matrix unit multiplies; grouped query heads fill some
+HEAD_BLOCK = 8192  # logits that one program reduces
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _norm_kernel(  # type: ignore[no-untyped-def]
+    x_ptr,
+    add_ptr,
+    weight_ptr,
+    out_ptr,
+    width,
+    eps,
+    HAS_ADD: tl.constexpr,  # noqa: N803
+    BLOCK: tl.constexpr,  # noqa: N803
+):
+    row = tl.program_id(0).to(tl.int64) * width
+    columns = tl.arange(0, BLOCK)
+    exists = columns < width
+    x = tl.load(x_ptr + row + columns, mask=exists, other=0.0)
+    if HAS_ADD:
+        add = tl.load(add_ptr + row + columns, mask=exists, other=0.0)
+        x = (x.to(tl.float32) + add.to(tl.float32)).to(x.dtype)
+        tl.store(x_ptr + row + columns, x, mask=exists)
+    x = x.to(tl.float32)
+    scale = tl.rsqrt(tl.sum(x * x, axis=0) / width + eps)
+    weight = tl.load(weight_ptr + columns, mask=exists, other=0.0).to(tl.float32)
+    normed = x * scale * weight
+    tl.store(out_ptr + row + columns, normed.to(out_ptr.dtype.element_ty), mask=exists)
+
+
+def add_rms_norm(x: Tensor, add: Tensor | None, weight: Tensor, eps: float) -> Tensor:
+    """x += add, in place; then the RMS norm of x. All [T, width], contiguous; weight [width]."""
+    out = torch.empty_like(x)
+    width = x.shape[-1]
+    block = triton.next_power_of_2(width)
+    _norm_kernel[(x.shape[0],)](
+        x, x if add is None else add, weight, out, width, eps,
+        HAS_ADD=add is not None, BLOCK=block, num_warps=4 if block <= 2048 else 8,
+    )  # fmt: skip
+    return out
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _rope_kernel(  # type: ignore[no-untyped-def]
+    qkv_ptr,
+    norm_ptr,
+    cos_ptr,
+    sin_ptr,
+    positions_ptr,
+    places_ptr,
+    key_cache_ptr,
+    value_cache_ptr,
+    eps,
+    HEADS: tl.constexpr,  # noqa: N803
+    KV_HEADS: tl.constexpr,  # noqa: N803
+    HALF: tl.constexpr,  # noqa: N803
+    BLOCK_H: tl.constexpr,  # noqa: N803
+):
+    token = tl.program_id(0).to(tl.int64)
+    position = tl.load(positions_ptr + token)
+    place = tl.load(places_ptr + token)
+    head = tl.arange(0, BLOCK_H)[:, None]
+    half = tl.arange(0, HALF)[None, :]
+    offsets = head * (2 * HALF) + half
+    exists = head < HEADS + 2 * KV_HEADS
+    row = qkv_ptr + token * ((HEADS + 2 * KV_HEADS) * 2 * HALF)
+    raw_low = tl.load(row + offsets, mask=exists, other=0.0)
+    raw_high = tl.load(row + offsets + HALF, mask=exists, other=0.0)
+    low, high = raw_low.to(tl.float32), raw_high.to(tl.float32)
+    power = tl.sum(low * low, axis=1) + tl.sum(high * high, axis=1)
+    scale = tl.rsqrt(power / (2 * HALF) + eps)[:, None]
+    rotated = head < HEADS + KV_HEADS
+    norm_low = tl.load(norm_ptr + offsets, mask=rotated, other=0.0).to(tl.float32)
+    norm_high = tl.load(norm_ptr + offsets + HALF, mask=rotated, other=0.0).to(tl.float32)
+    low, high = low * scale * norm_low, high * scale * norm_high
+    cos = tl.load(cos_ptr + position * HALF + half).to(tl.float32)
+    sin = tl.load(sin_ptr + position * HALF + half).to(tl.float32)
+    new_low = (low * cos - high * sin).to(raw_low.dtype)
+    new_high = (high * cos + low * sin).to(raw_low.dtype)
+    tl.store(row + offsets, new_low, mask=rotated)
+    tl.store(row + offsets + HALF, new_high, mask=rotated)
+    place_row = place * (KV_HEADS * 2 * HALF)
+    is_key = (head >= HEADS) & rotated
+    key_offsets = place_row + offsets - HEADS * (2 * HALF)
+    tl.store(key_cache_ptr + key_offsets, new_low, mask=is_key)
+    tl.store(key_cache_ptr + key_offsets + HALF, new_high, mask=is_key)
+    is_value = (head >= HEADS + KV_HEADS) & exists
+    value_offsets = place_row + offsets - (HEADS + KV_HEADS) * (2 * HALF)
+    tl.store(value_cache_ptr + value_offsets, raw_low, mask=is_value)
+    tl.store(value_cache_ptr + value_offsets + HALF, raw_high, mask=is_value)
+
+
+def norm_rope_write(
+    qkv: Tensor,
+    norm: Tensor,
+    table: tuple[Tensor, Tensor],
+    positions: Tensor,
+    places: Tensor,
+    cache: tuple[Tensor, Tensor],
+    eps: float,
+) -> None:
+    """Norm and rotate the query and key heads of `qkv` in place; write keys and values away.
+
+    qkv [T, H + 2K, D] contiguous; norm [H + K, D]; table: cosines and sines [positions, D / 2];
+    positions and places [T]; cache: keys and values of one layer, [places, K, D] each.
+    """
+    keys, values = cache
+    num_tokens, all_heads, dim = qkv.shape
+    kv_heads = keys.shape[1]
+    _rope_kernel[(num_tokens,)](
+        qkv, norm, *table, positions, places, keys, values, eps,
+        HEADS=all_heads - 2 * kv_heads, KV_HEADS=kv_heads, HALF=dim // 2,
+        BLOCK_H=triton.next_power_of_2(all_heads), num_warps=4,
+    )  # fmt: skip
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _swiglu_kernel(gate_up_ptr, out_ptr, width, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: N803
+    row = tl.program_id(0).to(tl.int64)
+    columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    exists = columns < width
+    gate_row = gate_up_ptr + row * 2 * width
+    gate = tl.load(gate_row + columns, mask=exists, other=0.0).to(tl.float32)
+    up = tl.load(gate_row + width + columns, mask=exists, other=0.0).to(tl.float32)
+    out = gate / (1.0 + tl.exp(-gate)) * up
+    tl.store(out_ptr + row * width + columns, out.to(out_ptr.dtype.element_ty), mask=exists)
+
+
+def swiglu(gate_up: Tensor) -> Tensor:
+    """silu(gate) * up: [T, 2 * width] contiguous -> [T, width]"""
+    num_tokens, width = gate_up.shape[0], gate_up.shape[1] // 2
+    out = gate_up.new_empty(num_tokens, width)
+    block = min(1024, triton.next_power_of_2(width))
+    _swiglu_kernel[(num_tokens, triton.cdiv(width, block))](
+        gate_up, out, width, BLOCK=block, num_warps=4
+    )
+    return out
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _attention_kernel(  # type: ignore[no-untyped-def]
+    query_ptr,
+    keys_ptr,
+    values_ptr,
+    slots_ptr,
+    lengths_ptr,
+    out_ptr,
+    peak_ptr,
+    total_ptr,
+    query_stride,
+    max_length,
+    scale,
+    KV_HEADS: tl.constexpr,  # noqa: N803
+    GROUP: tl.constexpr,  # noqa: N803
+    DIM: tl.constexpr,  # noqa: N803
+    TILE: tl.constexpr,  # noqa: N803
+    BLOCK: tl.constexpr,  # noqa: N803
+    SPLITS: tl.constexpr,  # noqa: N803
+    PRECISION: tl.constexpr,  # noqa: N803
+):
+    row = tl.program_id(0).to(tl.int64)
+    kv_head = tl.program_id(1)
+    split = tl.program_id(2)
+    slot = tl.load(slots_ptr + row)
+    length = tl.load(lengths_ptr + row)
+    share = tl.cdiv(tl.cdiv(length, SPLITS), BLOCK) * BLOCK
+    first = split * share
+    last = tl.minimum(first + share, length)
+    head = kv_head * GROUP + tl.arange(0, TILE)
+    is_head = tl.arange(0, TILE) < GROUP
+    dim = tl.arange(0, DIM)
+    query = tl.load(
+        query_ptr + row * query_stride + head[:, None] * DIM + dim[None, :],
+        mask=is_head[:, None],
+        other=0.0,
+    )
+    base = (slot * max_length * KV_HEADS + kv_head) * DIM
+    peak = tl.full([TILE], -float("inf"), tl.float32)
+    total = tl.zeros([TILE], tl.float32)
+    sums = tl.zeros([TILE, DIM], tl.float32)
+    for start in range(first, last, BLOCK):
+        place = start + tl.arange(0, BLOCK)
+        exists = place < last
+        keys = tl.load(
+            keys_ptr + base + place[None, :] * (KV_HEADS * DIM) + dim[:, None],
+            mask=exists[None, :],
+            other=0.0,
+        )
+        scores = tl.dot(query, keys, input_precision=PRECISION) * scale
+        scores = tl.where(exists[None, :], scores, -float("inf"))
+        new_peak = tl.maximum(peak, tl.max(scores, axis=1))
+        weights = tl.exp2(scores - new_peak[:, None])
+        fade = tl.exp2(peak - new_peak)
+        total = total * fade + tl.sum(weights, axis=1)
+        values = tl.load(
+            values_ptr + base + place[:, None] * (KV_HEADS * DIM) + dim[None, :],
+            mask=exists[:, None],
+            other=0.0,
+        )
+        products = tl.dot(weights.to(values.dtype), values, input_precision=PRECISION)
+        sums = sums * fade[:, None] + products
+        peak = new_peak
+    if SPLITS == 1:
+        out = sums / total[:, None]
+        offsets = (row * KV_HEADS * GROUP + head[:, None]) * DIM + dim[None, :]
+        tl.store(out_ptr + offsets, out.to(out_ptr.dtype.element_ty), mask=is_head[:, None])
+    else:
+        part = (row * KV_HEADS * GROUP + head) * SPLITS + split
+        tl.store(out_ptr + part[:, None] * DIM + dim[None, :], sums, mask=is_head[:, None])
+        tl.store(peak_ptr + part, peak, mask=is_head)
+        tl.store(total_ptr + part, total, mask=is_head)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _merge_kernel(  # type: ignore[no-untyped-def]
+    sums_ptr,
+    peak_ptr,
+    total_ptr,
+    out_ptr,
+    DIM: tl.constexpr,  # noqa: N803
+    SPLITS: tl.constexpr,  # noqa: N803
+):
+    row = tl.program_id(0).to(tl.int64)
+    split = tl.arange(0, SPLITS)
+    dim = tl.arange(0, DIM)
+    peak = tl.load(peak_ptr + row * SPLITS + split)
+    weight = tl.exp2(peak - tl.max(peak, axis=0))
+    total = tl.sum(weight * tl.load(total_ptr + row * SPLITS + split), axis=0)
+    sums = tl.load(sums_ptr + (row * SPLITS + split[:, None]) * DIM + dim[None, :])
+    out = tl.sum(sums * weight[:, None], axis=0) / total
+    tl.store(out_ptr + row * DIM + dim, out.to(out_ptr.dtype.element_ty))
+
+
+def decode_attention(
+    query: Tensor,
+    cache: tuple[Tensor, Tensor],
+    slots: Tensor,
+    lengths: Tensor,
+    *,
+    splits: int,
+    tile: tuple[int, int, int] = (64, 4, 3),
+) -> Tensor:
+    """One new token of each sequence over its slot of the cache, read to its true length.
+
+    query [B, H, D], heads and their elements contiguous; cache: keys and values of one layer,
+    [slots, max_length, K, D] each; slots [B] int64; lengths [B] int32, at least 1. `splits`, a
+    power of two, is among how many programs one sequence's cache is divided, so that few
+    sequences fill the device too; `tile`: cache rows of one load, warps, loads under way.
+    """
+    keys, values = cache
+    num_rows, heads, dim = query.shape
+    max_length, kv_heads = keys.shape[1:3]
+    block, num_warps, num_stages = tile
+    in_float32 = query.dtype == torch.float32
+    out = torch.empty(num_rows, heads, dim, dtype=query.dtype, device=query.device)
+    sums, peak, total = out, out, out
+    if splits > 1:
+        sums = torch.empty(num_rows, heads, splits, dim, dtype=torch.float32, device=out.device)
+        peak = torch.empty(num_rows, heads, splits, dtype=torch.float32, device=out.device)
+        total = torch.empty_like(peak)
+    _attention_kernel[(num_rows, kv_heads, splits)](
+        query, keys, values, slots, lengths, sums, peak, total,
+        query.stride(0), max_length, LOG2_E / dim**0.5,
+        KV_HEADS=kv_heads, GROUP=heads // kv_heads, DIM=dim,
+        TILE=max(ROWS_OF_A_TILE, triton.next_power_of_2(heads // kv_heads)),
+        BLOCK=min(block, 32) if in_float32 else block, SPLITS=splits,
+        PRECISION="ieee" if in_float32 else "tf32",
+        num_warps=num_warps, num_stages=1 if in_float32 else num_stages,
+    )  # fmt: skip
+    if splits > 1:
+        _merge_kernel[(num_rows * heads,)](
+            sums, peak, total, out, DIM=dim, SPLITS=splits, num_warps=4
+        )
+    return out
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _head_kernel(  # type: ignore[no-untyped-def]
+    logits_ptr,
+    best_ptr,
+    peak_ptr,
+    total_ptr,
+    vocab_size,
+    NUM_BLOCKS: tl.constexpr,  # noqa: N803
+    BLOCK: tl.constexpr,  # noqa: N803
+):
+    row = tl.program_id(0).to(tl.int64)
+    block = tl.program_id(1)
+    column = block * BLOCK + tl.arange(0, BLOCK)
+    logits = tl.load(
+        logits_ptr + row * vocab_size + column, mask=column < vocab_size, other=-float("inf")
+    ).to(tl.float32)
+    peak = tl.max(logits, axis=0)
+    part = row * NUM_BLOCKS + block
+    tl.store(best_ptr + part, block * BLOCK + tl.argmax(logits, axis=0))
+    tl.store(peak_ptr + part, peak)
+    tl.store(total_ptr + part, tl.sum(tl.exp(logits - peak), axis=0))
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _choose_kernel(  # type: ignore[no-untyped-def]
+    best_ptr,
+    peak_ptr,
+    total_ptr,
+    tokens_ptr,
+    logprobs_ptr,
+    NUM_BLOCKS: tl.constexpr,  # noqa: N803
+    BLOCK: tl.constexpr,  # noqa: N803
+):
+    row = tl.program_id(0).to(tl.int64)
+    block = tl.arange(0, BLOCK)
+    part = row * NUM_BLOCKS + block
+    exists = block < NUM_BLOCKS
+    peaks = tl.load(peak_ptr + part, mask=exists, other=-float("inf"))
+    totals = tl.load(total_ptr + part, mask=exists, other=0.0)
+    peak = tl.max(peaks, axis=0)
+    total = tl.sum(totals * tl.exp(peaks - peak), axis=0)
+    token = tl.load(best_ptr + row * NUM_BLOCKS + tl.argmax(peaks, axis=0))
+    tl.store(tokens_ptr + row, token.to(tl.int64))
+    # The likeliest token's own term is 1, so this is never above 0.
+    tl.store(logprobs_ptr + row, -tl.log(total))
+
+
+def choose(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """The likeliest token of each row, the first of equals, and its log-probability.
+
+    logits [B, vocabulary] contiguous -> [B] int64, [B] float32; a NaN makes the latter NaN.
+    """
+    num_rows, vocab_size = logits.shape
+    num_blocks = triton.cdiv(vocab_size, HEAD_BLOCK)
+    best = torch.empty(num_rows, num_blocks, dtype=torch.int32, device=logits.device)
+    peak = torch.empty(num_rows, num_blocks, dtype=torch.float32, device=logits.device)
+    total = torch.empty_like(peak)
+    tokens = torch.empty(num_rows, dtype=torch.int64, device=logits.device)
+    logprobs = torch.empty(num_rows, dtype=torch.float32, device=logits.device)
+    sizes: dict[str, Any] = {"NUM_BLOCKS": num_blocks}
+    _head_kernel[(num_rows, num_blocks)](
+        logits, best, peak, total, vocab_size, BLOCK=HEAD_BLOCK, num_warps=8, **sizes
+    )
+    _choose_kernel[(num_rows,)](
+        best, peak, total, tokens, logprobs,
+        BLOCK=triton.next_power_of_2(num_blocks), num_warps=1, **sizes,
+    )  # fmt: skip
+    return tokens, logprobs

@@ -1,0 +1,141 @@
+"""Each fused kernel against its plain twin, on small random inputs of a model's own shapes.
+
+Run at start on the device that will serve, and by the tests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from predictor.model import fused
+from predictor.model.attention import KvCache
+from predictor.model.decoder import Decoder, DecoderLayer
+from predictor.model.fused import Fusion, StepPlaces
+
+NUM_ROWS = 3
+MAX_LENGTH = 160
+# Largest |difference| / |plain|, over all elements together.
+TOLERANCE = {torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 2e-2}
+
+
+def kernel_errors(fusion: Fusion, decoder: Decoder) -> dict[str, str]:
+    """What is wrong with the kernels that `fusion` asks for: its field -> the reason."""
+    checks: dict[str, Callable[[Fusion, Decoder], float]] = {}
+    checks |= {"norm": _norm} if fusion.norm else {}
+    checks |= {"rope": _rope} if fusion.rope else {}
+    checks |= {"swiglu": _swiglu} if fusion.swiglu else {}
+    checks |= {"head": _head} if fusion.head else {}
+    checks |= {"attention": _attention} if fusion.attention != "masked" else {}
+    tolerance = TOLERANCE[decoder.norm.weight.dtype]
+    errors = {}
+    for name, check in checks.items():
+        try:
+            difference = check(fusion, decoder)
+        except Exception as error:  # noqa: BLE001  a compiler can fail in any way
+            errors[name] = f"{type(error).__name__}: {error}"
+            continue
+        if not difference <= tolerance:  # NaN fails too
+            errors[name] = f"relative difference {difference:.1e}, at most {tolerance:.0e} is fine"
+    return errors
+
+
+def difference(ours: Tensor, plain: Tensor) -> float:
+    """Relative distance of two tensors, in float64."""
+    a, b = ours.double(), plain.double()
+    return float((a - b).norm() / b.norm())
+
+
+def _random(decoder: Decoder, *shape: int) -> Tensor:
+    weight = decoder.norm.weight
+    return torch.randn(shape, device=weight.device).to(weight.dtype)
+
+
+def _norm(fusion: Fusion, decoder: Decoder) -> float:
+    kernels, eps = fused._kernels(), decoder.config.rms_norm_eps
+    x, add = (_random(decoder, NUM_ROWS, decoder.config.hidden_size) for _ in range(2))
+    twin = x.clone()
+    ours = kernels.add_rms_norm(x, add, decoder.norm.weight, eps)
+    plain = fused.plain_add_rms_norm(twin, add, decoder.norm.weight, eps)
+    first = kernels.add_rms_norm(x, None, decoder.norm.weight, eps)
+    return max(difference(ours, plain), difference(x, twin), difference(first, plain))
+
+
+def _rope(fusion: Fusion, decoder: Decoder) -> float:
+    config, layer = decoder.config, decoder.layers[0]
+    assert isinstance(layer, DecoderLayer)
+    weight = decoder.norm.weight
+    qkv = _random(decoder, NUM_ROWS, config.num_heads + 2 * config.num_kv_heads, config.head_dim)
+    positions = torch.tensor([0, 7, MAX_LENGTH - 1], device=weight.device)
+    places = torch.tensor([5, 0, 2], device=weight.device)
+    everywhere = decoder.rotation(torch.arange(MAX_LENGTH, device=weight.device))
+    half = config.head_dim // 2
+    table = (everywhere.cos[:, 0, :half].contiguous(), everywhere.sin[:, 0, half:].contiguous())
+    results = []
+    for is_ours in (True, False):
+        x = qkv.clone()
+        cache = torch.zeros(2, 6, config.num_kv_heads, config.head_dim).to(weight)
+        pair = (cache[0], cache[1])
+        if is_ours:
+            fused._kernels().norm_rope_write(
+                x, layer.qk_norm, table, positions, places, pair, config.rms_norm_eps
+            )
+        else:
+            rotation = decoder.rotation(positions)
+            fused.plain_norm_rope_write(
+                x, layer.qk_norm, rotation, places, pair, config.rms_norm_eps
+            )
+        results.append((x, cache))
+    (ours, our_cache), (plain, plain_cache) = results
+    return max(difference(ours, plain), difference(our_cache, plain_cache))
+
+
+def _swiglu(fusion: Fusion, decoder: Decoder) -> float:
+    x = _random(decoder, NUM_ROWS, 2 * decoder.config.ffn_size)
+    return difference(fused._kernels().swiglu(x), fused.plain_swiglu(x))
+
+
+def _head(fusion: Fusion, decoder: Decoder) -> float:
+    logits = 3 * _random(decoder, NUM_ROWS, decoder.config.vocab_size)
+    logits[0, 11] = logits[0, decoder.config.vocab_size - 1] = 30.0  # equals: the first one wins
+    tokens, logprobs = fused._kernels().choose(logits)
+    plain_tokens, plain_logprobs = fused.plain_choose(logits)
+    if not torch.equal(tokens, plain_tokens):
+        return float("inf")
+    spoilt = logits.clone()
+    spoilt[1, 3] = float("nan")
+    if not fused._kernels().choose(spoilt)[1][1].isnan():
+        return float("inf")
+    return difference(logprobs[1:], plain_logprobs[1:])
+
+
+def _attention(fusion: Fusion, decoder: Decoder) -> float:
+    """At both ends of the range of splits, over slots out of order and partly filled."""
+    config, weight = decoder.config, decoder.norm.weight
+    cache = KvCache(
+        num_layers=1,
+        num_slots=5,
+        max_length=MAX_LENGTH,
+        num_kv_heads=config.num_kv_heads,
+        head_dim=config.head_dim,
+        device=weight.device,
+        dtype=weight.dtype,
+    )
+    cache.data.copy_(_random(decoder, *cache.data.shape))
+    query = _random(decoder, NUM_ROWS, config.num_heads, config.head_dim)
+    slots = torch.tensor([3, 0, 4], device=weight.device)
+    lengths = torch.tensor([MAX_LENGTH, 1, 77], dtype=torch.int32, device=weight.device)
+    where = StepPlaces(slots, lengths.long() - 1, slots * MAX_LENGTH + lengths - 1, lengths)
+    pair = fused._slotted(cache, 0)
+    plain = fused.masked_attention(query, pair, slots, lengths)
+    if fusion.attention == "flash":
+        return difference(fused._FlashReader(where, cache).read(0, query), plain)
+    outputs = [
+        fused._kernels().decode_attention(
+            query, pair, slots, lengths, splits=splits, tile=fusion.tile
+        )
+        for splits in (1, 4, 32)
+    ]
+    return max(difference(output, plain) for output in outputs)

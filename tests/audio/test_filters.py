@@ -1,0 +1,91 @@
+"""Filters against scipy's design of the same filter and the reference tone of BS.1770."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy import signal
+
+from predictor.audio.filters import apply_filters, high_pass, limit_peak, loudness
+from predictor.audio.limits import AudioOptions
+from predictor.types import Samples
+
+
+def tone(frequency_hz: float, peak: float, duration_s: float = 3.0) -> Samples:
+    t = np.arange(int(16_000 * duration_s)) / 16_000
+    return (peak * np.sin(2 * np.pi * frequency_hz * t)).astype(np.float32)
+
+
+def rms(samples: Samples) -> float:
+    return float(np.sqrt(np.mean(np.square(samples, dtype=np.float64))))
+
+
+@pytest.mark.parametrize("cutoff_hz", [20.0, 80.0, 300.0])
+def test_the_high_pass_is_a_butterworth(cutoff_hz: float) -> None:
+    noise = np.random.default_rng(1).uniform(-0.5, 0.5, 32_000).astype(np.float32)
+    sections = signal.butter(2, cutoff_hz, "highpass", fs=16_000, output="sos")
+    expected = signal.sosfilt(sections, noise.astype(np.float64))
+    assert np.abs(high_pass(noise, cutoff_hz) - expected).max() < 1e-6
+
+
+def test_hum_goes_and_speech_stays() -> None:
+    options = AudioOptions(high_pass_hz=100.0)
+    assert rms(apply_filters(tone(25, 0.5), options)[16_000:]) < 0.1 * rms(tone(25, 0.5))
+    assert rms(apply_filters(tone(1000, 0.5), options)) == pytest.approx(rms(tone(1000, 0.5)), 0.01)
+    offset = np.full(48_000, 0.5, np.float32)
+    assert np.abs(apply_filters(offset, options)[16_000:]).max() < 1e-3
+
+
+@pytest.mark.parametrize("peak_db", [0.0, -20.0, -40.0])
+def test_loudness_of_the_reference_tone(peak_db: float) -> None:
+    # BS.1770: a sine of 997 Hz at full scale on one channel has -3.01 LKFS.
+    measured = loudness(tone(997, 10 ** (peak_db / 20)))
+    assert measured == pytest.approx(peak_db - 3.01, abs=0.1)
+
+
+@pytest.mark.parametrize("peak", [0.9, 0.05, 0.01])
+def test_recordings_are_brought_to_the_target(peak: float) -> None:
+    out = apply_filters(tone(997, peak), AudioOptions(loudness_lufs=-23.0))
+    assert out.dtype == np.float32
+    # The same tone again: -23 LUFS is a peak of -23 + 3.01 dB.
+    assert np.abs(out).max() == pytest.approx(10 ** ((-23 + 3.01) / 20), rel=0.02)
+
+
+def test_pauses_do_not_count_for_loudness() -> None:
+    talk = np.concatenate([tone(997, 0.1), np.zeros(96_000, np.float32), tone(997, 0.1)])
+    assert loudness(talk) == pytest.approx(loudness(tone(997, 0.1)), abs=0.3)
+
+
+def test_loudness_never_clips_and_never_lifts_noise_to_speech() -> None:
+    spiky = tone(997, 0.01)
+    spiky[100] = 0.9
+    assert np.abs(apply_filters(spiky, AudioOptions(loudness_lufs=-5.0))).max() <= 1.0
+    faint = np.random.default_rng(2).standard_normal(48_000).astype(np.float32) * 1e-3
+    lifted = apply_filters(faint, AudioOptions(loudness_lufs=-14.0))
+    assert 20 * math.log10(rms(lifted) / rms(faint)) == pytest.approx(30.0, abs=0.1)
+
+
+@pytest.mark.parametrize("size", [1, 160, 6_399, 48_000])
+def test_silence_and_snippets_stay_as_they_are(size: int) -> None:
+    options = AudioOptions(loudness_lufs=-23.0)
+    silence = np.zeros(size, np.float32)
+    assert np.array_equal(apply_filters(silence, options), silence)
+    if size < 6_400:
+        snippet = tone(440, 0.3)[:size]
+        assert np.array_equal(apply_filters(snippet, options), snippet)
+
+
+def test_all_is_off_by_default() -> None:
+    samples = tone(50, 0.8)
+    assert np.array_equal(apply_filters(samples, AudioOptions()), samples)
+
+
+def test_peaks_beyond_one_scale_the_whole() -> None:
+    loud = tone(440, 2.5)
+    out = limit_peak(loud)
+    assert np.abs(out).max() <= 1.0
+    assert out == pytest.approx(loud / np.abs(loud).max(), abs=1e-6)
+    quiet = tone(440, 0.9)
+    assert limit_peak(quiet) is quiet

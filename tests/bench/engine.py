@@ -1,0 +1,479 @@
+"""The engine's speed: every row of the table in one command, beside its limits and other ways.
+
+    python -m tests.bench.engine --output tests/bench/results/engine-h200.json
+    python -m tests.bench.engine --shapes tiny --device cpu --budget_s 10       (a smoke test)
+
+Random weights of the true shapes, made on the device; answers forced to 3.5 tokens a second of
+audio by taking the end tokens out of the runner's limits. A row that fails leaves its error in the
+result and the others run on; the file is written anew after each row.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import json
+import logging
+import os
+import statistics
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from predictor.engine.engine import Engine
+from predictor.engine.graphs import GraphOptions, GraphRunner
+from predictor.engine.runner import TorchRunner
+from predictor.model.fused import PLAIN
+from predictor.model.model import Model
+from tests.bench.environment import describe
+from tests.bench.load import (
+    TOKENS_PER_AUDIO_S,
+    Clips,
+    Shares,
+    all_at_once,
+    one,
+    options,
+    quantiles,
+    steady,
+    without_end,
+)
+from tests.bench.parts import decode_steps, prefill_parts
+from tests.bench.shapes import SHAPES, random_model, transformers_config
+
+# name -> reach, limit (1.7B, one H200); RTFx or milliseconds
+GOALS = {
+    "1.7B offline 30 s": (6000, 8400),
+    "1.7B offline 10 s": (6500, 10600),
+    "1.7B offline mixed": (5000, None),
+    "1.7B one 10 s clip": (45, 29),
+    "1.7B one 30 s clip, first token": (15, 6),
+    "1.7B steady 32 x 10 s, p95/p50": (1.5, None),
+    "0.6B offline 30 s": (10000, 13500),
+}
+
+
+class Bench:
+    """One run: its model, its rows and the file they go to."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self.device = torch.device(arguments.device)
+        self.dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
+        self.small = arguments.shapes == "tiny"
+        self.output: Path | None = arguments.output
+        self.deadline = time.perf_counter() + arguments.budget_s
+        self.ended = threading.Event()
+        self.result: dict[str, Any] = {
+            "environment": describe(),
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "tokens_per_audio_s": TOKENS_PER_AUDIO_S,
+            "method": "random weights; end tokens ignored; Engine.submit, waveforms in host "
+            "memory to token ids in host memory; one warm-up, median of repeats",
+            "goals": GOALS,
+            "rows": {},
+        }
+        self.shape = ""
+        self.model: Model | None = None
+        self.clips: Clips | None = None
+
+    def use(self, shape: str) -> None:
+        """Make the model of a shape; the one before is given up."""
+        self.model = None
+        self.free()
+        self.shape = shape
+        self.model = random_model(SHAPES[shape], self.device, self.dtype)
+        self.clips = Clips(SHAPES[shape].text.vocab_size)
+
+    def free(self) -> None:
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def row(self, name: str, run: Callable[[], dict[str, Any]], least_s: float = 5.0) -> None:
+        """Run one row if at least `least_s` seconds are left; its error is a result too."""
+        name = f"{self.shape} {name}"
+        began = time.perf_counter()
+        if self.deadline - began < least_s:
+            self.result["rows"][name] = {"skipped": "out of time"}
+            return
+        try:
+            row = run()
+        except Exception as error:  # noqa: BLE001  the other rows go on
+            traceback.print_exc()
+            row = {"error": f"{type(error).__name__}: {error}"[:500]}
+        row["row_s"] = round(time.perf_counter() - began, 2)
+        self.result["rows"][name] = row
+        print(f"{name}: {json.dumps(_rounded(row))[:700]}", file=sys.stderr, flush=True)
+        self.save()
+        self.free()
+
+    def save(self) -> None:
+        if self.output is not None:
+            self.output.parent.mkdir(parents=True, exist_ok=True)
+            self.output.write_text(json.dumps(_rounded(self.result), indent=1) + "\n")
+
+    def graph_runner(self, graph_options: GraphOptions | None = None, slots: int = 0) -> Any:
+        assert self.model is not None
+        settings = options()
+        return GraphRunner(
+            self.model,
+            num_slots=slots or self.num_slots,
+            max_model_len=settings.max_model_len,
+            options=graph_options,
+        )
+
+    @property
+    def num_slots(self) -> int:
+        return 4 if self.small else 256
+
+    @contextmanager
+    def engine(self, runner: TorchRunner, shares: Shares | None = None) -> Iterator[Engine]:
+        """A started engine; the runner never ends a sequence of itself."""
+        without_end(runner)
+        settings = options(max_num_seqs=runner.num_slots)
+        engine = Engine(runner, settings, None if shares is None else shares.add)
+        engine.start()
+        try:
+            yield engine
+        finally:
+            engine.stop()
+
+    # Rows.
+
+    def offline(self, runner: TorchRunner, durations_s: list[float]) -> dict[str, Any]:
+        """All clips at once: a warm-up on some, then up to three repeats."""
+        assert self.clips is not None
+        clips, audio_s = self.clips, sum(durations_s)
+        repeats: list[dict[str, Any]] = []
+        asyncio.run(self._offline(runner, durations_s[: max(2, len(durations_s) // 8)]))
+        while len(repeats) < (1 if self.small else 3):
+            wall_s, shares = asyncio.run(self._offline(runner, durations_s))
+            repeats.append({"rtfx": audio_s / wall_s, "wall_s": wall_s, **shares.of(wall_s)})
+            if self.deadline - time.perf_counter() < 4 * wall_s:
+                break
+        ordered = sorted(repeats, key=lambda r: r["rtfx"])
+        return {
+            "value": ordered[len(ordered) // 2]["rtfx"],
+            "unit": "RTFx",
+            "num_clips": len(durations_s),
+            "num_slots": runner.num_slots,
+            "median_repeat": ordered[len(ordered) // 2],
+            "repeats": [r["rtfx"] for r in repeats],
+            "clip_source": type(clips).__name__,
+        }
+
+    async def _offline(self, runner: TorchRunner, durations_s: list[float]) -> tuple[float, Shares]:
+        assert self.clips is not None
+        requests = [self.clips.request(duration_s) for duration_s in durations_s]
+        shares = Shares()
+        with self.engine(runner, shares) as engine:
+            wall_s = await asyncio.wait_for(all_at_once(engine, requests), 120)
+        return wall_s, shares
+
+    def alone(self, runner: TorchRunner, duration_s: float, repeats: int) -> dict[str, Any]:
+        """One clip at a time: to its first and to its last token."""
+        assert self.clips is not None
+        clips = self.clips
+
+        async def run() -> list[Any]:
+            with self.engine(runner) as engine:
+                return [await one(engine, clips.request(duration_s)) for _ in range(repeats + 2)]
+
+        timings = asyncio.run(run())[2:]
+        return {
+            "value": 1e3 * statistics.median(t.last_token_s for t in timings),
+            "unit": "ms",
+            "first_token_ms": 1e3 * statistics.median(t.first_token_s for t in timings),
+            "num_tokens": timings[0].num_tokens,
+            "repeats": repeats,
+        }
+
+    def steady(self, runner: TorchRunner, concurrency: int, duration_s: float) -> dict[str, Any]:
+        assert self.clips is not None
+        clips = self.clips
+
+        async def run() -> tuple[list[Any], float]:
+            with self.engine(runner) as engine:
+                began = time.perf_counter()
+                rounds = 1 if self.small else 8
+                done = await steady(
+                    engine, clips, duration_s=duration_s, concurrency=concurrency, rounds=rounds
+                )
+                return done, time.perf_counter() - began
+
+        timings, wall_s = asyncio.run(run())
+        last = quantiles([t.last_token_s for t in timings])
+        return {
+            "value": last["p95_ms"] / last["p50_ms"],
+            "unit": "p95/p50",
+            "last_token": last,
+            "first_token": quantiles([t.first_token_s for t in timings]),
+            "rtfx_about": len(timings) * duration_s / wall_s,
+        }
+
+    def start(self) -> dict[str, Any]:
+        """From weights on the device to the first token, kernels compiled or loaded."""
+        assert self.clips is not None
+        began = time.perf_counter()
+        runner = self.graph_runner()
+        checked_s = time.perf_counter() - began
+        if self.device.type == "cuda":
+            runner.capture_up_to(8)
+        ready_s = time.perf_counter() - began
+        row = self.alone(runner, 1.0 if self.small else 10.0, 1)
+        fusion = asdict(runner.fusion)
+        after_s = time.perf_counter() - began
+        if self.device.type == "cuda":
+            while runner.capture_next():
+                pass
+        self.runner = runner
+        return {
+            "value": ready_s,
+            "unit": "s",
+            "checked_s": checked_s,
+            "first_transcripts_s": after_s,
+            "all_graphs_s": time.perf_counter() - began - after_s,
+            "first": row,
+            "kernels": fusion,
+        }
+
+    def agreement(self) -> dict[str, Any]:
+        """Tokens that the fast runner and the plain one agree on before they first differ."""
+        assert self.model is not None
+        assert self.clips is not None
+        requests = [self.clips.request(2.0 + 3 * i) for i in range(2 if self.small else 6)]
+
+        async def tokens(runner: TorchRunner) -> list[list[int]]:
+            async def answer(request: Any) -> list[int]:
+                return [t async for chunk in engine.submit(request) for t in chunk.token_ids]
+
+            with self.engine(runner) as engine:
+                return await asyncio.gather(*(answer(r) for r in requests))
+
+        plain = TorchRunner(self.model, num_slots=8, max_model_len=options().max_model_len)
+        ours, theirs = asyncio.run(tokens(self.runner)), asyncio.run(tokens(plain))
+        equal = [
+            next((i for i, (a, b) in enumerate(zip(x, y, strict=True)) if a != b), len(x))
+            for x, y in zip(ours, theirs, strict=True)
+        ]
+        return {
+            "value": sum(equal) / sum(map(len, theirs)),
+            "unit": "agreed",
+            "equal": equal,
+            "lengths": [len(x) for x in theirs],
+        }
+
+    def generate(self, num_clips: int, duration_s: float) -> dict[str, Any]:
+        """transformers.generate on the same shape, features included."""
+        from transformers import (
+            Qwen3ASRConfig,
+            Qwen3ASRFeatureExtractor,
+            Qwen3ASRForConditionalGeneration,
+        )
+
+        assert self.clips is not None
+        shape = SHAPES[self.shape]
+        config = Qwen3ASRConfig(**transformers_config(shape))
+        with torch.device(self.device):
+            before = torch.get_default_dtype()
+            torch.set_default_dtype(self.dtype)
+            try:
+                model: Any = Qwen3ASRForConditionalGeneration(config).eval()
+            finally:
+                torch.set_default_dtype(before)
+        extractor = Qwen3ASRFeatureExtractor()
+        requests = [self.clips.request(duration_s) for _ in range(num_clips)]
+        num_tokens = requests[0].max_new_tokens
+
+        def run() -> float:
+            began = time.perf_counter()
+            features = extractor(
+                [r.samples for r in requests],
+                padding=True,
+                sampling_rate=16_000,
+                return_attention_mask=True,
+                return_tensors="pt",
+            )
+            audio = [shape.audio_token_id] * _num_audio_tokens(requests[0])
+            prompt = [[*r.tokens_before, *audio, *r.tokens_after] for r in requests]
+            ids = torch.tensor(prompt, device=self.device)
+            with torch.inference_mode():
+                output = model.generate(
+                    input_ids=ids,
+                    attention_mask=torch.ones_like(ids),
+                    input_features=features["input_features"].to(self.device, self.dtype),
+                    input_features_mask=features["attention_mask"].to(self.device),
+                    max_new_tokens=num_tokens,
+                    min_new_tokens=num_tokens,
+                    do_sample=False,
+                )
+            assert output.tolist()
+            assert output.shape[1] == ids.shape[1] + num_tokens
+            return time.perf_counter() - began
+
+        run()
+        wall_s = run()
+        return {"value": num_clips * duration_s / wall_s, "unit": "RTFx", "num_clips": num_clips}
+
+
+def _num_audio_tokens(request: Any) -> int:
+    from predictor.model.config import num_audio_tokens
+
+    return num_audio_tokens(len(request.samples))
+
+
+def run_shape(bench: Bench, wanted: Callable[[str], bool]) -> None:
+    """All rows of the shape in use, the most telling first."""
+    small = bench.small
+    long_s, short_s = (2.0, 1.0) if small else (30.0, 10.0)
+    many = 6 if small else 512
+    rng = torch.Generator().manual_seed(1)
+    mixed = (1 + 29 * torch.rand(2 * many, generator=rng)).tolist()
+    mixed = [1.0 + s / 30 for s in mixed[:many]] if small else mixed
+    bench.row("start", bench.start)
+    runner = getattr(bench, "runner", None)
+    if runner is None:  # the kernels or graphs broke: what is left is still worth its rows
+        runner = bench.runner = bench.graph_runner(
+            GraphOptions(use_graphs=False, fusion=replace(PLAIN, attention="masked"))
+        )
+    long_name, short_name = f"{long_s:g} s", f"{short_s:g} s"
+
+    def row(name: str, run: Callable[[], dict[str, Any]], least_s: float = 8.0) -> None:
+        if wanted(name):
+            bench.row(name, run, 1.0 if small else least_s)
+
+    row(f"offline {long_name}", lambda: bench.offline(runner, [long_s] * many))
+    row(f"one {short_name} clip", lambda: bench.alone(runner, short_s, 3 if small else 20))
+    row(f"one {long_name} clip, first token", lambda: _first(bench, runner, long_s))
+    row("agreement", bench.agreement)
+    row("parts", lambda: prefill_parts(bench.device, runner, bench.clips, long_s, small))
+    row("decode steps", lambda: decode_steps(runner, small))
+    row(f"offline {short_name}", lambda: bench.offline(runner, [short_s] * 3 * many))
+    row("offline mixed", lambda: bench.offline(runner, mixed))
+    row(
+        f"steady 32 x {short_name}, p95/p50",
+        lambda: bench.steady(runner, 2 if small else 32, short_s),
+    )
+    for steps in (1, 2, 8):
+        row(f"offline {long_name}, {steps} steps a look", lambda k=steps: _steps(bench, k, long_s))
+    few = [short_s] * (4 if small else 64)
+    row(f"offline {len(few)} x {short_name}", lambda: bench.offline(runner, few))
+    row(f"plain runner, {len(few)} x {short_name}", lambda: _plain(bench, few))
+    batch = 2 if small else 32
+    row(f"generate, {batch} x {short_name}", lambda: bench.generate(batch, short_s), 25.0)
+    del bench.runner
+
+
+def _steps(bench: Bench, steps: int, duration_s: float) -> dict[str, Any]:
+    """The same load with another number of steps between looks; the graphs stay."""
+    runner = bench.runner
+    before = runner._options
+    runner._options = replace(before, steps=((1, steps),))
+    try:
+        return bench.offline(runner, [duration_s] * (4 if bench.small else 384))
+    finally:
+        runner._options = before
+
+
+def _first(bench: Bench, runner: TorchRunner, duration_s: float) -> dict[str, Any]:
+    row = bench.alone(runner, duration_s, 2 if bench.small else 12)
+    return row | {"value": row["first_token_ms"], "last_token_ms": row["value"]}
+
+
+def _plain(bench: Bench, durations_s: list[float]) -> dict[str, Any]:
+    assert bench.model is not None
+    runner = TorchRunner(
+        bench.model,
+        num_slots=min(64, len(durations_s)),
+        max_model_len=options().max_model_len,
+    )
+    return bench.offline(runner, durations_s)
+
+
+def table(result: dict[str, Any]) -> str:
+    """What was measured beside what was aimed at."""
+    lines = [f"{'row':<46}{'measured':>10} {'unit':<8}{'reach':>8}{'limit':>8}  note"]
+    for name, row in result["rows"].items():
+        reach, limit = GOALS.get(name, ("", ""))
+        value = row.get("value")
+        shown = "-" if value is None else f"{value:.4g}"
+        note = row.get("error") or row.get("skipped") or row.get("note", "")
+        if "median_repeat" in row:
+            m = row["median_repeat"]
+            note = (
+                f"prefill {m['prefill_share']:.0%} decode {m['decode_share']:.0%} "
+                f"between {m['between_steps_share']:.0%}, "
+                f"{m['prefill_steps']}+{m['decode_looks']} steps"
+            )
+        lines.append(
+            f"{name:<46}{shown:>10} {row.get('unit', ''):<8}{reach!s:>8}{limit or '':>8}  "
+            f"{str(note)[:160]}"
+        )
+    return "\n".join(lines)
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.5g}")
+    if isinstance(value, dict):
+        return {str(k): _rounded(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_rounded(v) for v in value]
+    return value
+
+
+def _watch(bench: Bench, grace_s: float) -> None:
+    """A device that hangs must not cost what was measured: print it and leave."""
+
+    def watch() -> None:
+        left = bench.deadline + grace_s - time.perf_counter()
+        if not bench.ended.wait(max(0.0, left)):
+            print("out of time: a row hangs or runs long", file=sys.stderr)
+            print(table(bench.result), flush=True)
+            os._exit(3)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--shapes", default="1.7B,0.6B", help="1.7B, 0.6B, tiny; comma-separated")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--rows", default="", help="parts of row names, comma-separated; all")
+    parser.add_argument("--budget_s", type=float, default=600.0)
+    parser.add_argument("--output", type=Path)
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.WARNING)
+    torch.set_num_threads(max(1, min(8, (os.cpu_count() or 1) // 2)))
+    bench = Bench(arguments)
+    _watch(bench, grace_s=15.0)
+    chosen = [part for part in arguments.rows.split(",") if part]
+
+    def wanted(name: str) -> bool:
+        return not chosen or any(part in name for part in chosen)
+
+    def wanted_of_second(name: str) -> bool:
+        return wanted(name) and name in ("offline 30 s", "one 10 s clip", "offline 10 s")
+
+    for index, shape in enumerate(arguments.shapes.split(",")):
+        try:
+            bench.use(shape)
+            run_shape(bench, wanted if index == 0 else wanted_of_second)
+        except Exception as error:  # noqa: BLE001  the next shape goes on
+            traceback.print_exc()
+            bench.result["rows"][f"{shape} failed"] = {"error": repr(error)[:500]}
+    bench.save()
+    bench.ended.set()
+    print(table(bench.result), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,184 @@
+"""The engine's parts alone: encoder, prefill and decode steps, timed on the device."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from predictor.engine.graphs import GraphRunner
+from predictor.engine.sequence import Sequence
+from predictor.model.attention import Packing
+from predictor.model.fused import PLAIN, FusedDecoder, StepPlaces
+from tests.bench.load import Clips, options
+
+
+def timed_ms(device: torch.device, run: Callable[[], object], repeats: int = 5) -> float:
+    """Median milliseconds of `run` on the device, after one warm-up."""
+    run()
+    times = []
+    for _ in range(repeats):
+        if device.type != "cuda":
+            began = time.perf_counter()
+            run()
+            times.append(1e3 * (time.perf_counter() - began))
+            continue
+        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        torch.cuda.synchronize(device)
+        start.record()
+        run()
+        end.record()
+        torch.cuda.synchronize(device)
+        times.append(start.elapsed_time(end))
+    return statistics.median(times)
+
+
+@torch.inference_mode()
+def prefill_parts(
+    device: torch.device, runner: GraphRunner, clips: Clips | None, duration_s: float, small: bool
+) -> dict[str, Any]:
+    """Milliseconds of each part of one prefill step, fused and plain, and of one clip alone."""
+    assert clips is not None
+    num_clips = 2 if small else 20
+    model = runner._model
+    requests = [clips.request(duration_s) for _ in range(num_clips)]
+    samples = [r.samples for r in requests]
+    parts: dict[str, Any] = {"num_clips": num_clips, "clip_s": duration_s}
+    parts["mel_ms"] = timed_ms(device, lambda: runner._log_mel(samples))
+    mel = runner._log_mel(samples)
+    plan = model.encoder.plan(mel.num_frames)
+    chunks = mel.chunks.to(model.dtype)
+    parts["encoder_ms"] = timed_ms(device, lambda: model.encoder(chunks, plan))
+    parts |= convolution_parts(device, model.encoder, chunks[:128])
+    sequences = [
+        Sequence(request, runner.limits, options(max_model_len=runner.limits.max_model_len))
+        for request in requests
+    ]
+    for slot, sequence in enumerate(sequences):
+        sequence.slot = slot % runner.num_slots
+    lengths = [s.num_prompt_tokens for s in sequences]
+    total = sum(lengths)
+    positions = torch.cat([torch.arange(n) for n in lengths]).to(device)
+    starts = torch.tensor([s.slot * runner._cache.max_length for s in sequences])
+    places = positions + starts.repeat_interleave(torch.tensor(lengths)).to(device)
+    packing = Packing.of(lengths, device=device, dtype=model.dtype)
+    x = torch.randn(total, model.config.text.hidden_size, device=device).to(model.dtype)
+    for name, fusion in (("fused", runner.fusion), ("plain", PLAIN)):
+        decoder = FusedDecoder(model.decoder, runner._cache, fusion)
+        parts[f"prefill_{name}_ms"] = timed_ms(
+            device, lambda d=decoder: d.prefill(x.clone(), positions, places, packing)
+        )
+    weight = model.decoder.layers[0].gate_up.weight
+    parts["gate_up_matmul_ms"] = timed_ms(device, lambda: torch.nn.functional.linear(x, weight))
+    parts["gate_up_tflops"] = 2e-9 * total * weight.numel() / parts["gate_up_matmul_ms"]
+    began = time.perf_counter()
+    runner.prefill(sequences)
+    parts["whole_step_wall_ms"] = 1e3 * (time.perf_counter() - began)
+    one = sequences[:1]
+    walls = []
+    for _ in range(2 if small else 8):
+        began = time.perf_counter()
+        runner.prefill(one)
+        walls.append(1e3 * (time.perf_counter() - began))
+    parts["one_clip_wall_ms"] = statistics.median(walls)
+    parts["value"], parts["unit"] = parts["whole_step_wall_ms"], "ms"
+    parts["note"] = (
+        " ".join(
+            f"{key.removesuffix('_ms')} {parts[key]:.1f}"
+            for key in ("mel_ms", "encoder_ms", "prefill_fused_ms", "prefill_plain_ms")
+        )
+        + f" one {parts['one_clip_wall_ms']:.1f} gemm {parts['gate_up_tflops']:.0f}TF"
+    )
+    return parts
+
+
+def convolution_parts(device: torch.device, encoder: Any, chunks: torch.Tensor) -> dict[str, float]:
+    """Each convolution on one batch of chunks, its activation apart."""
+    gelu = torch.nn.functional.gelu
+    x = chunks.unsqueeze(1).contiguous(memory_format=torch.channels_last)
+    times: dict[str, float] = {"conv_chunks": float(len(chunks))}
+    for i, conv in enumerate((encoder.conv1, encoder.conv2, encoder.conv3), start=1):
+        times[f"conv{i}_ms"] = timed_ms(device, lambda c=conv, y=x: c(y))
+        x = conv(x)
+        times[f"gelu{i}_ms"] = timed_ms(device, lambda y=x: gelu(y))
+        x = gelu(x)
+    return times
+
+
+@torch.inference_mode()
+def decode_steps(runner: GraphRunner, small: bool) -> dict[str, Any]:
+    """Milliseconds of one decode step by batch size at 460 tokens of context; by attention too."""
+    device = runner._device
+    context = 32 if small else 460
+    result: dict[str, Any] = {"context": context}
+    rows = torch.arange(runner.num_slots, device=device)
+    batches = (1, 2, 4) if small else (1, 8, 32, 128, 256)
+    for batch in batches:
+        bucket = next(b for b in runner._buckets if b >= batch)
+        runner._rows.copy_(rows)
+        runner._in_rows = ()
+        runner._owners.clear()
+        graph = runner._graphs.get(bucket)
+
+        def steps(g: Any = graph, b: int = bucket) -> None:
+            runner._positions.fill_(context)
+            for _ in range(8):
+                if g is None:
+                    runner._step(b)
+                else:
+                    g.replay()
+
+        result[f"step_{batch}_ms"] = timed_ms(device, steps) / 8
+    result["value"], result["unit"] = result[f"step_{batches[-1]}_ms"], "ms"
+    result["note"] = " ".join(f"B{b}={result[f'step_{b}_ms']:.2f}" for b in batches)
+    if device.type == "cuda":
+        try:
+            result["attention"] = attention_variants(runner, context)
+            best = min(result["attention"]["256"].items(), key=lambda item: item[1])
+            result["note"] += f" best attention {best[0]} {best[1]:.3f} ms"
+        except Exception as error:  # noqa: BLE001  the steps above stay
+            result["attention_error"] = f"{type(error).__name__}: {error}"[:300]
+    return result
+
+
+def attention_variants(runner: GraphRunner, context: int) -> dict[str, dict[str, float]]:
+    """One layer's decode attention: kernels and tiles, in graphs of all layers."""
+    device, config = runner._device, runner._model.config.text
+    kinds: dict[str, Any] = {"flash": replace(runner.fusion, attention="flash")}
+    for tile in ((64, 4, 3), (64, 4, 2), (32, 4, 4), (128, 4, 2), (64, 8, 3), (32, 2, 4)):
+        name = "x".join(map(str, tile))
+        kinds[name] = replace(runner.fusion, attention="split", tile=tile)
+    times: dict[str, dict[str, float]] = {}
+    for batch in (1, 32, 256):
+        slots = torch.arange(batch, device=device)
+        positions = torch.full_like(slots, context)
+        places = slots * runner._cache.max_length + positions
+        where = StepPlaces(slots, positions, places, (positions + 1).to(torch.int32))
+        query = torch.randn(batch, config.num_heads, config.head_dim, device=device)
+        query = query.to(runner._model.dtype)
+        times[str(batch)] = {}
+        for name, fusion in kinds.items():
+            decoder = FusedDecoder(runner._model.decoder, runner._cache, fusion)
+            try:
+                times[str(batch)][name] = _layers_ms(device, decoder, where, query, config)
+            except Exception as error:  # noqa: BLE001  a tile that does not fit
+                times[str(batch)][f"{name} {type(error).__name__}"] = float("inf")
+    return times
+
+
+def _layers_ms(device: Any, decoder: Any, where: Any, query: Any, config: Any) -> float:
+    attend = decoder._decode_attention(where, query.dtype)
+
+    def run() -> None:
+        for layer in range(config.num_layers):
+            attend(layer, query, query, query)
+
+    run()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        run()
+    return timed_ms(device, graph.replay) / float(config.num_layers)

@@ -1,0 +1,28 @@
+"""The benchmark itself runs, on a small shape and the CPU, and writes every row."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+ROWS = "offline,one,agreement,parts,decode steps,steady,plain"
+
+
+def test_every_row_is_measured(tmp_path: Path) -> None:
+    output = tmp_path / "engine.json"
+    command = [sys.executable, "-m", "tests.bench.engine", "--shapes", "tiny", "--device", "cpu"]
+    command += ["--budget_s", "60", "--rows", ROWS, "--output", str(output)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(output.read_text())
+    assert result["environment"]["torch"]
+    assert len(result["rows"]) >= 10
+    for name, row in result["rows"].items():
+        assert "error" not in row, f"{name}: {row}"
+        assert row["value"] > 0, name
+        assert name.split()[1] in done.stdout
+    # The plain runner and the fast one are the same model: every token is the same.
+    assert result["rows"]["tiny agreement"]["value"] == 1.0

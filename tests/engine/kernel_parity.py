@@ -1,0 +1,82 @@
+"""A program: the fused kernels, interpreted on the CPU, against their plain twins.
+
+Ends with an error when a kernel differs, or when a whole prefill and decode does.
+"""
+
+from __future__ import annotations
+
+# isort: off
+import tests.model.interpreted  # noqa: F401  before Triton is imported
+# isort: on
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from predictor.engine.graphs import GraphOptions, GraphRunner
+from predictor.engine.options import EngineOptions
+from predictor.engine.runner import TorchRunner
+from predictor.engine.sequence import Limits, Sequence
+from predictor.model.fused import Fusion
+from predictor.model.parity import kernel_errors
+from predictor.model.weights import load_model
+from predictor.types import EngineRequest
+
+TINY = Path(__file__).parents[2] / "predictor" / "checkpoints" / "tiny"
+NUM_STEPS = 4
+
+
+def sequences(limits: Limits) -> list[Sequence]:
+    """Two requests of different lengths, one short and one of some seconds."""
+    made = []
+    for i, duration_s in enumerate((0.7, 3.2)):
+        noise = np.random.default_rng(i).standard_normal(int(16_000 * duration_s))
+        request = EngineRequest(
+            request_id=str(i),
+            samples=(0.1 * noise).astype(np.float32),
+            tokens_before=(5, 6, 7)[: i + 1],
+            tokens_after=(8, 9),
+            max_new_tokens=40,
+        )
+        sequence = Sequence(request, limits, EngineOptions())
+        sequence.slot = 1 - i
+        made.append(sequence)
+    return made
+
+
+@torch.inference_mode()
+def main() -> None:
+    torch.set_num_threads(1)
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        model = load_model(TINY, device="cpu", dtype=dtype)
+        fusion = Fusion()
+        if dtype == torch.bfloat16:  # the interpreter multiplies bfloat16 matrices as integers
+            fusion = Fusion(attention="masked")
+        errors = kernel_errors(fusion, model.decoder)
+        if errors:
+            raise SystemExit(f"{dtype}: {errors}")
+    model = load_model(TINY, device="cpu", dtype=torch.float32)
+    plain = TorchRunner(model, num_slots=2, max_model_len=96)
+    fast = GraphRunner(
+        model,
+        num_slots=2,
+        max_model_len=96,
+        options=GraphOptions(steps=((1, NUM_STEPS),), check_kernels=False),
+    )
+    ours, theirs = sequences(fast.limits), sequences(plain.limits)
+    our_first, their_first = fast.prefill(ours), plain.prefill(theirs)
+    our_tokens, their_tokens = our_first.tokens, their_first.tokens
+    for sequence, tokens in zip([*ours, *theirs], [*our_tokens, *their_tokens], strict=True):
+        sequence.tokens += tokens
+    while len(theirs[0].tokens) <= NUM_STEPS:
+        for sequence, tokens in zip(theirs, plain.decode(theirs).tokens, strict=True):
+            sequence.tokens += tokens
+    for sequence, tokens in zip(ours, fast.decode(ours).tokens, strict=True):
+        sequence.tokens += tokens
+    if [s.tokens for s in ours] != [s.tokens for s in theirs]:
+        raise SystemExit(f"{[s.tokens for s in ours]} instead of {[s.tokens for s in theirs]}")
+
+
+if __name__ == "__main__":
+    main()

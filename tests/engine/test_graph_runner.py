@@ -1,0 +1,123 @@
+"""The run-ahead decode loop gives every sequence the tokens it gets alone; no graphs on a CPU."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from predictor.engine.engine import Engine
+from predictor.engine.graphs import GraphOptions, GraphRunner
+from predictor.engine.stream import TokenStream
+from predictor.model.fused import PLAIN
+from predictor.model.model import Model
+from tests.engine.conftest import OPTIONS, Known, StartEngine
+
+ROOT = Path(__file__).parents[2]
+STEPS = {
+    "one step a look": ((1, 1),),
+    "three steps a look": ((1, 3),),
+    "more steps for more sequences": ((1, 1), (2, 2), (4, 5)),
+}
+
+
+def graph_runner(model: Model, steps: tuple[tuple[int, int], ...], run_ahead: bool) -> GraphRunner:
+    return GraphRunner(
+        model,
+        num_slots=OPTIONS.max_num_seqs,
+        max_model_len=OPTIONS.max_model_len,
+        options=GraphOptions(
+            buckets=(1, 2), steps=steps, run_ahead=run_ahead, fusion=PLAIN, check_kernels=False
+        ),
+    )
+
+
+async def collect(stream: TokenStream) -> list[int]:
+    return [token async for chunk in stream for token in chunk.token_ids]
+
+
+@pytest.mark.parametrize("run_ahead", [True, False])
+@pytest.mark.parametrize("steps", STEPS.values(), ids=STEPS)
+async def test_tokens_do_not_depend_on_company(
+    model: Model,
+    known: list[Known],
+    start_engine: StartEngine,
+    steps: tuple[tuple[int, int], ...],
+    run_ahead: bool,
+) -> None:
+    engine = start_engine(graph_runner(model, steps, run_ahead))
+    answers = await asyncio.gather(*(collect(engine.submit(k.request)) for k in known))
+    for answer, expected in zip(answers, known, strict=True):
+        assert tuple(answer) == expected.tokens
+
+
+async def arrive_and_leave(engine: Engine, known: list[Known], seed: int) -> None:
+    """Requests come one by one; some are dropped after a few tokens, which frees their slot."""
+    chance = random.Random(seed)
+
+    async def one(item: Known) -> None:
+        for _ in range(chance.randrange(30)):
+            await asyncio.sleep(0)
+        request = replace(item.request, request_id=f"{seed} {item.request.request_id}")
+        stream = engine.submit(request)
+        leaves_after = chance.choice([1, 3, 10**6])
+        got: list[int] = []
+        async for chunk in stream:
+            got += chunk.token_ids
+            if len(got) >= leaves_after and chunk.finish is None:
+                await stream.aclose()
+        if leaves_after == 10**6:
+            assert tuple(got) == item.tokens
+        else:
+            assert item.tokens[: len(got)] == tuple(got)
+
+    await asyncio.gather(*(one(item) for item in known))
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_slots_change_hands_while_a_look_is_under_way(
+    model: Model, known: list[Known], start_engine: StartEngine, seed: int
+) -> None:
+    runner = graph_runner(model, STEPS["more steps for more sequences"], run_ahead=True)
+    engine = start_engine(runner)
+    await arrive_and_leave(engine, known, seed)
+    await arrive_and_leave(engine, known, seed + 100)
+
+
+async def test_a_failed_step_costs_only_its_own_sequences(
+    model: Model, known: list[Known], start_engine: StartEngine
+) -> None:
+    """A prefill that fails drops the looks under way; the others go on from their own tokens."""
+
+    class Spoilt(GraphRunner):
+        failures = 0
+
+        def prefill(self, sequences):  # type: ignore[no-untyped-def]
+            if len(sequences) > 1 and self.failures < 3:
+                self.failures += 1
+                raise RuntimeError("a batch too many")
+            return super().prefill(sequences)
+
+    runner = Spoilt(
+        model,
+        num_slots=OPTIONS.max_num_seqs,
+        max_model_len=OPTIONS.max_model_len,
+        options=GraphOptions(steps=((1, 2),), fusion=PLAIN, check_kernels=False),
+    )
+    engine = start_engine(runner)
+    answers = await asyncio.gather(*(collect(engine.submit(k.request)) for k in known))
+    assert runner.failures
+    for answer, expected in zip(answers, known, strict=True):
+        assert tuple(answer) == expected.tokens
+
+
+def test_kernels_equal_their_plain_twins() -> None:
+    """In Triton's interpreter, which must be chosen before Triton is imported."""
+    subprocess.run(
+        [sys.executable, "-m", "tests.engine.kernel_parity"], cwd=ROOT, check=True, timeout=240
+    )

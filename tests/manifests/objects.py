@@ -1,0 +1,196 @@
+"""Builds kustomizations and works out what KServe makes of them: the predictor's pods."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+Object = dict[str, Any]
+ROOT = Path(__file__).resolve().parents[2]
+MANIFESTS = ROOT / "manifests"
+SCHEMAS = ROOT.parent / "shared" / "schemas"
+ISVC_LABEL = "serving.kserve.io/inferenceservice"
+MODE = "serving.kserve.io/deploymentMode"
+_CONTAINER_FIELDS_OF_MODEL = frozenset(
+    {
+        "args", "command", "env", "envFrom", "image", "imagePullPolicy", "lifecycle",
+        "livenessProbe", "ports", "readinessProbe", "resources", "securityContext",
+        "startupProbe", "volumeMounts", "workingDir",
+    }
+)  # fmt: skip
+_POD_FIELDS = frozenset(
+    {
+        "affinity", "automountServiceAccountToken", "dnsConfig", "dnsPolicy", "hostAliases",
+        "hostIPC", "hostNetwork", "hostPID", "imagePullSecrets", "initContainers",
+        "nodeSelector", "priorityClassName", "runtimeClassName", "schedulerName",
+        "securityContext", "serviceAccountName", "shareProcessNamespace",
+        "terminationGracePeriodSeconds", "tolerations", "topologySpreadConstraints", "volumes",
+    }
+)  # fmt: skip
+
+
+@functools.cache
+def kustomize_command() -> tuple[list[str] | None, str]:
+    """The command that builds a folder, or None and why there is none."""
+    if binary := shutil.which("kustomize"):
+        return [binary, "build"], ""
+    if binary := shutil.which("kubectl"):
+        shown = subprocess.run([binary, "version", "--client", "-o", "yaml"], capture_output=True)
+        version = (yaml.safe_load(shown.stdout) or {}).get("kustomizeVersion", "v0")
+        found = re.match(r"v(\d+)\.", version)
+        # Components came with kustomize 3.7, and kubectl before 1.21 has 2.0.3 inside.
+        if found and int(found[1]) >= 4:
+            return [binary, "kustomize"], ""
+        return None, f"kubectl has kustomize {version}, components need v4 or later"
+    return None, "neither kustomize nor kubectl is on the PATH"
+
+
+@functools.cache
+def _build_text(folder: Path) -> str:
+    command, reason = kustomize_command()
+    if command is None:
+        raise RuntimeError(reason)
+    built = subprocess.run([*command, str(folder)], capture_output=True, text=True, check=False)
+    if built.returncode or built.stderr:
+        raise ValueError(f"{folder}: {built.stderr}")
+    return built.stdout
+
+
+def build(folder: Path) -> list[Object]:
+    """All objects of a kustomization folder. Raises ValueError for errors and for warnings."""
+    return [document for document in yaml.safe_load_all(_build_text(folder)) if document]
+
+
+def combine(folder: Path, components: Sequence[str], base: str = "base") -> list[Object]:
+    """Objects of a base with components, as an overlay written into the empty `folder`."""
+    overlay = {
+        "apiVersion": "kustomize.config.k8s.io/v1beta1",
+        "kind": "Kustomization",
+        "resources": [os.path.relpath(MANIFESTS / base, folder)],
+        "components": [
+            os.path.relpath(MANIFESTS / "components" / name, folder) for name in components
+        ],
+    }
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump(overlay))
+    return build(folder)
+
+
+def of_kind(objects: Sequence[Object], kind: str) -> list[Object]:
+    return [each for each in objects if each["kind"] == kind]
+
+
+def full_name(each: Object) -> str:
+    return f"{each['kind']} {each['metadata'].get('namespace', '-')}/{each['metadata']['name']}"
+
+
+def containers_of(node: Any) -> Iterator[Object]:
+    """Every container anywhere inside an object."""
+    if isinstance(node, dict):
+        for key, value in node.items():
+            if key in ("containers", "initContainers") and isinstance(value, list):
+                yield from value
+            yield from containers_of(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from containers_of(value)
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """One predictor of an InferenceService as it comes out of KServe's merge with its runtime."""
+
+    service: Object
+    spec: Object  # the predictor's own part
+    runtime: Object
+    mode: str
+    is_canary: bool
+    pod: Object  # a PodSpec
+
+    @property
+    def name(self) -> str:
+        variant = f" canary {self.spec.get('name')}" if self.is_canary else ""
+        return full_name(self.service) + variant
+
+    @property
+    def container(self) -> Object:
+        found: Object = self.pod["containers"][0]
+        return found
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """Labels of its pods that selectors can count on."""
+        name = self.service["metadata"]["name"]
+        variant = f"{name}-{self.spec.get('name')}" if self.is_canary else name
+        own = self.service["metadata"].get("labels", {})
+        labels = {**own, ISVC_LABEL: name, "component": "predictor"}
+        if self.mode == "Standard":
+            labels["app"] = f"isvc.{variant}-predictor"
+        return labels
+
+
+def merge(base: Any, over: Any) -> Any:
+    """Strategic merge as far as we use it: maps deeply, lists of named things by name."""
+    if isinstance(base, dict) and isinstance(over, dict):
+        merged = {**base, **over}
+        return {
+            k: merge(base[k], over[k]) if k in base and k in over else v for k, v in merged.items()
+        }
+    named = isinstance(base, list) and isinstance(over, list)
+    if named and all(isinstance(e, dict) and "name" in e for e in [*base, *over]):
+        by_name = {e["name"]: e for e in base}
+        for each in over:
+            by_name[each["name"]] = merge(by_name.get(each["name"], {}), each)
+        return list(by_name.values())
+    return over
+
+
+def predictors(objects: Sequence[Object]) -> list[Predictor]:
+    """Every predictor, stable and canary, of every InferenceService."""
+    runtimes = {each["metadata"]["name"]: each for each in of_kind(objects, "ServingRuntime")}
+    found = []
+    for service in of_kind(objects, "InferenceService"):
+        mode = service["metadata"].get("annotations", {}).get(MODE, "")
+        canaries = [canary["predictor"] for canary in service["spec"].get("canary", [])]
+        for index, spec in enumerate([service["spec"]["predictor"], *canaries]):
+            runtime = runtimes[spec["model"]["runtime"]]
+            pod = {k: v for k, v in runtime["spec"].items() if k in _POD_FIELDS | {"containers"}}
+            pod = copy.deepcopy(pod)
+            model = {k: v for k, v in spec["model"].items() if k in _CONTAINER_FIELDS_OF_MODEL}
+            pod["containers"][0] = merge(pod["containers"][0], model)
+            pod = merge(pod, {k: v for k, v in spec.items() if k in _POD_FIELDS})
+            found.append(Predictor(service, spec, runtime, mode, index > 0, pod))
+    return found
+
+
+def knative_service(predictor: Predictor) -> Object:
+    """The Knative service that KServe asks for, for the check against Knative's closed schema."""
+    annotations = predictor.service["metadata"].get("annotations", {})
+    revision: Object = {"timeoutSeconds": predictor.spec.get("timeout"), **predictor.pod}
+    if "containerConcurrency" in predictor.spec:
+        revision["containerConcurrency"] = predictor.spec["containerConcurrency"]
+    return {
+        "apiVersion": "serving.knative.dev/v1",
+        "kind": "Service",
+        "metadata": {"name": predictor.service["metadata"]["name"] + "-predictor"},
+        "spec": {"template": {"metadata": {"annotations": annotations}, "spec": revision}},
+    }
+
+
+def core_pod(predictor: Predictor) -> Object:
+    """The same pod as a core v1 object, for the strict check of its container."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "predictor", "labels": predictor.labels},
+        "spec": predictor.pod,
+    }

@@ -1,0 +1,216 @@
+"""What schemas do not say about the predictor's pods. A rule gives a list of problems."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Any
+
+from tests.manifests.objects import Object, Predictor, containers_of, full_name, of_kind, predictors
+
+# Pod fields that Knative refuses unless a feature flag is on; the flag of a PVC is for a volume.
+KNATIVE_FLAGS = {
+    "affinity": "kubernetes.podspec-affinity",
+    "dnsConfig": "kubernetes.podspec-dnsconfig",
+    "dnsPolicy": "kubernetes.podspec-dnspolicy",
+    "hostAliases": "kubernetes.podspec-hostaliases",
+    "initContainers": "kubernetes.podspec-init-containers",
+    "nodeSelector": "kubernetes.podspec-nodeselector",
+    "priorityClassName": "kubernetes.podspec-priorityclassname",
+    "runtimeClassName": "kubernetes.podspec-runtimeclassname",
+    "schedulerName": "kubernetes.podspec-schedulername",
+    "securityContext": "kubernetes.podspec-securitycontext",
+    "tolerations": "kubernetes.podspec-tolerations",
+    "topologySpreadConstraints": "kubernetes.podspec-topologyspreadconstraints",
+}
+PVC_FLAG = "kubernetes.podspec-persistent-volume-claim"
+KNATIVE_MAX_TIMEOUT_S = 600
+# Environment that libraries read and not our configuration.
+LIBRARY_ENV = re.compile(r"HOME|HF_HUB_OFFLINE|OTEL_\w+|FASTAPI_OTEL_AUTO_CONFIGURE")
+# (flags, environment, text of model-config.json) -> what the server says against it, or None
+Complaint = Callable[[list[str], dict[str, str], str], str | None]
+_FLAG = re.compile(r"(--[a-z_]+)(?:=(.*))?")
+
+
+def knative_refusals(objects: Sequence[Object], enabled: Collection[str]) -> Iterator[str]:
+    """Fields that Knative's webhook refuses, given the feature flags that are on."""
+    for each in predictors(objects):
+        if each.mode != "Knative":
+            continue
+        if "lifecycle" in each.container:
+            yield f"{each.name}: Knative refuses lifecycle"
+        if "terminationGracePeriodSeconds" in each.pod:
+            yield f"{each.name}: Knative refuses terminationGracePeriodSeconds"
+        if each.spec.get("timeout", 0) > KNATIVE_MAX_TIMEOUT_S:
+            yield f"{each.name}: timeout {each.spec['timeout']} > {KNATIVE_MAX_TIMEOUT_S}"
+        needed = [KNATIVE_FLAGS[field] for field in each.pod if field in KNATIVE_FLAGS]
+        if any("persistentVolumeClaim" in volume for volume in each.pod.get("volumes", [])):
+            needed.append(PVC_FLAG)
+        yield from (f"{each.name}: needs Knative's flag {f}" for f in needed if f not in enabled)
+
+
+def one_port(objects: Sequence[Object]) -> Iterator[str]:
+    """KServe routes to the first port, Knative takes one only and two names; probes must use it."""
+    for each in predictors(objects):
+        ports = each.container.get("ports", [])
+        if len(ports) != 1:
+            yield f"{each.name}: {len(ports)} ports, must be 1"
+            continue
+        if ports[0].get("name") not in ("http1", "h2c"):
+            yield f"{each.name}: port name {ports[0].get('name')!r}, must be http1 or h2c"
+        for probe, get in _http_probes(each):
+            if get.get("port") not in (ports[0]["containerPort"], ports[0].get("name")):
+                yield f"{each.name}: {probe} asks port {get.get('port')}"
+        flag = flags(each).get("--http_port")
+        if flag is not None and flag != str(ports[0]["containerPort"]):
+            yield f"{each.name}: --http_port={flag} is not the container's port"
+
+
+def container_name(objects: Sequence[Object]) -> Iterator[str]:
+    """KServe finds the server's container by its name."""
+    yield from (
+        f"{full_name(each)}: container {container['name']!r}, must be kserve-container"
+        for each in of_kind(objects, "ServingRuntime")
+        for container in each["spec"]["containers"]
+        if container["name"] != "kserve-container"
+    )
+
+
+def flags(predictor: Predictor) -> dict[str, str | None]:
+    """Command line flags of the container; None for one without a value."""
+    matches = (_FLAG.fullmatch(arg) for arg in predictor.container.get("args", []))
+    return {match[1]: match[2] for match in matches if match}
+
+
+def flags_known(objects: Sequence[Object], known: Collection[str]) -> Iterator[str]:
+    """Flags must be ones that the server has, written --name=value."""
+    for each in predictors(objects):
+        for arg in each.container.get("args", []):
+            match = _FLAG.fullmatch(arg)
+            if match is None or match[1] not in known:
+                yield f"{each.name}: the server has no flag {arg!r}"
+
+
+def env_known(objects: Sequence[Object], known: Collection[str]) -> Iterator[str]:
+    """Environment must be our configuration's or a library's."""
+    yield from (
+        f"{each.name}: nothing reads the environment variable {env['name']}"
+        for each in predictors(objects)
+        for env in each.container.get("env", [])
+        if env["name"] not in known and not LIBRARY_ENV.fullmatch(env["name"])
+    )
+
+
+def _http_probes(predictor: Predictor) -> Iterator[tuple[str, Object]]:
+    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+        if get := predictor.container.get(probe, {}).get("httpGet"):
+            yield probe, get
+
+
+def probes(objects: Sequence[Object], has_route: Callable[[str], bool]) -> Iterator[str]:
+    """All three probes, on routes that exist and say what the probe asks."""
+    for each in predictors(objects):
+        paths = {probe: get["path"] for probe, get in _http_probes(each)}
+        for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+            if probe not in paths:
+                yield f"{each.name}: no {probe}"
+            elif not has_route(paths[probe]):
+                yield f"{each.name}: {probe} asks {paths[probe]}, which is no route"
+        model = flags(each).get("--model_name")
+        for probe in ("startupProbe", "readinessProbe"):
+            if paths.get(probe, f"/v2/models/{model}/ready") != f"/v2/models/{model}/ready":
+                yield f"{each.name}: {probe} does not ask for the model {model}"
+        startup = each.container.get("startupProbe", {})
+        if startup.get("periodSeconds", 10) * startup.get("failureThreshold", 3) < 300:
+            yield f"{each.name}: startupProbe gives loading less than five minutes"
+
+
+def hardened(objects: Sequence[Object]) -> Iterator[str]:
+    """Non-root, nothing gained, nothing written, no token of the API server."""
+    tokens = {
+        each["metadata"]["name"]: each.get("automountServiceAccountToken", True)
+        for each in of_kind(objects, "ServiceAccount")
+    }
+    wanted: dict[str, Any] = {
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+        "readOnlyRootFilesystem": True,
+        "runAsNonRoot": True,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+    for each in predictors(objects):
+        context = each.container.get("securityContext", {})
+        for key, value in wanted.items():
+            if context.get(key) != value:
+                yield f"{each.name}: securityContext.{key} must be {value}"
+        account = each.pod.get("serviceAccountName")
+        if account is None:
+            yield f"{each.name}: no service account of its own"
+        elif tokens.get(account, True):
+            yield f"{each.name}: service account {account} mounts a token"
+
+
+def resources(objects: Sequence[Object]) -> Iterator[str]:
+    """CPU and memory requested and limited; devices requested as much as limited."""
+    for each in predictors(objects):
+        requests = each.container.get("resources", {}).get("requests", {})
+        limits = each.container.get("resources", {}).get("limits", {})
+        for name in ("cpu", "memory"):
+            if name not in requests or name not in limits:
+                yield f"{each.name}: no request or no limit of {name}"
+        for name in {*requests, *limits}:
+            if "/" in name and requests.get(name) != limits.get(name):
+                yield f"{each.name}: {name} requested and limited differently"
+
+
+def volumes(objects: Sequence[Object], secrets: Collection[str]) -> Iterator[str]:
+    """Every mount has its volume, every volume its ConfigMap; secrets are made by hand."""
+    config_maps = {each["metadata"]["name"] for each in of_kind(objects, "ConfigMap")}
+    for each in predictors(objects):
+        declared = {volume["name"]: volume for volume in each.pod.get("volumes", [])}
+        for mount in each.container.get("volumeMounts", []):
+            if mount["name"] not in declared:
+                yield f"{each.name}: no volume {mount['name']}"
+        for volume in declared.values():
+            name = volume.get("configMap", {}).get("name")
+            if name is not None and name not in config_maps:
+                yield f"{each.name}: no ConfigMap {name}"
+            secret = volume.get("secret", {}).get("secretName")
+            if secret is not None and secret not in secrets:
+                yield f"{each.name}: Secret {secret} is not documented"
+        for env in each.container.get("env", []):
+            secret = env.get("valueFrom", {}).get("secretKeyRef", {}).get("name")
+            if secret is not None and secret not in secrets:
+                yield f"{each.name}: Secret {secret} is not documented"
+        scratch = [m["mountPath"] for m in each.container.get("volumeMounts", [])]
+        if "/tmp" not in scratch:
+            yield f"{each.name}: nothing to write to, /tmp must be a volume"
+
+
+def server_settings(objects: Sequence[Object], complaint: Complaint) -> Iterator[str]:
+    """Flags, environment and the mounted file make settings that the server starts with."""
+    files = {
+        each["metadata"]["name"]: each["data"]["model-config.json"]
+        for each in of_kind(objects, "ConfigMap")
+        if "model-config.json" in each.get("data", {})
+    }
+    for each in predictors(objects):
+        mounted = [v["configMap"]["name"] for v in each.pod["volumes"] if "configMap" in v]
+        text = next((files[name] for name in mounted if name in files), "{}")
+        env = {e["name"]: e.get("value", "from-a-secret") for e in each.container.get("env", [])}
+        if said := complaint(each.container.get("args", []), env, text):
+            yield f"{each.name}: {said}"
+        name = flags(each).get("--model_name")
+        if name != json.loads(text).get("model_name", name):
+            yield f"{each.name}: model_name of the file is not --model_name={name}"
+
+
+def images_pinned(objects: Sequence[Object]) -> Iterator[str]:
+    """A digest, or a tag that names a version."""
+    for each in objects:
+        for container in containers_of(each):
+            image = container.get("image", "")
+            tag = re.search(r":([\w.-]+)$", image)
+            if "@sha256:" not in image and (tag is None or not re.search(r"\d", tag[1])):
+                yield f"{full_name(each)}: image {image!r} is not pinned"

@@ -1,0 +1,108 @@
+"""Prometheus itself judges the rules: promtool checks every expression and fires every alert."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.manifests.objects import MANIFESTS, Object
+from tests.manifests.queries import dashboards, panel_expressions, rule_expressions, scaler_queries
+
+pytestmark = pytest.mark.skipif(
+    shutil.which("promtool") is None, reason="promtool is not on the PATH (Debian: prometheus)"
+)
+CASES = Path(__file__).with_name("alerts.yaml")
+
+
+def rule_file() -> Object:
+    text = (MANIFESTS / "components/monitoring/prometheus-rule.yaml").read_text()
+    spec: Object = yaml.safe_load(text)["spec"]
+    return spec
+
+
+def promtool(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["promtool", *map(str, arguments)], capture_output=True, text=True, check=False
+    )
+
+
+ALERTS = {
+    rule["alert"] for group in rule_file()["groups"] for rule in group["rules"] if "alert" in rule
+}
+
+
+def run_cases(folder: Path, rules: Object, only: str = "") -> subprocess.CompletedProcess[str]:
+    """The unit tests of alerts.yaml, of one alert if named, against a rule file."""
+    (folder / "rules.yaml").write_text(yaml.safe_dump(rules))
+    cases = yaml.safe_load(CASES.read_text())
+    cases["rule_files"] = ["rules.yaml"]
+    cases["tests"] = [case for case in cases["tests"] if case["name"].startswith(only)]
+    (folder / "cases.yaml").write_text(yaml.safe_dump(cases, sort_keys=False))
+    return promtool("test", "rules", folder / "cases.yaml")
+
+
+def test_rules_are_valid(tmp_path: Path) -> None:
+    (tmp_path / "rules.yaml").write_text(yaml.safe_dump(rule_file()))
+    checked = promtool("check", "rules", tmp_path / "rules.yaml")
+    assert checked.returncode == 0, checked.stderr
+    assert "14 rules found" in checked.stdout
+
+
+def test_alerts_fire_when_they_should_and_only_then(tmp_path: Path) -> None:
+    tested = run_cases(tmp_path, rule_file())
+    assert tested.returncode == 0, tested.stdout + tested.stderr
+
+
+def test_every_alert_has_a_case() -> None:
+    alerts = {
+        rule["alert"] for g in rule_file()["groups"] for rule in g["rules"] if "alert" in rule
+    }
+    expected: dict[str, list[bool]] = {name: [] for name in alerts}
+    for case in yaml.safe_load(CASES.read_text())["tests"]:
+        for check in case["alert_rule_test"]:
+            expected[check["alertname"]].append(bool(check.get("exp_alerts")))
+    assert {name for name, fires in expected.items() if set(fires) != {True, False}} == set()
+
+
+@pytest.mark.parametrize("alert", sorted(ALERTS))
+def test_the_cases_notice_an_alert_that_never_fires(tmp_path: Path, alert: str) -> None:
+    rules = rule_file()
+    for rule in rules["groups"][1]["rules"]:
+        if rule["alert"] == alert:
+            rule["expr"] = f"({rule['expr']}) and vector(0) > 1"
+    tested = run_cases(tmp_path, rules, only=alert)
+    assert tested.returncode != 0
+    assert alert in tested.stdout + tested.stderr
+
+
+def test_queries_of_panels_and_scalers_are_valid(monitored: list[Object], tmp_path: Path) -> None:
+    """A recording rule per query, since promtool checks rule files."""
+    queries = [
+        (f"{file}:{title}", expression)
+        for file, dashboard in dashboards(monitored)
+        for title, expression in panel_expressions(dashboard)
+    ]
+    queries += list(scaler_queries(monitored))
+    assert len(queries) > 25
+    rules = [{"record": f"q:{n}", "expr": expression} for n, (_, expression) in enumerate(queries)]
+    (tmp_path / "q.yaml").write_text(yaml.safe_dump({"groups": [{"name": "q", "rules": rules}]}))
+    checked = promtool("check", "rules", tmp_path / "q.yaml")
+    assert checked.returncode == 0, checked.stderr
+
+
+def test_an_invalid_query_is_caught(tmp_path: Path) -> None:
+    broken = rule_file()
+    broken["groups"][0]["rules"][0]["expr"] = "sum by (code) rate(qwen3_asr_requests_total[5m]))"
+    (tmp_path / "rules.yaml").write_text(yaml.safe_dump(broken))
+    assert promtool("check", "rules", tmp_path / "rules.yaml").returncode != 0
+
+
+def test_recorded_names_are_used(monitored: list[Object]) -> None:
+    recorded = {record for _, _, record in rule_expressions(monitored) if record}
+    alerts = [expression for _, expression, record in rule_expressions(monitored) if not record]
+    unused = {name for name in recorded if not any(name in expression for expression in alerts)}
+    assert unused <= {"qwen3_asr:requests:rate5m", "qwen3_asr:real_time_factor_inverse:rate5m"}

@@ -1,0 +1,95 @@
+"""Overlays and sensible choices of components build, fit their schemas, keep our rules."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pytest
+import yaml
+
+from tests.manifests import pod_rules, service_rules
+from tests.manifests.conftest import KNATIVE, OVERLAYS, STANDARD, needs_kustomize, needs_schemas
+from tests.manifests.objects import (
+    MANIFESTS,
+    Object,
+    core_pod,
+    knative_service,
+    of_kind,
+    predictors,
+)
+from tests.manifests.queries import our_series
+from tests.manifests.schemas import OLDEST_KUBERNETES, core_problems, custom_problems, problems
+
+pytestmark = needs_kustomize
+SECRETS = frozenset({"qwen3-asr-api-keys"})  # made by hand, as the README says
+
+
+def features() -> frozenset[str]:
+    """Knative's flags that manifests/cluster/knative turns on."""
+    text = (MANIFESTS / "cluster/knative/config-features.yaml").read_text()
+    return frozenset(k for k, v in yaml.safe_load(text)["data"].items() if v == "enabled")
+
+
+@needs_schemas
+def test_fits_its_schemas(objects: list[Object]) -> None:
+    assert [problem for each in objects for problem in problems(each)] == []
+
+
+@needs_schemas
+def test_what_kserve_makes_of_it_fits_too(objects: list[Object]) -> None:
+    """The pod as core Kubernetes sees it, and on Knative the service it becomes."""
+    found = []
+    for each in predictors(objects):
+        found += core_problems(core_pod(each), OLDEST_KUBERNETES)
+        if each.mode == "Knative":
+            found += custom_problems(knative_service(each))
+    assert found == []
+
+
+def test_keeps_the_rules(objects: list[Object]) -> None:
+    rules: list[Iterable[str]] = [
+        pod_rules.knative_refusals(objects, features()),
+        pod_rules.one_port(objects),
+        pod_rules.container_name(objects),
+        pod_rules.hardened(objects),
+        pod_rules.resources(objects),
+        pod_rules.volumes(objects, SECRETS),
+        pod_rules.images_pinned(objects),
+        service_rules.deployment_mode(objects),
+        service_rules.canaries(objects),
+        service_rules.storage_pinned(objects),
+        service_rules.references(objects),
+        service_rules.scaling(objects),
+        service_rules.selectors(objects),
+        service_rules.queries(objects, our_series()),
+    ]
+    assert [problem for rule in rules for problem in rule] == []
+
+
+def test_every_component_is_tried() -> None:
+    tried = {name for choice in [*KNATIVE, *STANDARD] for name in choice}
+    assert tried == {path.name for path in (MANIFESTS / "components").iterdir()}
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_an_overlay_is_short(overlay: str) -> None:
+    """A list of components and patches; whoever reads it sees what is deployed."""
+    text = (MANIFESTS / "overlays" / overlay / "kustomization.yaml").read_text()
+    assert len(text.splitlines()) <= 40
+    assert yaml.safe_load(text)["resources"] == ["../../base"]
+
+
+def test_the_cache_holds_what_is_served(knative: list[Object]) -> None:
+    [cache] = of_kind(knative, "LocalModelCache")
+    assert cache["spec"]["sourceModelUri"] == predictors(knative)[0].spec["model"]["storageUri"]
+
+
+def test_a_changed_configuration_rolls_out(standard: list[Object]) -> None:
+    """The ConfigMap's hash is part of the name that the runtime mounts."""
+    [mounted] = [
+        volume["configMap"]["name"]
+        for volume in predictors(standard)[0].pod["volumes"]
+        if "configMap" in volume
+    ]
+    assert mounted.startswith("qwen3-asr-config-")
+    assert mounted in {each["metadata"]["name"] for each in of_kind(standard, "ConfigMap")}

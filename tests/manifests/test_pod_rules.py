@@ -1,0 +1,159 @@
+"""Each rule about pods broken once: a rule that cannot fail protects nothing."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.manifests import pod_rules
+from tests.manifests.conftest import complaint, needs_kustomize
+from tests.manifests.mutations import (
+    Case,
+    Objects,
+    Rule,
+    account,
+    breaks,
+    container,
+    dig,
+    drop,
+    ids,
+    kind,
+    predictor,
+    put,
+)
+from tests.manifests.objects import of_kind
+
+pytestmark = needs_kustomize
+FLAGS = frozenset(pod_rules.KNATIVE_FLAGS.values()) | {pod_rules.PVC_FLAG}
+# Flags that the full Knative stack needs, as manifests/cluster/knative turns them on.
+ON = frozenset(
+    f"kubernetes.podspec-{name}"
+    for name in ("affinity", "tolerations", "topologyspreadconstraints")
+)
+ROUTES = frozenset({"/v2/health/live", "/v2/models/qwen3-asr/ready"})
+
+
+def rule(name: str) -> Rule:
+    """A rule by name, with what it asks of the server fixed to what these manifests use."""
+    asked: dict[str, Rule] = {
+        "knative_refusals": lambda o: pod_rules.knative_refusals(o, FLAGS),
+        "no_flags": lambda o: pod_rules.knative_refusals(o, ON),
+        "probes": lambda o: pod_rules.probes(o, ROUTES.__contains__),
+        "flags_known": lambda o: pod_rules.flags_known(
+            o, {"--model_name", "--model_dir", "--http_port"}
+        ),
+        "env_known": lambda o: pod_rules.env_known(o, {"QWEN3_ASR_API_KEYS"}),
+        "server_settings": lambda o: pod_rules.server_settings(o, complaint),
+        "volumes": lambda o: pod_rules.volumes(o, {"qwen3-asr-api-keys"}),
+    }
+    if name in asked:
+        return asked[name]
+    found: Rule = getattr(pod_rules, name)
+    return found
+
+
+def rename_config(objects: Objects) -> None:
+    for each in of_kind(objects, "ConfigMap"):
+        if each["metadata"]["name"].startswith("qwen3-asr-config"):
+            each["metadata"]["name"] = "qwen3-asr-config-old"
+
+
+def config_with_a_wrong_precision(objects: Objects) -> None:
+    for each in of_kind(objects, "ConfigMap"):
+        if "model-config.json" in each["data"]:
+            each["data"]["model-config.json"] = '{"precision": "fp12"}'
+
+
+def config_of_another_model(objects: Objects) -> None:
+    for each in of_kind(objects, "ConfigMap"):
+        if "model-config.json" in each["data"]:
+            each["data"]["model-config.json"] = '{"model_name": "other"}'
+
+
+def add_volume(objects: Objects) -> None:
+    claim = {"name": "weights", "persistentVolumeClaim": {"claimName": "weights"}}
+    kind(objects, "ServingRuntime")["spec"]["volumes"].append(claim)
+
+
+def mount_secret(objects: Objects) -> None:
+    secret = {"name": "keys", "secret": {"secretName": "unheard-of"}}
+    kind(objects, "ServingRuntime")["spec"]["volumes"].append(secret)
+
+
+CASES: list[Case] = [
+    (
+        "knative_refusals",
+        put(container, "lifecycle", {"preStop": {"sleep": {"seconds": 1}}}),
+        "lifecycle",
+    ),
+    ("knative_refusals", put(predictor, "terminationGracePeriodSeconds", 60), "terminationGrace"),
+    ("knative_refusals", put(predictor, "timeout", 900), "900 > 600"),
+    ("no_flags", put(predictor, "nodeSelector", {"a": "b"}), "kubernetes.podspec-nodeselector"),
+    ("no_flags", add_volume, "kubernetes.podspec-persistent-volume-claim"),
+    ("one_port", lambda o: container(o)["ports"].append({"containerPort": 8081}), "2 ports"),
+    ("one_port", put(dig(container, "ports", 0), "name", "http"), "must be http1 or h2c"),
+    ("one_port", put(dig(container, "readinessProbe", "httpGet"), "port", 9000), "asks port 9000"),
+    ("one_port", put(dig(container, "args"), 2, "--http_port=9000"), "not the container's port"),
+    ("container_name", put(container, "name", "predictor"), "must be kserve-container"),
+    ("flags_known", lambda o: container(o)["args"].append("--turbo=yes"), "--turbo=yes"),
+    (
+        "env_known",
+        lambda o: container(o)["env"].append({"name": "CUDA_VISIBLE_DEVICES", "value": "0"}),
+        "CUDA_VISIBLE_DEVICES",
+    ),
+    ("probes", drop(container, "livenessProbe"), "no livenessProbe"),
+    (
+        "probes",
+        put(dig(container, "livenessProbe", "httpGet"), "path", "/healthz"),
+        "which is no route",
+    ),
+    (
+        "probes",
+        put(dig(container, "readinessProbe", "httpGet"), "path", "/v2/health/live"),
+        "does not ask for the model",
+    ),
+    (
+        "probes",
+        put(dig(container, "startupProbe"), "failureThreshold", 3),
+        "less than five minutes",
+    ),
+    ("hardened", drop(container, "securityContext"), "readOnlyRootFilesystem"),
+    (
+        "hardened",
+        put(dig(container, "securityContext"), "capabilities", {"drop": ["NET_RAW"]}),
+        "capabilities",
+    ),
+    ("hardened", drop(predictor, "serviceAccountName"), "no service account of its own"),
+    ("hardened", drop(account, "automountServiceAccountToken"), "mounts a token"),
+    ("resources", drop(dig(container, "resources"), "limits"), "no limit of memory"),
+    (
+        "resources",
+        put(dig(container, "resources", "limits"), "nvidia.com/mig-2g.20gb", "2"),
+        "differently",
+    ),
+    (
+        "volumes",
+        lambda o: container(o)["volumeMounts"].append({"name": "gone", "mountPath": "/x"}),
+        "no volume gone",
+    ),
+    ("volumes", rename_config, "no ConfigMap qwen3-asr-config"),
+    ("volumes", mount_secret, "unheard-of"),
+    (
+        "volumes",
+        put(dig(container, "volumeMounts", 1), "mountPath", "/scratch"),
+        "nothing to write to",
+    ),
+    ("server_settings", config_with_a_wrong_precision, "precision"),
+    ("server_settings", config_of_another_model, "is not --model_name=qwen3-asr"),
+    ("images_pinned", put(container, "image", "registry.example.com/predictor"), "not pinned"),
+    (
+        "images_pinned",
+        put(container, "image", "registry.example.com/predictor:latest"),
+        "not pinned",
+    ),
+    ("images_pinned", put(container, "image", "registry.example.com:5000/predictor"), "not pinned"),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=ids(CASES))
+def test_a_broken_pod_is_caught(knative: Objects, case: Case) -> None:
+    breaks(rule(case[0]), knative, case)

@@ -1,0 +1,347 @@
+"""A Kubernetes API over HTTP that knows InferenceServices and ConfigMaps, and KServe's rules.
+
+The rules are KServe's own, from its controller's source: annotations reach the pods' template,
+`canaryTrafficPercent` counts only after a roll-out, "latest" is the latest ready revision, a
+canary in Standard mode has a Deployment of its own. The controller turns once for each read, so
+that whoever watches sees every state in between, without any sleeping.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+NAMESPACE = "asr"
+DOMAIN = "example.com"
+AUTOSCALING = ("maxReplicas", "scaleTarget", "scaleMetric", "scaleMetricType", "autoScaling")
+
+Object = dict[str, Any]
+
+
+@dataclass
+class Workload:
+    """A Knative revision or a Deployment."""
+
+    name: str
+    template: Object  # what its pods are made from
+    age: int = 0  # turns of the controller
+    starts: int = 1  # how often its pods were started anew
+
+    @property
+    def uri(self) -> str:
+        """What it serves."""
+        return str(self.template["predictor"]["model"]["storageUri"])
+
+
+@dataclass
+class FakeCluster:
+    """One InferenceService in one namespace."""
+
+    service: Object
+    broken: set[str] = field(default_factory=set)  # storage URIs that never become ready
+    ready_after: int = 2  # turns until a workload is ready
+    workloads: dict[str, Workload] = field(default_factory=dict)
+    config_maps: dict[str, Object] = field(default_factory=dict)
+    requests: list[str] = field(default_factory=list)
+    fail_after: int | None = None  # the API stops answering writes after so many
+    routed: list[dict[str, int]] = field(default_factory=list)  # every split there was
+
+    def __post_init__(self) -> None:
+        self._versions = itertools.count(1)
+        metadata = self.service["metadata"]
+        metadata |= {"namespace": NAMESPACE, "uid": "uid-1", "generation": 1}
+        metadata["resourceVersion"] = str(next(self._versions))
+        self.service["status"] = {}
+        for _ in range(self.ready_after + 3):
+            self.turn()
+
+    # -- the API -------------------------------------------------------------------------------
+
+    def app(self) -> Starlette:
+        base = f"/apis/serving.kserve.io/v1beta1/namespaces/{NAMESPACE}/inferenceservices/{{name}}"
+        maps = f"/api/v1/namespaces/{NAMESPACE}/configmaps"
+        return Starlette(
+            routes=[
+                Route(base, self.get_service, methods=["GET"]),
+                Route(base, self.put_service, methods=["PUT"]),
+                Route(maps, self.create_map, methods=["POST"]),
+                Route(maps + "/{name}", self.get_map, methods=["GET"]),
+                Route(maps + "/{name}", self.put_map, methods=["PUT"]),
+            ]
+        )
+
+    async def get_service(self, request: Request) -> JSONResponse:
+        if request.path_params["name"] != self.service["metadata"]["name"]:
+            return problem(404, "not found")
+        self.turn()
+        return JSONResponse(self.service)
+
+    async def put_service(self, request: Request) -> JSONResponse:
+        body = json.loads(await request.body())
+        if refusal := self._refusal(body, self.service):
+            return refusal
+        if denied := admission(body):
+            return problem(400, f"admission webhook denied the request: {denied}")
+        changed = body["spec"] != self.service["spec"]
+        metadata = {**self.service["metadata"], **body["metadata"]}
+        metadata["generation"] = self.service["metadata"]["generation"] + changed
+        metadata["resourceVersion"] = str(next(self._versions))
+        self.service |= {"metadata": metadata, "spec": body["spec"]}
+        return JSONResponse(self.service)
+
+    async def get_map(self, request: Request) -> JSONResponse:
+        found = self.config_maps.get(request.path_params["name"])
+        return JSONResponse(found) if found else problem(404, "not found")
+
+    async def create_map(self, request: Request) -> JSONResponse:
+        body = json.loads(await request.body())
+        name = body["metadata"]["name"]
+        if name in self.config_maps or body["metadata"].get("resourceVersion"):
+            return problem(409, "already exists")
+        return self._store_map(name, body, 201)
+
+    async def put_map(self, request: Request) -> JSONResponse:
+        body = json.loads(await request.body())
+        name = request.path_params["name"]
+        return self._refusal(body, self.config_maps[name]) or self._store_map(name, body, 200)
+
+    def _store_map(self, name: str, body: Object, status: int) -> JSONResponse:
+        body["metadata"]["resourceVersion"] = str(next(self._versions))
+        self.config_maps[name] = body
+        return JSONResponse(body, status)
+
+    def _refusal(self, body: Object, current: Object) -> JSONResponse | None:
+        if self.fail_after is not None:
+            self.fail_after -= 1
+            if self.fail_after < 0:
+                return problem(500, "the API server is gone")
+        if body["metadata"].get("resourceVersion") != current["metadata"]["resourceVersion"]:
+            return problem(409, "the object has been modified")
+        return None
+
+    def edit(self, **predictor: Any) -> None:
+        """A change by somebody else."""
+        self.service["spec"]["predictor"] |= predictor
+        self.service["metadata"]["generation"] += 1
+        self.service["metadata"]["resourceVersion"] = str(next(self._versions))
+
+    # -- the controller ------------------------------------------------------------------------
+
+    @property
+    def mode(self) -> str:
+        return str(self.service["metadata"]["annotations"]["serving.kserve.io/deploymentMode"])
+
+    def turn(self) -> None:
+        """One reconciliation."""
+        if self.mode == "Knative":
+            self._turn_knative()
+        else:
+            self._turn_standard()
+        for workload in self.workloads.values():
+            workload.age += 1
+        self.service["status"]["observedGeneration"] = self.service["metadata"]["generation"]
+        split = self.split()
+        if split and self.routed[-1:] != [split]:
+            self.routed.append(split)
+
+    def is_ready(self, workload: Workload) -> bool:
+        return workload.age >= self.ready_after and workload.uri not in self.broken
+
+    def _template(self, predictor: Object) -> Object:
+        return {
+            "predictor": {k: v for k, v in predictor.items() if k != "canaryTrafficPercent"},
+            "annotations": dict(self.service["metadata"]["annotations"]),
+        }
+
+    def _turn_knative(self) -> None:
+        spec = self.service["spec"]["predictor"]
+        status = self.service["status"].setdefault("components", {}).setdefault("predictor", {})
+        template = copy.deepcopy(self._template(spec))
+        latest = list(self.workloads.values())[-1] if self.workloads else None
+        if latest is None or latest.template != template:
+            name = f"{self.service['metadata']['name']}-predictor-{len(self.workloads) + 1:05d}"
+            self.workloads[name] = Workload(name, template)
+        created = list(self.workloads)[-1]
+        ready = [n for n, w in self.workloads.items() if self.is_ready(w)]
+        status["latestCreatedRevision"] = created
+        self._conditions(ready[-1:] == [created])
+        if not ready:
+            return
+        status["latestReadyRevision"] = ready[-1]
+        status["traffic"] = self._traffic(spec.get("canaryTrafficPercent"), status, ready[-1])
+        self._propagate(status, ready[-1], created)
+
+    def _traffic(self, percent: int | None, status: Object, ready: str) -> list[Object]:
+        """createKnativeService's traffic targets, resolved as Knative does."""
+        rolled_out = status.get("latestRolledoutRevision")
+        tagged = self.service["metadata"]["annotations"].get("serving.kserve.io/enable-tag-routing")
+        split = percent is not None and rolled_out
+        latest: Object = {
+            "latestRevision": True,
+            "revisionName": ready,
+            "percent": percent if split else 100,
+        }
+        if tagged == "true":
+            latest |= {"tag": "latest", "url": f"http://{self._tag_host('latest')}"}
+        if not split or percent == 100:
+            return [latest]
+        assert percent is not None
+        previous = {
+            "latestRevision": False,
+            "revisionName": rolled_out,
+            "percent": 100 - percent,
+            "tag": "prev",
+            "url": f"http://{self._tag_host('prev')}",
+        }
+        return [latest, previous]
+
+    def _propagate(self, status: Object, ready: str, created: str) -> None:
+        """PropagateStatus: which revision counts as rolled out."""
+        sums: dict[str, int] = {}
+        for target in status["traffic"]:
+            sums[target["revisionName"]] = sums.get(target["revisionName"], 0) + target["percent"]
+        latest = status["traffic"][0]
+        if status.get("latestRolledoutRevision") != ready:
+            if latest["percent"] == 100:
+                status["previousRolledoutRevision"] = status.get("latestRolledoutRevision")
+                status["latestRolledoutRevision"] = ready
+        elif ready == created and latest["percent"] < 100 and sums[ready] == 100:
+            previous = status.get("previousRolledoutRevision")
+            status["latestRolledoutRevision"] = previous or ready
+
+    def _turn_standard(self) -> None:
+        stable = self.service["spec"]["predictor"]
+        canaries = self.service["spec"].get("canary") or []
+        wanted = {self._deployment(stable): stable}
+        wanted |= {self._deployment(c["predictor"]): {**stable, **c["predictor"]} for c in canaries}
+        for name in set(self.workloads) - set(wanted):
+            del self.workloads[name]
+        for name, predictor in wanted.items():
+            pods = {k: v for k, v in predictor.items() if k not in (*AUTOSCALING, "minReplicas")}
+            template = copy.deepcopy(self._template(pods))
+            if name not in self.workloads:
+                self.workloads[name] = Workload(name, template)
+            elif self.workloads[name].template != template:
+                self.workloads[name].template = template
+                self.workloads[name].starts += 1
+        self.service["status"]["canaryStatuses"] = [
+            {
+                "name": c["predictor"]["name"],
+                "ready": self.is_ready(self.workloads[self._deployment(c["predictor"])]),
+                "trafficPercent": c["trafficPercent"],
+            }
+            for c in canaries
+        ]
+        self._conditions(self.is_ready(self.workloads[self._deployment(stable)]))
+
+    def _conditions(self, ready: bool) -> None:
+        status = "True" if ready else "False"
+        reason = {} if ready else {"reason": "RevisionFailed", "message": "containers crash"}
+        self.service["status"]["conditions"] = [
+            {"type": "PredictorReady", "status": status, **reason},
+            {"type": "Ready", "status": status, **reason},
+        ]
+
+    def _deployment(self, predictor: Object) -> str:
+        name = self.service["metadata"]["name"]
+        return "-".join(filter(None, (name, predictor.get("name"), "predictor")))
+
+    # -- the network ---------------------------------------------------------------------------
+
+    @property
+    def host(self) -> str:
+        return f"{self.service['metadata']['name']}.{NAMESPACE}.{DOMAIN}"
+
+    def _tag_host(self, tag: str) -> str:
+        return f"{tag}-{self.service['metadata']['name']}-predictor.{NAMESPACE}.{DOMAIN}"
+
+    def split(self) -> dict[str, int]:
+        """Percent of the traffic by storage URI; not-ready canaries get none."""
+        shares: dict[str, int] = {}
+        for name, percent in self._shares():
+            uri = self.workloads[name].uri
+            shares[uri] = shares.get(uri, 0) + percent
+        return {uri: share for uri, share in shares.items() if share}
+
+    def _shares(self) -> list[tuple[str, int]]:
+        if self.mode == "Knative":
+            status = self.service["status"].get("components", {}).get("predictor", {})
+            return [(t["revisionName"], t["percent"]) for t in status.get("traffic", [])]
+        stable = self._deployment(self.service["spec"]["predictor"])
+        canaries = [
+            (self._deployment(c["predictor"]), c["trafficPercent"])
+            for c in self.service["spec"].get("canary") or []
+        ]
+        ready = [
+            (n, p) for n, p in canaries if n in self.workloads and self.is_ready(self.workloads[n])
+        ]
+        return [(stable, 100 - sum(p for _, p in ready)), *ready]
+
+    def backends(self, host: str) -> dict[str, int]:
+        """Storage URIs that a host leads to, with their shares."""
+        if host == self.host:
+            return self.split()
+        if self.mode == "Knative":
+            status = self.service["status"]["components"]["predictor"]
+            for target in status["traffic"]:
+                if target.get("tag") and self._tag_host(target["tag"]) == host:
+                    return {self.workloads[target["revisionName"]].uri: 100}
+        else:
+            name = host.removesuffix(f".{NAMESPACE}.svc.cluster.local")
+            if name in self.workloads and self.is_ready(self.workloads[name]):
+                return {self.workloads[name].uri: 100}
+        return {}
+
+
+def admission(body: Object) -> str | None:
+    """KServe's webhook."""
+    canaries = body["spec"].get("canary") or []
+    if not canaries:
+        return None
+    if body["metadata"]["annotations"]["serving.kserve.io/deploymentMode"] == "Knative":
+        return "canary needs Standard mode"
+    names = [c["predictor"].get("name") for c in canaries]
+    if None in names or len({*names, body["spec"]["predictor"].get("name")}) != len(names) + 1:
+        return "canary names must be unique"
+    if sum(c["trafficPercent"] for c in canaries) > 100:
+        return "trafficPercent adds up to more than 100"
+    if any(key in c["predictor"] for c in canaries for key in AUTOSCALING):
+        return "a canary has no autoscaling"
+    return None
+
+
+def problem(status: int, message: str) -> JSONResponse:
+    return JSONResponse({"kind": "Status", "code": status, "message": message}, status)
+
+
+def inference_service(mode: str, uri: str = "s3://models/stable") -> Object:
+    """An InferenceService as the manifests deploy it."""
+    return {
+        "apiVersion": "serving.kserve.io/v1beta1",
+        "kind": "InferenceService",
+        "metadata": {
+            "name": "qwen3-asr",
+            "annotations": {"serving.kserve.io/deploymentMode": mode},
+        },
+        "spec": {
+            "predictor": {
+                "minReplicas": 1,
+                "maxReplicas": 4,
+                "model": {
+                    "name": "kserve-container",
+                    "modelFormat": {"name": "qwen3-asr"},
+                    "protocolVersion": "v2",
+                    "runtime": "qwen3-asr",
+                    "storageUri": uri,
+                },
+            }
+        },
+    }

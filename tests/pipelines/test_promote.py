@@ -1,0 +1,209 @@
+"""Promotion by evaluation, end to end on the fake cluster: gate, traffic, reports, crashes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from kubernetes import client
+
+from pipelines.cli import main
+from pipelines.lib.errors import OptionError
+from pipelines.promote import read_candidate, with_storage_uri
+from pipelines.rollout.cluster import Cluster
+from tests.pipelines.conftest import Serve
+from tests.pipelines.fake_cluster import NAMESPACE, FakeCluster, inference_service
+from tests.pipelines.proxy import Proxy
+from tests.pipelines.service import Service
+
+STABLE, CANDIDATE = "s3://models/stable", "s3://models/candidate"
+MODES = ("Knative", "Standard")
+NUM_CLIPS = 40
+
+
+class Site:
+    """A cluster, a gateway, two versions of a service, recordings and a kubeconfig."""
+
+    def __init__(self, folder: Path, serve_app: Serve, mode: str, wrong: dict[str, int]) -> None:
+        self.folder = folder
+        self.cluster = FakeCluster(inference_service(mode, STABLE))
+        backends = {u: serve_app(Service(answers(n)).app()) for u, n in wrong.items()}
+        self.proxy = Proxy(self.cluster, backends)
+        self.ingress = serve_app(self.proxy.app())
+        self.api = serve_app(self.cluster.app())
+        self.kubeconfig = write_kubeconfig(folder / "kubeconfig", self.api)
+        self.manifest = write_clips(folder)
+
+    def run(self, command: str, *arguments: str) -> int:
+        return main([command, "qwen3-asr", f"--namespace={NAMESPACE}", *self.access(), *arguments])
+
+    def access(self) -> list[str]:
+        return [f"--kubeconfig={self.kubeconfig}"]
+
+    def promote(self, *arguments: str) -> int:
+        fixed = [
+            f"--storage-uri={CANDIDATE}", f"--ingress={self.ingress}", f"--data={self.manifest}",
+            f"--out={self.folder / 'out'}", "--quiet", "--resamples=300", "--concurrency=2",
+            "--soak-s=0.01", "--poll-s=0.002", "--p95-latency-ratio=50",
+        ]  # fmt: skip
+        return self.run("promote", *fixed, *arguments)
+
+
+def answers(num_wrong: int) -> Callable[[bytes], dict[str, Any]]:
+    """A version that gets the first word of so many recordings wrong."""
+
+    def answer(audio: bytes) -> dict[str, Any]:
+        text = audio.decode()
+        if int(text.rsplit(" ", 1)[1]) < num_wrong:
+            text = "wrong" + text.removeprefix("recording")
+        return {"text": text, "language": "English", "confidence": 0.9, "duration": 2.0}
+
+    return answer
+
+
+def write_clips(folder: Path) -> Path:
+    lines = []
+    for i in range(NUM_CLIPS):
+        (folder / f"{i}.wav").write_text(f"recording number {i}")
+        entry = {"audio": f"{i}.wav", "text": f"recording number {i}", "language": "en"}
+        lines.append(json.dumps(entry))
+    (folder / "manifest.jsonl").write_text("\n".join(lines))
+    return folder / "manifest.jsonl"
+
+
+def write_kubeconfig(path: Path, url: str) -> Path:
+    document = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": "c",
+        "clusters": [{"name": "k", "cluster": {"server": url}}],
+        "users": [{"name": "u", "user": {}}],
+        "contexts": [{"name": "c", "context": {"cluster": "k", "user": "u"}}],
+    }
+    path.write_text(yaml.safe_dump(document))
+    return path
+
+
+Sites = Callable[..., Site]
+
+
+@pytest.fixture
+def site(tmp_path: Path, serve_app: Serve) -> Sites:
+    def build(mode: str, *, stable: int, candidate: int) -> Site:
+        return Site(tmp_path, serve_app, mode, {STABLE: stable, CANDIDATE: candidate})
+
+    return build
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_better_candidate_is_promoted(
+    site: Sites, mode: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    built = site(mode, stable=20, candidate=2)
+    assert built.promote() == 0
+    said = capsys.readouterr().out
+    assert said.startswith("promoted\n- 40 recordings with speech were answered by both")
+    assert built.cluster.split() == {CANDIDATE: 100}
+    assert built.proxy.sent == {STABLE: NUM_CLIPS, CANDIDATE: NUM_CLIPS}
+    assert built.run("status") == 0
+    assert "phase: promoted" in capsys.readouterr().out
+    (folder,) = (built.folder / "out").iterdir()
+    assert json.loads((folder / "comparison.json").read_text())["decision"]["accepted"]
+    assert (folder / "candidate" / "report.html").exists()
+    assert built.run("rollback", "--poll-s=0.002", "--soak-s=0", "--reason=regret") == 0
+    assert built.cluster.split() == {STABLE: 100}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_worse_candidate_is_refused_and_never_gets_traffic(
+    site: Sites, mode: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    built = site(mode, stable=2, candidate=20)
+    assert built.promote("--json") == 1
+    result = json.loads(capsys.readouterr().out)
+    assert (result["promoted"], result["phase"]) == (False, "rolled-back")
+    assert [r.split(":")[0] for r in result["reasons"]] == ["error rate"]
+    assert built.cluster.routed == [{STABLE: 100}]
+    assert built.run("status", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["reasons"] == result["reasons"]
+
+
+def test_an_interrupted_run_is_continued_with_its_answers(
+    site: Sites, capsys: pytest.CaptureFixture[str]
+) -> None:
+    built = site("Knative", stable=20, candidate=2)
+    built.cluster.fail_after = 6  # the API goes away while the traffic is being moved
+    assert built.promote("--run-id=a") == 2
+    assert "the API server is gone" in capsys.readouterr().err
+    built.cluster.fail_after = None
+    assert built.run("status") == 1  # half-way
+    assert built.promote("--run-id=b") == 2
+    assert "is driven by run a" in capsys.readouterr().err
+    assert built.promote("--run-id=b", "--lease-s=0") == 0
+    assert built.cluster.split() == {CANDIDATE: 100}
+    assert built.proxy.sent == {STABLE: NUM_CLIPS, CANDIDATE: NUM_CLIPS}
+    assert built.promote("--run-id=c") == 0  # promoted already: nothing to do, and no mistake
+
+
+def test_a_version_that_cannot_be_reached_is_rolled_back(
+    site: Sites, capsys: pytest.CaptureFixture[str]
+) -> None:
+    built = site("Knative", stable=2, candidate=2)
+    built.proxy.backends[CANDIDATE] = "http://127.0.0.1:9"  # nobody listens there
+    assert built.promote("--attempts=1") == 1
+    assert "failed" in capsys.readouterr().out
+    assert built.cluster.split() == {STABLE: 100}
+
+
+def test_mistakes_change_nothing(site: Sites, capsys: pytest.CaptureFixture[str]) -> None:
+    built = site("Knative", stable=0, candidate=0)
+    assert built.promote("--steps=50,5") == 2
+    assert "must rise" in capsys.readouterr().err
+    assert built.promote(f"--storage-uri={STABLE}") == 2
+    assert "nothing to roll out" in capsys.readouterr().err
+    assert built.promote("--wer-margin=-1") == 2
+    assert "gate: wer_margin" in capsys.readouterr().err
+    assert built.run("rollback") == 2
+    assert "there is no rollout" in capsys.readouterr().err
+    assert built.run("status") == 0
+    assert built.cluster.config_maps == {}
+
+
+def test_candidates_from_files(tmp_path: Path) -> None:
+    service = inference_service("Knative", CANDIDATE)
+    path = tmp_path / "candidate.yaml"
+    for document in (service, service["spec"]["predictor"]):
+        path.write_text(yaml.safe_dump(document))
+        assert read_candidate(path) == service["spec"]["predictor"]
+    path.write_text("kind: Service")
+    with pytest.raises(OptionError, match="is neither an InferenceService nor a predictor"):
+        read_candidate(path)
+    with pytest.raises(OptionError, match="cannot be read"):
+        read_candidate(tmp_path / "nothing.yaml")
+
+
+def test_other_weights_for_both_forms_of_predictors() -> None:
+    assert with_storage_uri({"model": {"storageUri": "a", "x": 1}}, "b") == {
+        "model": {"storageUri": "b", "x": 1}
+    }
+    env = [{"name": "PROTOCOL", "value": "v2"}, {"name": "STORAGE_URI", "value": "a"}]
+    changed = with_storage_uri({"containers": [{"env": env}]}, "b")
+    assert changed["containers"][0]["env"][1] == {"name": "STORAGE_URI", "value": "b"}
+    assert env[1]["value"] == "a"
+    with pytest.raises(OptionError, match="neither a model nor STORAGE_URI"):
+        with_storage_uri({"containers": [{"name": "c"}]}, "b")
+
+
+def test_the_state_belongs_to_the_service(site: Sites) -> None:
+    built = site("Knative", stable=2, candidate=20)
+    built.promote()
+    (state,) = built.cluster.config_maps.values()
+    assert state["metadata"]["ownerReferences"][0]["uid"] == "uid-1"
+    api = client.ApiClient(client.Configuration(host=built.api))
+    found = Cluster(api, NAMESPACE, "qwen3-asr").read_state()
+    assert found is not None
+    assert found.finished
