@@ -32,7 +32,8 @@ class LocalService:
         self.url = ""
         self._flags = (f"--model_dir={checkpoint}", "--http_port=0", "--grpc_port=0", *flags)
         self._start_timeout_s = start_timeout_s
-        self._ready = threading.Event()
+        self._started = False
+        self._told = threading.Event()  # it is ready, or it ended
         self._log: deque[str] = deque(maxlen=MAX_LOG_LINES)
         self._process: subprocess.Popen[str] | None = None
         self._reader: threading.Thread | None = None
@@ -47,8 +48,8 @@ class LocalService:
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
-        in_time = self._ready.wait(self._start_timeout_s)
-        if not in_time or not self.url or self._process.poll() is not None:
+        in_time = self._told.wait(self._start_timeout_s)
+        if not self._started:
             self.close()
             why = "ended" if in_time else f"was not ready within {self._start_timeout_s:g} s"
             raise PipelineError(f"the predictor {why}:\n{''.join(self._log)}")
@@ -84,5 +85,6 @@ class LocalService:
             if entry.get("message") == "listening":
                 self.url = f"http://127.0.0.1:{entry['http_port']}"
             elif entry.get("message") == "ready":
-                self._ready.set()
-        self._ready.set()  # it ended
+                self._started = True
+                self._told.set()
+        self._told.set()

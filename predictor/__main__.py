@@ -11,6 +11,7 @@ from predictor.errors import InvalidInput
 from predictor.logs import configure_logging
 from predictor.settings import Settings
 from predictor.settings_doc import effective
+from predictor.text.languages import parse_language
 
 logger = logging.getLogger("predictor")
 
@@ -19,7 +20,8 @@ def main() -> None:
     """Serve until told to stop; exits 2 on bad settings, 1 when the model cannot be loaded."""
     try:
         settings = load_settings(sys.argv[1:], os.environ)
-    except SettingsError as error:
+        parse_language(settings.language)
+    except (SettingsError, InvalidInput) as error:
         sys.stderr.write(f"{error}\n")
         raise SystemExit(2) from error
     configure_logging(settings.log_format, settings.log_level)
@@ -29,12 +31,7 @@ def main() -> None:
     from predictor.server import build_server
 
     try:
-        server = build_server(settings)
-    except InvalidInput as error:
-        sys.stderr.write(f"the settings are not valid:\n  {error.message}\n")
-        raise SystemExit(2) from error
-    try:
-        server.start()
+        build_server(settings).start()
     except Exception as error:
         logger.critical("the server cannot go on", exc_info=error)
         raise SystemExit(1) from error

@@ -41,7 +41,7 @@ class AsrError(Exception):
 
 
 class InvalidInput(AsrError):
-    """A value of the request is wrong. Names the field, the value given and the limit or choices."""
+    """A value of the request is wrong. Names the field, the value given and the limit."""
 
     spec = ErrorSpec(400, "INVALID_ARGUMENT", "invalid_request_error", "invalid_input")
 

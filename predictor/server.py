@@ -174,8 +174,7 @@ def _listen(host: str, port: int) -> socket.socket:
 def build_server(settings: Settings, registry: CollectorRegistry = REGISTRY) -> AsrServer:
     """Everything wired, nothing started, no weights read yet.
 
-    KServe's own metrics are in the default `registry`; another one is for tests. Raises
-    InvalidInput for a `language` that is none.
+    KServe's own metrics are in the default `registry`; another one is for tests.
     """
     metrics = Metrics(registry)
     decoder = AudioDecoder(

@@ -42,6 +42,6 @@ def contradictions(values: Mapping[str, Any], sources: Mapping[str, str]) -> lis
 
 def _tokens_needed(values: Mapping[str, Any]) -> int:
     """Of the longest piece of a recording with the longest context and answer."""
-    per_s = AUDIO_TOKENS_PER_S + values["max_tokens_per_audio_s"]
-    piece_s = min(values["segment_s"], values["max_audio_s"])
+    per_s = AUDIO_TOKENS_PER_S + float(values["max_tokens_per_audio_s"])
+    piece_s = min(float(values["segment_s"]), float(values["max_audio_s"]))
     return round(piece_s * per_s) + int(values["max_context_tokens"]) + PROMPT_TOKENS

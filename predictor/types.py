@@ -1,4 +1,4 @@
-"""The plain data that passes between modules: frozen, without torch, safe to send between processes."""
+"""The plain data that passes between modules: frozen, without torch, fit for other processes."""
 
 from __future__ import annotations
 

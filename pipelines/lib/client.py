@@ -10,7 +10,7 @@ import asyncio
 import json
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self, get_args
 
@@ -45,6 +45,7 @@ class Answer:
     duration_s: float | None = None
     finish_reason: str | None = None
     num_repeats_removed: int | None = None
+    segments: tuple[Mapping[str, Any], ...] = ()  # start, end, text, confidence as the service says
     latency_s: float = 0.0  # of the attempt that was answered
     ttft_s: float | None = None  # from sending to the first text, when streamed
     num_attempts: int = 1

@@ -34,18 +34,18 @@ def embed_audio(
     embedded: dict[str, str] = {}
     left = budget_bytes
     for audio in audios:
-        uri = _data_uri(audio, allow_remote=allow_remote)
+        try:
+            uri = data_uri(read_audio(audio, allow_remote=allow_remote))
+        except ManifestError:
+            continue
         if uri is not None and len(uri) <= left:
             embedded[audio] = uri
             left -= len(uri)
     return embedded
 
 
-def _data_uri(audio: str, *, allow_remote: bool) -> str | None:
-    try:
-        data = read_audio(audio, allow_remote=allow_remote)
-    except ManifestError:
-        return None
+def data_uri(data: bytes) -> str | None:
+    """A recording as a data URI that browsers play; None when it cannot be made one."""
     kind = next((kind for magic, kind in PLAYABLE if data.startswith(magic)), None)
     if kind is None or len(data) > SMALL_BYTES:
         kind, data = "audio/mpeg", _as_mp3(data)

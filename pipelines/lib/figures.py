@@ -13,7 +13,9 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
+from pipelines.lib.capacity import CapacityPlan
 from pipelines.lib.compare import Comparison
 from pipelines.lib.evaluation import Report
 
@@ -118,6 +120,22 @@ def differences(comparison: Comparison) -> Figure:
         axes.plot(found["difference"] * 100, position, "o", color=color, markersize=5)
     axes.set_yticks(range(len(rows)), [label for label, _ in reversed(rows)])
     axes.set_xlabel("error rate, candidate minus stable, points (left: the candidate is better)")
+    return figure
+
+
+def capacity(plan: CapacityPlan) -> Figure:
+    """Audio that arrives in each hour of the day, and the replicas for it."""
+    figure, axes = _axes(2.6)
+    hours = [hour.hour for hour in plan.hours]
+    axes.bar(hours, [hour.replicas for hour in plan.hours], color=BLUE, alpha=0.35)
+    axes.set_xlabel("hour of the day")
+    axes.set_ylabel("replicas", color=BLUE)
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    arriving = axes.twinx()
+    arriving.plot(hours, [hour.audio_rate for hour in plan.hours], color=ORANGE)
+    arriving.set_ylabel("audio seconds a second", color=ORANGE)
+    arriving.set_ylim(bottom=0)
+    arriving.grid(visible=False)
     return figure
 
 

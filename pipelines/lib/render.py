@@ -11,7 +11,8 @@ from typing import Any
 
 import jinja2
 
-from pipelines.lib.clips_audio import embed_audio
+from pipelines.lib.client import Answer
+from pipelines.lib.clips_audio import data_uri, embed_audio
 from pipelines.lib.compare import Comparison
 from pipelines.lib.evaluation import Report
 from pipelines.lib.gate import Decision
@@ -29,10 +30,7 @@ def report_html(
     """The report with plots and the worst recordings, aligned and playable."""
     from pipelines.lib import figures  # matplotlib takes a second to import: only for pages
 
-    worst = worst_clips(report)
-    audio = embed_audio(
-        [row["audio"] for row in worst], audio_budget_bytes, allow_remote=allow_remote
-    )
+    worst = _playable(worst_clips(report), audio_budget_bytes, allow_remote)
     plots = {
         "Error rate": figures.error_rates(report),
         "Latency": figures.latencies([report]),
@@ -42,10 +40,25 @@ def report_html(
         report=report,
         summary=report["summary"],
         plots={name: figures.to_svg(figure) for name, figure in plots.items()},
-        worst=[
-            {**row, "spans": aligned_words(row), "uri": audio.get(row["audio"])} for row in worst
-        ],
+        worst=worst,
         columns=sorted({name for row in report["confusion"].values() for name in row}),
+    )
+
+
+def worst_html(
+    report: Report, number: int = NUM_WORST, *, audio_budget_bytes: int = AUDIO_BUDGET_BYTES
+) -> str:
+    """Only the worst recordings, for a notebook."""
+    worst = worst_clips(report, number)
+    return _template("worst.html.j2").render(worst=_playable(worst, audio_budget_bytes, False))
+
+
+def transcript_html(name: str, audio: bytes, answer: Answer) -> str:
+    """One recording beside what the service said, each piece with its confidence."""
+    whole = {"text": answer.text, "confidence": answer.confidence}
+    segments = [{"confidence": None, **segment} for segment in answer.segments or (whole,)]
+    return _template("transcript.html.j2").render(
+        name=name, answer=answer, segments=segments, uri=data_uri(audio)
     )
 
 
@@ -100,6 +113,13 @@ def aligned_words(row: Mapping[str, Any]) -> tuple[Span, ...]:
         units(normalize(row[key] or "", language), metric) for key in ("reference", "hypothesis")
     ]
     return align([texts[0]], [texts[1]])[0]
+
+
+def _playable(
+    rows: Sequence[dict[str, Any]], budget_bytes: int, allow_remote: bool
+) -> list[dict[str, Any]]:
+    audio = embed_audio([r["audio"] for r in rows], budget_bytes, allow_remote=allow_remote)
+    return [{**r, "spans": aligned_words(r), "uri": audio.get(r["audio"])} for r in rows]
 
 
 def _percent(rate: float | None, digits: int = 2) -> str:

@@ -138,6 +138,7 @@ class _Run:
         except ServiceError as error:
             return Record(**place, text="", error=error.code, error_message=error.message)
         values = asdict(answer)
+        del values["segments"]  # can be had again; a journal of thousands of recordings stays small
         if values["duration_s"] is None:
             values["duration_s"] = clip.duration_s
         return Record(**place, **values)

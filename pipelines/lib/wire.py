@@ -78,6 +78,7 @@ def from_v2(body: dict[str, Any]) -> dict[str, Any]:
         "duration_s": outputs.get("duration"),
         "finish_reason": details.get("finish_reason"),
         "num_repeats_removed": details.get("num_repeats_removed"),
+        "segments": tuple(details.get("segments", ())),
     }
 
 
@@ -87,6 +88,7 @@ def from_openai(body: dict[str, Any]) -> dict[str, Any]:
         "language": _language(body.get("language")),
         "confidence": body.get("confidence"),
         "duration_s": body.get("duration"),
+        "segments": tuple(body.get("segments") or ()),
     }
 
 

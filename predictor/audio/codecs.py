@@ -94,8 +94,9 @@ def _decode_av(file: BinaryIO, container: Container, writer: MonoWriter, field: 
         if not source.streams.audio:
             raise undecodable(field, container, "it has no audio stream")
         stream = source.streams.audio[0]
-        if stream.codec_context.name not in _DECODERS.split(","):
-            raise undecodable(field, container, f"codec {stream.codec_context.name}")
+        codec = stream.codec_context.name if stream.codec_context else "unknown"
+        if codec not in _DECODERS.split(","):
+            raise undecodable(field, container, f"its codec is not accepted: {codec}")
         stream.codec_context.thread_count = 1
         frames = _frames(source, stream, field, container)
         for (rate_hz, channels, is_planar), group in groupby(frames, key=_frame_kind):

@@ -11,11 +11,12 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Sequence as Batch
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from predictor.audio.mel_device import DeviceLogMel
@@ -27,6 +28,8 @@ from predictor.model.fused import FusedDecoder, Fusion, StepPlaces, checked
 from predictor.model.model import Model
 
 logger = logging.getLogger(__name__)
+
+CHUNKS_AT_A_TIME = 8  # seconds of audio that the encoder's batches are rounded up to
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +143,25 @@ class GraphRunner(TorchRunner):
         for sequence in sequences:
             self._owners[sequence.slot] = sequence
         return StepOutput([[int(i)] for i in ids], [[value] for value in values])
+
+    def _encode(self, sequences: Batch[Sequence]) -> Tensor:
+        """As the plain runner's, with silent chunks added up to a round number of them.
+
+        The convolution library plans anew for every batch size that it has not met.
+        """
+        mel = self._log_mel([s.request.samples for s in sequences])
+        plan = self._model.encoder.plan(mel.num_frames)
+        chunks = mel.chunks.to(self._model.dtype)
+        missing = -len(chunks) % CHUNKS_AT_A_TIME
+        if missing:
+            chunks = F.pad(chunks, (0, 0, 0, 0, 0, missing))
+            kept = plan.kept
+            if kept is None:
+                kept = torch.arange(sum(plan.num_tokens), device=self._device)
+            plan = replace(plan, kept=kept)
+        audio = self._model.encoder(chunks, plan)
+        assert isinstance(audio, Tensor)
+        return audio
 
     @torch.inference_mode()
     def decode(self, sequences: Batch[Sequence]) -> StepOutput:
@@ -262,7 +284,7 @@ class GraphRunner(TorchRunner):
             ):
                 self._step(bucket)
             self._graphs[bucket] = graph
-        except RuntimeError:
+        except Exception:  # a compiler can fail in any way
             logger.exception("no graph for %d sequences: decoding runs without graphs", bucket)
             self._use_graphs = False
         finally:

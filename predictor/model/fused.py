@@ -25,7 +25,7 @@ CachePair: TypeAlias = tuple[Tensor, Tensor]
 
 # Programs that fill a device with 132 multiprocessors three times over.
 FULL_DEVICE = 400
-MAX_SPLITS = 32
+SPLITS = (1, 8, 32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,18 +176,14 @@ class FusedDecoder:
 
 
 def num_splits(num_rows: int, num_kv_heads: int, max_length: int) -> int:
-    """Among how many programs one sequence's cache is divided: a power of two, 1 for full batches.
+    """Among how many programs one sequence's cache is divided, 1 for full batches.
 
-    Never so many that a share falls below 32 places of a full slot.
+    One of few values, since each is a kernel of its own to compile; and no more than give each
+    program 32 places of a full slot.
     """
-    splits = 1
-    while (
-        num_rows * num_kv_heads * splits < FULL_DEVICE
-        and splits < MAX_SPLITS
-        and splits * 32 < max_length
-    ):
-        splits *= 2
-    return splits
+    missing = FULL_DEVICE / (num_rows * num_kv_heads)
+    wanted = next(splits for splits in SPLITS if missing <= 1.5 * splits or splits == SPLITS[-1])
+    return max(s for s in SPLITS if s == 1 or (s <= wanted and s * 32 <= max_length))
 
 
 def _kernels() -> Any:

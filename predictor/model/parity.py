@@ -18,7 +18,7 @@ from predictor.model.fused import Fusion, StepPlaces
 NUM_ROWS = 3
 MAX_LENGTH = 160
 # Largest |difference| / |plain|, over all elements together.
-TOLERANCE = {torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 2e-2}
+TOLERANCE = {torch.float32: 5e-5, torch.float16: 5e-3, torch.bfloat16: 2e-2}
 
 
 def kernel_errors(fusion: Fusion, decoder: Decoder) -> dict[str, str]:
@@ -136,6 +136,6 @@ def _attention(fusion: Fusion, decoder: Decoder) -> float:
         fused._kernels().decode_attention(
             query, pair, slots, lengths, splits=splits, tile=fusion.tile
         )
-        for splits in (1, 4, 32)
+        for splits in fused.SPLITS
     ]
     return max(difference(output, plain) for output in outputs)

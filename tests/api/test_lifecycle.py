@@ -65,7 +65,7 @@ def test_an_orderly_end(
 ) -> None:
     """Requests in flight are answered after SIGTERM, new connections are not."""
     server = start_server()
-    clip = wav(noise(30.0))
+    clip = wav(noise(12.0))
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         work = [
             pool.submit(

@@ -19,7 +19,7 @@ from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceSt
 
 MODEL = "qwen3-asr"
 EVAL = Path(__file__).parents[1] / "data" / "eval"
-EVERY = 20  # so that the test takes seconds
+EVERY = 30  # so that the test takes seconds
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ async def _openai_stream(clients: Clients, data: bytes) -> Heard:
 def sample() -> list[bytes]:
     lines = (EVAL / "manifest.jsonl").read_text("utf-8").splitlines()
     chosen = [json.loads(line) for line in lines][::EVERY]
-    assert len(chosen) > 10
+    assert len(chosen) > 6
     assert max(entry["duration_s"] for entry in chosen) > 15
     return [(EVAL / entry["audio"]).read_bytes() for entry in chosen]
 

@@ -327,7 +327,7 @@ def test_neither_text_nor_audio_is_logged(
 async def test_health_answers_while_clips_decode(
     server: Any, wav: Callable[..., bytes], noise: Callable[..., np.ndarray]
 ) -> None:
-    clip = wav(noise(20.0, rate=48_000), rate=48_000)
+    clip = wav(noise(8.0, rate=48_000), rate=48_000)
     limits = httpx.Limits(max_connections=64)
     async with httpx.AsyncClient(base_url=server.url, timeout=120, limits=limits) as client:
         work = [

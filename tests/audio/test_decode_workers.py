@@ -80,9 +80,9 @@ def test_a_worker_killed_by_others_is_replaced_unnoticed(
 
 def test_workers_die_with_a_server_that_is_killed() -> None:
     script = (
-        "import sys; from predictor.audio.decode import *\n"
-        "d = AudioDecoder(AudioLimits(), num_workers=2, options=AudioOptions()); d.start()\n"
-        "print(*d.worker_pids, flush=True); sys.stdin.read()"
+        "import sys; from predictor.audio.pool import DecoderPool\n"
+        "pool = DecoderPool(2); pool.start()\n"
+        "print(*pool.pids, flush=True); sys.stdin.read()"
     )
     root = Path(__file__).parents[2]
     with subprocess.Popen(

@@ -46,7 +46,7 @@ from tests.bench.load import (
     steady,
     without_end,
 )
-from tests.bench.parts import decode_steps, prefill_parts
+from tests.bench.parts import decode_steps, kernel_times, prefill_parts
 from tests.bench.shapes import SHAPES, random_model, transformers_config
 
 # name -> reach, limit (1.7B, one H200); RTFx or milliseconds
@@ -72,7 +72,7 @@ class Bench:
         self.deadline = time.perf_counter() + arguments.budget_s
         self.ended = threading.Event()
         self.result: dict[str, Any] = {
-            "environment": describe(),
+            "environment": _environment(),
             "dtype": str(self.dtype).removeprefix("torch."),
             "tokens_per_audio_s": TOKENS_PER_AUDIO_S,
             "method": "random weights; end tokens ignored; Engine.submit, waveforms in host "
@@ -148,13 +148,15 @@ class Bench:
 
     # Rows.
 
-    def offline(self, runner: TorchRunner, durations_s: list[float]) -> dict[str, Any]:
-        """All clips at once: a warm-up on some, then up to three repeats."""
+    def offline(
+        self, runner: TorchRunner, durations_s: list[float], most_repeats: int = 2
+    ) -> dict[str, Any]:
+        """All clips at once: a warm-up on some, then up to `most_repeats`."""
         assert self.clips is not None
         clips, audio_s = self.clips, sum(durations_s)
         repeats: list[dict[str, Any]] = []
         asyncio.run(self._offline(runner, durations_s[: max(2, len(durations_s) // 8)]))
-        while len(repeats) < (1 if self.small else 3):
+        while len(repeats) < (1 if self.small else most_repeats):
             wall_s, shares = asyncio.run(self._offline(runner, durations_s))
             repeats.append({"rtfx": audio_s / wall_s, "wall_s": wall_s, **shares.of(wall_s)})
             if self.deadline - time.perf_counter() < 4 * wall_s:
@@ -324,6 +326,15 @@ class Bench:
         return {"value": num_clips * duration_s / wall_s, "unit": "RTFx", "num_clips": num_clips}
 
 
+def _environment() -> dict[str, Any]:
+    """What this runs on; a lent machine may have no git."""
+    try:
+        return describe()
+    except OSError as error:
+        gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+        return {"gpu": gpu, "torch": torch.__version__, "incomplete": str(error)}
+
+
 def _num_audio_tokens(request: Any) -> int:
     from predictor.model.config import num_audio_tokens
 
@@ -342,7 +353,13 @@ def run_shape(bench: Bench, wanted: Callable[[str], bool]) -> None:
     runner = getattr(bench, "runner", None)
     if runner is None:  # the kernels or graphs broke: what is left is still worth its rows
         runner = bench.runner = bench.graph_runner(
-            GraphOptions(use_graphs=False, fusion=replace(PLAIN, attention="masked"))
+            GraphOptions(
+                use_graphs=False,
+                fusion=replace(
+                    PLAIN, attention="masked" if bench.device.type == "cpu" else "flash"
+                ),
+                check_kernels=False,
+            )
         )
     long_name, short_name = f"{long_s:g} s", f"{short_s:g} s"
 
@@ -350,7 +367,7 @@ def run_shape(bench: Bench, wanted: Callable[[str], bool]) -> None:
         if wanted(name):
             bench.row(name, run, 1.0 if small else least_s)
 
-    row(f"offline {long_name}", lambda: bench.offline(runner, [long_s] * many))
+    row(f"offline {long_name}", lambda: bench.offline(runner, [long_s] * many, 3))
     row(f"one {short_name} clip", lambda: bench.alone(runner, short_s, 3 if small else 20))
     row(f"one {long_name} clip, first token", lambda: _first(bench, runner, long_s))
     row("agreement", bench.agreement)
@@ -368,7 +385,9 @@ def run_shape(bench: Bench, wanted: Callable[[str], bool]) -> None:
     row(f"offline {len(few)} x {short_name}", lambda: bench.offline(runner, few))
     row(f"plain runner, {len(few)} x {short_name}", lambda: _plain(bench, few))
     batch = 2 if small else 32
-    row(f"generate, {batch} x {short_name}", lambda: bench.generate(batch, short_s), 25.0)
+    row(f"generate, {batch} x {short_name}", lambda: bench.generate(batch, short_s), 15.0)
+    if bench.device.type == "cuda":
+        row("kernels", lambda: kernel_times(runner, bench.clips))
     del bench.runner
 
 
@@ -378,7 +397,7 @@ def _steps(bench: Bench, steps: int, duration_s: float) -> dict[str, Any]:
     before = runner._options
     runner._options = replace(before, steps=((1, steps),))
     try:
-        return bench.offline(runner, [duration_s] * (4 if bench.small else 384))
+        return bench.offline(runner, [duration_s] * (4 if bench.small else 384), 1)
     finally:
         runner._options = before
 
@@ -433,8 +452,10 @@ def _rounded(value: Any) -> Any:
 def _watch(bench: Bench, grace_s: float) -> None:
     """A device that hangs must not cost what was measured: print it and leave."""
 
+    last = bench.deadline + grace_s
+
     def watch() -> None:
-        left = bench.deadline + grace_s - time.perf_counter()
+        left = last - time.perf_counter()
         if not bench.ended.wait(max(0.0, left)):
             print("out of time: a row hangs or runs long", file=sys.stderr)
             print(table(bench.result), flush=True)
@@ -463,7 +484,9 @@ def main() -> None:
     def wanted_of_second(name: str) -> bool:
         return wanted(name) and name in ("offline 30 s", "one 10 s clip", "offline 10 s")
 
-    for index, shape in enumerate(arguments.shapes.split(",")):
+    shapes, last = arguments.shapes.split(","), bench.deadline
+    for index, shape in enumerate(shapes):
+        bench.deadline = last - (len(shapes) - 1 - index) * min(40.0, arguments.budget_s / 4)
         try:
             bench.use(shape)
             run_shape(bench, wanted if index == 0 else wanted_of_second)

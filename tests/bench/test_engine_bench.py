@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-ROWS = "offline,one,agreement,parts,decode steps,steady,plain"
+ROWS = "mixed,one,agreement,parts,decode steps,steady,plain"
 
 
 def test_every_row_is_measured(tmp_path: Path) -> None:
@@ -19,7 +19,7 @@ def test_every_row_is_measured(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     result = json.loads(output.read_text())
     assert result["environment"]["torch"]
-    assert len(result["rows"]) >= 10
+    assert len(result["rows"]) >= 8
     for name, row in result["rows"].items():
         assert "error" not in row, f"{name}: {row}"
         assert row["value"] > 0, name

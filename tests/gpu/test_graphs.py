@@ -34,6 +34,10 @@ TINY = Path(__file__).parents[2] / "predictor" / "checkpoints" / "tiny"
 NUM_SLOTS, MAX_MODEL_LEN = 12, 768
 OPTIONS = EngineOptions(max_num_seqs=NUM_SLOTS, max_model_len=MAX_MODEL_LEN)
 
+# The embedded checkpoint's prompt without context or language; its tokenizer is not needed here.
+BEFORE = (1301, 82, 88, 1102, 1161, 198, 1302, 198, 1301, 1123, 1059, 198, 1303)
+AFTER = (1305, 1302, 198, 1301, 1090, 82, 1163, 1234, 198)
+
 Answer = tuple[list[int], list[float]]
 
 
@@ -57,8 +61,8 @@ def requests() -> list[EngineRequest]:
         EngineRequest(
             request_id=str(i),
             samples=samples,
-            tokens_before=tuple(range(20, 23 + i % 5)),
-            tokens_after=tuple(range(40, 42 + i % 3)),
+            tokens_before=BEFORE,
+            tokens_after=AFTER,
             max_new_tokens=20 + 3 * (i % 20),
         )
         for i, samples in enumerate(clips())

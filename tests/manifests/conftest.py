@@ -55,10 +55,11 @@ STANDARD: list[tuple[str, ...]] = [
     ("standard-mode", "monitoring", "keda"),
     ("standard-mode", "canary-standard"),
     ("standard-mode", "tls"),
+    ("standard-mode", "grpc"),
     *(("standard-mode", name) for name in _EITHER),
     (
         *("gpu", "standard-mode", "monitoring", "keda", "logging", "high-availability"),
-        *("network-policy", "modelcar", "tracing", "tls", "api-keys", "canary-standard"),
+        *("network-policy", "modelcar", "tracing", "tls", "grpc", "api-keys", "canary-standard"),
     ),
 ]
 

@@ -94,6 +94,34 @@ def test_queries_of_panels_and_scalers_are_valid(monitored: list[Object], tmp_pa
     assert checked.returncode == 0, checked.stderr
 
 
+def test_the_scaler_sees_all_audio_of_its_namespace(
+    monitored: list[Object], tmp_path: Path
+) -> None:
+    [(_, query)] = scaler_queries(monitored)
+
+    def series(name: str, namespace: str, pod: str, value: int) -> Object:
+        labels = f'namespace="{namespace}",pod="{pod}"'
+        return {"series": f"qwen3_asr_audio_{name}_seconds{{{labels}}}", "values": str(value)}
+
+    here, elsewhere = "qwen3-asr", "other"
+    given = [series("waiting", here, "a", 600), series("in_flight", here, "a", 900)]
+    given += [series("waiting", here, "b", 0), series("in_flight", here, "b", 500)]
+    given += [series("waiting", elsewhere, "c", 7000), series("in_flight", elsewhere, "c", 900)]
+    cases = {
+        "tests": [
+            {"interval": "1m", "input_series": inputs, "promql_expr_test": [expected(query, value)]}
+            for inputs, value in ((given, 2000), (given[4:], 0))
+        ]
+    }
+    (tmp_path / "cases.yaml").write_text(yaml.safe_dump(cases))
+    tested = promtool("test", "rules", tmp_path / "cases.yaml")
+    assert tested.returncode == 0, tested.stdout + tested.stderr
+
+
+def expected(query: str, value: int) -> Object:
+    return {"expr": query, "eval_time": "0m", "exp_samples": [{"labels": "{}", "value": value}]}
+
+
 def test_an_invalid_query_is_caught(tmp_path: Path) -> None:
     broken = rule_file()
     broken["groups"][0]["rules"][0]["expr"] = "sum by (code) rate(qwen3_asr_requests_total[5m]))"

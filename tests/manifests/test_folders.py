@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,17 @@ README = (MANIFESTS / "README.md").read_text()
 DOCKERFILES = sorted(
     [*ROOT.glob("*/Dockerfile"), *MANIFESTS.rglob("Dockerfile")], key=lambda path: str(path)
 )
+
+# Every module of ours, with the packages that the image leaves out made unimportable.
+IMPORT_PIPELINES = """
+import importlib, pkgutil, sys
+for heavy in ("torch", "torchaudio", "transformers", "kserve", "safetensors"):
+    sys.modules[heavy] = None
+import pipelines
+for module in pkgutil.walk_packages(pipelines.__path__, "pipelines."):
+    if not module.name.endswith("__main__"):
+        importlib.import_module(module.name)
+"""
 
 
 @needs_kustomize
@@ -127,6 +139,26 @@ def test_cpu_constraints_leave_out_cuda(tmp_path: Path) -> None:
     left = set(re.findall(r"^([a-z][\w.-]*)==", run(awk[1]), re.MULTILINE))
     assert {"kserve", "transformers", "numpy"} <= left
     assert not [name for name in left if re.match(r"nvidia|cuda|triton$|torch$|torchaudio$", name)]
+
+
+def test_the_pipelines_image_needs_nothing_that_it_does_not_install() -> None:
+    """Its own selection of packages, and every module of ours imported with nothing else there."""
+    text = (ROOT / "pipelines" / "Dockerfile").read_text()
+    chosen = re.search(r'python -c "(.*)" > pipelines.txt', text)
+    assert chosen is not None
+    script = ["sh", "-c", f'{sys.executable} -c "{chosen[1]}"']  # as docker would run it
+    wanted = subprocess.run(script, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert {"av", "numpy", "soundfile", "kfp", "jiwer"} <= {
+        re.split(r"[<>=\[]", line)[0] for line in wanted.splitlines()
+    }
+    assert "torch" not in wanted
+    imported = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", IMPORT_PIPELINES],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert imported.returncode == 0, imported.stderr
 
 
 def test_kinds_script_is_shell() -> None:
