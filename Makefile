@@ -7,7 +7,12 @@ VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo serve test lint format lock clean
+PREDICTOR_IMAGE ?= registry.example.com/qwen3-asr/predictor
+PIPELINES_IMAGE ?= registry.example.com/qwen3-asr/pipelines
+VERSION ?= 0.1.0
+BUILD_FLAGS ?= --load
+
+.PHONY: help setup demo serve test lint format lock clean image image-gpu image-cpu image-pipelines kind manifests
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -41,6 +46,21 @@ test: setup lint ## everything that needs no GPU and no cluster
 lock: setup ## write requirements.lock anew from pyproject.toml
 	@$(PY) -m pip install --quiet uv && $(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 \
 	  --generate-hashes --no-emit-index-url --no-annotate --no-header --extra dev --output-file requirements.lock pyproject.toml
+
+manifests: setup ## build and validate every overlay and component, alerts and dashboard
+	@$(PY) -m pytest -q tests/manifests
+
+image: image-gpu image-cpu image-pipelines ## build all images (BUILD_FLAGS='--push --sbom=true' for a registry)
+
+image-gpu image-cpu: image-%:
+	docker buildx build --file predictor/Dockerfile --build-arg VARIANT=$* --build-arg TORCH_CPU_INDEX \
+	  --tag $(PREDICTOR_IMAGE):$(VERSION)-$* $(BUILD_FLAGS) .
+
+image-pipelines:
+	docker buildx build --file pipelines/Dockerfile --tag $(PIPELINES_IMAGE):$(VERSION) $(BUILD_FLAGS) .
+
+kind: ## bring overlays/dev-cpu up on a kind cluster with KServe (docker, kind, kubectl)
+	manifests/kind/up.sh
 
 clean: ## remove .venv and caches
 	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis dist build

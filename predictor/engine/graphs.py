@@ -98,6 +98,7 @@ class GraphRunner(TorchRunner):
         self._pool: Any = None  # the memory that all graphs share
         self._side: torch.cuda.Stream | None = None  # where graphs are captured
         self._looks: deque[_Look] = deque()  # oldest first
+        self._unclaimed: dict[Sequence, tuple[list[int], list[float]]] = {}  # read, not handed out
         self._owners: dict[int, Sequence] = {}  # slot -> whose state the device holds
         self._in_rows: tuple[Sequence, ...] = ()  # what `_rows` lists
 
@@ -174,9 +175,22 @@ class GraphRunner(TorchRunner):
         if self._options.run_ahead and first == len(covers) - 1 and self._has_more(wanted):
             self._start_look(wanted)
         read = [self._looks.popleft() for _ in range(first + 1)]
-        if len(read) == 1 and read[0].sequences == wanted:
+        if len(read) == 1 and read[0].sequences == wanted and not self._unclaimed:
             return StepOutput(*read[0].read())
-        return _merged(wanted, read)
+        return self._merged(wanted, read)
+
+    def _merged(self, wanted: tuple[Sequence, ...], looks: list[_Look]) -> StepOutput:
+        """What the looks, and earlier ones that it was not asked for in, brought for each."""
+        brought = self._unclaimed
+        for look in looks:
+            for sequence, ids, values in zip(look.sequences, *look.read(), strict=True):
+                tokens, logprobs = brought.setdefault(sequence, ([], []))
+                tokens += ids
+                logprobs += values
+        claimed = [brought.pop(sequence) for sequence in wanted]
+        # Without a slot it has ended, and these are steps too many.
+        self._unclaimed = {s: results for s, results in brought.items() if s.slot >= 0}
+        return StepOutput([tokens for tokens, _ in claimed], [values for _, values in claimed])
 
     def _has_more(self, sequences: tuple[Sequence, ...]) -> bool:
         """Some sequence may still run after the looks that were started."""
@@ -190,6 +204,7 @@ class GraphRunner(TorchRunner):
     def recover(self) -> bool:
         """Drop what was started: the sequences' own tokens say where to go on from."""
         self._looks.clear()
+        self._unclaimed.clear()
         self._owners.clear()
         self._in_rows = ()
         return super().recover()
@@ -306,17 +321,3 @@ class GraphRunner(TorchRunner):
             return False
         self.capture(missing[0])
         return True
-
-
-def _merged(wanted: tuple[Sequence, ...], looks: list[_Look]) -> StepOutput:
-    """What several looks, or a look at other sequences too, brought for each one wanted."""
-    tokens: list[list[int]] = [[] for _ in wanted]
-    logprobs: list[list[float]] = [[] for _ in wanted]
-    index = {sequence: i for i, sequence in enumerate(wanted)}
-    for look in looks:
-        for sequence, ids, values in zip(look.sequences, *look.read(), strict=True):
-            i = index.get(sequence)
-            if i is not None:
-                tokens[i] += ids
-                logprobs[i] += values
-    return StepOutput(tokens, logprobs)

@@ -58,6 +58,7 @@ def test_every_format_gives_the_same_sound(
 
 
 def test_wide_band_amr(files: dict[str, bytes], decode: Callable[..., Samples]) -> None:
+    """Half a second of 1 kHz, written by vo-amrwbenc at 12.65 kbit/s: PyAV has no such encoder."""
     samples = decode(files["awb"])
     assert len(samples) == 8000
     spectrum = np.abs(np.fft.rfft(samples[2000:6000]))

@@ -296,7 +296,8 @@ def test_every_setting_is_read_by_something() -> None:
             tree = ast.parse(path.read_text(encoding="utf-8"))
             read |= {node.attr for node in ast.walk(tree) if _is_read_of_settings(node)}
     known = set(specs())
-    by_way_of = {"precision": "dtype", "model_name": "model_name"}
+    # A language is set exactly when detection is off: every other pair is refused.
+    by_way_of = {"precision": "dtype", "language_detection": "language"}
     unread = {name for name in known if name not in read and by_way_of.get(name) not in read}
     assert not unread
 

@@ -13,6 +13,7 @@ import pytest
 
 from predictor.engine.engine import Engine
 from predictor.engine.graphs import GraphOptions, GraphRunner
+from predictor.engine.sequence import Sequence
 from predictor.engine.stream import TokenStream
 from predictor.model.fused import PLAIN
 from predictor.model.model import Model
@@ -87,6 +88,37 @@ async def test_slots_change_hands_while_a_look_is_under_way(
     engine = start_engine(runner)
     await arrive_and_leave(engine, known, seed)
     await arrive_and_leave(engine, known, seed + 100)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_any_selection_in_any_order_goes_on_where_it_was(
+    model: Model, known: list[Known], seed: int
+) -> None:
+    """Driven at random without the engine: who decodes, who enters which slot, what is lost."""
+    chance = random.Random(seed)
+    runner = graph_runner(model, ((1, chance.choice([1, 2])),), run_ahead=chance.random() < 0.7)
+    free = list(range(OPTIONS.max_num_seqs))
+    waiting = [Sequence(k.request, runner.limits, OPTIONS) for k in known]
+    expected = dict(zip(waiting, (k.tokens for k in known), strict=True))
+    running: list[Sequence] = []
+    while waiting or running:
+        if waiting and free and (not running or chance.random() < 0.3):
+            batch = [waiting.pop() for _ in range(min(len(waiting), chance.randint(1, len(free))))]
+            for sequence in batch:
+                sequence.slot = free.pop(chance.randrange(len(free)))
+            output, running = runner.prefill(batch), running + batch
+        else:
+            batch = chance.sample(running, chance.randint(1, len(running)))
+            output = runner.decode(batch)
+        if chance.random() < 0.05:
+            assert runner.recover()
+        for sequence, tokens, logprobs in zip(batch, output.tokens, output.logprobs, strict=True):
+            assert len(tokens) == len(logprobs) >= 1
+            if sequence.extend(tokens, logprobs).finish is not None:
+                assert tuple(sequence.tokens) == expected[sequence]
+                free.append(sequence.slot)
+                running.remove(sequence)
+                sequence.slot = -1
 
 
 async def test_a_failed_step_costs_only_its_own_sequences(

@@ -78,6 +78,7 @@ def test_a_few_seconds_of_load(
     ]  # fmt: skip
     found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=150)
     assert found.returncode == code, found.stdout + found.stderr
+    assert "Traceback" not in found.stderr, found.stderr
     verdict = json.loads(report.read_text())
     assert sum(entry["num_failures"] for entry in verdict["counted"]) == 0, verdict
     assert len({entry["name"].split()[0] for entry in verdict["counted"]}) >= 3

@@ -1,0 +1,102 @@
+"""Submitting to Kubeflow Pipelines through its real client, to a server that writes down what came."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+from pipelines.cli import main
+from tests.pipelines.conftest import Serve
+
+API = "/apis/v2beta1"
+
+
+@dataclass
+class KubeflowApi:
+    """The few routes that submitting touches."""
+
+    posted: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def app(self) -> Starlette:
+        return Starlette(
+            routes=[
+                Route(API + "/healthz", self.health),
+                Route(API + "/experiments", self.experiments, methods=["GET", "POST"]),
+                Route(API + "/experiments/{id}", self.experiment),
+                Route(API + "/runs", self.runs, methods=["POST"]),
+                Route(API + "/recurringruns", self.recurring_runs, methods=["POST"]),
+            ]
+        )
+
+    async def health(self, _request: Request) -> JSONResponse:
+        return JSONResponse({"multi_user": False})
+
+    async def experiment(self, _request: Request) -> JSONResponse:
+        return JSONResponse({"experiment_id": "e1", "display_name": "qwen3-asr"})
+
+    async def experiments(self, request: Request) -> JSONResponse:
+        if request.method == "GET":
+            return JSONResponse({"experiments": []})
+        self.posted["experiment"] = json.loads(await request.body())
+        return JSONResponse({"experiment_id": "e1", "display_name": "qwen3-asr"})
+
+    async def runs(self, request: Request) -> JSONResponse:
+        self.posted["run"] = json.loads(await request.body())
+        return JSONResponse({"run_id": "r1"})
+
+    async def recurring_runs(self, request: Request) -> JSONResponse:
+        self.posted["recurring"] = json.loads(await request.body())
+        return JSONResponse({"recurring_run_id": "rr1"})
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_a_run_carries_pipeline_parameters_and_image(
+    serve_app: Serve, capsys: pytest.CaptureFixture[str]
+) -> None:
+    api = KubeflowApi()
+    url = serve_app(api.app())
+    given = ["--set=url=http://asr.example.com", "--set=num_shards=3", "--image=example.com/p:1"]
+    assert main(["submit", "evaluate", f"--kfp={url}", *given, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-2].join("{}")) == {"run_id": "r1"}
+    run = api.posted["run"]
+    assert run["experiment_id"] == "e1"
+    assert run["runtime_config"]["parameters"] == {
+        "url": "http://asr.example.com",
+        "num_shards": 3,
+    }
+    spec = run["pipeline_spec"]["pipeline_spec"]
+    images = {e["container"]["image"] for e in spec["deploymentSpec"]["executors"].values()}
+    assert images == {"example.com/p:1"}
+    assert "kubernetes" in run["pipeline_spec"]["platform_spec"]["platforms"]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_a_schedule_is_a_recurring_run(
+    serve_app: Serve, capsys: pytest.CaptureFixture[str]
+) -> None:
+    api = KubeflowApi()
+    url = serve_app(api.app())
+    given = ["--set=url=http://asr.example.com", "--cron=0 3 * * *"]
+    assert main(["submit", "scheduled", f"--kfp={url}", *given]) == 0
+    assert "recurring_run_id: rr1" in capsys.readouterr().out
+    recurring = api.posted["recurring"]
+    assert recurring["trigger"]["cron_schedule"]["cron"] == "0 3 * * *"
+    assert recurring["no_catchup"] is True
+    assert recurring["max_concurrency"] == "1"
+
+
+def test_mistakes_never_reach_the_server(
+    unused_tcp_port: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = f"--kfp=http://127.0.0.1:{unused_tcp_port}"
+    assert main(["submit", "evaluate", url, "--set=url"]) == 2
+    assert "set: 'url' is not NAME=VALUE" in capsys.readouterr().err
+    assert main(["submit", "evaluate", url]) == 2
+    assert "set: url must be given" in capsys.readouterr().err

@@ -1,0 +1,128 @@
+"""Packages import downwards only, and what must stay light imports nothing heavy."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "predictor"
+
+# Each line may import from the lines above it and from itself.
+LAYERS = [
+    {"types", "errors", "settings"},
+    {"settings_parse", "settings_check", "settings_doc", "metrics", "calls"},
+    {"config", "logs"},
+    {"text", "model"},
+    {"audio", "ready_clip"},
+    {"engine"},
+    {"admission", "transcriber"},
+    {"service"},
+    {"api"},
+    {"server"},
+    {"__main__"},
+    {"demo"},
+]
+LEAVES = ["types", "errors", "metrics", "settings"]
+# No torch: bookkeeping that is tested and reasoned about alone, and what a process pays to start.
+LIGHT = [
+    "predictor.audio.worker",
+    "predictor.audio.pool",
+    "predictor.audio.limits",
+    "predictor.config",
+    "predictor.metrics",
+    "predictor.types",
+]
+TORCH_FREE_FILES = ["engine/scheduler.py", "engine/sequence.py", "engine/options.py"]
+
+
+def modules() -> dict[str, Path]:
+    """Dotted name below `predictor` -> file."""
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        name = ".".join(parts).removesuffix(".__init__")
+        found[name] = path
+    found.pop("__init__")
+    return found
+
+
+def imports(path: Path) -> set[str]:
+    """Absolute names of all modules that the file imports, wherever in it."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found.add(node.module or "")
+    return found
+
+
+def ours(path: Path) -> set[str]:
+    """First part, below `predictor`, of what the file imports from the project."""
+    return {name.split(".")[1] for name in imports(path) if name.startswith("predictor.")}
+
+
+def layer(name: str) -> int:
+    top = name.split(".")[0]
+    return next(index for index, names in enumerate(LAYERS) if top in names)
+
+
+def test_every_module_has_its_layer() -> None:
+    tops = {name.split(".")[0] for name in modules()}
+    assert tops <= set().union(*LAYERS)
+
+
+@pytest.mark.parametrize("name", modules())
+def test_imports_go_downwards_only(name: str) -> None:
+    upwards = {other for other in ours(modules()[name]) if layer(other) > layer(name)}
+    assert not upwards
+
+
+def test_layers_of_one_line_do_not_know_each_other() -> None:
+    for name, path in modules().items():
+        top = name.split(".")[0]
+        beside = LAYERS[layer(name)] - {top}
+        known = {("transcriber", "admission"), ("settings_doc", "settings_parse")}
+        assert {(top, other) for other in ours(path) & beside} <= known, name
+
+
+@pytest.mark.parametrize("name", LEAVES)
+def test_leaves_import_nothing_of_ours(name: str) -> None:
+    assert not ours(modules()[name])
+
+
+def test_only_the_server_wires() -> None:
+    """Classes that hold threads, processes or the device are built nowhere else."""
+    wired = {"AudioDecoder", "Transcriber", "Admission", "Metrics", "AsrModel", "build_engine"}
+    for name, path in modules().items():
+        calls = {
+            node.func.id
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+        }
+        assert name == "server" or not calls & wired, name
+
+
+@pytest.mark.parametrize("file", TORCH_FREE_FILES)
+def test_bookkeeping_needs_no_torch(file: str) -> None:
+    heavy = {"torch", "torchaudio", "transformers"}
+    assert not {name.split(".")[0] for name in imports(PACKAGE / file)} & heavy
+
+
+@pytest.mark.parametrize("name", LIGHT)
+def test_light_modules_load_nothing_heavy(name: str) -> None:
+    script = (
+        f"import sys, {name}\n"
+        "heavy = {'torch', 'torchaudio', 'transformers', 'kserve', 'fastapi'}\n"
+        "print(*sorted(heavy & set(sys.modules)))"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert run.stdout.split() == []
