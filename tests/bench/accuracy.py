@@ -1,6 +1,6 @@
 """Error rates of the embedded checkpoints through the running server, and what confidence is worth.
 
-    python -m tests.bench.accuracy            (about ten minutes on two cores)
+    python -m tests.bench.accuracy            (about half an hour on two cores)
 
 Writes tests/bench/results/accuracy.json, from which the model cards and the README are made. The
 evaluation set is the one in the repository; the other sets are synthesized (espeak-ng, flite).
@@ -112,7 +112,7 @@ def measure(url: str, items: list[EvalItem]) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--port", type=int, default=18080)
-    parser.add_argument("--count", type=int, default=100, help="utterances a synthesized set")
+    parser.add_argument("--count", type=int, default=240, help="utterances a synthesized set")
     args = parser.parse_args()
     environment = describe()
     sets = recorded() | make_sets(7, args.count)
