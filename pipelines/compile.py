@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from pipelines.lib.errors import OptionError
+from pipelines.lib.errors import OptionError, PipelineError
 
 
 def compile_all(out: Path, *, image: str | None = None) -> list[Path]:
@@ -53,29 +53,46 @@ def submit(
 
     Raises OptionError for a parameter that the pipeline does not have or of the wrong type.
     """
-    from kfp import Client
-
     with tempfile.TemporaryDirectory() as folder:
         path = compile_one(name, Path(folder) / f"{name}.yaml", image=image)
         spec = next(yaml.safe_load_all(path.read_text(encoding="utf-8")))
         arguments = typed_arguments(spec, parameters)
+        return _send(name, path, arguments, host, namespace, experiment, cron)
+
+
+def _send(
+    name: str,
+    path: Path,
+    arguments: dict[str, Any],
+    host: str,
+    namespace: str | None,
+    experiment: str,
+    cron: str | None,
+) -> dict[str, str]:
+    from kfp import Client
+    from kfp_server_api import ApiException
+    from urllib3.exceptions import HTTPError
+
+    try:
         client = Client(host=host, namespace=namespace or "kubeflow")
-        found = client.create_experiment(experiment, namespace=namespace)
-        if cron is not None:
-            recurring = client.create_recurring_run(
-                found.experiment_id,
-                f"{name} {cron}",
-                cron_expression=cron,
-                pipeline_package_path=str(path),
-                params=arguments,
-                max_concurrency=1,
-                no_catchup=True,
+        if cron is None:
+            run = client.create_run_from_pipeline_package(
+                str(path), arguments=arguments, experiment_name=experiment, namespace=namespace
             )
-            return {"recurring_run_id": recurring.recurring_run_id}
-        run = client.create_run_from_pipeline_package(
-            str(path), arguments=arguments, experiment_name=experiment, namespace=namespace
+            return {"run_id": run.run_id}
+        found = client.create_experiment(experiment, namespace=namespace)
+        recurring = client.create_recurring_run(
+            found.experiment_id,
+            f"{name} {cron}",
+            cron_expression=cron,
+            pipeline_package_path=str(path),
+            params=arguments,
+            max_concurrency=1,
+            no_catchup=True,
         )
-        return {"run_id": run.run_id}
+        return {"recurring_run_id": recurring.recurring_run_id}
+    except (ApiException, HTTPError, TimeoutError) as error:
+        raise PipelineError(f"Kubeflow Pipelines at {host}: {error}") from error
 
 
 def typed_arguments(spec: Mapping[str, Any], given: Mapping[str, str]) -> dict[str, Any]:

@@ -121,6 +121,26 @@ def test_any_selection_in_any_order_goes_on_where_it_was(
                 sequence.slot = -1
 
 
+async def test_steps_too_many_stay_in_their_own_slot(
+    model: Model, known: list[Known], start_engine: StartEngine
+) -> None:
+    """The first sequence fills its slot to the last place and runs on; the next slot is in use."""
+    first, second = known[7], known[0]
+    assert len(first.tokens) < len(second.tokens)
+    prompt = len(first.request.tokens_before) + len(first.request.tokens_after) + 13
+    length = prompt + first.request.max_new_tokens
+    runner = GraphRunner(
+        model,
+        num_slots=2,
+        max_model_len=length,
+        options=GraphOptions(steps=((1, 4),), fusion=PLAIN, check_kernels=False),
+    )
+    engine = start_engine(runner, replace(OPTIONS, max_num_seqs=2, max_model_len=length))
+    streams = [engine.submit(item.request) for item in (first, second)]
+    answers = await asyncio.gather(*(collect(stream) for stream in streams))
+    assert [tuple(answer) for answer in answers] == [first.tokens, second.tokens]
+
+
 async def test_a_failed_step_costs_only_its_own_sequences(
     model: Model, known: list[Known], start_engine: StartEngine
 ) -> None:

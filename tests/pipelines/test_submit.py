@@ -1,4 +1,4 @@
-"""Submitting to Kubeflow Pipelines through its real client, to a server that writes down what came."""
+"""Submitting to Kubeflow Pipelines by its real client, to a server that writes down what came."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_a_run_carries_pipeline_parameters_and_image(
     url = serve_app(api.app())
     given = ["--set=url=http://asr.example.com", "--set=num_shards=3", "--image=example.com/p:1"]
     assert main(["submit", "evaluate", f"--kfp={url}", *given, "--json"]) == 0
-    assert json.loads(capsys.readouterr().out.splitlines()[-2].join("{}")) == {"run_id": "r1"}
+    assert json.loads(capsys.readouterr().out) == {"run_id": "r1"}
     run = api.posted["run"]
     assert run["experiment_id"] == "e1"
     assert run["runtime_config"]["parameters"] == {
@@ -89,7 +89,7 @@ def test_a_schedule_is_a_recurring_run(
     recurring = api.posted["recurring"]
     assert recurring["trigger"]["cron_schedule"]["cron"] == "0 3 * * *"
     assert recurring["no_catchup"] is True
-    assert recurring["max_concurrency"] == "1"
+    assert recurring["max_concurrency"] == 1
 
 
 def test_mistakes_never_reach_the_server(
@@ -100,3 +100,12 @@ def test_mistakes_never_reach_the_server(
     assert "set: 'url' is not NAME=VALUE" in capsys.readouterr().err
     assert main(["submit", "evaluate", url]) == 2
     assert "set: url must be given" in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_a_server_that_is_not_there_is_named(
+    serve_app: Serve, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = serve_app(Starlette())  # answers 404 to everything
+    assert main(["submit", "evaluate", f"--kfp={url}", "--set=url=http://x"]) == 2
+    assert f"error: Kubeflow Pipelines at {url}" in capsys.readouterr().err
