@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -57,7 +59,8 @@ def submit(
         path = compile_one(name, Path(folder) / f"{name}.yaml", image=image)
         spec = next(yaml.safe_load_all(path.read_text(encoding="utf-8")))
         arguments = typed_arguments(spec, parameters)
-        return _send(name, path, arguments, host, namespace, experiment, cron)
+        with contextlib.redirect_stdout(sys.stderr):  # the client prints links
+            return _send(name, path, arguments, host, namespace, experiment, cron)
 
 
 def _send(
@@ -70,7 +73,7 @@ def _send(
     cron: str | None,
 ) -> dict[str, str]:
     from kfp import Client
-    from kfp_server_api import ApiException
+    from kfp_server_api import ApiException  # type: ignore[import-untyped]
     from urllib3.exceptions import HTTPError
 
     try:

@@ -28,7 +28,7 @@ def describe() -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
-        "commit": git("rev-parse", "--short=12", "HEAD"),
+        "commit": git("rev-parse", "--short=12", "HEAD") or os.environ.get("BENCH_COMMIT", ""),
         "dirty": bool(git("status", "--porcelain", "--untracked-files=no")),
     }
 

@@ -103,9 +103,9 @@ def test_mistakes_never_reach_the_server(
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-def test_a_server_that_is_not_there_is_named(
+def test_a_server_that_refuses_is_named(
     serve_app: Serve, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    url = serve_app(Starlette())  # answers 404 to everything
+    url = serve_app(Starlette(routes=[Route(API + "/healthz", KubeflowApi().health)]))
     assert main(["submit", "evaluate", f"--kfp={url}", "--set=url=http://x"]) == 2
     assert f"error: Kubeflow Pipelines at {url}" in capsys.readouterr().err
