@@ -11,8 +11,10 @@ PREDICTOR_IMAGE ?= registry.example.com/qwen3-asr/predictor
 PIPELINES_IMAGE ?= registry.example.com/qwen3-asr/pipelines
 VERSION ?= 0.1.0
 BUILD_FLAGS ?= --load
+HOST ?= http://127.0.0.1:8080
+LOAD ?= --users 4 --rate 2 --run-time 30s
 
-.PHONY: help setup demo serve test lint format lock clean image image-gpu image-cpu image-pipelines kind manifests
+.PHONY: help setup demo serve test lint format lock clean image image-gpu image-cpu image-pipelines kind manifests notebooks load
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -46,6 +48,12 @@ test: setup lint ## everything that needs no GPU and no cluster
 lock: setup ## write requirements.lock anew from pyproject.toml
 	@$(PY) -m pip install --quiet uv && $(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 \
 	  --generate-hashes --no-emit-index-url --no-annotate --no-header --extra dev --output-file requirements.lock pyproject.toml
+
+notebooks: setup ## run the notebooks and render them as HTML into out/notebooks
+	@$(PY) -m nbconvert --execute --to html --output-dir out/notebooks notebooks/*.ipynb
+
+load: setup ## open-arrival load test: make load HOST=http://… [LOAD='--users 8 --rate 10 --run-time 60s']
+	@$(PY) -m locust --locustfile tests/load/locustfile.py --headless --only-summary --host $(HOST) $(LOAD)
 
 manifests: setup ## build and validate every overlay and component, alerts and dashboard
 	@$(PY) -m pytest -q tests/manifests

@@ -113,16 +113,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--port", type=int, default=18080)
     parser.add_argument("--count", type=int, default=240, help="utterances a synthesized set")
+    parser.add_argument("--checkpoints", nargs="+", default=["tiny", "tiny-early"])
     args = parser.parse_args()
     environment = describe()
     sets = recorded() | make_sets(7, args.count)
-    rows = []
-    for checkpoint in ("tiny", "tiny-early"):
+    rows: list[dict[str, Any]] = []
+    for checkpoint in args.checkpoints:
         with server(checkpoint, args.port) as url:
             for name, items in sets.items():
-                row = {"checkpoint": checkpoint, "set": name, **measure(url, items)}
+                row = {"checkpoint": checkpoint, "set": name, "commit": environment["commit"]}
+                row |= measure(url, items)
                 rows.append(row)
                 print(json.dumps(row), flush=True)
+    if RESULTS.exists():  # rows of the checkpoints that were not measured now
+        old = json.loads(RESULTS.read_text())
+        before = {"commit": old["environment"]["commit"]}
+        rows += [before | r for r in old["rows"] if r["checkpoint"] not in args.checkpoints]
     protocol = "V2 REST, waveform tensor, 4 requests at a time, greedy, float32 on CPU"
     result = {"environment": environment, "protocol": protocol, "seed": 7, "rows": rows}
     RESULTS.write_text(json.dumps(result, indent=1) + "\n")
