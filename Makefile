@@ -49,8 +49,8 @@ lock: setup ## write requirements.lock anew from pyproject.toml
 	@$(PY) -m pip install --quiet uv && $(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 \
 	  --generate-hashes --no-emit-index-url --no-annotate --no-header --extra dev --output-file requirements.lock pyproject.toml
 
-notebooks: setup ## run the notebooks and render them as HTML into out/notebooks
-	@$(PY) -m nbconvert --execute --to html --output-dir out/notebooks notebooks/*.ipynb
+notebooks: setup ## run the notebooks on the embedded checkpoints, as HTML into out/notebooks
+	@$(PY) -m tests.notebooks.render --out out/notebooks
 
 load: setup ## open-arrival load test: make load HOST=http://… [LOAD='--users 8 --rate 10 --run-time 60s']
 	@$(PY) -m locust --locustfile tests/load/locustfile.py --headless --only-summary --host $(HOST) $(LOAD)

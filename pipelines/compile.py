@@ -23,10 +23,10 @@ def compile_all(out: Path, *, image: str | None = None) -> list[Path]:
 
 
 def compile_one(name: str, path: Path, *, image: str | None = None) -> Path:
-    """Write one pipeline; `image` replaces the steps' image."""
+    """Write one pipeline; `image` replaces the steps' image, and `image`-gpu the GPU step's."""
     from kfp import compiler
 
-    from pipelines.components import IMAGE
+    from pipelines.components import GPU_SUFFIX, IMAGE
     from pipelines.definitions import PIPELINES
 
     if name not in PIPELINES:
@@ -34,9 +34,10 @@ def compile_one(name: str, path: Path, *, image: str | None = None) -> Path:
     compiler.Compiler().compile(PIPELINES[name], str(path))
     if image is not None:
         documents = list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
+        images = {IMAGE: image, IMAGE + GPU_SUFFIX: image + GPU_SUFFIX}
         for executor in documents[0]["deploymentSpec"]["executors"].values():
-            if executor["container"]["image"] == IMAGE:
-                executor["container"]["image"] = image
+            used = executor["container"]["image"]
+            executor["container"]["image"] = images.get(used, used)
         path.write_text(yaml.safe_dump_all(documents, sort_keys=True), encoding="utf-8")
     return path
 

@@ -9,8 +9,11 @@ from typing import List, NamedTuple  # noqa: UP035 - KFP reads these annotations
 from kfp import dsl
 from kfp.dsl import HTML, ClassificationMetrics, Dataset, Input, Markdown, Metrics, Output
 
-IMAGE = "qwen3-asr-pipelines"
-"""Image of the steps; the manifests' overlays and `--image` set the registry and the tag."""
+IMAGE = "registry.example.com/qwen3-asr/pipelines:0.1.0"
+"""Image of the steps as `make image` names it; `--image` puts your registry and tag in its place."""
+
+GPU_SUFFIX = "-gpu"
+"""Ends the tag of the image that holds the predictor too, for steps that load a checkpoint."""
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)

@@ -53,6 +53,7 @@ def evaluated(
             asked, API_KEY_SECRET, {API_KEY_SECRET_KEY: API_KEY_ENV}, optional=True
         )
         if checkpoint_pvc is not None:
+            asked.set_container_image(components.IMAGE + components.GPU_SUFFIX)
             asked.set_accelerator_type(GPU).set_accelerator_limit(1)
             kubernetes.add_toleration(asked, key=GPU, operator="Exists", effect="NoSchedule")
             kubernetes.mount_pvc(asked, pvc_name=checkpoint_pvc, mount_path=MODELS_PATH)

@@ -13,7 +13,6 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Iterator
-from importlib import metadata
 from pathlib import Path
 
 import torch
@@ -21,6 +20,7 @@ import uvicorn
 from kserve import ModelServer
 from prometheus_client import REGISTRY, CollectorRegistry
 
+from predictor import __version__
 from predictor.admission import Admission
 from predictor.api.app import AppOptions, create_app
 from predictor.api.auth import KeyRing
@@ -30,6 +30,7 @@ from predictor.audio.decode import AudioDecoder, AudioLimits, AudioOptions
 from predictor.audio.segment import split
 from predictor.config import Settings
 from predictor.engine import EngineOptions, StepStats, build_engine
+from predictor.engine.build import choose_device, choose_dtype
 from predictor.metrics import Metrics
 from predictor.model.weights import resolve_model
 from predictor.ready_clip import ready_clip
@@ -244,19 +245,19 @@ def _load(settings: Settings, metrics: Metrics) -> Loaded:
     )
     tokenizer = TextTokenizer.load(folder)
     prompts = PromptBuilder(tokenizer, settings.max_context_tokens)
-    engine = build_engine(
-        folder, settings.device, settings.dtype, _engine_options(settings), _observer(metrics)
-    )
+    device = choose_device(settings.device)
+    dtype = choose_dtype(settings.dtype, device)
+    engine = build_engine(folder, device, dtype, _engine_options(settings), _observer(metrics))
     options = TranscriberOptions(segment_s=settings.segment_s)
     admission = Admission(settings.max_held_audio_s, metrics)
     transcriber = Transcriber(engine.submit, split, tokenizer, prompts, options, admission, metrics)
     metrics.watch(engine.stats, lambda: admission.held_audio_s, settings.max_held_audio_s)
     metrics.model_info.labels(
         model_name=settings.model_name,
-        version=metadata.version("qwen3-asr-kserve"),
+        version=__version__,
         checkpoint=_checkpoint_name(settings, folder),
-        device=settings.device,
-        dtype=settings.dtype,
+        device=str(device),
+        dtype=str(dtype).removeprefix("torch."),
     ).set(1)
     return Loaded(engine, transcriber, prompts)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from importlib import metadata
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -12,6 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from predictor import __version__
 from predictor.api.auth import KeyRing, RequireKey
 from predictor.api.dataplane import AsrDataPlane, ClosedRepository
 from predictor.api.errors import answer_error, error_response, speaks_openai
@@ -46,7 +46,7 @@ def create_app(
     app = FastAPI(
         title="Qwen3-ASR on KServe",
         description="Speech recognition over KServe V1 and V2, OpenAI's API and a plain route.",
-        version=metadata.version("qwen3-asr-kserve"),
+        version=__version__,
         docs_url=None,  # its page loads scripts from elsewhere
         redoc_url=None,
     )

@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-from importlib import metadata
 from typing import Any, cast
 
 from kserve import ModelRepository
@@ -16,6 +15,7 @@ from kserve.errors import ModelNotFound
 from kserve.protocol.dataplane import DataPlane
 from kserve.protocol.model_repository_extension import ModelRepositoryExtension
 
+from predictor import __version__
 from predictor.api import v2
 from predictor.api.errors import Closed
 from predictor.calls import Call
@@ -82,7 +82,7 @@ class AsrDataPlane(DataPlane):  # type: ignore[misc]  # KServe is untyped
         """Name, version and extensions of this server."""
         return {
             "name": SERVER_NAME,
-            "version": metadata.version("qwen3-asr-kserve"),
+            "version": __version__,
             "extensions": ["binary_tensor_data"],
         }
 

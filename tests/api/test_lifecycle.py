@@ -45,6 +45,16 @@ def test_metrics_count_what_happened(
     assert server.metric("request_predict_seconds_count", model_name=MODEL) > 0  # KServe's own
 
 
+def test_the_metrics_say_on_what_the_model_runs(server: Any) -> None:
+    """Not the settings' `auto`: what was chosen."""
+    from prometheus_client.parser import text_string_to_metric_families
+
+    families = text_string_to_metric_families(httpx.get(server.url + "/metrics").text)
+    [info] = [s.labels for f in families for s in f.samples if s.name == "qwen3_asr_model_info"]
+    assert (info["device"], info["dtype"]) == ("cpu", "float32")
+    assert (info["model_name"], info["checkpoint"]) == (MODEL, "tiny")
+
+
 def test_every_metric_has_our_name_and_bounded_labels(server: Any) -> None:
     from prometheus_client.parser import text_string_to_metric_families
 

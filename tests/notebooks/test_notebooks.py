@@ -3,51 +3,32 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import nbformat
 import pytest
-from nbclient import NotebookClient
 
-from pipelines.local_service import LocalService
-from tests.pipelines.conftest import AppServer
-from tests.pipelines.fake_cluster import NAMESPACE, FakeCluster, inference_service
-from tests.pipelines.proxy import Proxy
-from tests.pipelines.recordings import write_small_set
-from tests.pipelines.test_promote import write_kubeconfig
+from pipelines.lib.capacity import read_benchmark
+from tests.notebooks import render
+from tests.notebooks.local_site import EARLY, ROOT, TINY, LocalSite, local_canary, local_site
 
-ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-TINY, EARLY = "s3://models/tiny", "s3://models/tiny-early"
+BENCHMARK = ROOT / "tests" / "bench" / "results" / "engine-h200.json"
 MAX_CODE_CELLS = 8
 
 
 @pytest.fixture(scope="module")
-def predictors() -> Iterator[dict[str, str]]:
-    checkpoints = ROOT / "predictor" / "checkpoints"
-    flags = ("--device=cpu",)
-    with (
-        LocalService(checkpoints / "tiny", flags=flags) as tiny,
-        LocalService(checkpoints / "tiny-early", flags=flags) as early,
-    ):
-        yield {TINY: tiny.url, EARLY: early.url}
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalSite]:
+    with local_site(tmp_path_factory.mktemp("site")) as found:
+        yield found
 
 
-@pytest.fixture(scope="module")
-def small_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_small_set(tmp_path_factory.mktemp("set"), per_language=20, non_speech=4)
-
-
-def run(name: str, monkeypatch: pytest.MonkeyPatch, **environment: object) -> str:
-    """Execute a notebook in its folder; everything that its cells showed, as text."""
-    for key, value in environment.items():
-        monkeypatch.setenv(key, str(value))
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    notebook = nbformat.read(ROOT / "notebooks" / name, as_version=4)
-    resources = {"metadata": {"path": str(ROOT / "notebooks")}}
-    NotebookClient(notebook, timeout=240, resources=resources).execute()
+def run(name: str, **environment: object) -> str:
+    """Execute a notebook; everything that its cells showed, as text."""
+    notebook = render.execute(name, {**os.environ, **{k: str(v) for k, v in environment.items()}})
     shown: list[str] = []
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
@@ -55,8 +36,8 @@ def run(name: str, monkeypatch: pytest.MonkeyPatch, **environment: object) -> st
     return "\n".join(shown)
 
 
-def test_transcribe(predictors: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    shown = run("01_transcribe.ipynb", monkeypatch, ASR_URL=predictors[TINY])
+def test_transcribe(site: LocalSite) -> None:
+    shown = run("01_transcribe", ASR_URL=site.services[TINY])
     recordings = json.loads((ROOT / "predictor/recordings/recordings.json").read_text())
     assert shown.count("<audio controls") >= len(recordings) > 0
     assert "English" in shown
@@ -64,50 +45,19 @@ def test_transcribe(predictors: dict[str, str], monkeypatch: pytest.MonkeyPatch)
     assert "first text after" in shown
 
 
-def test_evaluate(
-    tmp_path: Path,
-    predictors: dict[str, str],
-    small_set: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    shown = run(
-        "02_evaluate.ipynb",
-        monkeypatch,
-        ASR_URL=predictors[EARLY],
-        ASR_DATA=small_set,
-        ASR_OUT=tmp_path / "out",
-    )
-    report = json.loads((tmp_path / "out" / "report.json").read_text())
+def test_evaluate(tmp_path: Path, site: LocalSite) -> None:
+    out = tmp_path / "out"
+    shown = run("02_evaluate", ASR_URL=site.services[EARLY], ASR_DATA=site.data, ASR_OUT=out)
+    report = json.loads((out / "report.json").read_text())
     assert f"{report['summary']['errors']['rate'] * 100:.2f} %" in shown
     assert "<del>" in shown
     assert shown.count("<svg") >= 3
 
 
-def test_canary(
-    tmp_path: Path,
-    predictors: dict[str, str],
-    small_set: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    cluster = FakeCluster(inference_service("Knative", EARLY))
-    api, gateway = AppServer(cluster.app()), AppServer(Proxy(cluster, predictors).app())
-    try:
-        shown = run(
-            "03_canary.ipynb",
-            monkeypatch,
-            KUBECONFIG=write_kubeconfig(tmp_path / "kubeconfig", api.url),
-            ASR_NAMESPACE=NAMESPACE,
-            ASR_CANDIDATE_URI=TINY,
-            ASR_INGRESS=gateway.url,
-            ASR_DATA=small_set,
-            ASR_OUT=tmp_path / "out",
-            ASR_SOAK_S=0.05,
-            ASR_LATENCY_RATIO=50,
-        )
-    finally:
-        for server in (api, gateway):
-            server.stop()
-            server.join()
+def test_canary(tmp_path: Path, site: LocalSite) -> None:
+    with local_canary(site, tmp_path) as canary:
+        shown = run("03_canary", **canary.environment)
+    cluster = canary.cluster
     assert "**Accepted**" in shown
     assert "<svg" in shown
     assert "promoted=True" in shown
@@ -116,14 +66,26 @@ def test_canary(
     assert cluster.split() == {EARLY: 100}  # reverted by the last cell
 
 
-def test_capacity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = {"1.7B offline 30 s": {"value": 6000.0, "unit": "RTFx"}}
-    (tmp_path / "b.json").write_text(json.dumps({"environment": {"gpu": "H200"}, "rows": rows}))
-    shown = run("04_capacity.ipynb", monkeypatch, ASR_BENCHMARK=tmp_path / "b.json")
-    assert "6000 audio seconds a second" in shown
+def test_capacity(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the benchmark that is kept beside it, and nothing set."""
+    monkeypatch.delenv("ASR_BENCHMARK", raising=False)
+    shown = run("04_capacity")
+    rtfx = read_benchmark(BENCHMARK).rtfx
+    peak_audio_s = 50_000 / (0.55 * 24)  # a second at the peak hour: the mean is 55 % of it
+    assert f"{rtfx:.0f} audio seconds a second" in shown
+    assert "NVIDIA H200" in shown
     assert "<svg" in shown
-    assert "replicas at the peak: 2" in shown
-    assert "scaleTarget (requests in flight for each replica): 150" in shown
+    assert f"replicas at the peak: {-(-peak_audio_s // (rtfx / 2)):.0f}\n" in shown
+    assert f"(requests in flight for each replica): {round(rtfx / 2 / 10 * 0.5)}\n" in shown
+
+
+def test_a_page_is_rendered(tmp_path: Path) -> None:
+    """What `make notebooks` writes, without a service: capacity needs none."""
+    page = render.as_html(render.execute("04_capacity", os.environ))
+    assert page.count("<svg") >= 1
+    assert "replicas at the peak" in page
+    with pytest.raises(SystemExit):
+        render.main(["--out", str(tmp_path), "05_nothing"])
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
