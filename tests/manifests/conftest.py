@@ -35,6 +35,7 @@ _EITHER = (
     "network-policy",
     "model-cache",
     "modelcar",
+    "promote-access",
     "tracing",
     "api-keys",
 )
@@ -46,7 +47,8 @@ KNATIVE: list[tuple[str, ...]] = [
     *((name,) for name in _EITHER),
     (
         *("gpu", "gpu-mig", "knative-autoscaling", "monitoring", "logging", "high-availability"),
-        *("network-policy", "model-cache", "tracing", "api-keys", "canary-knative"),
+        *("network-policy", "model-cache", "tracing", "api-keys", "promote-access"),
+        "canary-knative",
     ),
 ]
 STANDARD: list[tuple[str, ...]] = [
@@ -59,7 +61,8 @@ STANDARD: list[tuple[str, ...]] = [
     *(("standard-mode", name) for name in _EITHER),
     (
         *("gpu", "standard-mode", "monitoring", "keda", "logging", "high-availability"),
-        *("network-policy", "modelcar", "tracing", "tls", "grpc", "api-keys", "canary-standard"),
+        *("network-policy", "modelcar", "tracing", "tls", "grpc", "api-keys", "promote-access"),
+        "canary-standard",
     ),
 ]
 

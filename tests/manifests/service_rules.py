@@ -124,6 +124,30 @@ def references(objects: Sequence[Object]) -> Iterator[str]:
             )
 
 
+def permissions(objects: Sequence[Object]) -> Iterator[str]:
+    """A binding's role is here, and a role over named services names those that exist."""
+    roles = {full_name(each) for each in of_kind(objects, "Role")}
+    for each in of_kind(objects, "RoleBinding"):
+        role = f"Role {each['metadata']['namespace']}/{each['roleRef']['name']}"
+        if role not in roles:
+            yield f"{full_name(each)}: there is no {role}"
+    services = {
+        (each["metadata"]["namespace"], each["metadata"]["name"])
+        for each in of_kind(objects, "InferenceService")
+    }
+    for each in of_kind(objects, "Role"):
+        for rule in each["rules"]:
+            wide = [what for what in ("verbs", "resources", "apiGroups") if "*" in rule[what]]
+            yield from (f"{full_name(each)}: allows all {what}" for what in wide)
+            if "inferenceservices" in rule["resources"]:
+                allowed = [(each["metadata"]["namespace"], n) for n in rule["resourceNames"]]
+                yield from (
+                    f"{full_name(each)}: no InferenceService {'/'.join(name)}"
+                    for name in allowed
+                    if name not in services
+                )
+
+
 def scaling(objects: Sequence[Object]) -> Iterator[str]:
     """Bounds in order; scale to zero only where something holds the first request."""
     for each in of_kind(objects, "InferenceService"):

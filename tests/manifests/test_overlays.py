@@ -59,6 +59,7 @@ def test_keeps_the_rules(objects: list[Object]) -> None:
         service_rules.canaries(objects),
         service_rules.storage_pinned(objects),
         service_rules.references(objects),
+        service_rules.permissions(objects),
         service_rules.scaling(objects),
         service_rules.selectors(objects),
         service_rules.queries(objects, our_series()),
