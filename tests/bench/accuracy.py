@@ -113,24 +113,34 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--port", type=int, default=18080)
     parser.add_argument("--count", type=int, default=240, help="utterances a synthesized set")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[7], help="pooled")
+    parser.add_argument("--sets", nargs="+", help="names of sets; all where left out")
     parser.add_argument("--checkpoints", nargs="+", default=["tiny", "tiny-early"])
     args = parser.parse_args()
     environment = describe()
-    sets = recorded() | make_sets(7, args.count)
+    sets = recorded()
+    for seed in args.seeds:
+        for name, items in make_sets(seed, args.count).items():
+            sets.setdefault(name, []).extend(items)
+    sets = {name: items for name, items in sets.items() if not args.sets or name in args.sets}
     rows: list[dict[str, Any]] = []
     for checkpoint in args.checkpoints:
         with server(checkpoint, args.port) as url:
             for name, items in sets.items():
                 row = {"checkpoint": checkpoint, "set": name, "commit": environment["commit"]}
+                if not name.startswith("evaluation set"):
+                    row["seeds"] = args.seeds
                 row |= measure(url, items)
                 rows.append(row)
                 print(json.dumps(row), flush=True)
-    if RESULTS.exists():  # rows of the checkpoints that were not measured now
+    if RESULTS.exists():  # what was not measured now stays, in its place
         old = json.loads(RESULTS.read_text())
+        new = {(row["checkpoint"], row["set"]): row for row in rows}
         before = {"commit": old["environment"]["commit"]}
-        rows += [before | r for r in old["rows"] if r["checkpoint"] not in args.checkpoints]
+        kept = [new.pop((r["checkpoint"], r["set"]), before | r) for r in old["rows"]]
+        rows = [*kept, *new.values()]
     protocol = "V2 REST, waveform tensor, 4 requests at a time, greedy, float32 on CPU"
-    result = {"environment": environment, "protocol": protocol, "seed": 7, "rows": rows}
+    result = {"environment": environment, "protocol": protocol, "rows": rows}
     RESULTS.write_text(json.dumps(result, indent=1) + "\n")
 
 
