@@ -6,6 +6,7 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
+PORT ?= 8080
 
 PREDICTOR_IMAGE ?= registry.example.com/qwen3-asr/predictor
 PIPELINES_IMAGE ?= registry.example.com/qwen3-asr/pipelines
@@ -14,7 +15,7 @@ BUILD_FLAGS ?= --load
 HOST ?= http://127.0.0.1:8080
 LOAD ?= --users 4 --rate 2 --run-time 30s
 
-.PHONY: help setup demo serve test lint format lock clean image image-gpu image-cpu image-pipelines kind manifests notebooks load
+.PHONY: help setup demo serve test lint format lock clean image image-gpu image-cpu image-pipelines image-pipelines-gpu kind manifests notebooks load
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -31,10 +32,10 @@ $(READY): requirements.lock pyproject.toml
 setup: $(READY) ## create .venv with the locked packages
 
 demo: setup ## start the server on the embedded checkpoint and transcribe the bundled recordings
-	@$(PY) -m predictor.demo
+	@$(PY) -m predictor.demo --port $(PORT)
 
 serve: setup ## keep the server running on the embedded checkpoint
-	@$(PY) -m predictor.demo --serve
+	@exec $(PY) -m predictor.demo --serve --port $(PORT)
 
 lint: setup ## ruff and mypy
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy
@@ -58,7 +59,7 @@ load: setup ## open-arrival load test: make load HOST=http://… [LOAD='--users 
 manifests: setup ## build and validate every overlay and component, alerts and dashboard
 	@$(PY) -m pytest -q tests/manifests
 
-image: image-gpu image-cpu image-pipelines ## build all images (BUILD_FLAGS='--push --sbom=true' for a registry)
+image: image-gpu image-cpu image-pipelines image-pipelines-gpu ## build all images (BUILD_FLAGS='--push --sbom=true' for a registry)
 
 image-gpu image-cpu: image-%:
 	docker buildx build --file predictor/Dockerfile --build-arg VARIANT=$* --build-arg TORCH_CPU_INDEX \
@@ -66,6 +67,10 @@ image-gpu image-cpu: image-%:
 
 image-pipelines:
 	docker buildx build --file pipelines/Dockerfile --tag $(PIPELINES_IMAGE):$(VERSION) $(BUILD_FLAGS) .
+
+image-pipelines-gpu:
+	docker buildx build --file pipelines/Dockerfile --build-arg VARIANT=gpu \
+	  --tag $(PIPELINES_IMAGE):$(VERSION)-gpu $(BUILD_FLAGS) .
 
 kind: ## bring overlays/dev-cpu up on a kind cluster with KServe (docker, kind, kubectl)
 	manifests/kind/up.sh

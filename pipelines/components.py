@@ -10,7 +10,7 @@ from kfp import dsl
 from kfp.dsl import HTML, ClassificationMetrics, Dataset, Input, Markdown, Metrics, Output
 
 IMAGE = "registry.example.com/qwen3-asr/pipelines:0.1.0"
-"""Image of the steps as `make image` names it; `--image` puts your registry and tag in its place."""
+"""Image of the steps as `make image` names it; `--image` puts your own in its place."""
 
 GPU_SUFFIX = "-gpu"
 """Ends the tag of the image that holds the predictor too, for steps that load a checkpoint."""

@@ -140,7 +140,8 @@ def add_compile(parser: argparse.ArgumentParser) -> None:
 
 def add_submit(parser: argparse.ArgumentParser) -> None:
     """What submitting needs."""
-    parser.add_argument("pipeline", choices=("evaluate", "promote", "scheduled"))
+    names = ("evaluate", "evaluate-in-process", "promote", "scheduled")
+    parser.add_argument("pipeline", choices=names)
     parser.add_argument("--kfp", required=True, help="URL of the Kubeflow Pipelines API")
     parser.add_argument("--kfp-namespace", help="of the user, in multi-user installations")
     parser.add_argument("--experiment", default="qwen3-asr", help="default %(default)s")

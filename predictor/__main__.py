@@ -33,7 +33,7 @@ def main() -> None:
     try:
         build_server(settings).start()
     except Exception as error:
-        logger.critical("the server cannot go on", exc_info=error)
+        logger.critical("the server cannot go on: %s", error, exc_info=error)
         raise SystemExit(1) from error
 
 

@@ -50,8 +50,8 @@ class Admission:
         """The error for a request of `audio_s`, with a time after which to try again."""
         self._metrics.audio_rejected_seconds.labels(error=Overloaded.spec.code).inc(audio_s)
         return Overloaded(
-            f"{self.held_audio_s:.0f} s of audio are waiting or running, "
-            f"the limit is {self.max_held_audio_s:.0f} s",
+            f"{self.held_audio_s:.0f} s of audio are waiting or running; {audio_s:.0f} s more are "
+            f"over the limit max_held_audio_s of {self.max_held_audio_s:.0f} s",
             retry_after_s=self._seconds_for(self.held_audio_s / 2),
         )
 

@@ -9,6 +9,8 @@ import argparse
 import base64
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
 import time
@@ -29,13 +31,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m predictor.demo", description=main.__doc__)
     parser.add_argument("--serve", action="store_true", help="keep serving until Ctrl-C")
     parser.add_argument("--port", type=int, default=8080, help="HTTP port (default 8080)")
+    parser.add_argument("--grpc-port", type=int, default=8081, help="with --serve (default 8081)")
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, _end)
     base_url = f"http://127.0.0.1:{args.port}"
-    server = _start(args.port)
+    server = _start(args.port, args.grpc_port if args.serve else None)
     try:
         _wait_ready(server, base_url)
         if args.serve:
-            _say(_invitation(base_url))
+            _say(_invitation(base_url, args.grpc_port))
             server.wait()
         else:
             _transcribe_all(base_url)
@@ -46,9 +50,20 @@ def main() -> None:
         server.wait()
 
 
-def _start(port: int) -> subprocess.Popen[bytes]:
+def _end(signum: int, _frame: object) -> None:
+    """SIGTERM ends this process as Ctrl-C does, and the server with it."""
+    raise SystemExit(128 + signum)
+
+
+def _start(port: int, grpc_port: int | None) -> subprocess.Popen[bytes]:
+    """Raises SystemExit when the port is taken: another server would answer in our place."""
+    for each in (port, grpc_port):
+        with socket.socket() as probe:
+            if each is not None and probe.connect_ex(("127.0.0.1", each)) == 0:
+                raise SystemExit(f"port {each} is in use; choose another: make demo PORT=8090")
     command = [sys.executable, "-m", "predictor", "--model_dir", str(CHECKPOINT)]
-    command += ["--http_port", str(port), "--enable_grpc", "false", "--host", "127.0.0.1"]
+    command += ["--http_port", str(port), "--host", "127.0.0.1"]
+    command += ["--enable_grpc", "false"] if grpc_port is None else ["--grpc_port", str(grpc_port)]
     command += ["--log_level", "warning"]
     environment = {"OMP_NUM_THREADS": str(os.cpu_count() or 1), **os.environ}
     _say(f"starting the server on port {port} with {CHECKPOINT.name}, the embedded checkpoint ...")
@@ -99,10 +114,11 @@ def _transcribe_all(base_url: str) -> None:
         )
 
 
-def _invitation(base_url: str) -> str:
+def _invitation(base_url: str, grpc_port: int) -> str:
     example = RECORDINGS / "demo-en-1.flac"
     return (
-        f"serving on {base_url}; Ctrl-C stops it. Paste into another terminal:\n"
+        f"serving on {base_url} (gRPC on port {grpc_port}); Ctrl-C stops it.\n"
+        "Paste into another terminal:\n"
         f"  curl -s {base_url}/api/v1/recognize -F audio=@{example}"
     )
 

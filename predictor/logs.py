@@ -35,13 +35,27 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line, ensure_ascii=False, default=str)
 
 
+class TextFormatter(logging.Formatter):
+    """The same for people: time, level, logger and message, then id and fields as name=value."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(name)s %(message)s")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # logging's name
+        fields = getattr(record, "fields", None)
+        values: dict[str, object] = dict(fields) if isinstance(fields, dict) else {}
+        if request_id := request_id_var.get():
+            values["request_id"] = request_id
+        return " ".join([super().formatMessage(record), *(f"{k}={v}" for k, v in values.items())])
+
+
 def configure_logging(log_format: str, log_level: str) -> None:
     """Send every logger's records to stderr, as "json" or "text", from `log_level` on."""
     handler = logging.StreamHandler(sys.stderr)
     if log_format == "json":
         handler.setFormatter(JsonFormatter())
     else:
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+        handler.setFormatter(TextFormatter())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(log_level.upper())

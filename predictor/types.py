@@ -81,7 +81,8 @@ class Transcription:
 
     text: str
     language: str | None  # forced or detected; None = no speech heard
-    confidence: float  # 0..1, geometric mean of the text tokens' probabilities
+    confidence: float  # 0..1, geometric mean of the probabilities of the text's tokens; for
+    # empty text of those that say so
     duration_s: float  # seconds of audio in the request
     finish_reason: FinishReason
     usage: Usage

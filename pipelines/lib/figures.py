@@ -52,9 +52,10 @@ def error_rates(report: Report) -> Figure:
     for position, (_, errors) in enumerate(reversed(rows)):
         low, high = errors["interval"]
         axes.plot([low * 100, high * 100], [position] * 2, color=BLUE, linewidth=2, alpha=0.5)
-        axes.plot(errors["rate"] * 100, position, "o", color=BLUE, markersize=5)
+        axes.plot(errors["rate"] * 100, position, "o", color=BLUE, markersize=5, clip_on=False)
     labels = [f"{label}  ({errors['num_reference']})" for label, errors in reversed(rows)]
     axes.set_yticks(range(len(rows)), labels)
+    axes.set_ylim(-0.6, len(rows) - 0.4)
     axes.set_xlim(left=0)
     axes.set_xlabel(f"error rate, % of reference units (in brackets), {_level(report)} interval")
     return figure
@@ -89,6 +90,7 @@ def reliability(report: Report) -> Figure:
             [b["accuracy"] for b in bins],
             "o-",
             color=BLUE,
+            clip_on=False,  # a perfect bin lies on the frame
             label=f"observed, ECE {calibration['ece']:.3f}",
         )
         for b in bins:
@@ -119,6 +121,7 @@ def differences(comparison: Comparison) -> Figure:
         axes.plot(ends, [position] * 2, color=color, linewidth=2, alpha=0.6)
         axes.plot(found["difference"] * 100, position, "o", color=color, markersize=5)
     axes.set_yticks(range(len(rows)), [label for label, _ in reversed(rows)])
+    axes.set_ylim(-0.6, len(rows) - 0.4)
     axes.set_xlabel("error rate, candidate minus stable, points (left: the candidate is better)")
     return figure
 
@@ -131,7 +134,8 @@ def capacity(plan: CapacityPlan) -> Figure:
     axes.set_xlabel("hour of the day")
     axes.set_ylabel("replicas", color=BLUE)
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-    arriving = axes.twinx()
+    with mpl.rc_context(STYLE):
+        arriving = axes.twinx()
     arriving.plot(hours, [hour.audio_rate for hour in plan.hours], color=ORANGE)
     arriving.set_ylabel("audio seconds a second", color=ORANGE)
     arriving.set_ylim(bottom=0)

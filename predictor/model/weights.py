@@ -42,7 +42,8 @@ def resolve_model(
 ) -> Path:
     """The checkpoint's folder: `model_dir` as it is, or a download of `model_id` from the hub.
 
-    Exactly one of the two must be given. CheckpointError when the folder does not exist.
+    Exactly one of the two must be given. CheckpointError when the folder does not exist
+    or the download fails.
     """
     if (model_dir is None) == (model_id is None):
         raise CheckpointError("give either model_dir or model_id, not both and not neither")
@@ -53,7 +54,11 @@ def resolve_model(
     from huggingface_hub import snapshot_download  # only this branch needs it
 
     assert model_id is not None
-    folder = snapshot_download(model_id, revision=revision, allow_patterns=list(HUB_PATTERNS))
+    try:
+        folder = snapshot_download(model_id, revision=revision, allow_patterns=list(HUB_PATTERNS))
+    except (OSError, ValueError) as error:  # the hub's errors are kinds of these
+        name = f"{model_id} at revision {revision}" if revision else model_id
+        raise CheckpointError(f"model_id {name}: cannot be downloaded: {error}") from error
     return Path(folder)
 
 

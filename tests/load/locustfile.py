@@ -200,4 +200,6 @@ def judge(environment: Environment, **_: Any) -> None:
         path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     for sentence in found:
         print(f"objective missed: {sentence}")
+    if not found:
+        print("all objectives are met")
     environment.process_exit_code = 1 if found else 0

@@ -15,7 +15,7 @@ from tests.manifests.objects import SCHEMAS, Object, full_name
 OLDEST_KUBERNETES = "1.30"
 NEWEST_KUBERNETES = "1.37"
 _CORE_GROUPS = re.compile(
-    r"(apps|autoscaling|batch|policy|networking\.k8s\.io|node\.k8s\.io)?/?v\d"
+    r"(apps|autoscaling|batch|policy|(networking|node|rbac\.authorization)\.k8s\.io)?/?v\d"
 )
 
 

@@ -161,6 +161,29 @@ def test_the_pipelines_image_needs_nothing_that_it_does_not_install() -> None:
     assert imported.returncode == 0, imported.stderr
 
 
+def test_the_pipelines_gpu_image_has_what_the_predictors_has() -> None:
+    """A step that loads a checkpoint starts the predictor, whose kernels need a C compiler."""
+    pipelines, predictor = (
+        (ROOT / name / "Dockerfile").read_text() for name in ("pipelines", "predictor")
+    )
+    assert re.search(r"--requirement pyproject.toml --extra pipelines$", pipelines, re.MULTILINE)
+    assert "COPY predictor predictor" in pipelines
+    runtimes = [text.split(" AS runtime-gpu\n")[1] for text in (pipelines, predictor)]
+    assert runtimes[0].split("\nFROM ")[0] == runtimes[1].split("\nFROM ")[0]
+
+
+def test_the_compiled_pipelines_name_the_images_that_make_builds() -> None:
+    dry = ["make", "--dry-run", "--always-make", "image-pipelines", "image-pipelines-gpu"]
+    lines = subprocess.run(dry, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    built = set(re.findall(r"--tag (\S+)", lines))
+    used = {
+        image
+        for path in (ROOT / "pipelines" / "compiled").glob("*.yaml")
+        for image in re.findall(r"^ +image: (\S+)$", path.read_text(), re.MULTILINE)
+    }
+    assert used == built
+
+
 def test_kinds_script_is_shell() -> None:
     script = MANIFESTS / "kind" / "up.sh"
     subprocess.run(["bash", "-n", str(script)], check=True)

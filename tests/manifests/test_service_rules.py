@@ -96,6 +96,17 @@ KNATIVE_CASES: list[Case] = [
     ),
     ("references", put(dig(predictor, "model"), "protocolVersion", "v3"), "no protocol v3"),
     ("references", put(predictor, "serviceAccountName", "default"), "no service account default"),
+    (
+        "permissions",
+        put(dig(lambda o: kind(o, "RoleBinding"), "roleRef"), "name", "admin"),
+        "there is no Role qwen3-asr/admin",
+    ),
+    (
+        "permissions",
+        put(dig(lambda o: kind(o, "Role"), "rules", 0), "resourceNames", ["whisper"]),
+        "no InferenceService qwen3-asr/whisper",
+    ),
+    ("permissions", put(dig(lambda o: kind(o, "Role"), "rules", 2), "verbs", ["*"]), "all verbs"),
     ("scaling", put(predictor, "minReplicas", 9), "minReplicas 9"),
     ("scaling", put(predictor, "scaleTarget", 65), "scaleTarget 65 > containerConcurrency 64"),
     (

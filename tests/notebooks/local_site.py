@@ -1,4 +1,4 @@
-"""What the notebooks need, all of it here: predictors, a cluster's API and the gateway before it."""
+"""What the notebooks need, all of it here: predictors, a cluster and the gateway before it."""
 
 from __future__ import annotations
 

@@ -52,7 +52,12 @@ def execute(name: str, environment: Mapping[str, str]) -> nbformat.NotebookNode:
     """
     notebook = nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
     resources = {"metadata": {"path": str(FOLDER)}}
-    client = NotebookClient(notebook, timeout=CELL_TIMEOUT_S, resources=resources)
+    client = NotebookClient(
+        notebook,
+        timeout=CELL_TIMEOUT_S,
+        resources=resources,
+        coalesce_streams=True,  # a progress bar is its last line, not all of them
+    )
     client.execute(env={**environment, "PYTHONPATH": str(ROOT)})
     return notebook
 

@@ -29,13 +29,21 @@ def test_compiled_files_are_those_in_the_repository(tmp_path: Path) -> None:
 
 
 def test_the_image_is_set_in_every_step(tmp_path: Path) -> None:
-    path = compile_one("promote", tmp_path / "p.yaml", image="registry.example.com/asr:1.2")
+    path = compile_one("promote", tmp_path / "p.yaml", image="example.com/asr:1.2")
     spec, platform = yaml.safe_load_all(path.read_text())
     images = {
         executor["container"]["image"] for executor in spec["deploymentSpec"]["executors"].values()
     }
-    assert images == {"registry.example.com/asr:1.2"}
+    assert images == {"example.com/asr:1.2"}
     assert "kubernetes" in platform["platforms"]
+
+
+def test_the_step_with_a_checkpoint_has_the_image_with_the_predictor(tmp_path: Path) -> None:
+    path = compile_one("evaluate-in-process", tmp_path / "p.yaml", image="example.com/asr:1.2")
+    executors = next(yaml.safe_load_all(path.read_text()))["deploymentSpec"]["executors"]
+    images = {name: executor["container"]["image"] for name, executor in executors.items()}
+    assert images.pop("exec-transcribe") == "example.com/asr:1.2-gpu"
+    assert set(images.values()) == {"example.com/asr:1.2"}
 
 
 def test_volumes_secrets_and_gpu_reach_the_cluster() -> None:
