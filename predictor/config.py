@@ -73,7 +73,7 @@ def load_settings(
         except BadValueError as error:
             shown = "(secret)" if spec.is_secret else repr(given.value)
             problems.append(f"{name}={shown} from {given.source}: {error}")
-    _derive(values, sources)
+    _derive(values, sources, detection_is_firm=_is_firm(flags, env, in_file))
     problems += contradictions(values, sources)
     if problems:
         raise SettingsError("the settings are not valid:\n  " + "\n  ".join(problems))
@@ -82,11 +82,19 @@ def load_settings(
     )
 
 
-def _derive(values: dict[str, Any], sources: dict[str, str]) -> None:
-    """Defaults that follow from other settings."""
+def _is_firm(*layers: _Layer) -> bool:
+    """Whether `language_detection` comes from the source of `language` or a stronger one."""
+    for layer in layers:  # the strongest first
+        if "language_detection" in layer or "language" in layer:
+            return "language_detection" in layer
+    return False
+
+
+def _derive(values: dict[str, Any], sources: dict[str, str], *, detection_is_firm: bool) -> None:
+    """Settings that follow from others: a language turns detection off, unless that is firm."""
     if values["model_dir"] is None and values["model_id"] is None:
         values["model_dir"] = DEFAULT_MODEL_DIR
-    if values["language"] is not None and sources["language_detection"] == "default":
+    if values["language"] is not None and not detection_is_firm:
         values["language_detection"] = False
         sources["language_detection"] = "follows from language"
 

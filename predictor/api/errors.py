@@ -41,9 +41,13 @@ _PREFIXES = {
 
 
 class MethodNotAllowed(AsrError):
-    """The route exists, but not for this method."""
+    """The route exists, but not for this method; `allow` are the methods it takes."""
 
     spec = ErrorSpec(405, "UNIMPLEMENTED", "invalid_request_error", "method_not_allowed")
+
+    def __init__(self, message: str, *, allow: str = "") -> None:
+        super().__init__(message)
+        self.allow = allow
 
 
 class Closed(AsrError):
@@ -80,7 +84,8 @@ def _of_http(exc: HTTPException) -> AsrError:
     if exc.status_code == 404:
         return NotFound("no such route")
     if exc.status_code == 405:
-        return MethodNotAllowed("method not allowed on this route")
+        allow = (exc.headers or {}).get("Allow", "")
+        return MethodNotAllowed("method not allowed on this route", allow=allow)
     return InvalidInput(str(exc.detail))
 
 
@@ -129,6 +134,8 @@ def error_headers(error: AsrError) -> dict[str, str]:
     """Headers that go with the status."""
     if isinstance(error, RetryableError):
         return {"retry-after": str(error.retry_after_s)}
+    if isinstance(error, MethodNotAllowed) and error.allow:
+        return {"allow": error.allow}
     if isinstance(error, Unauthorized):
         return {"www-authenticate": "Bearer"}
     return {}

@@ -293,6 +293,7 @@ async def test_routes_and_names_that_are_not_there(loaded: AsrServer, speech: by
         assert openai.json()["error"]["code"] == "not_found"
         wrong = await local.http.put("/api/v1/recognize")
         assert (wrong.status_code, wrong.json()["code"]) == (405, "method_not_allowed")
+        assert wrong.headers["allow"] == "POST"
         closed = await local.http.post(f"/v2/repository/models/{MODEL}/load")
         assert (closed.status_code, closed.json()["code"]) == (403, "closed")
     TRIED.update({"not_found", "method_not_allowed", "closed"})

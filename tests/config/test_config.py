@@ -199,6 +199,15 @@ def test_all_problems_come_in_one_message() -> None:
         assert word in message
 
 
+def test_a_language_beats_detection_from_a_weaker_source(tmp_path: Path) -> None:
+    file = tmp_path / "model-config.json"
+    file.write_text('{"language_detection": true}')
+    settings = load(f"--config_file={file}", env={"QWEN3_ASR_LANGUAGE": "en"})
+    assert (settings.language, settings.language_detection) == ("en", False)
+    message = refused("--language_detection=true", env={"QWEN3_ASR_LANGUAGE": "en"})
+    assert "without detection" in message
+
+
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
