@@ -138,7 +138,7 @@ class ASRUser(HttpUser):
 def test_the_load_test_that_people_have(server: Any, speech: bytes, tmp_path: Path) -> None:
     (tmp_path / "locustfile.py").write_text(LOCUSTFILE)
     (tmp_path / "test_audio.wav").write_bytes(speech)
-    flags = "--headless --users 4 --spawn-rate 4 --run-time 3s --json --exit-code-on-error 1"
+    flags = "--headless --users 4 --spawn-rate 4 --run-time 10s --json --exit-code-on-error 1"
     command = [sys.executable, "-m", "locust", "-f", "locustfile.py", f"--host={server.url}"]
     done = subprocess.run(
         [*command, *flags.split()], cwd=tmp_path, capture_output=True, text=True, timeout=120
