@@ -141,16 +141,22 @@ class ClipMaker:
         return (mixed / max(1.0, np.abs(mixed).max() / 0.99)).astype(np.float32)
 
 
+def make_held_out_sets(maker: ClipMaker, count: int) -> dict[str, list[EvalItem]]:
+    """Held-out sentences by held-out voices, clean and with noise; the first two of `make_sets`."""
+    held = [maker.short(LANGUAGES[i % 2], True) for i in range(count)]
+    noisy = [replace(clip, audio=maker.degrade(clip.audio, 10.0)) for clip in held]
+    return {
+        "held-out voices": [_eval_item(clip) for clip in held],
+        "noise 10 dB": [_eval_item(clip) for clip in noisy],
+    }
+
+
 def make_sets(seed: int, count: int = 120) -> dict[str, list[EvalItem]]:
     """Named sets of about `count` items, half English, half Chinese ('long': a quarter of that)."""
     maker = ClipMaker(seed)
     pairs = [LANGUAGES[i % 2] for i in range(count)]
-    held = [maker.short(language, True) for language in pairs]
-    noisy = [replace(clip, audio=maker.degrade(clip.audio, 10.0)) for clip in held]
-    sets = {
+    sets = make_held_out_sets(maker, count) | {
         "seen voices": [_eval_item(maker.short(language, False)) for language in pairs],
-        "held-out voices": [_eval_item(clip) for clip in held],
-        "noise 10 dB": [_eval_item(clip) for clip in noisy],
         "long": [
             _eval_item(maker.long(language, False)) for language in pairs[: max(2, count // 4)]
         ],
