@@ -285,7 +285,7 @@ async def test_audio_seconds_are_bounded(tokenizer: TextTokenizer) -> None:
     with pytest.raises(Overloaded) as caught:
         await transcriber.transcribe([_request(1.0)])
     assert caught.value.retry_after_s >= 1
-    assert "the limit is 10 s" in caught.value.message
+    assert "max_held_audio_s of 10 s" in caught.value.message
     engine.go.set()
     await first
     await transcriber.transcribe([_request(9.0)])
