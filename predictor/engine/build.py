@@ -17,7 +17,8 @@ from predictor.model.weights import load_model
 
 logger = logging.getLogger(__name__)
 
-READY_SEQUENCES = 8  # what the graphs made before readiness serve
+READY_SEQUENCES = 4  # what the graphs made before readiness serve; the others follow when idle
+READY_PREFILL_S = 2
 
 DTYPES = {
     "float32": torch.float32,
@@ -55,13 +56,13 @@ def build_engine(
 
 
 def make_runner(model: Model, *, num_slots: int, max_model_len: int) -> TorchRunner:
-    """The fast runner on CUDA, ready for small batches; larger graphs follow at first use."""
+    """The fast runner on CUDA, ready for small batches; larger graphs follow when it is idle."""
     if model.device.type != "cuda":
         return TorchRunner(model, num_slots=num_slots, max_model_len=max_model_len)
     from predictor.engine.graphs import GraphRunner  # needs what only CUDA machines have
 
     runner = GraphRunner(model, num_slots=num_slots, max_model_len=max_model_len)
-    runner.capture_up_to(READY_SEQUENCES)
+    runner.capture_up_to(READY_SEQUENCES, READY_PREFILL_S)
     return runner
 
 

@@ -49,6 +49,7 @@ class Engine:
         self._thread: threading.Thread | None = None
         self._ending = False  # stop() was called
         self._dead = False  # the device is beyond use
+        self._prepared = False  # the runner has nothing left to do while it is idle
         self._step_began_s: float | None = None  # None = waiting for work
         self._speed = Speed()
 
@@ -114,16 +115,29 @@ class Engine:
                 self._die()
 
     def _next_step(self) -> Step | None:
-        """Wait for work; None when the engine ends."""
-        with self._changed:
-            while not (self._ending or self._dead):
-                self._scheduler.release_aborted()
-                step = self._scheduler.schedule()
-                if step is not None:
-                    return step
-                self._step_began_s = None
-                self._changed.wait()
-        return None
+        """Wait for work, and prepare for it meanwhile; None when the engine ends."""
+        while True:
+            with self._changed:
+                while not (self._ending or self._dead):
+                    self._scheduler.release_aborted()
+                    step = self._scheduler.schedule()
+                    if step is not None:
+                        return step
+                    self._step_began_s = None
+                    if not self._prepared:
+                        break
+                    self._changed.wait()
+                else:
+                    return None
+            self._prepare()
+
+    def _prepare(self) -> None:
+        """One piece of preparation: nobody who arrives meanwhile waits for more than that."""
+        try:
+            self._prepared = not self._runner.idle()
+        except Exception:
+            logger.exception("preparing for later steps failed")
+            self._prepared = True
 
     def _run(self, step: Step) -> None:
         self._step_began_s = began_s = time.monotonic()
@@ -172,7 +186,7 @@ class Engine:
                 if any(math.isnan(logprob) for logprob in logprobs):
                     broken.append(sequence.slot)
                     deliveries += self._failed(sequence)
-                elif not sequence.aborted:
+                elif tokens and not sequence.aborted:
                     chunk = sequence.extend(tokens, logprobs)
                     stream = self._streams[sequence.request.request_id]
                     deliveries.append((stream, chunk))
@@ -239,6 +253,7 @@ class Engine:
             num_waiting=now.num_waiting,
             num_running=now.num_running,
             queue_s=tuple(began_s - s.created_s for s in step.sequences) if is_prefill else (),
+            device_s=output.device_s,
         )
         try:
             self._on_step(stats)

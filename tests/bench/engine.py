@@ -29,6 +29,7 @@ from typing import Any
 
 import torch
 
+from predictor.engine.build import READY_PREFILL_S, READY_SEQUENCES
 from predictor.engine.engine import Engine
 from predictor.engine.graphs import GraphOptions, GraphRunner
 from predictor.engine.runner import TorchRunner
@@ -228,13 +229,13 @@ class Bench:
         runner = self.graph_runner()
         checked_s = time.perf_counter() - began
         if self.device.type == "cuda":
-            runner.capture_up_to(8)
+            runner.capture_up_to(READY_SEQUENCES, READY_PREFILL_S)
         ready_s = time.perf_counter() - began
         row = self.alone(runner, 1.0 if self.small else 10.0, 1)
         fusion = asdict(runner.fusion)
         after_s = time.perf_counter() - began
         if self.device.type == "cuda":
-            while runner.capture_next():
+            while runner.idle():
                 pass
         self.runner = runner
         return {
@@ -379,7 +380,7 @@ def run_shape(bench: Bench, wanted: Callable[[str], bool]) -> None:
         f"steady 32 x {short_name}, p95/p50",
         lambda: bench.steady(runner, 2 if small else 32, short_s),
     )
-    for steps in (1, 2, 8):
+    for steps in (1, 4):
         row(f"offline {long_name}, {steps} steps a look", lambda k=steps: _steps(bench, k, long_s))
     few = [short_s] * (4 if small else 64)
     row(f"offline {len(few)} x {short_name}", lambda: bench.offline(runner, few))
@@ -428,9 +429,8 @@ def table(result: dict[str, Any]) -> str:
         if "median_repeat" in row:
             m = row["median_repeat"]
             note = (
-                f"prefill {m['prefill_share']:.0%} decode {m['decode_share']:.0%} "
-                f"between {m['between_steps_share']:.0%}, "
-                f"{m['prefill_steps']}+{m['decode_looks']} steps"
+                " ".join(f"{part} {share:.0%}" for part, share in m["shares"].items())
+                + f", {m['prefill_steps']}+{m['decode_looks']} steps"
             )
         lines.append(
             f"{name:<46}{shown:>10} {row.get('unit', ''):<8}{reach!s:>8}{limit or '':>8}  "

@@ -5,15 +5,25 @@ Run at start on the device that will serve, and by the tests.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from predictor.audio.mel_device import DeviceLogMel
 from predictor.model import fused
 from predictor.model.attention import KvCache
 from predictor.model.decoder import Decoder, DecoderLayer
 from predictor.model.fused import Fusion, StepPlaces
+from predictor.model.fused_encoder import encoder_difference
+from predictor.model.model import Model
+from predictor.model.thin import thin_difference
+
+logger = logging.getLogger(__name__)
 
 NUM_ROWS = 3
 MAX_LENGTH = 160
@@ -21,13 +31,33 @@ MAX_LENGTH = 160
 TOLERANCE = {torch.float32: 5e-5, torch.float16: 5e-3, torch.bfloat16: 2e-2}
 
 
-def kernel_errors(fusion: Fusion, decoder: Decoder) -> dict[str, str]:
+def checked(fusion: Fusion, model: Model) -> Fusion:
+    """`fusion` without the kernels that fail on this device or differ from their plain twins."""
+    has_flash = model.device.type == "cuda" and model.dtype in (torch.float16, torch.bfloat16)
+    for name, error in kernel_errors(fusion, model).items():
+        logger.error("kernel %s is not used: %s", name, error)
+        if name != "attention":
+            off: dict[str, Any] = {name: False}
+            fusion = replace(fusion, **off)
+        elif fusion.attention == "split" and has_flash:
+            fusion = checked(replace(fusion, attention="flash"), model)
+        else:
+            fusion = replace(fusion, attention="masked")
+    return fusion
+
+
+@torch.inference_mode()
+def kernel_errors(fusion: Fusion, model: Model) -> dict[str, str]:
     """What is wrong with the kernels that `fusion` asks for: its field -> the reason."""
+    decoder = model.decoder
     checks: dict[str, Callable[[Fusion, Decoder], float]] = {}
     checks |= {"norm": _norm} if fusion.norm else {}
     checks |= {"rope": _rope} if fusion.rope else {}
     checks |= {"swiglu": _swiglu} if fusion.swiglu else {}
     checks |= {"head": _head} if fusion.head else {}
+    checks |= {"thin": lambda _, decoder: thin_difference(decoder)} if fusion.thin else {}
+    checks |= {"encoder": lambda *_: encoder_difference(model.encoder)} if fusion.encoder else {}
+    checks |= {"features": lambda *_: _features(model)} if fusion.features else {}
     checks |= {"attention": _attention} if fusion.attention != "masked" else {}
     tolerance = TOLERANCE[decoder.norm.weight.dtype]
     errors = {}
@@ -109,6 +139,18 @@ def _head(fusion: Fusion, decoder: Decoder) -> float:
     if not fused._kernels().choose(spoilt)[1][1].isnan():
         return float("inf")
     return difference(logprobs[1:], plain_logprobs[1:])
+
+
+def _features(model: Model) -> float:
+    """On clips whose ends fall before, at and after a second's."""
+    rng = np.random.default_rng(0)
+    clips = [rng.standard_normal(size, dtype=np.float32) for size in (5_000, 16_000, 17_001)]
+    num_mel_bins = model.config.audio.num_mel_bins
+    ours, plain = (
+        DeviceLogMel(num_mel_bins, device=model.device, use_kernels=use)(clips).chunks
+        for use in (True, False)
+    )
+    return difference(ours, plain)
 
 
 def _attention(fusion: Fusion, decoder: Decoder) -> float:
