@@ -41,15 +41,36 @@ class DeviceLogMel(LogMel):
     ) -> None:
         super().__init__(num_mel_bins, device=device)
         self.use_kernels = use_kernels
+        # Waveforms cross while the device still works on what came before.
+        self._crossing: torch.cuda.Stream | None = None
+        if self.device.type == "cuda":
+            self._crossing = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
 
     @torch.inference_mode()
     def __call__(self, clips: Sequence[Samples]) -> MelBatch:
         """Waveforms [num_samples] float32 at 16 kHz, at least one sample each."""
         table, num_frames = chunk_table(clips)
-        waveforms = stage(clips, self.device)
+        waveforms = self.send(clips)
         return MelBatch(
             self.features(waveforms, to_device(table, self.device), len(clips)), num_frames
         )
+
+    def send(self, clips: Sequence[Samples]) -> Tensor:
+        """All clips, one after another, on the device; the host does not wait for the copy."""
+        staged = torch.empty(
+            sum(len(clip) for clip in clips),
+            dtype=torch.float32,
+            pin_memory=self._crossing is not None,
+        )
+        fill(staged, clips)
+        if self._crossing is None:
+            return staged.to(self.device)
+        with torch.cuda.stream(self._crossing):
+            waveforms = staged.to(self.device, non_blocking=True)
+        current = torch.cuda.current_stream(self.device)
+        current.wait_stream(self._crossing)
+        waveforms.record_stream(current)
+        return waveforms
 
     def features(self, waveforms: Tensor, table: Tensor, num_clips: int) -> Tensor:
         """[N, mel bins, 100] of clips that are on the device already; waits for nothing.
@@ -90,15 +111,6 @@ def chunk_table(clips: Sequence[Samples]) -> tuple[NDArray[np.int64], tuple[int,
     starts = np.cumsum(sizes) - sizes
     frames = np.array(num_frames, dtype=np.int64)
     return np.stack([owner, within, starts[owner], sizes[owner], frames[owner]]), num_frames
-
-
-def stage(clips: Sequence[Samples], device: torch.device) -> Tensor:
-    """All clips, one after another, on the device; the host does not wait for the copy."""
-    staged = torch.empty(
-        sum(len(clip) for clip in clips), dtype=torch.float32, pin_memory=device.type == "cuda"
-    )
-    fill(staged, clips)
-    return staged.to(device, non_blocking=True)
 
 
 def fill(target: Tensor, clips: Sequence[Samples]) -> None:

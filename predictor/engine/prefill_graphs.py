@@ -28,7 +28,8 @@ from predictor.model.fused_encoder import FusedEncoder
 
 Ints = NDArray[np.int64]
 
-BUCKETS_S = (2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128)
+# Beyond the last one the work takes longer than its launches, and padding costs more.
+BUCKETS_S = (2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 160, 192, 224, 256, 320)
 PROMPT_TOKENS = 32  # of all sequences of a step together, beside their audio tokens
 PADDING_TOKENS = 128  # longest prompt of padding
 

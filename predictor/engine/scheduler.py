@@ -17,6 +17,9 @@ from predictor.errors import InvalidInput, Overloaded
 from predictor.types import EngineRequest
 
 MAX_RETRY_AFTER_S = 60
+# While sequences run and more wait than there are slots, a prefill waits until one slot in so many
+# is free: many small prefills would cost the running ones more than it costs those that wait.
+REFILL_SHARE = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +108,7 @@ class Scheduler:
         Waiting requests enter free slots before decoding goes on, since a fuller batch costs
         hardly more; but never twice in a row, so that no arrival rate can stop the running ones.
         """
-        if not (self._running and self._prefilled_last):
+        if not self._running or (not self._prefilled_last and self._is_worth_a_prefill()):
             entering = tuple(self._admit())
             if entering:
                 self._prefilled_last = True
@@ -114,6 +117,10 @@ class Scheduler:
         if not self._running:
             return None
         return Step("decode", tuple(self._running[slot] for slot in sorted(self._running)))
+
+    def _is_worth_a_prefill(self) -> bool:
+        num_free = len(self._free_slots)
+        return num_free >= min(len(self._waiting), max(1, self._num_slots // REFILL_SHARE))
 
     def _admit(self) -> Iterator[Sequence]:
         """Move sequences from the queue into slots, as many as one prefill step takes."""

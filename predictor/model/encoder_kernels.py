@@ -14,9 +14,20 @@ PIXELS, CHANNELS = 64, 128  # of one program of the first convolution
 ELEMENTS = 2048  # of one program that activates
 
 
-@triton.jit
-def _gelu(x):  # type: ignore[no-untyped-def]
-    return 0.5 * x * (1.0 + tl.erf(x * 0.7071067811865476))
+@triton.jit  # type: ignore[untyped-decorator]
+def _gelu(x, IN_16_BIT: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: N803
+    """The exact GELU; for 16 bit with an error function that is right to 2.5e-5.
+
+    Abramowitz and Stegun 7.1.25: a third of the instructions, which bound the first convolution.
+    """
+    z = x * 0.7071067811865476
+    if IN_16_BIT:
+        t = 1.0 / (1.0 + 0.47047 * tl.abs(z))
+        tail = t * (0.3480242 + t * (-0.0958798 + t * 0.7478556)) * tl.exp(-z * z)
+        erf = tl.where(z < 0, tail - 1.0, 1.0 - tail)
+    else:
+        erf = tl.erf(z)
+    return 0.5 * x * (1.0 + erf)
 
 
 @triton.jit(do_not_specialize=["num_pixels"])  # type: ignore[untyped-decorator]
@@ -56,7 +67,7 @@ def _first_convolution_kernel(  # type: ignore[no-untyped-def]
     )  # [16, C]
     bias = tl.load(bias_ptr + channel, mask=is_channel, other=0.0).to(tl.float32)
     x = tl.dot(taps, weight, input_precision=PRECISION) + bias[None, :]
-    x = _gelu(x.to(dtype).to(tl.float32))
+    x = _gelu(x.to(dtype).to(tl.float32), dtype.primitive_bitwidth == 16)
     place = pixel[:, None] * NUM_CHANNELS + channel[None, :]
     tl.store(out_ptr + place, x.to(dtype), mask=is_pixel[:, None] & is_channel[None, :])
 
@@ -98,7 +109,8 @@ def _bias_gelu_kernel(  # type: ignore[no-untyped-def]
     channel = place % NUM_CHANNELS
     x = tl.load(x_ptr + place, mask=exists, other=0.0)
     bias = tl.load(bias_ptr + channel, mask=exists, other=0.0).to(tl.float32)
-    out = _gelu((x.to(tl.float32) + bias).to(x.dtype).to(tl.float32)).to(x.dtype)
+    before = (x.to(tl.float32) + bias).to(x.dtype).to(tl.float32)
+    out = _gelu(before, x.dtype.primitive_bitwidth == 16).to(x.dtype)
     if TURN:
         pixel = place // NUM_CHANNELS
         column = pixel % WIDTH

@@ -1,4 +1,4 @@
-"""A decode step of one to four sequences: five kernels a layer, bound by the weights they read."""
+"""A decode step of one or two sequences: five kernels a layer, bound by the weights they read."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from predictor.model.attention import KvCache
 from predictor.model.decoder import Decoder, DecoderLayer
 from predictor.model.fused import CachePair, StepPlaces, masked_attention, plain_choose
 
-MAX_ROWS = 4  # beyond it a matrix unit is faster than a stream of weights
+MAX_ROWS = 2  # beyond it matrix units are faster than a stream of weights
 
 
 class ThinDecoder:
@@ -28,30 +28,43 @@ class ThinDecoder:
     def decode(self, tokens: Tensor, where: StepPlaces) -> tuple[Tensor, Tensor]:
         """One token of each sequence [B] -> the likeliest one after it, and its log-probability."""
         x = self._decoder.embedding(tokens)
-        for layer in self._layers:
+        following = [_matrix(layer.qkv)[0] for layer in self._layers[1:]] + [self._head()]
+        for layer, ahead in zip(self._layers, following, strict=True):
             keys, values = self._cache.data[layer.index].unbind(0)
-            self.run_layer(layer, x, where, (keys, values))
+            self.run_layer(layer, x, where, (keys, values), ahead)
         return self.choose(x)
 
     def run_layer(
-        self, layer: DecoderLayer, x: Tensor, where: StepPlaces, cache: CachePair
+        self,
+        layer: DecoderLayer,
+        x: Tensor,
+        where: StepPlaces,
+        cache: CachePair,
+        ahead: Tensor | None = None,
     ) -> None:
-        """x [B, hidden] becomes what the layer makes of it; cache [slots, max_length, K, D] x 2."""
+        """x [B, hidden] becomes what the layer makes of it; cache [slots, max_length, K, D] x 2.
+
+        `ahead`: the matrix that will be read after this layer's.
+        """
         kernels, config = _kernels(), layer.config
         eps = config.rms_norm_eps
         num_rows = x.shape[0]
         num_heads = config.num_heads + 2 * config.num_kv_heads
         qkv = x.new_empty(num_rows, num_heads * config.head_dim)
         norm = layer.attention_norm.weight
-        kernels.rows_product(x, *_matrix(layer.qkv), qkv, norm=norm, eps=eps)
+        out_matrix, inner_matrix = _matrix(layer.attention_out), _matrix(layer.gate_up)
+        last_matrix = _matrix(layer.ffn_out)
+        kernels.rows_product(x, *_matrix(layer.qkv), qkv, norm=norm, eps=eps, ahead=out_matrix[0])
         kernels.add_attended(
             qkv.view(num_rows, num_heads, -1), layer.qk_norm, self._table, where.slots,
-            where.positions, cache, *_matrix(layer.attention_out), x, eps,
+            where.positions, cache, *out_matrix, x, eps, inner_matrix[0],
         )  # fmt: skip
         inner = x.new_empty(num_rows, config.ffn_size)
         norm = layer.ffn_norm.weight
-        kernels.rows_product(x, *_matrix(layer.gate_up), inner, norm=norm, eps=eps, swiglu=True)
-        kernels.rows_product(inner, *_matrix(layer.ffn_out), x, add=True)
+        kernels.rows_product(
+            x, *inner_matrix, inner, norm=norm, eps=eps, swiglu=True, ahead=last_matrix[0]
+        )
+        kernels.rows_product(inner, *last_matrix, x, add=True, ahead=ahead)
 
     def choose(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The likeliest token after hidden states [B, hidden], and its log-probability."""
@@ -59,12 +72,16 @@ class ThinDecoder:
 
         decoder = self._decoder
         eps = decoder.config.rms_norm_eps
-        weight = decoder.embedding.weight if decoder.head is None else decoder.head.weight
+        weight = self._head()
         if x.shape[0] == 1:
             parts = _kernels().head_parts(x, decoder.norm.weight, weight, eps)
             return kernels.choose_parts(*parts)
         normed = kernels.add_rms_norm(x, None, decoder.norm.weight, eps)
         return kernels.choose(F.linear(normed, weight))
+
+    def _head(self) -> Tensor:
+        head = self._decoder.head
+        return self._decoder.embedding.weight if head is None else head.weight
 
 
 def thin_difference(decoder: Decoder, max_length: int = 160) -> float:

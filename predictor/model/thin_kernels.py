@@ -20,6 +20,30 @@ LOG2_E = 1.4426950408889634
 TILE = 16  # the least rows that a matrix unit multiplies; grouped query heads fill some of them
 SPLITS = 4  # programs among which one sequence's cache of one key head is divided
 HEAD_ROWS = 128  # vocabulary rows of one program
+ELEMENTS = 16384  # of the weights that one program holds in registers
+AHEAD_BYTES = 16 << 20  # of the next matrix, asked for ahead of its kernel: a third of the L2 cache
+THREADS = 128  # of a program that asks ahead
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _ask_ahead(ptr, BYTES: tl.constexpr, LANES: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: N803
+    """Let this program's share of a matrix come into the L2 cache, for the kernel after this one.
+
+    A kernel that waits for its input leaves the memory idle: this is what fills the gap.
+    """
+    if BYTES > 0:
+        each: tl.constexpr = BYTES // LANES
+        lane = tl.arange(0, LANES)
+        first = tl.program_id(0).to(tl.int64) * BYTES
+        address = ptr.to(tl.pointer_type(tl.int8)) + first + lane * each
+        tl.inline_asm_elementwise(
+            "cp.async.bulk.prefetch.L2.global [$1], $2; mov.u32 $0, 0;",
+            "=r,l,r",
+            [address, tl.zeros([LANES], tl.int32) + each],
+            dtype=tl.int32,
+            is_pure=False,
+            pack=1,
+        )
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -47,6 +71,7 @@ def _rows_kernel(  # type: ignore[no-untyped-def]
     weight_ptr,
     scale_ptr,
     out_ptr,
+    next_ptr,
     eps,
     ROWS: tl.constexpr,  # noqa: N803
     N: tl.constexpr,  # noqa: N803
@@ -58,6 +83,8 @@ def _rows_kernel(  # type: ignore[no-untyped-def]
     ADD: tl.constexpr,  # noqa: N803
     SCALED: tl.constexpr,  # noqa: N803
     PDL: tl.constexpr,  # noqa: N803
+    AHEAD: tl.constexpr,  # noqa: N803
+    LANES: tl.constexpr,  # noqa: N803
 ):
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     k = tl.arange(0, BLOCK_K)
@@ -68,6 +95,7 @@ def _rows_kernel(  # type: ignore[no-untyped-def]
     up = weight
     if SWIGLU:
         up = tl.load(weight_ptr + N * K + tile, mask=inside, other=0.0)
+    _ask_ahead(next_ptr, AHEAD, LANES)
     _begin(PDL)
     for row in tl.static_range(ROWS):
         if NORM:
@@ -101,24 +129,29 @@ def rows_product(
     eps: float = 0.0,
     swiglu: bool = False,
     add: bool = False,
+    ahead: Tensor | None = None,
 ) -> None:
     """out = x @ weight.T for x [1 to 4, K], weight [N, K]; all contiguous.
 
     With `norm` [K], of the RMS norm of x; with `swiglu` the first half of the weight's rows are
     gates and out is [rows, N / 2]; with `add` the product is added to what `out` holds. `scale` [N]
-    are the factors of quantized rows.
+    are the factors of quantized rows. `ahead`: the matrix that the next kernel reads.
     """
     num_rows, width = x.shape
     n = out.shape[1]
     block_k = triton.next_power_of_2(width)
     is_wide = block_k > 4096
-    block_n = max(1, (16384 if not is_wide else 32768) // block_k // (2 if swiglu else 1))
+    elements = ELEMENTS * (2 if is_wide else 1) // (2 if swiglu else 1)
+    block_n = max(1, elements // block_k)
     pdl = x.is_cuda
-    _rows_kernel[(triton.cdiv(n, block_n),)](
-        x, x if norm is None else norm, weight, weight if scale is None else scale, out, eps,
+    num_programs, num_warps = triton.cdiv(n, block_n), 8 if is_wide else 4
+    ahead_bytes = _bytes_ahead(ahead, num_programs, 32 * num_warps)
+    _rows_kernel[(num_programs,)](
+        x, x if norm is None else norm, weight, weight if scale is None else scale, out,
+        weight if ahead is None else ahead, eps,
         ROWS=num_rows, N=n, K=width, BLOCK_N=block_n, BLOCK_K=block_k, NORM=norm is not None,
-        SWIGLU=swiglu, ADD=add, SCALED=scale is not None, PDL=pdl,
-        num_warps=8 if is_wide else 4, **_launch(pdl),
+        SWIGLU=swiglu, ADD=add, SCALED=scale is not None, PDL=pdl, AHEAD=ahead_bytes,
+        LANES=32 * num_warps, num_warps=num_warps, **_launch(pdl),
     )  # fmt: skip
 
 
@@ -173,6 +206,19 @@ def _attention_kernel(  # type: ignore[no-untyped-def]
     is_head = (member < group)[:, None]
     head = kv_head * group + member
     offsets = head[:, None] * dim + half[None, :]
+    lane = tl.arange(0, dim)
+    base = (slot * max_length * KV_HEADS + kv_head) * dim
+    share = tl.cdiv(tl.cdiv(position, SPLITS), BLOCK) * BLOCK
+    first = split * share
+    last = tl.minimum(first + share, position)
+    at = first + tl.arange(0, BLOCK)
+    keys = keys_ptr + base + half[:, None]
+    rows = at.to(tl.int64) * (KV_HEADS * dim)
+    keys_low = tl.load(keys + rows[None, :], mask=(at < last)[None, :], other=0.0)
+    keys_high = tl.load(keys + HALF + rows[None, :], mask=(at < last)[None, :], other=0.0)
+    values = tl.load(
+        values_ptr + base + rows[:, None] + lane[None, :], mask=(at < last)[:, None], other=0.0
+    )
     _begin(PDL)  # what was read so far is older than the kernel ahead
     query_low, query_high = _rotated(
         tl.load(qkv + offsets, mask=is_head, other=0.0),
@@ -189,9 +235,7 @@ def _attention_kernel(  # type: ignore[no-untyped-def]
         tl.load(norm_ptr + key + HALF).to(tl.float32),
         cos, sin, eps, HALF,
     )  # fmt: skip
-    lane = tl.arange(0, dim)
     value = tl.load(qkv + (HEADS + KV_HEADS + kv_head) * dim + lane)
-    base = (slot * max_length * KV_HEADS + kv_head) * dim
     # The first split has the new token, which no cache holds yet, and writes it there.
     is_first = split == 0
     place = base + position * (KV_HEADS * dim)
@@ -204,15 +248,8 @@ def _attention_kernel(  # type: ignore[no-untyped-def]
     peak = tl.where(is_first, score * scale, -float("inf"))
     total = tl.zeros([TILE], tl.float32) + own
     sums = tl.zeros([TILE, dim], tl.float32) + value.to(tl.float32)[None, :] * own
-    share = tl.cdiv(tl.cdiv(position, SPLITS), BLOCK) * BLOCK
-    first = split * share
-    last = tl.minimum(first + share, position)
     for start in range(first, last, BLOCK):
-        at = start + tl.arange(0, BLOCK)
-        exists = at < last
-        keys = keys_ptr + base + at[None, :] * (KV_HEADS * dim) + half[:, None]
-        keys_low = tl.load(keys, mask=exists[None, :], other=0.0)
-        keys_high = tl.load(keys + HALF, mask=exists[None, :], other=0.0)
+        exists = start + tl.arange(0, BLOCK) < last
         scores = tl.dot(query_low, keys_low, input_precision=PRECISION)
         scores = (scores + tl.dot(query_high, keys_high, input_precision=PRECISION)) * scale
         scores = tl.where(exists[None, :], scores, -float("inf"))
@@ -220,14 +257,16 @@ def _attention_kernel(  # type: ignore[no-untyped-def]
         weights = tl.exp2(scores - new_peak[:, None])
         fade = tl.exp2(peak - new_peak)
         total = total * fade + tl.sum(weights, axis=1)
-        values = tl.load(
-            values_ptr + base + at[:, None] * (KV_HEADS * dim) + lane[None, :],
-            mask=exists[:, None],
-            other=0.0,
-        )
         products = tl.dot(weights.to(values.dtype), values, input_precision=PRECISION)
         sums = sums * fade[:, None] + products
         peak = new_peak
+        at = start + BLOCK + tl.arange(0, BLOCK)
+        rows = at.to(tl.int64) * (KV_HEADS * dim)
+        keys_low = tl.load(keys + rows[None, :], mask=(at < last)[None, :], other=0.0)
+        keys_high = tl.load(keys + HALF + rows[None, :], mask=(at < last)[None, :], other=0.0)
+        values = tl.load(
+            values_ptr + base + rows[:, None] + lane[None, :], mask=(at < last)[:, None], other=0.0
+        )
     part = (row * HEADS + head) * SPLITS + split
     tl.store(sums_ptr + part[:, None] * dim + lane[None, :], sums, mask=is_head)
     tl.store(peak_ptr + part, peak, mask=member < group)
@@ -242,6 +281,7 @@ def _attended_kernel(  # type: ignore[no-untyped-def]
     weight_ptr,
     scale_ptr,
     out_ptr,
+    next_ptr,
     ROWS: tl.constexpr,  # noqa: N803
     N: tl.constexpr,  # noqa: N803
     K: tl.constexpr,  # noqa: N803
@@ -251,12 +291,15 @@ def _attended_kernel(  # type: ignore[no-untyped-def]
     SPLITS: tl.constexpr,  # noqa: N803
     SCALED: tl.constexpr,  # noqa: N803
     PDL: tl.constexpr,  # noqa: N803
+    AHEAD: tl.constexpr,  # noqa: N803
+    LANES: tl.constexpr,  # noqa: N803
 ):
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     k = tl.arange(0, BLOCK_K)
     is_row, is_column = n < N, k < K
     inside = is_row[:, None] & is_column[None, :]
     weight = tl.load(weight_ptr + n[:, None] * K + k[None, :], mask=inside, other=0.0)
+    _ask_ahead(next_ptr, AHEAD, LANES)
     _begin(PDL)
     dtype = out_ptr.dtype.element_ty
     for row in tl.static_range(ROWS):
@@ -291,12 +334,14 @@ def add_attended(
     scale: Tensor | None,
     x: Tensor,
     eps: float,
+    ahead: Tensor,
 ) -> None:
     """x += attention of one new token of each sequence over its slot, through the output matrix.
 
     qkv [rows, H + 2K, D] as the product left it; norm [H + K, D] of its heads; table: cosines and
     sines [positions, D / 2]; cache: keys and values [slots, max_length, K, D], into which the new
-    token is written at its position; weight [hidden, H * D]; x [rows, hidden].
+    token is written at its position; weight [hidden, H * D]; x [rows, hidden]; `ahead`: the matrix
+    that the next kernel reads.
     """
     num_rows, all_heads, dim = qkv.shape
     keys, values = cache
@@ -318,11 +363,13 @@ def add_attended(
     )  # fmt: skip
     n, k = weight.shape
     block_k = triton.next_power_of_2(k)
-    block_n = max(1, 16384 // block_k)
-    _attended_kernel[(triton.cdiv(n, block_n),)](
-        sums, peak, total, weight, weight if scale is None else scale, x,
+    block_n = max(1, ELEMENTS // block_k)
+    num_programs = triton.cdiv(n, block_n)
+    _attended_kernel[(num_programs,)](
+        sums, peak, total, weight, weight if scale is None else scale, x, ahead,
         ROWS=num_rows, N=n, K=k, DIM=dim, BLOCK_N=block_n, BLOCK_K=block_k, SPLITS=SPLITS,
-        SCALED=scale is not None, PDL=pdl, num_warps=4, **_launch(pdl),
+        SCALED=scale is not None, PDL=pdl, AHEAD=_bytes_ahead(ahead, num_programs, THREADS),
+        LANES=THREADS, num_warps=4, **_launch(pdl),
     )  # fmt: skip
 
 
@@ -397,6 +444,14 @@ def head_parts(
         num_warps=4, **_launch(pdl),
     )  # fmt: skip
     return best, peak, total
+
+
+def _bytes_ahead(matrix: Tensor | None, num_programs: int, lanes: int) -> int:
+    """How many bytes of the next matrix one program asks for: a multiple of 16 for each lane."""
+    if matrix is None or not matrix.is_cuda:
+        return 0
+    share = min(AHEAD_BYTES, matrix.numel() * matrix.element_size()) // num_programs
+    return int(share // (16 * lanes) * 16 * lanes)
 
 
 def _launch(pdl: bool) -> dict[str, bool]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from predictor.audio.mel_device import chunk_table, stage
+from predictor.audio.mel_device import chunk_table
 from predictor.engine.graphs import GraphRunner
 from predictor.engine.sequence import Sequence
 from predictor.model.attention import Packing
@@ -52,7 +52,7 @@ def prefill_parts(
     parts: dict[str, Any] = {"num_clips": num_clips, "clip_s": duration_s}
     parts["mel_with_transfer_ms"] = timed_ms(device, lambda: runner._mel(samples))
     table, _ = chunk_table(samples)
-    waveforms, on_device = stage(samples, device), torch.from_numpy(table).to(device)
+    waveforms, on_device = runner._mel.send(samples), torch.from_numpy(table).to(device)
     parts["mel_ms"] = timed_ms(
         device, lambda: runner._mel.features(waveforms, on_device, num_clips)
     )
@@ -132,7 +132,7 @@ def decode_steps(runner: GraphRunner, small: bool) -> dict[str, Any]:
     context = 32 if small else 460
     result: dict[str, Any] = {"context": context}
     loop = runner._loop
-    batches = (1, 2, 4) if small else (1, 2, 4, 8, 32, 64, 128, 256)
+    batches = (1, 2, 4) if small else (1, 2, 4, 8, 32, 64, 128, 256, 512)
     for batch in batches:
         bucket = next(b for b in runner._buckets if b >= batch)
         point_at_all(runner)
