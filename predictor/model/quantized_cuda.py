@@ -32,9 +32,10 @@ ALIGNMENT = 16  # what `torch._scaled_mm` wants both sides of a weight to be mul
 INT8_KERNEL_ROWS = 256
 # Rows that the check at start runs with: every tile of the kernels, and the copy.
 CHECK_ROWS = (1, 24, 48, 100, INT8_KERNEL_ROWS + 1)
-# Largest |difference| / |twin| over all elements: 16-bit rounding of the output, and Hopper's
-# fast fp8 accumulation, which keeps about 13 bits.
-TOLERANCE = 2e-2
+# Sum fp8 products in fewer bits (about 13 on Hopper), which is faster and loses less than fp8 does.
+FAST_SUMS = True
+# Largest |difference| / |twin| over all elements that passes the check at start.
+TOLERANCE = 3e-2
 
 
 class QuantizedLinear(nn.Module):
@@ -76,13 +77,19 @@ class Fp8Linear(QuantizedLinear):
         if not x.is_cuda:
             return self.twin(x)
         rows, row_scale = _kernels().quantize_rows(x)
+        return self.product(rows, row_scale, x.dtype)
+
+    def product(
+        self, rows: Tensor, row_scale: Tensor, dtype: torch.dtype, fast_sums: bool = FAST_SUMS
+    ) -> Tensor:
+        """Quantized rows [M, K] and their scales [M, 1] -> [M, N]; CUDA only."""
         product = torch._scaled_mm(
             rows,
             self.weight.t(),  # the layout it wants: the inner dimension adjoining on both sides
             scale_a=row_scale,
             scale_b=self.scale.unsqueeze(0),
-            out_dtype=x.dtype,
-            use_fast_accum=True,
+            out_dtype=dtype,
+            use_fast_accum=fast_sums,
         )
         assert isinstance(product, Tensor)
         return product
