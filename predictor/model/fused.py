@@ -17,6 +17,7 @@ from torch import Tensor
 
 from predictor.model.attention import KvCache, Packing, packed_attention
 from predictor.model.decoder import Decoder, DecoderLayer, Rotation
+from predictor.model.quantized_cuda import Fp8Linear
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +36,7 @@ class Fusion:
     norm: bool = True  # residual sum and RMS norm
     rope: bool = True  # head norms, rotation and cache write
     swiglu: bool = True
+    rows: bool = True  # norm and SwiGLU that quantize what they give fp8 layers
     head: bool = True  # arg-max and log-probability
     # Decode attention: our split kernel; PyTorch's flash kernel (16 bit); or masked over whole
     # slots, which runs anywhere and reads everything.
@@ -42,7 +44,7 @@ class Fusion:
     tile: tuple[int, int, int] = (64, 4, 3)  # of the split kernel, see decode_attention
 
 
-PLAIN = Fusion(norm=False, rope=False, swiglu=False, head=False, attention="masked")
+PLAIN = Fusion(norm=False, rope=False, swiglu=False, rows=False, head=False, attention="masked")
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,21 +108,38 @@ class FusedDecoder:
         rotation = None if self.fusion.rope else self._decoder.rotation(positions)
         change: Tensor | None = None  # what the layer before adds to x
         for layer in self._layers:
-            qkv = layer.qkv(self._norm(x, change, layer.attention_norm))
+            qkv = self._normed(x, change, layer.attention_norm, layer.qkv)
             query, key, value = self._heads(layer, qkv, positions, places, rotation)
             attended = attend(layer.index, query, key, value).flatten(1)
             if ends is not None and layer is self._layers[-1]:
                 attended, x = attended.index_select(0, ends), x.index_select(0, ends)
             change = layer.attention_out(attended)
-            gate_up = layer.gate_up(self._norm(x, change, layer.ffn_norm))
-            change = layer.ffn_out(
-                _kernels().swiglu(gate_up) if self.fusion.swiglu else plain_swiglu(gate_up)
-            )
+            gate_up = self._normed(x, change, layer.ffn_norm, layer.gate_up)
+            change = self._swiglu(gate_up, layer.ffn_out)
         return self._norm(x, change, self._decoder.norm)
 
     def _logits(self, normed: Tensor) -> Tensor:
         head = self._decoder.head
         return F.linear(normed, self._decoder.embedding.weight if head is None else head.weight)
+
+    def _normed(
+        self, x: Tensor, change: Tensor | None, norm: torch.nn.RMSNorm, linear: torch.nn.Module
+    ) -> Tensor:
+        """x += change, in place; `linear` of x normed."""
+        if self._quantizes(linear):
+            eps = self._decoder.config.rms_norm_eps
+            return linear.after_norm(x, change, norm.weight, eps)  # type: ignore[operator,no-any-return]
+        return linear(self._norm(x, change, norm))  # type: ignore[no-any-return]
+
+    def _swiglu(self, gate_up: Tensor, linear: torch.nn.Module) -> Tensor:
+        if self._quantizes(linear):
+            return linear.after_swiglu(gate_up)  # type: ignore[operator,no-any-return]
+        product = _kernels().swiglu(gate_up) if self.fusion.swiglu else plain_swiglu(gate_up)
+        return linear(product)  # type: ignore[no-any-return]
+
+    def _quantizes(self, linear: torch.nn.Module) -> bool:
+        """The layer takes 8-bit rows, and a kernel may make them on the way."""
+        return self.fusion.rows and isinstance(linear, Fp8Linear) and linear.weight.is_cuda
 
     def _norm(self, x: Tensor, change: Tensor | None, norm: torch.nn.RMSNorm) -> Tensor:
         eps = self._decoder.config.rms_norm_eps

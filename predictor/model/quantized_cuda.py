@@ -79,6 +79,16 @@ class Fp8Linear(QuantizedLinear):
         rows, row_scale = _kernels().quantize_rows(x)
         return self.product(rows, row_scale, x.dtype)
 
+    def after_norm(self, x: Tensor, add: Tensor | None, norm: Tensor, eps: float) -> Tensor:
+        """x += add, in place; then this layer on the RMS norm of x, with weight `norm`."""
+        rows, row_scale = _kernels().add_rms_norm_quantized(x, add, norm, eps)
+        return self.product(rows, row_scale, x.dtype)
+
+    def after_swiglu(self, gate_up: Tensor) -> Tensor:
+        """This layer on silu(gate) * up, [M, 2 * K]."""
+        rows, row_scale = _kernels().swiglu_quantized(gate_up)
+        return self.product(rows, row_scale, gate_up.dtype)
+
     def product(
         self, rows: Tensor, row_scale: Tensor, dtype: torch.dtype, fast_sums: bool = FAST_SUMS
     ) -> Tensor:

@@ -55,6 +55,93 @@ def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     return out, scale
 
 
+@triton.jit  # type: ignore[untyped-decorator]
+def _norm_quantize_kernel(  # type: ignore[no-untyped-def]
+    x_ptr,
+    add_ptr,
+    weight_ptr,
+    out_ptr,
+    scale_ptr,
+    width,
+    eps,
+    HAS_ADD: tl.constexpr,  # noqa: N803
+    MAX: tl.constexpr,  # noqa: N803
+    LEAST: tl.constexpr,  # noqa: N803
+    BLOCK: tl.constexpr,  # noqa: N803
+):
+    row = tl.program_id(0).to(tl.int64)
+    columns = tl.arange(0, BLOCK)
+    exists = columns < width
+    offsets = row * width + columns
+    x = tl.load(x_ptr + offsets, mask=exists, other=0.0)
+    dtype = x.dtype
+    if HAS_ADD:
+        add = tl.load(add_ptr + offsets, mask=exists, other=0.0)
+        x = (x.to(tl.float32) + add.to(tl.float32)).to(dtype)
+        tl.store(x_ptr + offsets, x, mask=exists)
+    x = x.to(tl.float32)
+    size = tl.rsqrt(tl.sum(x * x, axis=0) / width + eps)
+    weight = tl.load(weight_ptr + columns, mask=exists, other=0.0).to(tl.float32)
+    normed = (x * size * weight).to(dtype).to(tl.float32)  # as the two kernels round it
+    scale = tl.maximum(tl.max(tl.abs(normed), axis=0), LEAST) * (1.0 / MAX)
+    values = (normed * tl.div_rn(1.0, scale)).to(out_ptr.dtype.element_ty)
+    tl.store(out_ptr + offsets, values, mask=exists)
+    tl.store(scale_ptr + row, scale)
+
+
+def add_rms_norm_quantized(
+    x: Tensor, add: Tensor | None, weight: Tensor, eps: float
+) -> tuple[Tensor, Tensor]:
+    """`kernels.add_rms_norm`, then `quantize_rows`, in one pass. All [T, width], contiguous."""
+    num_rows, width = x.shape
+    out = torch.empty(num_rows, width, dtype=torch.float8_e4m3fn, device=x.device)
+    scale = torch.empty(num_rows, 1, dtype=torch.float32, device=x.device)
+    block = triton.next_power_of_2(width)
+    _norm_quantize_kernel[(num_rows,)](
+        x, x if add is None else add, weight, out, scale, width, eps,
+        HAS_ADD=add is not None, MAX=FP8_MAX, LEAST=LEAST_PEAK, BLOCK=block,
+        num_warps=4 if block <= 2048 else 8,
+    )  # fmt: skip
+    return out, scale
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _swiglu_quantize_kernel(  # type: ignore[no-untyped-def]
+    gate_up_ptr,
+    out_ptr,
+    scale_ptr,
+    width,
+    MAX: tl.constexpr,  # noqa: N803
+    LEAST: tl.constexpr,  # noqa: N803
+    BLOCK: tl.constexpr,  # noqa: N803
+):
+    row = tl.program_id(0).to(tl.int64)
+    columns = tl.arange(0, BLOCK)
+    exists = columns < width
+    gate_row = gate_up_ptr + row * 2 * width
+    raw = tl.load(gate_row + columns, mask=exists, other=0.0)
+    gate = raw.to(tl.float32)
+    up = tl.load(gate_row + width + columns, mask=exists, other=0.0).to(tl.float32)
+    product = (gate / (1.0 + tl.exp(-gate)) * up).to(raw.dtype).to(tl.float32)
+    scale = tl.maximum(tl.max(tl.abs(product), axis=0), LEAST) * (1.0 / MAX)
+    values = (product * tl.div_rn(1.0, scale)).to(out_ptr.dtype.element_ty)
+    tl.store(out_ptr + row * width + columns, values, mask=exists)
+    tl.store(scale_ptr + row, scale)
+
+
+def swiglu_quantized(gate_up: Tensor) -> tuple[Tensor, Tensor]:
+    """`kernels.swiglu`, then `quantize_rows`, in one pass. [T, 2 * width], contiguous."""
+    num_rows, width = gate_up.shape[0], gate_up.shape[1] // 2
+    out = torch.empty(num_rows, width, dtype=torch.float8_e4m3fn, device=gate_up.device)
+    scale = torch.empty(num_rows, 1, dtype=torch.float32, device=gate_up.device)
+    block = triton.next_power_of_2(width)
+    _swiglu_quantize_kernel[(num_rows,)](
+        gate_up, out, scale, width,
+        MAX=FP8_MAX, LEAST=LEAST_PEAK, BLOCK=block, num_warps=4 if block <= 2048 else 8,
+    )  # fmt: skip
+    return out, scale
+
+
 # Compiled once for each tile: prompts have any number of rows, and each shape its splits.
 @triton.jit(do_not_specialize=["num_rows", "num_splits"])  # type: ignore[untyped-decorator]
 def _int8_kernel(  # type: ignore[no-untyped-def]

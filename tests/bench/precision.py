@@ -21,6 +21,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ import torch
 
 from predictor.engine.build import make_runner
 from predictor.engine.engine import Engine
+from predictor.engine.graphs import GraphOptions
 from predictor.engine.options import EngineOptions
 from predictor.engine.sequence import Sequence
 from predictor.model.attention import Packing
@@ -72,12 +74,14 @@ class PrecisionBench:
     def run(self, shape: str) -> None:
         self.bench.use(shape)
         self.row("start", self.start)
-        self.row("decode steps", self.decode_steps)
+        self.row("decode steps", lambda: self.decode_steps(self.runner))
         self.row("prefill step", self.prefill_step)
         name = "offline 2 s" if self.bench.small else "offline 30 s"
         self.row(name, self.offline, least_s=20.0)
         self.row("errors", self.errors, least_s=15.0)
         self.row("products", self.products, least_s=15.0)
+        if self.precision == "fp8" and self.bench.device.type == "cuda":
+            self.row("decode steps, rows quantized apart", self.decode_steps_apart, least_s=15.0)
 
     def row(self, name: str, run: Callable[[], dict[str, Any]], least_s: float = 5.0) -> None:
         least_s = 1.0 if self.bench.small else least_s
@@ -117,9 +121,9 @@ class PrecisionBench:
         return torch.cuda.memory_allocated(self.bench.device) / 1e9
 
     @torch.inference_mode()
-    def decode_steps(self) -> dict[str, Any]:
+    def decode_steps(self, runner: Any) -> dict[str, Any]:
         """Milliseconds of one step by batch, as graphs where there are any."""
-        runner, small = self.runner, self.bench.small
+        small = self.bench.small
         context = 32 if small else CONTEXT
         result: dict[str, Any] = {"context": context}
         batches = (1, 4) if small else BATCHES
@@ -142,6 +146,16 @@ class PrecisionBench:
         result["value"], result["unit"] = result[f"step_{batches[-1]}_ms"], "ms"
         result["note"] = " ".join(f"B{b}={result[f'step_{b}_ms']:.3f}" for b in batches)
         return result
+
+    def decode_steps_apart(self) -> dict[str, Any]:
+        """The same without norm and SwiGLU that quantize on the way."""
+        fusion = replace(self.runner.fusion, rows=False)
+        runner = self.bench.graph_runner(
+            GraphOptions(buckets=BATCHES, fusion=fusion, check_kernels=False)
+        )
+        while runner.capture_next():
+            pass
+        return self.decode_steps(runner)
 
     @torch.inference_mode()
     def prefill_step(self) -> dict[str, Any]:
@@ -270,7 +284,7 @@ class PrecisionBench:
 
 def table(rows: dict[str, Any]) -> str:
     """Each row, and beside it how it compares with the 16-bit one."""
-    lines = [f"{'row':<34}{'measured':>10} {'unit':<9}{'of bf16':>8}  note"]
+    lines = [f"{'row':<48}{'measured':>10} {'unit':<9}{'of bf16':>8}  note"]
     for name, row in rows.items():
         value = row.get("value")
         shape, precision, rest = name.split(" ", 2)
@@ -278,7 +292,7 @@ def table(rows: dict[str, Any]) -> str:
         ratio = f"{value / base:.2f}" if value and base and precision != "bf16" else ""
         note = row.get("error") or row.get("skipped") or row.get("note", "")
         shown = "-" if value is None else f"{value:.4g}"
-        lines.append(f"{name:<34}{shown:>10} {row.get('unit', ''):<9}{ratio:>8}  {str(note)[:160]}")
+        lines.append(f"{name:<48}{shown:>10} {row.get('unit', ''):<9}{ratio:>8}  {str(note)[:160]}")
     return "\n".join(lines)
 
 

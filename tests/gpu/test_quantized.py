@@ -11,7 +11,8 @@ from predictor.engine.build import make_runner
 from predictor.engine.engine import Engine
 from predictor.engine.options import EngineOptions
 from predictor.model import quantized_cuda as quantized
-from predictor.model.parity import difference
+from predictor.model.fused import Fusion
+from predictor.model.parity import difference, kernel_errors
 from predictor.model.quantized_cuda import KINDS, Fp8Linear, Int8Linear, QuantizedLinear
 from predictor.model.weights import load_model
 from tests.gpu.test_cuda import TINY, Spoken, answers, error_rate, recordings
@@ -101,6 +102,34 @@ def test_rows_are_rounded_as_torch_rounds_them(width: int) -> None:
     values, scale = kernels.quantize_rows(wider)
     twin, twin_scale = quantized.quantize_fp8_rows(wider)
     assert torch.equal(values[:8].view(torch.uint8), twin[:8].view(torch.uint8))
+
+
+@torch.inference_mode()
+def test_rows_quantized_on_the_way_equal_those_quantized_apart() -> None:
+    """In the norm and the SwiGLU of the embedded checkpoint, and of layers as wide as 1.7B's."""
+    refusal = quantized.refusal_on(CUDA, "fp8")
+    if refusal:
+        pytest.skip(refusal)
+    from predictor.model import kernels
+
+    torch.manual_seed(0)
+    model = load_model(TINY, device=CUDA, dtype=torch.bfloat16)
+    quantized.quantize_for_cuda(model, "fp8")
+    assert kernel_errors(Fusion(), model.decoder) == {}
+    gate_up, ffn_out = layer_of("fp8", (12288, 2048)), layer_of("fp8", (2048, 6144))
+    assert isinstance(gate_up, Fp8Linear)
+    assert isinstance(ffn_out, Fp8Linear)
+    norm = (1 + 0.1 * normal(2048)).to(torch.bfloat16)
+    for num_rows in (1, 33, 256):
+        x, add = (normal(num_rows, 2048, seed=i).to(torch.bfloat16) for i in range(2))
+        twin = x.clone()
+        ours = gate_up.after_norm(x, add, norm, 1e-6)
+        theirs = gate_up(kernels.add_rms_norm(twin, add, norm, 1e-6))
+        assert torch.equal(x, twin)
+        assert difference(ours, theirs) < TOLERANCE["fp8"]
+        assert (
+            difference(ffn_out.after_swiglu(ours), ffn_out(kernels.swiglu(ours))) < TOLERANCE["fp8"]
+        )
 
 
 @pytest.mark.parametrize("shape", SHAPES[:4], ids=str)

@@ -10,12 +10,18 @@ from __future__ import annotations
 import tests.model.interpreted  # noqa: F401  before Triton is imported
 # isort: on
 
+from pathlib import Path
+
 import torch
 
+from predictor.model import parity
 from predictor.model import quantized_kernels as kernels
+from predictor.model.fused import Fusion, plain_add_rms_norm
 from predictor.model.parity import TOLERANCE, difference
 from predictor.model.quantized_cuda import quantize_fp8_rows, quantize_int8
+from predictor.model.weights import load_model
 
+TINY = Path(__file__).parents[2] / "predictor" / "checkpoints" / "tiny"
 # Rows, channels, width: every tile, with and without parts of one, divided and not.
 SHAPES = ((1, 96, 96), (5, 256, 640), (20, 512, 1024), (48, 64, 512), (70, 128, 160))
 MANY = (130, 64, 2048)
@@ -51,6 +57,19 @@ def check_rows(width: int) -> None:
         raise SystemExit(f"rows of {width}: relative difference {error:.1e}")
 
 
+def check_on_the_way() -> None:
+    """Norm and SwiGLU that quantize: the scales of plain torch, and rows as near as may be."""
+    model = load_model(TINY, device="cpu", dtype=torch.float32)
+    error = parity._rows(Fusion(), model.decoder)
+    if not error <= 0.1:
+        raise SystemExit(f"rows quantized on the way: relative difference {error:.1e}")
+    x, norm = torch.randn(4, 256), model.decoder.norm.weight
+    scale = kernels.add_rms_norm_quantized(x, None, norm, 1e-6)[1]
+    twin = quantize_fp8_rows(plain_add_rms_norm(x, None, norm, 1e-6))[1]
+    if not difference(scale, twin) <= 1e-5:
+        raise SystemExit(f"scales after the norm {scale} instead of {twin}")
+
+
 def check_dequantize() -> None:
     weight, scale = quantize_int8(torch.randn(32, 640))
     ours = kernels.dequantize(weight, scale, torch.float16)
@@ -79,6 +98,7 @@ def main() -> None:
     check_int8(torch.float16, MANY)
     for width in (96, 640, 6144):
         check_rows(width)
+    check_on_the_way()
     check_dequantize()
     check_splits()
 
