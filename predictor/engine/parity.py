@@ -21,6 +21,7 @@ from predictor.model.decoder import Decoder, DecoderLayer
 from predictor.model.fused import Fusion, StepPlaces
 from predictor.model.fused_encoder import encoder_difference
 from predictor.model.model import Model
+from predictor.model.quantized_cuda import Fp8Linear, quantize_fp8_rows
 from predictor.model.thin import thin_difference
 
 logger = logging.getLogger(__name__)
@@ -29,6 +30,9 @@ NUM_ROWS = 3
 MAX_LENGTH = 160
 # Largest |difference| / |plain|, over all elements together.
 TOLERANCE = {torch.float32: 5e-5, torch.float16: 5e-3, torch.bfloat16: 2e-2}
+
+# Of rows in 8 bits: one last bit of a row's peak moves its scale, and many values by a step.
+ROWS_TOLERANCE = 5e-2
 
 
 def checked(fusion: Fusion, model: Model) -> Fusion:
@@ -54,14 +58,18 @@ def kernel_errors(fusion: Fusion, model: Model) -> dict[str, str]:
     checks |= {"norm": _norm} if fusion.norm else {}
     checks |= {"rope": _rope} if fusion.rope else {}
     checks |= {"swiglu": _swiglu} if fusion.swiglu else {}
+    has_rows = fusion.rows and is_fp8(decoder) and decoder.norm.weight.is_cuda
+    checks |= {"rows": _rows} if has_rows else {}
     checks |= {"head": _head} if fusion.head else {}
     checks |= {"thin": lambda _, decoder: thin_difference(decoder)} if fusion.thin else {}
     checks |= {"encoder": lambda *_: encoder_difference(model.encoder)} if fusion.encoder else {}
     checks |= {"features": lambda *_: _features(model)} if fusion.features else {}
     checks |= {"attention": _attention} if fusion.attention != "masked" else {}
-    tolerance = TOLERANCE[decoder.norm.weight.dtype]
     errors = {}
     for name, check in checks.items():
+        tolerance = TOLERANCE[decoder.norm.weight.dtype]
+        if name == "rows" or (name == "thin" and is_fp8(decoder)):
+            tolerance = ROWS_TOLERANCE
         try:
             difference = check(fusion, decoder)
         except Exception as error:  # noqa: BLE001  a compiler can fail in any way
@@ -125,6 +133,31 @@ def _rope(fusion: Fusion, decoder: Decoder) -> float:
 def _swiglu(fusion: Fusion, decoder: Decoder) -> float:
     x = _random(decoder, NUM_ROWS, 2 * decoder.config.ffn_size)
     return difference(fused._kernels().swiglu(x), fused.plain_swiglu(x))
+
+
+def is_fp8(decoder: Decoder) -> bool:
+    """Some linear layer takes 8-bit rows."""
+    return any(isinstance(module, Fp8Linear) for module in decoder.modules())
+
+
+def _rows(fusion: Fusion, decoder: Decoder) -> float:
+    from predictor.model import quantized_kernels as kernels  # Triton
+
+    eps = decoder.config.rms_norm_eps
+    x, add = (_random(decoder, NUM_ROWS, decoder.config.hidden_size) for _ in range(2))
+    gate_up = _random(decoder, NUM_ROWS, 2 * decoder.config.ffn_size)
+    twin = x.clone()
+    normed = fused.plain_add_rms_norm(twin, add, decoder.norm.weight, eps)
+    results = [
+        (kernels.add_rms_norm_quantized(x, add, decoder.norm.weight, eps), normed),
+        (kernels.add_rms_norm_quantized(x, None, decoder.norm.weight, eps), normed),
+        (kernels.swiglu_quantized(gate_up), fused.plain_swiglu(gate_up)),
+    ]
+    differences = [difference(x, twin)]
+    for (values, scale), plain in results:
+        rows, row_scale = quantize_fp8_rows(plain)
+        differences.append(difference(values.float() * scale, rows.float() * row_scale))
+    return max(differences)
 
 
 def _head(fusion: Fusion, decoder: Decoder) -> float:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from predictor.model.attention import KvCache, Packing, packed_attention
 from predictor.model.decoder import Decoder, DecoderLayer, Rotation
+from predictor.model.quantized_cuda import Fp8Linear
 
 AttentionKind: TypeAlias = Literal["split", "flash", "masked"]
 CachePair: TypeAlias = tuple[Tensor, Tensor]
@@ -32,6 +33,7 @@ class Fusion:
     norm: bool = True  # residual sum and RMS norm
     rope: bool = True  # head norms, rotation and cache write
     swiglu: bool = True
+    rows: bool = True  # norm and SwiGLU that quantize what they give fp8 layers
     head: bool = True  # arg-max and log-probability
     thin: bool = True  # whole decode steps of one to four sequences
     encoder: bool = True  # first convolution, activations and norms of the audio tower
@@ -43,8 +45,8 @@ class Fusion:
 
 
 PLAIN = Fusion(
-    norm=False, rope=False, swiglu=False, head=False, thin=False, encoder=False, features=False,
-    attention="masked",
+    norm=False, rope=False, swiglu=False, rows=False, head=False, thin=False, encoder=False,
+    features=False, attention="masked",
 )  # fmt: skip
 
 
@@ -124,21 +126,38 @@ class FusedDecoder:
         rotation = None if self.fusion.rope else self._decoder.rotation(positions)
         change: Tensor | None = None  # what the layer before adds to x
         for layer in self._layers:
-            qkv = layer.qkv(self._norm(x, change, layer.attention_norm))
+            qkv = self._normed(x, change, layer.attention_norm, layer.qkv)
             query, key, value = self._heads(layer, qkv, positions, places, rotation)
             attended = attend(layer.index, query, key, value).flatten(1)
             if ends is not None and layer is self._layers[-1]:
                 attended, x = attended.index_select(0, ends), x.index_select(0, ends)
             change = layer.attention_out(attended)
-            gate_up = layer.gate_up(self._norm(x, change, layer.ffn_norm))
-            change = layer.ffn_out(
-                _kernels().swiglu(gate_up) if self.fusion.swiglu else plain_swiglu(gate_up)
-            )
+            gate_up = self._normed(x, change, layer.ffn_norm, layer.gate_up)
+            change = self._swiglu(gate_up, layer.ffn_out)
         return self._norm(x, change, self._decoder.norm)
 
     def _logits(self, normed: Tensor) -> Tensor:
         head = self._decoder.head
         return F.linear(normed, self._decoder.embedding.weight if head is None else head.weight)
+
+    def _normed(
+        self, x: Tensor, change: Tensor | None, norm: torch.nn.RMSNorm, linear: torch.nn.Module
+    ) -> Tensor:
+        """x += change, in place; `linear` of x normed."""
+        if self._quantizes(linear):
+            eps = self._decoder.config.rms_norm_eps
+            return linear.after_norm(x, change, norm.weight, eps)  # type: ignore[operator,no-any-return]
+        return linear(self._norm(x, change, norm))  # type: ignore[no-any-return]
+
+    def _swiglu(self, gate_up: Tensor, linear: torch.nn.Module) -> Tensor:
+        if self._quantizes(linear):
+            return linear.after_swiglu(gate_up)  # type: ignore[operator,no-any-return]
+        product = _kernels().swiglu(gate_up) if self.fusion.swiglu else plain_swiglu(gate_up)
+        return linear(product)  # type: ignore[no-any-return]
+
+    def _quantizes(self, linear: torch.nn.Module) -> bool:
+        """The layer takes 8-bit rows, and a kernel may make them on the way."""
+        return self.fusion.rows and isinstance(linear, Fp8Linear) and linear.weight.is_cuda
 
     def _norm(self, x: Tensor, change: Tensor | None, norm: torch.nn.RMSNorm) -> Tensor:
         eps = self._decoder.config.rms_norm_eps
