@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from predictor.engine.engine import Engine
-from predictor.engine.memory import plan_slots
+from predictor.engine.memory import plan_slots, work_bytes
 from predictor.engine.options import EngineOptions, StepStats
 from predictor.engine.runner import TorchRunner
 from predictor.model.model import Model
@@ -46,22 +46,37 @@ def build_engine(
         torch.backends.cudnn.allow_tf32 = False  # TF32 would cost three digits
     model = load_model(model_path, device=chosen_device, dtype=chosen_dtype)
     max_model_len = min(options.max_model_len, model.config.text.max_positions)
-    num_slots = plan_slots(model.config.text, options, max_model_len, chosen_device, chosen_dtype)
+    work = work_bytes(model.config, options, max_model_len, chosen_dtype)
+    if chosen_device.type == "cuda":
+        work *= 2  # graphs have memory of their own, beside what runs call by call
+    num_slots = plan_slots(
+        model.config.text, options, max_model_len, chosen_device, chosen_dtype, work
+    )
     logger.info(
         "loaded %s on %s in %s: %d slots of %d tokens",
         model_path, chosen_device, chosen_dtype, num_slots, max_model_len,
     )  # fmt: skip
-    runner = make_runner(model, num_slots=num_slots, max_model_len=max_model_len)
+    runner = make_runner(
+        model,
+        num_slots=num_slots,
+        max_model_len=max_model_len,
+        max_prefill_audio_s=options.max_prefill_audio_s,
+    )
     return Engine(runner, options, on_step)
 
 
-def make_runner(model: Model, *, num_slots: int, max_model_len: int) -> TorchRunner:
+def make_runner(
+    model: Model, *, num_slots: int, max_model_len: int, max_prefill_audio_s: float
+) -> TorchRunner:
     """The fast runner on CUDA, ready for small batches; larger graphs follow when it is idle."""
     if model.device.type != "cuda":
         return TorchRunner(model, num_slots=num_slots, max_model_len=max_model_len)
-    from predictor.engine.graphs import GraphRunner  # needs what only CUDA machines have
+    from predictor.engine.graphs import GraphOptions, GraphRunner  # what only CUDA machines need
 
-    runner = GraphRunner(model, num_slots=num_slots, max_model_len=max_model_len)
+    graph_options = GraphOptions(max_prefill_audio_s=max_prefill_audio_s)
+    runner = GraphRunner(
+        model, num_slots=num_slots, max_model_len=max_model_len, options=graph_options
+    )
     runner.capture_up_to(READY_SEQUENCES, READY_PREFILL_S)
     return runner
 

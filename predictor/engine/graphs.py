@@ -52,6 +52,7 @@ class GraphOptions:
     run_ahead: bool = True  # start the next look before the last one is read
     fusion: Fusion = field(default_factory=Fusion)
     check_kernels: bool = True  # compare each kernel with its plain twin at start
+    max_prefill_audio_s: float = 640.0  # what a step may hold: no larger prefill gets a graph
 
 
 class GraphRunner(TorchRunner):
@@ -91,6 +92,7 @@ class GraphRunner(TorchRunner):
                 self._fused_encoder,
                 self._fused,
                 max_length=max_model_len,
+                max_audio_s=options.max_prefill_audio_s,
                 window_chunks=model.config.audio.window_chunks,
                 scratch=self._loop.scratch,
             )
@@ -231,27 +233,31 @@ class GraphRunner(TorchRunner):
 
     @torch.inference_mode()
     def capture(self, bucket: int) -> None:
-        """Make the graph of one bucket of sequences; if it fails, steps run without graphs."""
+        """Make the graph of one bucket of sequences; if it fails, no more are made."""
         assert self._capturer is not None
         try:
             self._loop.capture(bucket, self._capturer)
-        except Exception:  # a compiler can fail in any way
-            logger.exception("no graph for %d sequences: steps run without graphs", bucket)
-            self._capturer = self._prefill_graphs = None
-            self._loop.graphs.clear()
+        except Exception:  # a compiler can fail in any way, and memory can be short
+            logger.exception("no graph for %d sequences: such steps run without", bucket)
+            self._stop_capturing()
 
     @torch.inference_mode()
     def capture_prefill(self) -> None:
-        """Make the next graph for prefills of little audio; if it fails, they run without."""
+        """Make the next graph for prefills of little audio; if it fails, no more are made."""
         assert self._capturer is not None
         assert self._prefill_graphs is not None
         try:
             self._prefill_graphs.capture_next(
                 self._capturer, self._loop.tokens, self._loop.positions
             )
-        except Exception:  # a compiler can fail in any way
-            logger.exception("no graph for a prefill: prefills run without graphs")
-            self._prefill_graphs = None
+        except Exception:  # a compiler can fail in any way, and memory can be short
+            logger.exception("no graph for a prefill: larger ones run without")
+            self._stop_capturing()
+
+    def _stop_capturing(self) -> None:
+        self._capturer = None
+        if self._prefill_graphs is not None:
+            self._prefill_graphs.stop()
 
     def capture_up_to(self, num_sequences: int, prefill_s: int = 0) -> None:
         """Capture the buckets that serve up to `num_sequences`, smallest first, and prefills of up

@@ -32,6 +32,7 @@ Ints = NDArray[np.int64]
 BUCKETS_S = (2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 160, 192, 224, 256, 320)
 PROMPT_TOKENS = 32  # of all sequences of a step together, beside their audio tokens
 PADDING_TOKENS = 128  # longest prompt of padding
+LONGEST_PROMPT = 1024  # of one sequence: attention looks for work in all of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,10 @@ class Bucket:
         return self.num_sequences + -(-self.num_tokens // self.padding_tokens)
 
     @property
+    def longest_prompt(self) -> int:
+        return min(LONGEST_PROMPT, self.num_tokens)
+
+    @property
     def padding_tokens(self) -> int:
         return min(PADDING_TOKENS, self.max_length)
 
@@ -71,6 +76,7 @@ class Bucket:
             len(sequences) <= self.num_sequences
             and sum(s.num_audio_chunks for s in sequences) <= self.num_chunks
             and sum(s.num_prompt_tokens for s in sequences) <= self.num_tokens
+            and max(s.num_prompt_tokens for s in sequences) <= self.longest_prompt
         )
 
     def parts(self) -> dict[str, tuple[int, ...]]:
@@ -146,13 +152,17 @@ class PrefillGraphs:
         decoder: FusedDecoder,
         *,
         max_length: int,
+        max_audio_s: float,
         window_chunks: int,
         scratch: int,
     ) -> None:
+        """`max_audio_s`: what one step may hold, so that no larger bucket is ever made."""
         self._log_mel, self._encoder, self._decoder = log_mel, encoder, decoder
         self._scratch = scratch
         window_tokens = window_chunks * TOKENS_PER_CHUNK
-        buckets = [Bucket(n, max_length, window_tokens) for n in BUCKETS_S]
+        enough = [n for n in BUCKETS_S if n < max_audio_s]
+        enough += [n for n in BUCKETS_S if n >= max_audio_s][:1]
+        buckets = [Bucket(n, max_length, window_tokens) for n in enough]
         self._missing = buckets[::-1]  # the smallest last
         self._graphs: dict[Bucket, _PrefillGraph] = {}
 
@@ -160,6 +170,10 @@ class PrefillGraphs:
     def next_missing_s(self) -> int:
         """Seconds of the smallest bucket that has no graph yet; 0 when none is left."""
         return self._missing[-1].num_chunks if self._missing else 0
+
+    def stop(self) -> None:
+        """Make no more graphs; those that are there stay."""
+        self._missing.clear()
 
     def capture_next(self, capturer: Capturer, tokens: Tensor, positions: Tensor) -> None:
         """`tokens` and `positions`: the decode loop's state, which a prefill writes to."""
@@ -236,7 +250,7 @@ class _PrefillGraph:
         x = decoder.embed(tokens, audio, parts["audio_rows"])
         prompts = Packing(
             bucket.num_prompts,
-            bucket.num_tokens,
+            bucket.longest_prompt,
             ends=parts["ends"],
             bounds=parts["prompts"].to(torch.int32),
         )

@@ -28,43 +28,30 @@ class ThinDecoder:
     def decode(self, tokens: Tensor, where: StepPlaces) -> tuple[Tensor, Tensor]:
         """One token of each sequence [B] -> the likeliest one after it, and its log-probability."""
         x = self._decoder.embedding(tokens)
-        following = [_matrix(layer.qkv)[0] for layer in self._layers[1:]] + [self._head()]
-        for layer, ahead in zip(self._layers, following, strict=True):
+        for layer in self._layers:
             keys, values = self._cache.data[layer.index].unbind(0)
-            self.run_layer(layer, x, where, (keys, values), ahead)
+            self.run_layer(layer, x, where, (keys, values))
         return self.choose(x)
 
     def run_layer(
-        self,
-        layer: DecoderLayer,
-        x: Tensor,
-        where: StepPlaces,
-        cache: CachePair,
-        ahead: Tensor | None = None,
+        self, layer: DecoderLayer, x: Tensor, where: StepPlaces, cache: CachePair
     ) -> None:
-        """x [B, hidden] becomes what the layer makes of it; cache [slots, max_length, K, D] x 2.
-
-        `ahead`: the matrix that will be read after this layer's.
-        """
+        """x [B, hidden] becomes what the layer makes of it; cache [slots, max_length, K, D] x 2."""
         kernels, config = _kernels(), layer.config
         eps = config.rms_norm_eps
         num_rows = x.shape[0]
         num_heads = config.num_heads + 2 * config.num_kv_heads
         qkv = x.new_empty(num_rows, num_heads * config.head_dim)
         norm = layer.attention_norm.weight
-        out_matrix, inner_matrix = _matrix(layer.attention_out), _matrix(layer.gate_up)
-        last_matrix = _matrix(layer.ffn_out)
-        kernels.rows_product(x, *_matrix(layer.qkv), qkv, norm=norm, eps=eps, ahead=out_matrix[0])
+        kernels.rows_product(x, *_matrix(layer.qkv), qkv, norm=norm, eps=eps)
         kernels.add_attended(
             qkv.view(num_rows, num_heads, -1), layer.qk_norm, self._table, where.slots,
-            where.positions, cache, *out_matrix, x, eps, inner_matrix[0],
+            where.positions, cache, *_matrix(layer.attention_out), x, eps,
         )  # fmt: skip
         inner = x.new_empty(num_rows, config.ffn_size)
         norm = layer.ffn_norm.weight
-        kernels.rows_product(
-            x, *inner_matrix, inner, norm=norm, eps=eps, swiglu=True, ahead=last_matrix[0]
-        )
-        kernels.rows_product(inner, *last_matrix, x, add=True, ahead=ahead)
+        kernels.rows_product(x, *_matrix(layer.gate_up), inner, norm=norm, eps=eps, swiglu=True)
+        kernels.rows_product(inner, *_matrix(layer.ffn_out), x, add=True)
 
     def choose(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The likeliest token after hidden states [B, hidden], and its log-probability."""

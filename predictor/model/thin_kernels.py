@@ -21,29 +21,6 @@ TILE = 16  # the least rows that a matrix unit multiplies; grouped query heads f
 SPLITS = 4  # programs among which one sequence's cache of one key head is divided
 HEAD_ROWS = 128  # vocabulary rows of one program
 ELEMENTS = 16384  # of the weights that one program holds in registers
-AHEAD_BYTES = 16 << 20  # of the next matrix, asked for ahead of its kernel: a third of the L2 cache
-THREADS = 128  # of a program that asks ahead
-
-
-@triton.jit  # type: ignore[untyped-decorator]
-def _ask_ahead(ptr, BYTES: tl.constexpr, LANES: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: N803
-    """Let this program's share of a matrix come into the L2 cache, for the kernel after this one.
-
-    A kernel that waits for its input leaves the memory idle: this is what fills the gap.
-    """
-    if BYTES > 0:
-        each: tl.constexpr = BYTES // LANES
-        lane = tl.arange(0, LANES)
-        first = tl.program_id(0).to(tl.int64) * BYTES
-        address = ptr.to(tl.pointer_type(tl.int8)) + first + lane * each
-        tl.inline_asm_elementwise(
-            "cp.async.bulk.prefetch.L2.global [$1], $2; mov.u32 $0, 0;",
-            "=r,l,r",
-            [address, tl.zeros([LANES], tl.int32) + each],
-            dtype=tl.int32,
-            is_pure=False,
-            pack=1,
-        )
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -71,7 +48,6 @@ def _rows_kernel(  # type: ignore[no-untyped-def]
     weight_ptr,
     scale_ptr,
     out_ptr,
-    next_ptr,
     eps,
     ROWS: tl.constexpr,  # noqa: N803
     N: tl.constexpr,  # noqa: N803
@@ -83,8 +59,6 @@ def _rows_kernel(  # type: ignore[no-untyped-def]
     ADD: tl.constexpr,  # noqa: N803
     SCALED: tl.constexpr,  # noqa: N803
     PDL: tl.constexpr,  # noqa: N803
-    AHEAD: tl.constexpr,  # noqa: N803
-    LANES: tl.constexpr,  # noqa: N803
 ):
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     k = tl.arange(0, BLOCK_K)
@@ -95,7 +69,6 @@ def _rows_kernel(  # type: ignore[no-untyped-def]
     up = weight
     if SWIGLU:
         up = tl.load(weight_ptr + N * K + tile, mask=inside, other=0.0)
-    _ask_ahead(next_ptr, AHEAD, LANES)
     _begin(PDL)
     for row in tl.static_range(ROWS):
         if NORM:
@@ -129,13 +102,12 @@ def rows_product(
     eps: float = 0.0,
     swiglu: bool = False,
     add: bool = False,
-    ahead: Tensor | None = None,
 ) -> None:
     """out = x @ weight.T for x [1 to 4, K], weight [N, K]; all contiguous.
 
     With `norm` [K], of the RMS norm of x; with `swiglu` the first half of the weight's rows are
     gates and out is [rows, N / 2]; with `add` the product is added to what `out` holds. `scale` [N]
-    are the factors of quantized rows. `ahead`: the matrix that the next kernel reads.
+    are the factors of quantized rows.
     """
     num_rows, width = x.shape
     n = out.shape[1]
@@ -145,13 +117,11 @@ def rows_product(
     block_n = max(1, elements // block_k)
     pdl = x.is_cuda
     num_programs, num_warps = triton.cdiv(n, block_n), 8 if is_wide else 4
-    ahead_bytes = _bytes_ahead(ahead, num_programs, 32 * num_warps)
     _rows_kernel[(num_programs,)](
-        x, x if norm is None else norm, weight, weight if scale is None else scale, out,
-        weight if ahead is None else ahead, eps,
+        x, x if norm is None else norm, weight, weight if scale is None else scale, out, eps,
         ROWS=num_rows, N=n, K=width, BLOCK_N=block_n, BLOCK_K=block_k, NORM=norm is not None,
-        SWIGLU=swiglu, ADD=add, SCALED=scale is not None, PDL=pdl, AHEAD=ahead_bytes,
-        LANES=32 * num_warps, num_warps=num_warps, **_launch(pdl),
+        SWIGLU=swiglu, ADD=add, SCALED=scale is not None, PDL=pdl,
+        num_warps=num_warps, **_launch(pdl),
     )  # fmt: skip
 
 
@@ -281,7 +251,6 @@ def _attended_kernel(  # type: ignore[no-untyped-def]
     weight_ptr,
     scale_ptr,
     out_ptr,
-    next_ptr,
     ROWS: tl.constexpr,  # noqa: N803
     N: tl.constexpr,  # noqa: N803
     K: tl.constexpr,  # noqa: N803
@@ -291,15 +260,12 @@ def _attended_kernel(  # type: ignore[no-untyped-def]
     SPLITS: tl.constexpr,  # noqa: N803
     SCALED: tl.constexpr,  # noqa: N803
     PDL: tl.constexpr,  # noqa: N803
-    AHEAD: tl.constexpr,  # noqa: N803
-    LANES: tl.constexpr,  # noqa: N803
 ):
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     k = tl.arange(0, BLOCK_K)
     is_row, is_column = n < N, k < K
     inside = is_row[:, None] & is_column[None, :]
     weight = tl.load(weight_ptr + n[:, None] * K + k[None, :], mask=inside, other=0.0)
-    _ask_ahead(next_ptr, AHEAD, LANES)
     _begin(PDL)
     dtype = out_ptr.dtype.element_ty
     for row in tl.static_range(ROWS):
@@ -334,14 +300,12 @@ def add_attended(
     scale: Tensor | None,
     x: Tensor,
     eps: float,
-    ahead: Tensor,
 ) -> None:
     """x += attention of one new token of each sequence over its slot, through the output matrix.
 
     qkv [rows, H + 2K, D] as the product left it; norm [H + K, D] of its heads; table: cosines and
     sines [positions, D / 2]; cache: keys and values [slots, max_length, K, D], into which the new
-    token is written at its position; weight [hidden, H * D]; x [rows, hidden]; `ahead`: the matrix
-    that the next kernel reads.
+    token is written at its position; weight [hidden, H * D]; x [rows, hidden].
     """
     num_rows, all_heads, dim = qkv.shape
     keys, values = cache
@@ -366,10 +330,9 @@ def add_attended(
     block_n = max(1, ELEMENTS // block_k)
     num_programs = triton.cdiv(n, block_n)
     _attended_kernel[(num_programs,)](
-        sums, peak, total, weight, weight if scale is None else scale, x, ahead,
+        sums, peak, total, weight, weight if scale is None else scale, x,
         ROWS=num_rows, N=n, K=k, DIM=dim, BLOCK_N=block_n, BLOCK_K=block_k, SPLITS=SPLITS,
-        SCALED=scale is not None, PDL=pdl, AHEAD=_bytes_ahead(ahead, num_programs, THREADS),
-        LANES=THREADS, num_warps=4, **_launch(pdl),
+        SCALED=scale is not None, PDL=pdl, num_warps=4, **_launch(pdl),
     )  # fmt: skip
 
 
@@ -444,14 +407,6 @@ def head_parts(
         num_warps=4, **_launch(pdl),
     )  # fmt: skip
     return best, peak, total
-
-
-def _bytes_ahead(matrix: Tensor | None, num_programs: int, lanes: int) -> int:
-    """How many bytes of the next matrix one program asks for: a multiple of 16 for each lane."""
-    if matrix is None or not matrix.is_cuda:
-        return 0
-    share = min(AHEAD_BYTES, matrix.numel() * matrix.element_size()) // num_programs
-    return int(share // (16 * lanes) * 16 * lanes)
 
 
 def _launch(pdl: bool) -> dict[str, bool]:

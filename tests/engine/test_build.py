@@ -61,6 +61,17 @@ def test_a_sequence_that_cannot_fit_is_refused_with_the_figures() -> None:
         plan_slots(BIG, options, 3072, CPU, torch.bfloat16)
 
 
+def test_what_is_reserved_for_the_work_is_not_given_to_the_cache() -> None:
+    free = free_bytes(CPU)
+    assert free is not None
+    options = EngineOptions(max_num_seqs=1_000_000, kv_memory_fraction=1.0)
+    reserved = free // 4 * 3
+    slots = plan_slots(BIG, options, 1024, CPU, torch.bfloat16, reserved)
+    assert slots * slot_bytes(BIG, 1024, torch.bfloat16) == pytest.approx(free / 4, rel=0.2)
+    with pytest.raises(ValueError, match=r"MiB for the work itself \(max_prefill_audio_s 120\)"):
+        plan_slots(BIG, options, 1024, CPU, torch.bfloat16, free)
+
+
 def test_free_memory_is_the_containers_where_that_is_less(tmp_path: Path) -> None:
     assert free_host_bytes(tmp_path) is None
     meminfo = tmp_path / "proc" / "meminfo"

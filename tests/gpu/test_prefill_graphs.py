@@ -93,7 +93,7 @@ def test_a_graph_fills_the_slots_as_calls_do(
 
 
 def test_what_no_bucket_holds_goes_call_by_call(runner: GraphRunner) -> None:
-    some = sequences(runner, [30.0] * 5)
+    some = sequences(runner, [30.0] * 11)
     assert runner._prefill_graphs is not None
     assert not any(bucket.holds(some) for bucket in runner._prefill_graphs._graphs)
     logprobs, _ = first_tokens(runner, some)

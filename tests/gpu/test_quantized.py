@@ -195,7 +195,9 @@ def heard(spoken: list[Spoken], precision: str | None) -> list[tuple[int, ...]]:
     model = load_model(TINY, device=CUDA, dtype=torch.bfloat16)
     if precision:
         quantized.quantize_for_cuda(model, precision)
-    engine = Engine(make_runner(model, num_slots=32, max_model_len=1024), options)
+    engine = Engine(
+        make_runner(model, num_slots=32, max_model_len=1024, max_prefill_audio_s=120.0), options
+    )
     engine.start()
     try:
         return answers(engine, [item.request for item in spoken], at_once=200)
