@@ -433,6 +433,7 @@ def table(result: dict[str, Any]) -> str:
     lines = [f"{'row':<46}{'measured':>10} {'unit':<8}{'reach':>8}{'limit':>8}  note"]
     for name, row in result["rows"].items():
         reach, limit = GOALS.get(name, ""), result["limits"].get(name)
+        bound = "" if limit is None else f"{limit:.4g}"
         value = row.get("value")
         shown = "-" if value is None else f"{value:.4g}"
         note = row.get("error") or row.get("skipped") or row.get("note", "")
@@ -443,7 +444,7 @@ def table(result: dict[str, Any]) -> str:
                 + f", {m['prefill_steps']}+{m['decode_looks']} steps"
             )
         lines.append(
-            f"{name:<46}{shown:>10} {row.get('unit', ''):<8}{reach!s:>8}{'' if limit is None else f'{limit:.4g}':>8}  "
+            f"{name:<46}{shown:>10} {row.get('unit', ''):<8}{reach!s:>8}{bound:>8}  "
             f"{str(note)[:160]}"
         )
     return "\n".join(lines)
