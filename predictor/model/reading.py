@@ -12,7 +12,7 @@ import json
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import cycle
@@ -66,30 +66,45 @@ def sources(file: Path) -> dict[str, Source]:
     }
 
 
-def read_all(wanted: Iterable[tuple[Source, Tensor]], device: torch.device) -> None:
-    """Fill each tensor on `device` from its source; all of it is there on return.
+class Reader:
+    """Fills tensors on `device`; a context manager, which holds the threads and their buffers."""
 
-    The tensors are contiguous and as large as their sources. Raises OSError, EOFError for a file
-    that ends early.
-    """
-    num_threads = min(MAX_THREADS, len(os.sched_getaffinity(0)))
-    handover = _Handover(device)
-    buffers = [_Buffer(device) for _ in range(2 * num_threads)]
-    reads: deque[tuple[_Piece, _Buffer, Future[None]]] = deque()  # oldest first
-    # The files stay open until the last thread has ended.
-    with ExitStack() as files, ThreadPoolExecutor(num_threads, "weights") as pool:
-        try:
-            for piece, buffer in zip(_pieces(wanted, files), cycle(buffers), strict=False):
-                if len(reads) == len(buffers):
+    def __init__(self, device: torch.device) -> None:
+        num_threads = min(MAX_THREADS, len(os.sched_getaffinity(0)))
+        self._pool = ThreadPoolExecutor(num_threads, "weights")
+        self._buffers = [_Buffer(device) for _ in range(2 * num_threads)]
+        self._device = device
+
+    def __enter__(self) -> Reader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown()
+
+    def read(self, wanted: Iterable[tuple[Source, Tensor]]) -> None:
+        """Fill each tensor from its source; all of it is there on return.
+
+        The tensors are contiguous and as large as their sources. Raises OSError, EOFError for a
+        file that ends early.
+        """
+        in_order = sorted(wanted, key=lambda pair: (pair[0].file, pair[0].offset))
+        handover = _Handover(self._device)
+        reads: deque[tuple[_Piece, _Buffer, Future[None]]] = deque()  # oldest first
+        with ExitStack() as files:
+            try:
+                for piece, buffer in zip(
+                    _pieces(in_order, files), cycle(self._buffers), strict=False
+                ):
+                    if len(reads) == len(self._buffers):
+                        handover.take(*reads.popleft())
+                        buffer.wait()
+                    reads.append((piece, buffer, self._pool.submit(_read, piece, buffer)))
+                while reads:
                     handover.take(*reads.popleft())
-                    buffer.wait()
-                reads.append((piece, buffer, pool.submit(_read, piece, buffer)))
-            while reads:
-                handover.take(*reads.popleft())
-        finally:
-            for _, _, read in reads:  # after an error
-                read.cancel()
-            handover.finish()
+            finally:
+                # After an error some still read; files stay open until they have ended.
+                wait([read for _, _, read in reads if not read.cancel()])
+                handover.finish()
 
 
 def _pieces(wanted: Iterable[tuple[Source, Tensor]], files: ExitStack) -> Iterator[_Piece]:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from predictor.model.config import CheckpointError, ModelConfig
 from predictor.model.model import Model
-from predictor.model.reading import DTYPES, Source, read_all, sources
+from predictor.model.reading import DTYPES, Reader, Source, sources
 
 logger = logging.getLogger(__name__)
 
@@ -75,19 +75,17 @@ def load_model(path: Path, *, device: torch.device | str, dtype: torch.dtype) ->
     model = Model.empty(config, device=device, dtype=dtype)
     targets = model.tensors()
     _check_names(path, files, targets, config)
-    wanted = _sources(path, files, targets)
-    head: Tensor | None = None
-    if config.tied_embeddings and HEAD in files:
-        head = torch.empty_like(targets[EMBEDDING])
-        wanted.append((_tied_head(path, files[HEAD], head), head))
+    places = _places(path, files, targets)
     began_s = time.monotonic()
     try:
-        read_all(wanted, device)
+        with Reader(device) as reader:
+            reader.read([(places[name], target) for name, target in targets.items()])
+            if config.tied_embeddings and HEAD in files:
+                _check_tied_head(path, files[HEAD], targets[EMBEDDING], reader)
     except (OSError, EOFError) as error:
         raise CheckpointError(f"{path}: not readable as safetensors: {error}") from error
-    if head is not None and not torch.equal(head, targets[EMBEDDING]):
-        raise _untied(path, files[HEAD])
-    logger.info("weights read", extra={"fields": {"seconds": time.monotonic() - began_s}})
+    seconds = round(time.monotonic() - began_s, 3)
+    logger.info("weights read", extra={"fields": {"seconds": seconds}})
     model.finish_loading()
     return model
 
@@ -160,20 +158,20 @@ def _listed(names: list[str]) -> str:
     return f"{len(names)} tensors: {shown}{', ...' if len(names) > 5 else ''}"
 
 
-def _sources(
+def _places(
     path: Path, files: dict[str, tuple[str, str]], targets: dict[str, Tensor]
-) -> list[tuple[Source, Tensor]]:
+) -> dict[str, Source]:
     """Where each of our tensors is read from, once its shape and type were found right."""
-    wanted: list[tuple[Source, Tensor]] = []
+    places: dict[str, Source] = {}
     for file in sorted({file for file, _ in files.values()}):
+        in_file = sources(path / file)
         names = {ours: theirs for ours, (f, theirs) in files.items() if f == file}
-        places = sources(path / file)
         with _opened(path / file) as shard:
             for ours, theirs in names.items():
                 if ours in targets:
                     _check_tensor(path / file, shard, theirs, targets[ours])
-                    wanted.append((places[theirs], targets[ours]))
-    return wanted
+                    places[ours] = in_file[theirs]
+    return places
 
 
 def _check_tensor(file: Path, shard: Any, name: str, target: Tensor) -> None:
@@ -188,22 +186,21 @@ def _check_tensor(file: Path, shard: Any, name: str, target: Tensor) -> None:
         raise CheckpointError(f"{file}: tensor {name} is {dtype}, not floating point")
 
 
-def _tied_head(path: Path, where: tuple[str, str], embedding: Tensor) -> Source:
+def _check_tied_head(path: Path, where: tuple[str, str], embedding: Tensor, reader: Reader) -> None:
     """A stored head must be the embedding it is tied to, or one of the two would be ignored."""
     file, name = where
     with _opened(path / file) as shard:
-        place = sources(path / file).get(name)
-        if place is None or tuple(shard.get_slice(name).get_shape()) != tuple(embedding.shape):
-            raise _untied(path, where)
-    return place
-
-
-def _untied(path: Path, where: tuple[str, str]) -> CheckpointError:
-    file, name = where
-    return CheckpointError(
-        f"{path / file}: tensor {name} differs from the embedding, "
-        "though config.json ties them (tie_word_embeddings)"
-    )
+        same = tuple(shard.get_slice(name).get_shape()) == tuple(embedding.shape)
+    place = sources(path / file).get(name)
+    if same and place is not None:
+        head = torch.empty_like(embedding)
+        reader.read([(place, head)])
+        same = torch.equal(head, embedding)
+    if not same or place is None:
+        raise CheckpointError(
+            f"{path / file}: tensor {name} differs from the embedding, "
+            "though config.json ties them (tie_word_embeddings)"
+        )
 
 
 @contextmanager

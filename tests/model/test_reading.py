@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from predictor.model import reading
-from predictor.model.reading import Source, read_all, sources
+from predictor.model.reading import Reader, Source, sources
 
 CPU = torch.device("cpu")
 STORED = (torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.float8_e4m3fn)
@@ -39,7 +39,8 @@ def test_tensors_are_those_that_safetensors_reads(
     places = sources(file)
     assert places.keys() == expected.keys() - {"counts"}
     read = {name: torch.full(expected[name].shape, 7.0, dtype=dtype) for name in places}
-    read_all([(places[name], target) for name, target in read.items()], CPU)
+    with Reader(CPU) as reader:
+        reader.read([(places[name], target) for name, target in read.items()])
     for name, tensor in read.items():
         assert torch.equal(tensor, expected[name].to(dtype)), name
 
@@ -47,8 +48,8 @@ def test_tensors_are_those_that_safetensors_reads(
 def test_a_file_that_ends_early_is_an_error(file: Path) -> None:
     source = sources(file)["torch.float32.1"]
     behind = Source(file, file.stat().st_size - 2, source.dtype)
-    with pytest.raises(EOFError, match="ends early"):
-        read_all([(behind, torch.empty(9))], CPU)
+    with Reader(CPU) as reader, pytest.raises(EOFError, match="ends early"):
+        reader.read([(behind, torch.empty(9))])
 
 
 def test_an_error_leaves_no_thread_behind(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,9 +57,8 @@ def test_an_error_leaves_no_thread_behind(file: Path, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(reading, "PIECE_BYTES", 8)
     before = threading.active_count()
-    missing = Source(file.with_name("absent"), 0, torch.float32)
-    with pytest.raises(FileNotFoundError):
-        read_all(
-            [(sources(file)["torch.float32.1"], torch.empty(1001)), (missing, torch.empty(9))], CPU
-        )
+    missing = Source(file.with_name("zzz"), 0, torch.float32)
+    some = sources(file)["torch.float32.1"]
+    with Reader(CPU) as reader, pytest.raises(FileNotFoundError):
+        reader.read([(some, torch.empty(1001)), (missing, torch.empty(9))])
     assert threading.active_count() == before
