@@ -6,6 +6,9 @@ Run at start on the device that will serve, and by the tests.
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -20,10 +23,12 @@ MAX_LENGTH = 160
 # Largest |difference| / |plain|, over all elements together.
 TOLERANCE = {torch.float32: 5e-5, torch.float16: 5e-3, torch.bfloat16: 2e-2}
 
+Check: TypeAlias = Callable[[Fusion, Decoder], float]
+
 
 def kernel_errors(fusion: Fusion, decoder: Decoder) -> dict[str, str]:
     """What is wrong with the kernels that `fusion` asks for: its field -> the reason."""
-    checks: dict[str, Callable[[Fusion, Decoder], float]] = {}
+    checks: dict[str, Check] = {}
     checks |= {"norm": _norm} if fusion.norm else {}
     checks |= {"rope": _rope} if fusion.rope else {}
     checks |= {"swiglu": _swiglu} if fusion.swiglu else {}
@@ -31,15 +36,40 @@ def kernel_errors(fusion: Fusion, decoder: Decoder) -> dict[str, str]:
     checks |= {"attention": _attention} if fusion.attention != "masked" else {}
     tolerance = TOLERANCE[decoder.norm.weight.dtype]
     errors = {}
-    for name, check in checks.items():
-        try:
-            difference = check(fusion, decoder)
-        except Exception as error:  # noqa: BLE001  a compiler can fail in any way
-            errors[name] = f"{type(error).__name__}: {error}"
-            continue
-        if not difference <= tolerance:  # NaN fails too
+    for name, difference in _run_all(checks, fusion, decoder).items():
+        if isinstance(difference, Exception):
+            errors[name] = f"{type(difference).__name__}: {difference}"
+        elif not difference <= tolerance:  # NaN fails too
             errors[name] = f"relative difference {difference:.1e}, at most {tolerance:.0e} is fine"
     return errors
+
+
+def _run_all(
+    checks: dict[str, Check], fusion: Fusion, decoder: Decoder
+) -> dict[str, float | Exception]:
+    """What each check gives or raises. On CUDA they compile at the same time, the first one alone:
+    it sets up the compiler."""
+    is_inference = torch.is_inference_mode_enabled()  # each thread has its own mode, and device
+
+    def run(check: Check) -> float | Exception:
+        device = decoder.norm.weight.device
+        current = torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+        try:
+            with current, torch.inference_mode(is_inference):
+                return check(fusion, decoder)
+        except Exception as error:  # noqa: BLE001  a compiler can fail in any way
+            return error
+
+    if not decoder.norm.weight.is_cuda:
+        return {name: run(check) for name, check in checks.items()}
+    results: dict[str, float | Exception] = {}
+    with ThreadPoolExecutor(max(1, len(checks)), "kernels") as pool:
+        for name in list(checks)[:1]:
+            results[name] = run(checks[name])
+        rest = {
+            name: pool.submit(run, check) for name, check in checks.items() if name not in results
+        }
+        return results | {name: future.result() for name, future in rest.items()}
 
 
 def difference(ours: Tensor, plain: Tensor) -> float:
