@@ -9,6 +9,7 @@ import sys
 from predictor.config import SettingsError, load_settings
 from predictor.errors import InvalidInput
 from predictor.logs import configure_logging
+from predictor.model.readahead import read_ahead
 from predictor.settings import Settings
 from predictor.settings_doc import effective
 from predictor.text.languages import parse_language
@@ -26,14 +27,21 @@ def main() -> None:
         raise SystemExit(2) from error
     configure_logging(settings.log_format, settings.log_level)
     _log_settings(settings)
+    if settings.model_dir is not None:
+        read_ahead(settings.model_dir)
+    from predictor.loading import Loading  # torch, and nothing of the web
+
+    loading = Loading(settings)
     # KServe parses sys.argv while it is imported: by then our flags are read and gone.
     sys.argv[1:] = []
     from predictor.server import build_server
 
     try:
-        build_server(settings).start()
+        build_server(settings, loading=loading).start()
     except Exception as error:
         logger.critical("the server cannot go on: %s", error, exc_info=error)
+        if not loading.done():
+            os._exit(1)  # the thread would be torn down while it works
         raise SystemExit(1) from error
 
 
