@@ -27,6 +27,8 @@ def main() -> None:
         raise SystemExit(2) from error
     configure_logging(settings.log_format, settings.log_level)
     _log_settings(settings)
+    # Threads of torch that wait burn a core each, unless told before torch is there.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if settings.model_dir is not None:
         read_ahead(settings.model_dir)
     from predictor.loading import Loading  # torch, and nothing of the web

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import sys
 import threading
 import time
 from concurrent.futures import Future
@@ -25,6 +26,10 @@ from predictor.settings import Settings
 from predictor.text.tokenizer import TextTokenizer
 
 logger = logging.getLogger(__name__)
+
+# Each operation on tensors lets go of the interpreter; while the other thread imports, getting it
+# back takes as long as this, five milliseconds if nothing is said.
+SWITCH_S = 0.0002
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +63,14 @@ class Loading:
         return self._result.result()
 
     def _run(self) -> None:
+        usual_s = sys.getswitchinterval()
+        sys.setswitchinterval(SWITCH_S)
         try:
             self._result.set_result(self._load())
         except BaseException as error:  # noqa: BLE001  raised where it is waited for
             self._result.set_exception(error)
+        finally:
+            sys.setswitchinterval(usual_s)
 
     def _load(self) -> Checkpoint:
         logger.info("loading")
