@@ -106,5 +106,5 @@ def _engine_options(settings: Settings) -> EngineOptions:
 def _import_kernels() -> None:
     """What is imported late, and on CUDA only."""
     if torch.cuda.is_available():
-        for name in ("engine.graphs", "engine.rehearsal", "model.kernels", "model.parity"):
+        for name in ("engine.graphs", "engine.rehearsal", "model.kernels"):
             importlib.import_module(f"predictor.{name}")
