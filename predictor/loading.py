@@ -12,7 +12,7 @@ import logging
 import sys
 import threading
 import time
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,7 +51,7 @@ class Loading:
         self._settings = settings
         self.options = _engine_options(settings)
         self._result: Future[Checkpoint] = Future()
-        _import_kernels()
+        _import_late(settings)
         threading.Thread(target=self._run, name="loading", daemon=True).start()
 
     def done(self) -> bool:
@@ -84,10 +84,10 @@ class Loading:
         )
         device = choose_device(settings.device)
         dtype = choose_dtype(settings.dtype, device)
-        tokenizer = TextTokenizer.load(folder)
-        logger.info("tokenizer read")
-        runner = build_runner(folder, device, dtype, self.options)
-        return Checkpoint(folder, device, dtype, tokenizer, runner)
+        with ThreadPoolExecutor(1, "tokenizer") as beside:
+            tokenizer = beside.submit(TextTokenizer.load, folder)
+            runner = build_runner(folder, device, dtype, self.options)
+        return Checkpoint(folder, device, dtype, tokenizer.result(), runner)
 
 
 def _engine_options(settings: Settings) -> EngineOptions:
@@ -103,8 +103,10 @@ def _engine_options(settings: Settings) -> EngineOptions:
     )
 
 
-def _import_kernels() -> None:
-    """What is imported late, and on CUDA only."""
+def _import_late(settings: Settings) -> None:
+    """What is otherwise imported where it is needed, since not every start needs it."""
+    names = ["huggingface_hub._snapshot_download"] if settings.model_id is not None else []
     if torch.cuda.is_available():
-        for name in ("engine.graphs", "engine.rehearsal", "model.kernels"):
-            importlib.import_module(f"predictor.{name}")
+        names += [f"predictor.{n}" for n in ("engine.graphs", "engine.rehearsal", "model.kernels")]
+    for name in names:
+        importlib.import_module(name)

@@ -231,6 +231,7 @@ class Bench:
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.arguments = arguments
         self.deadline = time.monotonic() + arguments.budget_s
+        self.compiled_for = ""  # the shape whose kernels are in the cache
         self.result: dict[str, Any] = {
             "environment": {},
             "method": "python -m predictor on random weights; seconds from the start of the "
@@ -266,7 +267,9 @@ class Bench:
             else:
                 remember(folder)
             try:
-                runs.append(measure(folder, kernels, left_s, self.arguments.server))
+                if kind == "warm" and self.compiled_for != folder.name:
+                    self._measure(folder, kernels, left_s)  # fills the cache
+                runs.append(self._measure(folder, kernels, left_s))
             except (StartFailedError, OSError) as error:
                 row["error"] = f"{type(error).__name__}: {error}"[-2000:]
                 break
@@ -278,6 +281,11 @@ class Bench:
         self.result["rows"][name] = row or {"skipped": "out of time"}
         print(f"{name}: {json.dumps(_rounded(row))[:1500]}", file=sys.stderr, flush=True)
         self.save()
+
+    def _measure(self, folder: Path, kernels: Path, limit_s: float) -> dict[str, Any]:
+        run = measure(folder, kernels, limit_s, self.arguments.server)
+        self.compiled_for = folder.name
+        return run
 
     def save(self) -> None:
         output: Path | None = self.arguments.output
