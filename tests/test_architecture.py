@@ -20,6 +20,7 @@ LAYERS = [
     {"text", "model"},
     {"audio", "ready_clip"},
     {"engine"},
+    {"loading"},
     {"admission", "transcriber"},
     {"service"},
     {"api"},
@@ -34,6 +35,8 @@ LIGHT = [
     "predictor.audio.pool",
     "predictor.audio.limits",
     "predictor.config",
+    "predictor.model.readahead",
+    "predictor.text.tokenizer",
     "predictor.metrics",
     "predictor.types",
 ]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -12,6 +14,7 @@ from predictor.engine.engine import Engine
 from predictor.engine.memory import plan_slots, work_bytes
 from predictor.engine.options import EngineOptions, StepStats
 from predictor.engine.runner import TorchRunner
+from predictor.model.config import ModelConfig
 from predictor.model.model import Model
 from predictor.model.weights import load_model
 
@@ -40,29 +43,62 @@ def build_engine(
     (bfloat16 on CUDA, float32 on CPU) or one of DTYPES. CheckpointError when the folder cannot
     be served, ValueError when no sequence fits in memory.
     """
-    chosen_device = choose_device(device)
-    chosen_dtype = choose_dtype(dtype, chosen_device)
-    if chosen_device.type == "cuda" and chosen_dtype == torch.float32:
+    return Engine(build_runner(model_path, device, dtype, options), options, on_step)
+
+
+def build_runner(
+    model_path: Path, device: str | torch.device, dtype: str | torch.dtype, options: EngineOptions
+) -> TorchRunner:
+    """As `build_engine`, but only what takes long, ready for the first requests."""
+    device = choose_device(device)
+    dtype = choose_dtype(dtype, device)
+    if device.type == "cuda" and dtype == torch.float32:
         torch.backends.cudnn.allow_tf32 = False  # TF32 would cost three digits
-    model = load_model(model_path, device=chosen_device, dtype=chosen_dtype)
-    max_model_len = min(options.max_model_len, model.config.text.max_positions)
-    work = work_bytes(model.config, options, max_model_len, chosen_dtype)
-    if chosen_device.type == "cuda":
+    config = ModelConfig.from_folder(model_path)
+    with ThreadPoolExecutor(1, "rehearsal") as beside:
+        rehearsal = beside.submit(_rehearse, config, device, dtype)
+        model = load_model(model_path, device=device, dtype=dtype)
+        rehearsal.result()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()  # the cache is planned from what is free
+    max_model_len = min(options.max_model_len, config.text.max_positions)
+    work = work_bytes(config, options, max_model_len, dtype)
+    if device.type == "cuda":
         work *= 2  # graphs have memory of their own, beside what runs call by call
-    num_slots = plan_slots(
-        model.config.text, options, max_model_len, chosen_device, chosen_dtype, work
-    )
+    num_slots = plan_slots(config.text, options, max_model_len, device, dtype, work)
     logger.info(
         "loaded %s on %s in %s: %d slots of %d tokens",
-        model_path, chosen_device, chosen_dtype, num_slots, max_model_len,
+        model_path, device, dtype, num_slots, max_model_len,
     )  # fmt: skip
-    runner = make_runner(
+    return make_runner(
         model,
         num_slots=num_slots,
         max_model_len=max_model_len,
         max_prefill_audio_s=options.max_prefill_audio_s,
     )
-    return Engine(runner, options, on_step)
+
+
+def _rehearse(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> None:
+    """Compile on CUDA what serving will run; whatever fails here, the real runner will say."""
+    if device.type != "cuda":
+        return
+    from predictor.engine.graphs import GraphOptions, GraphRunner
+    from predictor.engine.rehearsal import MAX_LENGTH, NUM_SLOTS, rehearse
+
+    def runner(model: Model) -> GraphRunner:
+        # Without graphs: a capture minds what other threads do to the device.
+        options = GraphOptions(use_graphs=False)
+        return GraphRunner(model, num_slots=NUM_SLOTS, max_model_len=MAX_LENGTH, options=options)
+
+    began_s = time.monotonic()
+    try:
+        with torch.cuda.device(device):
+            rehearse(config, device, dtype, runner)
+    except Exception:
+        logger.exception("the rehearsal failed; the start goes on without it")
+        return
+    seconds = time.monotonic() - began_s
+    logger.info("kernels compiled", extra={"fields": {"seconds": round(seconds, 3)}})
 
 
 def make_runner(
@@ -77,7 +113,9 @@ def make_runner(
     runner = GraphRunner(
         model, num_slots=num_slots, max_model_len=max_model_len, options=graph_options
     )
+    logger.info("kernels checked")
     runner.capture_up_to(READY_SEQUENCES, READY_PREFILL_S)
+    logger.info("first graphs captured")
     return runner
 
 

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -34,6 +36,8 @@ TOLERANCE = {torch.float32: 5e-5, torch.float16: 5e-3, torch.bfloat16: 2e-2}
 # Of rows in 8 bits: one last bit of a row's peak moves its scale, and many values by a step.
 ROWS_TOLERANCE = 5e-2
 
+Check: TypeAlias = Callable[[Fusion, Decoder], float]
+
 
 def checked(fusion: Fusion, model: Model) -> Fusion:
     """`fusion` without the kernels that fail on this device or differ from their plain twins."""
@@ -54,7 +58,7 @@ def checked(fusion: Fusion, model: Model) -> Fusion:
 def kernel_errors(fusion: Fusion, model: Model) -> dict[str, str]:
     """What is wrong with the kernels that `fusion` asks for: its field -> the reason."""
     decoder = model.decoder
-    checks: dict[str, Callable[[Fusion, Decoder], float]] = {}
+    checks: dict[str, Check] = {}
     checks |= {"norm": _norm} if fusion.norm else {}
     checks |= {"rope": _rope} if fusion.rope else {}
     checks |= {"swiglu": _swiglu} if fusion.swiglu else {}
@@ -66,18 +70,43 @@ def kernel_errors(fusion: Fusion, model: Model) -> dict[str, str]:
     checks |= {"features": lambda *_: _features(model)} if fusion.features else {}
     checks |= {"attention": _attention} if fusion.attention != "masked" else {}
     errors = {}
-    for name, check in checks.items():
+    for name, difference in _run_all(checks, fusion, decoder).items():
         tolerance = TOLERANCE[decoder.norm.weight.dtype]
         if name == "rows" or (name == "thin" and is_fp8(decoder)):
             tolerance = ROWS_TOLERANCE
-        try:
-            difference = check(fusion, decoder)
-        except Exception as error:  # noqa: BLE001  a compiler can fail in any way
-            errors[name] = f"{type(error).__name__}: {error}"
-            continue
-        if not difference <= tolerance:  # NaN fails too
+        if isinstance(difference, Exception):
+            errors[name] = f"{type(difference).__name__}: {difference}"
+        elif not difference <= tolerance:  # NaN fails too
             errors[name] = f"relative difference {difference:.1e}, at most {tolerance:.0e} is fine"
     return errors
+
+
+def _run_all(
+    checks: dict[str, Check], fusion: Fusion, decoder: Decoder
+) -> dict[str, float | Exception]:
+    """What each check gives or raises. On CUDA they compile at the same time, the first one alone:
+    it sets up the compiler."""
+    is_inference = torch.is_inference_mode_enabled()  # each thread has its own mode, and device
+
+    def run(check: Check) -> float | Exception:
+        device = decoder.norm.weight.device
+        current = torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+        try:
+            with current, torch.inference_mode(is_inference):
+                return check(fusion, decoder)
+        except Exception as error:  # noqa: BLE001  a compiler can fail in any way
+            return error
+
+    if not decoder.norm.weight.is_cuda:
+        return {name: run(check) for name, check in checks.items()}
+    results: dict[str, float | Exception] = {}
+    with ThreadPoolExecutor(max(1, len(checks)), "kernels") as pool:
+        for name in list(checks)[:1]:
+            results[name] = run(checks[name])
+        rest = {
+            name: pool.submit(run, check) for name, check in checks.items() if name not in results
+        }
+        return results | {name: future.result() for name, future in rest.items()}
 
 
 def difference(ours: Tensor, plain: Tensor) -> float:

@@ -1,4 +1,5 @@
-"""Writes the performance tables of both READMEs from tests/bench/results/engine-h200.json.
+"""Writes the performance tables of both READMEs from tests/bench/results/engine-h200.json, and from
+the start-*.json beside it that was measured on the same kind of GPU.
 
 python -m tests.bench.readme
 """
@@ -41,15 +42,41 @@ ROWS = {
     "0.6B offline 30 s": ("0.6B, 30 s clips, 256 at once", "0.6B，30 秒音频，256 路并发"),
     "0.6B offline 10 s": ("0.6B, 10 s clips, 256 at once", "0.6B，10 秒音频，256 路并发"),
 }
+START_ROWS = {
+    "1.7B start, cold": (
+        "1.7B, process start to first transcript over HTTP, no caches",
+        "1.7B，从进程启动到经 HTTP 得到首个转写，无任何缓存",
+    ),
+    "1.7B start, compile": (
+        "the same, files in memory, kernels to compile",
+        "同上，文件已在内存，算子待编译",
+    ),
+    "1.7B start, warm": (
+        "the same, files in memory, kernels compiled earlier",
+        "同上，文件已在内存，算子此前已编译",
+    ),
+}
 HEADS = (("what", "measured"), ("项目", "实测"))
 FILES = ("README.md", "README.zh-CN.md")
+
+
+def load_results(engine: Path = RESULTS) -> dict[str, Any]:
+    """The engine's results, with the rows of a start on the same kind of GPU among them."""
+    results: dict[str, Any] = json.loads(engine.read_text())
+    for file in sorted(engine.parent.glob("start-*.json")):
+        start = json.loads(file.read_text())
+        if start["environment"]["gpu"] == results["environment"]["gpu"]:
+            measured = {key: row for key, row in start["rows"].items() if "value" in row}
+            results["rows"] |= {key: measured[key] for key in START_ROWS if key in measured}
+    return results
 
 
 def table(results: dict[str, Any], language: int) -> str:
     """The Markdown table; `language` 0 is English, 1 Chinese."""
     what, measured = HEADS[language]
     lines = [f"| {what} | {measured} |", "| --- | ---: |"]
-    for key, names in ROWS.items():
+    started = {key: names for key, names in START_ROWS.items() if key in results["rows"]}
+    for key, names in (ROWS | started).items():
         row = results["rows"][key]
         value = f"{row['value']:,.0f}" if row["value"] >= 100 else f"{row['value']:.3g}"
         unit = "" if "/" in row["unit"] else f" {row['unit']}"
@@ -63,7 +90,7 @@ def shown(text: str) -> str:
 
 
 def main() -> None:
-    results = json.loads(RESULTS.read_text())
+    results = load_results()
     for language, name in enumerate(FILES):
         path = ROOT / name
         head, _, rest = path.read_text("utf-8").partition(BEGIN)
