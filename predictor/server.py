@@ -13,6 +13,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -29,7 +30,7 @@ from predictor.api.grpc_server import create_grpc_server
 from predictor.audio.decode import AudioDecoder, AudioLimits, AudioOptions
 from predictor.audio.segment import split
 from predictor.config import Settings
-from predictor.engine import EngineOptions, StepStats, build_engine
+from predictor.engine import Engine, EngineOptions, StepStats, build_engine
 from predictor.engine.build import choose_device, choose_dtype
 from predictor.metrics import Metrics
 from predictor.model.weights import resolve_model
@@ -172,10 +173,36 @@ def _listen(host: str, port: int) -> socket.socket:
     return socket.create_server((host, port), family=family, backlog=2048)
 
 
-def build_server(settings: Settings, registry: CollectorRegistry = REGISTRY) -> AsrServer:
+@dataclass(frozen=True, slots=True)
+class MadeEngine:
+    """An engine with its weights loaded, not started, and where it runs."""
+
+    engine: Engine
+    device: str
+    dtype: str
+
+
+Observer = Callable[[StepStats], None]
+MakeEngine = Callable[[Settings, Path, Observer], MadeEngine]
+
+
+def make_engine(settings: Settings, folder: Path, on_step: Observer) -> MadeEngine:
+    """Load the checkpoint in `folder` as the settings say. Raises CheckpointError, ValueError."""
+    device = choose_device(settings.device)
+    dtype = choose_dtype(settings.dtype, device)
+    engine = build_engine(folder, device, dtype, engine_options(settings), on_step)
+    return MadeEngine(engine, str(device), str(dtype).removeprefix("torch."))
+
+
+def build_server(
+    settings: Settings,
+    registry: CollectorRegistry = REGISTRY,
+    make_engine: MakeEngine = make_engine,
+) -> AsrServer:
     """Everything wired, nothing started, no weights read yet.
 
-    KServe's own metrics are in the default `registry`; another one is for tests.
+    KServe's own metrics are in the default `registry`; another one is for tests. `make_engine` is
+    another one for benchmarks, whose weights come from nowhere.
     """
     metrics = Metrics(registry)
     decoder = AudioDecoder(
@@ -189,7 +216,7 @@ def build_server(settings: Settings, registry: CollectorRegistry = REGISTRY) -> 
     )
     model = AsrModel(
         settings.model_name,
-        lambda: _load(settings, metrics),
+        lambda: _load(settings, metrics, make_engine),
         decoder,
         ready_clip(),
         metrics,
@@ -209,7 +236,8 @@ def _audio_limits(settings: Settings) -> AudioLimits:
     )
 
 
-def _engine_options(settings: Settings) -> EngineOptions:
+def engine_options(settings: Settings) -> EngineOptions:
+    """The settings that are the engine's."""
     return EngineOptions(
         max_num_seqs=settings.max_num_seqs,
         max_model_len=settings.max_model_len,
@@ -222,7 +250,7 @@ def _engine_options(settings: Settings) -> EngineOptions:
     )
 
 
-def _observer(metrics: Metrics) -> Callable[[StepStats], None]:
+def _observer(metrics: Metrics) -> Observer:
     """Called in the engine's thread after each step."""
 
     def observe(step: StepStats) -> None:
@@ -234,7 +262,7 @@ def _observer(metrics: Metrics) -> Callable[[StepStats], None]:
     return observe
 
 
-def _load(settings: Settings, metrics: Metrics) -> Loaded:
+def _load(settings: Settings, metrics: Metrics, make_engine: MakeEngine) -> Loaded:
     """Read the checkpoint and build what transcribes with it. Slow; runs in a thread."""
     if settings.num_threads is not None:
         torch.set_num_threads(settings.num_threads)
@@ -245,9 +273,8 @@ def _load(settings: Settings, metrics: Metrics) -> Loaded:
     )
     tokenizer = TextTokenizer.load(folder)
     prompts = PromptBuilder(tokenizer, settings.max_context_tokens)
-    device = choose_device(settings.device)
-    dtype = choose_dtype(settings.dtype, device)
-    engine = build_engine(folder, device, dtype, _engine_options(settings), _observer(metrics))
+    made = make_engine(settings, folder, _observer(metrics))
+    engine = made.engine
     options = TranscriberOptions(segment_s=settings.segment_s)
     admission = Admission(settings.max_held_audio_s, metrics)
     transcriber = Transcriber(engine.submit, split, tokenizer, prompts, options, admission, metrics)
@@ -256,8 +283,8 @@ def _load(settings: Settings, metrics: Metrics) -> Loaded:
         model_name=settings.model_name,
         version=__version__,
         checkpoint=_checkpoint_name(settings, folder),
-        device=str(device),
-        dtype=str(dtype).removeprefix("torch."),
+        device=made.device,
+        dtype=made.dtype,
     ).set(1)
     return Loaded(engine, transcriber, prompts)
 
