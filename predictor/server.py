@@ -30,7 +30,14 @@ from predictor.api.grpc_server import create_grpc_server
 from predictor.audio.decode import AudioDecoder, AudioLimits, AudioOptions
 from predictor.audio.segment import split
 from predictor.config import Settings
-from predictor.engine import Engine, EngineOptions, StepStats, build_engine
+from predictor.engine import (
+    Engine,
+    EngineOptions,
+    EngineProcess,
+    EngineSpec,
+    StepStats,
+    build_engine,
+)
 from predictor.engine.build import choose_device, choose_dtype
 from predictor.metrics import Metrics
 from predictor.model.weights import resolve_model
@@ -177,7 +184,7 @@ def _listen(host: str, port: int) -> socket.socket:
 class MadeEngine:
     """An engine with its weights loaded, not started, and where it runs."""
 
-    engine: Engine
+    engine: Engine | EngineProcess
     device: str
     dtype: str
 
@@ -187,11 +194,30 @@ MakeEngine = Callable[[Settings, Path, Observer], MadeEngine]
 
 
 def make_engine(settings: Settings, folder: Path, on_step: Observer) -> MadeEngine:
-    """Load the checkpoint in `folder` as the settings say. Raises CheckpointError, ValueError."""
+    """Load the checkpoint in `folder` as the settings say, here or in a process of its own.
+
+    Raises CheckpointError, ValueError, RuntimeError.
+    """
+    if settings.engine_process:  # then nothing here may touch the device
+        process = EngineProcess(engine_spec(settings, folder), on_step)
+        return MadeEngine(process, process.loaded.device, process.loaded.dtype)
     device = choose_device(settings.device)
     dtype = choose_dtype(settings.dtype, device)
     engine = build_engine(folder, device, dtype, engine_options(settings), on_step)
     return MadeEngine(engine, str(device), str(dtype).removeprefix("torch."))
+
+
+def engine_spec(settings: Settings, folder: Path) -> EngineSpec:
+    """What a process of its own must know to make the same engine."""
+    return EngineSpec(
+        model_path=folder,
+        device=settings.device,
+        dtype=settings.dtype,
+        options=engine_options(settings),
+        num_threads=settings.num_threads,
+        log_format=settings.log_format,
+        log_level=settings.log_level,
+    )
 
 
 def build_server(

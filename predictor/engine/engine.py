@@ -16,7 +16,7 @@ from collections.abc import Callable
 from predictor.engine.options import EngineOptions, EngineStats, StepStats
 from predictor.engine.protocol import Runner, StepOutput
 from predictor.engine.scheduler import Scheduler, Step
-from predictor.engine.sequence import Sequence
+from predictor.engine.sequence import Limits, Sequence
 from predictor.engine.speed import Speed
 from predictor.engine.stream import Delivery, Outlet, Sink, TokenStream
 from predictor.errors import AsrError, InternalError, NotReady
@@ -73,6 +73,11 @@ class Engine:
         if thread is None or not thread.is_alive() or self._dead:
             return False
         return began_s is None or time.monotonic() - began_s < self._options.stall_timeout_s
+
+    @property
+    def limits(self) -> Limits:
+        """What any request must fit in."""
+        return self._runner.limits
 
     def stats(self) -> EngineStats:
         """Plain figures of this moment."""

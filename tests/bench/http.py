@@ -34,7 +34,8 @@ from tests.bench.http_load import Answers, Load, Window, difference, row
 from tests.bench.load import TOKENS_PER_AUDIO_S, Shares
 
 START_TIMEOUT_S = 240.0
-MODES = ("engine", "shared", "own")  # without HTTP; beside the server; in a process of its own
+# Without HTTP; beside the server; in a process of its own. And `engine_own`: the last without HTTP.
+MODES = ("engine", "shared", "own")
 METHOD = (
     "random weights; answers forced by ignoring end tokens; closed loop of so many requests in "
     "flight, warmed up, then counted in a window; WAV bodies (16 kHz PCM16) to the V1 route from "
@@ -106,9 +107,10 @@ class Bench:
             self.add(mode, name, {"error": f"{type(error).__name__}: {error}"[:500]})
 
 
-def run_engine(bench: Bench) -> None:
-    """The loads without HTTP, in one process, which must load the model once."""
+def run_engine(bench: Bench, mode: str) -> None:
+    """The loads without HTTP, in one go, since the model must be made."""
     task = {
+        "own": mode == "engine_own",
         "shape": bench.shape,
         "device": bench.device,
         "max_num_seqs": bench.num_slots,
@@ -125,8 +127,8 @@ def run_engine(bench: Bench) -> None:
     rows = json.loads(done.stdout.splitlines()[-1])["rows"]
     alone = rows.pop("alone")
     for name, measured in rows.items():
-        bench.add("engine", name, measured)
-    bench.add("engine", "one clip", alone_row(alone, alone))
+        bench.add(mode, name, measured)
+    bench.add(mode, "one clip", alone_row(alone, alone))
 
 
 @contextmanager
@@ -235,8 +237,8 @@ def alone_row(first: dict[str, list[float]], last: dict[str, list[float]]) -> di
 def run_shape(bench: Bench, modes: list[str]) -> None:
     for mode in modes:
         try:
-            if mode == "engine":
-                run_engine(bench)
+            if mode.startswith("engine"):
+                run_engine(bench, mode)
                 continue
             with server(bench, mode) as port:
                 for load in bench.loads:
@@ -278,7 +280,9 @@ def rounded(value: Any) -> Any:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--shapes", default="1.7B", help="1.7B, 0.6B, tiny, paced; comma-separated")
-    parser.add_argument("--modes", default=",".join(MODES), help="some of engine, shared, own")
+    parser.add_argument(
+        "--modes", default=",".join(MODES), help="some of engine, engine_own, shared, own"
+    )
     parser.add_argument("--device", default="auto")
     parser.add_argument("--window_s", type=float, default=8.0)
     parser.add_argument("--warm_s", type=float, default=6.0)

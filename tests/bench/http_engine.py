@@ -16,8 +16,10 @@ import time
 from collections.abc import Callable
 from collections.abc import Sequence as Batch
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
+from predictor.engine import EngineProcess, EngineSpec
 from predictor.engine.engine import Engine
 from predictor.engine.options import EngineOptions, StepStats
 from predictor.engine.protocol import StepOutput
@@ -82,6 +84,18 @@ def bench_engine(
     return Engine(runner, settings, on_step)
 
 
+def bench_process(
+    shape: str,
+    device: str,
+    settings: EngineOptions,
+    on_step: Callable[[StepStats], None],
+    log_level: str = "info",
+) -> EngineProcess:
+    """The same engine in a process of its own."""
+    spec = EngineSpec(Path(shape), device, "auto", settings, log_level=log_level)
+    return EngineProcess(spec, on_step, worker="tests.bench.http_worker")
+
+
 async def _measure(
     engine: Any, shares: Shares, loads: list[Load], warm_s: float, window_s: float, num_alone: int
 ) -> dict[str, Any]:
@@ -115,7 +129,8 @@ def main() -> None:
     task = argparse.Namespace(**json.loads(sys.argv[1]))
     shares = Shares()
     settings = forced(options(max_num_seqs=task.max_num_seqs))
-    engine = bench_engine(task.shape, task.device, settings, shares.add)
+    make = bench_process if task.own else bench_engine
+    engine = make(task.shape, task.device, settings, shares.add)
     engine.start()
     try:
         loads = [Load(**load) for load in task.loads]

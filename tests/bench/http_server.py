@@ -60,7 +60,7 @@ def main() -> None:
     stand_in_for_codecs()
     from predictor import server as wiring
     from predictor.text.tokenizer import TextTokenizer
-    from tests.bench.http_engine import bench_engine, forced
+    from tests.bench.http_engine import bench_engine, bench_process, forced
 
     configure_logging(settings.log_format, settings.log_level)
     logging.getLogger("predictor.server").addHandler(Announcer())
@@ -81,7 +81,8 @@ def main() -> None:
             on_step(step)
 
         options = forced(wiring.engine_options(settings))
-        return wiring.MadeEngine(bench_engine(shape, device, options, observe), device, "auto")
+        make = bench_process if settings.engine_process else bench_engine
+        return wiring.MadeEngine(make(shape, device, options, observe), device, "auto")
 
     server = wiring.build_server(settings, make_engine=make_engine)
     server.decoder.start = lambda: None  # type: ignore[method-assign]  # no codec, no worker
