@@ -140,7 +140,7 @@ class EngineProcess:
                     self._child.send(item)
             except (BrokenPipeError, ConnectionResetError):
                 return  # the reader sees it too, and tells everyone
-            except OSError:
+            except Exception:  # no memory, no descriptors: the others go on
                 logger.exception("a request could not be passed to the engine's process")
                 if isinstance(item, Entry):
                     error = InternalError(item.sequence.request.request_id)

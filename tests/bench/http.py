@@ -168,14 +168,15 @@ def _port_when_ready(output: IO[str], log: IO[str]) -> int:
     raise RuntimeError("the server did not start:\n" + log.read()[-3000:])
 
 
-def shares_of(port: int) -> Shares:
-    """The engine's counters now."""
+def look(port: int) -> tuple[float, Shares]:
+    """Processor seconds of the server's process, and the engine's counters, until now."""
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/bench/shares") as response:
-        return Shares(**json.load(response))
+        values = json.load(response)
+    return values.pop("cpu_s"), Shares(**values)
 
 
-def ask_clients(tasks: list[Task]) -> tuple[Answers, Counter[str], list[Shares]]:
-    """Run client processes; all their answers, and the engine's counters around the window."""
+def ask_clients(tasks: list[Task]) -> tuple[Answers, Counter[str], list[tuple[float, Shares]]]:
+    """Run client processes; all their answers, and looks at the server around the window."""
     processes = [
         subprocess.Popen(
             [sys.executable, "-m", "tests.bench.http_client", task.to_json()],
@@ -188,7 +189,7 @@ def ask_clients(tasks: list[Task]) -> tuple[Answers, Counter[str], list[Shares]]
         if not tasks[0].count:
             for moment_s in (window.begin_s, window.end_s):
                 time.sleep(max(0.0, moment_s - time.monotonic()))
-                looks.append(shares_of(tasks[0].port))
+                looks.append(look(tasks[0].port))
         outputs = [json.loads(p.communicate(timeout=120)[0]) for p in processes]
     finally:
         for process in processes:
@@ -211,7 +212,9 @@ def run_load(bench: Bench, port: int, load: Load) -> dict[str, Any]:
         in_flight -= load.in_flight * index // num_clients
         tasks.append(Task(port, in_flight, load.duration_s, window, seed=index))
     answers, errors, looks = ask_clients(tasks)
-    measured = row(load, answers, difference(*looks), bench.window_s)
+    (cpu_s, before), (cpu_end_s, after) = looks
+    measured = row(load, answers, difference(before, after), bench.window_s)
+    measured["server_cpus"] = (cpu_end_s - cpu_s) / bench.window_s
     return measured | ({"error": f"failed requests: {errors}"[:500]} if errors else {})
 
 
@@ -250,19 +253,21 @@ def run_shape(bench: Bench, modes: list[str]) -> None:
 
 
 def table(result: dict[str, Any]) -> str:
-    lines = [f"{'row':<32}{'measured':>10} {'unit':<6}{'tokens/s':>10}{'between':>9}  latency"]
+    lines = [
+        f"{'row':<32}{'measured':>10} {'unit':<6}{'tokens/s':>10}{'between':>9}{'CPUs':>6}  latency"
+    ]
     for name, measured in result["rows"].items():
         if "value" not in measured:
             lines.append(f"{name:<32}{measured.get('error') or measured.get('skipped')}")
             continue
         value, unit = measured["value"], measured["unit"]
         if unit == "ms":
-            lines.append(f"{name:<32}{value:>10.4g} {unit:<25}  first {measured['first_ms']:.4g}")
+            lines.append(f"{name:<32}{value:>10.4g} {unit:<31}  first {measured['first_ms']:.4g}")
             continue
         latency = measured["latency"] or {"p50_ms": 0, "p95_ms": 0}
         lines.append(
             f"{name:<32}{value:>10.4g} {unit:<6}{measured['tokens_per_s']:>10.5g}"
-            f"{measured['between_steps_share']:>9.1%}  "
+            f"{measured['between_steps_share']:>9.1%}{measured.get('server_cpus', 0):>6.2f}  "
             f"p50 {latency['p50_ms']:.4g}, p95 {latency['p95_ms']:.4g} ms"
             + (f"  {measured['error']}" if "error" in measured else "")
         )

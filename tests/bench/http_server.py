@@ -2,7 +2,8 @@
 
     python -m tests.bench.http_server SHAPE DEVICE [--settings of the predictor]
 
-Prints `listening PORT`, then `ready`. `/bench/shares` tells what the engine has done so far.
+Prints `listening PORT`, then `ready`. `/bench/shares` tells what the engine has done so far,
+and the processor time that this process has used.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import logging
 import random
 import sys
+import time
 from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
@@ -84,9 +86,12 @@ def main() -> None:
         make = bench_process if settings.engine_process else bench_engine
         return wiring.MadeEngine(make(shape, device, options, observe), device, "auto")
 
+    def look() -> dict[str, Any]:
+        return {"cpu_s": time.process_time(), **asdict(shares)}
+
     server = wiring.build_server(settings, make_engine=make_engine)
     server.decoder.start = lambda: None  # type: ignore[method-assign]  # no codec, no worker
-    server.app.add_api_route("/bench/shares", lambda: asdict(shares))
+    server.app.add_api_route("/bench/shares", look)
     server.start()
 
 
