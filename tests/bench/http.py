@@ -59,6 +59,7 @@ class Bench:
         self.window_s: float = arguments.window_s
         self.warm_s: float = arguments.warm_s
         self.num_clients: int = arguments.clients
+        self.wanted = [part for part in arguments.loads.split(",") if part]
         self.deadline = time.monotonic() + arguments.budget_s
         self.result: dict[str, Any] = {
             "environment": describe(),
@@ -74,7 +75,8 @@ class Bench:
     def loads(self) -> list[Load]:
         if self.shape == "tiny":
             return [Load(4, 1.0)]
-        return [Load(n, s) for s in (30.0, 10.0) for n in (256, 64)]
+        loads = [Load(n, s) for s in (30.0, 10.0) for n in (256, 64)]
+        return [w for w in loads if not self.wanted or any(p in w.name for p in self.wanted)]
 
     @property
     def alone(self) -> Load:
@@ -288,6 +290,7 @@ def main() -> None:
     parser.add_argument(
         "--modes", default=",".join(MODES), help="some of engine, engine_own, shared, own"
     )
+    parser.add_argument("--loads", default="", help="parts of their names, such as 64 x 10; all")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--window_s", type=float, default=8.0)
     parser.add_argument("--warm_s", type=float, default=6.0)
