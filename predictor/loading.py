@@ -12,15 +12,22 @@ import logging
 import sys
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from predictor.engine.build import build_runner, choose_device, choose_dtype
-from predictor.engine.options import EngineOptions
-from predictor.engine.runner import TorchRunner
+from predictor.engine import (
+    Engine,
+    EngineOptions,
+    EngineProcess,
+    EngineSpec,
+    StepStats,
+    build_engine,
+)
+from predictor.engine.build import choose_device, choose_dtype
 from predictor.model.weights import resolve_model
 from predictor.settings import Settings
 from predictor.text.tokenizer import TextTokenizer
@@ -32,24 +39,66 @@ logger = logging.getLogger(__name__)
 SWITCH_S = 0.0002
 
 
+Observer = Callable[[StepStats], None]
+
+
+@dataclass(frozen=True, slots=True)
+class MadeEngine:
+    """An engine with its weights loaded, not started, and where it runs."""
+
+    engine: Engine | EngineProcess
+    device: str
+    dtype: str
+
+
+MakeEngine = Callable[[Settings, Path, Observer], MadeEngine]
+
+
+def make_engine(settings: Settings, folder: Path, on_step: Observer) -> MadeEngine:
+    """Load the checkpoint in `folder` as the settings say, here or in a process of its own.
+
+    Raises CheckpointError, ValueError, RuntimeError.
+    """
+    if settings.engine_process:  # then nothing here may touch the device
+        process = EngineProcess(engine_spec(settings, folder), on_step)
+        return MadeEngine(process, process.loaded.device, process.loaded.dtype)
+    device = choose_device(settings.device)
+    dtype = choose_dtype(settings.dtype, device)
+    engine = build_engine(folder, device, dtype, engine_options(settings), on_step)
+    return MadeEngine(engine, str(device), str(dtype).removeprefix("torch."))
+
+
+def engine_spec(settings: Settings, folder: Path) -> EngineSpec:
+    """What a process of its own must know to make the same engine."""
+    return EngineSpec(
+        model_path=folder,
+        device=settings.device,
+        dtype=settings.dtype,
+        options=engine_options(settings),
+        num_threads=settings.num_threads,
+        log_format=settings.log_format,
+        log_level=settings.log_level,
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """What was read, and the runner that it was read for."""
+    """What was read, and the engine that it was read for."""
 
     folder: Path
-    device: torch.device
-    dtype: torch.dtype
     tokenizer: TextTokenizer
-    runner: TorchRunner
+    made: MadeEngine
 
 
 class Loading:
     """A checkpoint on its way into memory. The thread ends by itself and cannot be stopped."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, make_engine: MakeEngine = make_engine) -> None:
+        """`make_engine`: another one is for benchmarks, whose weights come from nowhere."""
         self.began_s = time.monotonic()
         self._settings = settings
-        self.options = _engine_options(settings)
+        self._make_engine = make_engine
+        self._observer: Observer | None = None  # nobody yet: the metrics are still being imported
         self._result: Future[Checkpoint] = Future()
         _import_late(settings)
         threading.Thread(target=self._run, name="loading", daemon=True).start()
@@ -58,9 +107,17 @@ class Loading:
         """Whether `result` would return or raise at once."""
         return self._result.done()
 
-    def result(self) -> Checkpoint:
-        """Wait for it. Raises what kept the checkpoint from being served."""
+    def result(self, observer: Observer | None = None) -> Checkpoint:
+        """Wait for it. Raises what kept the checkpoint from being served.
+
+        `observer` hears of the engine's steps from now on.
+        """
+        self._observer = observer
         return self._result.result()
+
+    def _observe(self, step: StepStats) -> None:
+        if self._observer is not None:
+            self._observer(step)
 
     def _run(self) -> None:
         usual_s = sys.getswitchinterval()
@@ -82,15 +139,14 @@ class Loading:
             model_id=settings.model_id,
             revision=settings.model_revision,
         )
-        device = choose_device(settings.device)
-        dtype = choose_dtype(settings.dtype, device)
         with ThreadPoolExecutor(1, "tokenizer") as beside:
             tokenizer = beside.submit(TextTokenizer.load, folder)
-            runner = build_runner(folder, device, dtype, self.options)
-        return Checkpoint(folder, device, dtype, tokenizer.result(), runner)
+            made = self._make_engine(settings, folder, self._observe)
+        return Checkpoint(folder, tokenizer.result(), made)
 
 
-def _engine_options(settings: Settings) -> EngineOptions:
+def engine_options(settings: Settings) -> EngineOptions:
+    """The settings that are the engine's."""
     return EngineOptions(
         max_num_seqs=settings.max_num_seqs,
         max_model_len=settings.max_model_len,
@@ -106,7 +162,7 @@ def _engine_options(settings: Settings) -> EngineOptions:
 def _import_late(settings: Settings) -> None:
     """What is otherwise imported where it is needed, since not every start needs it."""
     names = ["huggingface_hub._snapshot_download"] if settings.model_id is not None else []
-    if torch.cuda.is_available():
+    if not settings.engine_process and torch.cuda.is_available():
         names += [f"predictor.{n}" for n in ("engine.graphs", "engine.rehearsal", "model.kernels")]
     for name in names:
         importlib.import_module(name)

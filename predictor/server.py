@@ -28,7 +28,7 @@ from predictor.api.grpc_server import create_grpc_server
 from predictor.audio.decode import AudioDecoder, AudioLimits, AudioOptions
 from predictor.audio.segment import split
 from predictor.config import Settings
-from predictor.engine import Engine, StepStats
+from predictor.engine import StepStats
 from predictor.loading import Loading
 from predictor.metrics import Metrics
 from predictor.ready_clip import ready_clip
@@ -222,9 +222,8 @@ def _observer(metrics: Metrics) -> Callable[[StepStats], None]:
 
 def _load(settings: Settings, metrics: Metrics, loading: Loading) -> Loaded:
     """Wait for the checkpoint and build what transcribes with it. Slow; runs in a thread."""
-    checkpoint = loading.result()
-    engine = Engine(checkpoint.runner, loading.options, _observer(metrics))
-    tokenizer = checkpoint.tokenizer
+    checkpoint = loading.result(_observer(metrics))
+    tokenizer, engine = checkpoint.tokenizer, checkpoint.made.engine
     prompts = PromptBuilder(tokenizer, settings.max_context_tokens)
     options = TranscriberOptions(segment_s=settings.segment_s)
     admission = Admission(settings.max_held_audio_s, metrics)
@@ -234,8 +233,8 @@ def _load(settings: Settings, metrics: Metrics, loading: Loading) -> Loaded:
         model_name=settings.model_name,
         version=__version__,
         checkpoint=_checkpoint_name(settings, checkpoint.folder),
-        device=str(checkpoint.device),
-        dtype=str(checkpoint.dtype).removeprefix("torch."),
+        device=checkpoint.made.device,
+        dtype=checkpoint.made.dtype,
     ).set(1)
     return Loaded(engine, transcriber, prompts, loading.began_s)
 

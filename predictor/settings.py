@@ -163,6 +163,10 @@ class Settings:
     )
 
     # The engine
+    engine_process: bool = _setting(
+        False,
+        "run the engine in a process of its own, so that it never waits for the server's work",
+    )
     max_num_seqs: int = _setting(
         64, "sequences decoded together", low=1, high=4096, file_key="batch_size"
     )

@@ -8,14 +8,16 @@ import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from predictor.engine.engine import Engine
 from predictor.engine.options import EngineOptions, StepStats
-from predictor.engine.runner import TorchRunner
 from predictor.types import SAMPLE_RATE_HZ, EngineRequest, Samples
+
+if TYPE_CHECKING:  # client processes need no torch
+    from predictor.engine.runner import TorchRunner
 
 TOKENS_PER_AUDIO_S = 3.5
 POOL_S = 1200  # seconds of noise that clips are cut from, far more than a processor caches
