@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import copy
 import json
 import os
 import sys
@@ -78,7 +79,10 @@ def bench_engine(
     if where.type == "cpu":
         torch.set_num_threads(max(1, min(8, (os.cpu_count() or 1) // 2)))
     runner = make_runner(
-        model, num_slots=settings.max_num_seqs, max_model_len=settings.max_model_len
+        model,
+        num_slots=settings.max_num_seqs,
+        max_model_len=settings.max_model_len,
+        max_prefill_audio_s=settings.max_prefill_audio_s,
     )
     without_end(runner)
     return Engine(runner, settings, on_step)
@@ -114,7 +118,7 @@ async def _measure(
         looks = []
         for moment_s in (window.begin_s, window.end_s):
             await asyncio.sleep(max(0.0, moment_s - time.monotonic()))
-            looks.append(Shares(dict(shares.seconds), dict(shares.steps), shares.num_new_tokens))
+            looks.append(copy.deepcopy(shares))
         rows[load.name] = row(load, await loop, difference(*looks), window_s)
     duration_s = loads[0].duration_s if num_alone < 5 else 10.0
     timings = [await one(engine, clips.request(duration_s)) for _ in range(num_alone + 2)][2:]

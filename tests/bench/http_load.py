@@ -89,4 +89,5 @@ def difference(before: Shares, after: Shares) -> Shares:
         seconds={k: after.seconds[k] - before.seconds[k] for k in after.seconds},
         steps={k: after.steps[k] - before.steps[k] for k in after.steps},
         num_new_tokens=after.num_new_tokens - before.num_new_tokens,
+        device_s={k: v - before.device_s.get(k, 0.0) for k, v in after.device_s.items()},
     )

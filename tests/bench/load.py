@@ -71,9 +71,9 @@ class Shares:
     """Where the time went, from what the engine reports after each step."""
 
     seconds: dict[str, float] = field(default_factory=lambda: {"prefill": 0.0, "decode": 0.0})
-    device_s: dict[str, float] = field(default_factory=dict)
     steps: dict[str, int] = field(default_factory=lambda: {"prefill": 0, "decode": 0})
     num_new_tokens: int = 0
+    device_s: dict[str, float] = field(default_factory=dict)
 
     def add(self, step: StepStats) -> None:
         self.seconds[step.phase] += step.seconds
@@ -88,6 +88,7 @@ class Shares:
         known = self.device_s or self.seconds
         shares = {part: seconds / wall_s for part, seconds in known.items()}
         return {
+            "between_steps_share": max(0.0, 1 - sum(self.seconds.values()) / wall_s),
             "shares": shares | {"rest": max(0.0, 1 - sum(shares.values()))},
             "prefill_steps": self.steps["prefill"],
             "decode_looks": self.steps["decode"],
