@@ -151,6 +151,8 @@ CASES: list[Case] = [
         "not pinned",
     ),
     ("images_pinned", put(container, "image", "registry.example.com:5000/predictor"), "not pinned"),
+    ("images_pinned", put(container, "image", "example.com/predictor@sha256:12"), "not pinned"),
+    ("images_pinned", put(container, "image", "docker.io/other/predictor:1.0"), "has no digest"),
 ]
 
 
