@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import pytest
 import yaml
 
 from tests.manifests import pod_rules, service_rules
-from tests.manifests.conftest import KNATIVE, OVERLAYS, STANDARD, needs_kustomize, needs_schemas
+from tests.manifests.conftest import (
+    ADDED,
+    KNATIVE,
+    OVERLAYS,
+    STANDARD,
+    needs_kustomize,
+    needs_schemas,
+)
 from tests.manifests.objects import (
     MANIFESTS,
     Object,
@@ -70,6 +78,17 @@ def test_keeps_the_rules(objects: list[Object]) -> None:
 def test_every_component_is_tried() -> None:
     tried = {name for choice in [*KNATIVE, *STANDARD] for name in choice}
     assert tried == {path.name for path in (MANIFESTS / "components").iterdir()}
+
+
+def test_every_overlay_is_tried_with_more() -> None:
+    assert sorted(ADDED) == OVERLAYS
+
+
+def test_production_asks_for_a_gpu(built: Any) -> None:
+    """An overlay's own patches come after its components, and must leave what those added."""
+    for overlay in ("production", "production-standard"):
+        for each in predictors(built(f"overlays/{overlay}")):
+            assert each.container["resources"]["limits"].get("nvidia.com/gpu") == "1", each.name
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
