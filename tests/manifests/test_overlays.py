@@ -104,6 +104,15 @@ def test_the_cache_holds_what_is_served(knative: list[Object]) -> None:
     assert cache["spec"]["sourceModelUri"] == predictors(knative)[0].spec["model"]["storageUri"]
 
 
+def test_promoting_on_knative_changes_nothing_but_the_traffic(built: Any) -> None:
+    """Another annotation or field of the pod would make a third revision, which starts cold."""
+    for overlay in ("dev-cpu", "production"):
+        plain, canary = built(f"overlays/{overlay}"), built((overlay, ("canary-knative",)))
+        [service] = of_kind(canary, "InferenceService")
+        assert service["spec"]["predictor"].pop("canaryTrafficPercent") == 0
+        assert canary == plain
+
+
 def test_a_changed_configuration_rolls_out(standard: list[Object]) -> None:
     """The ConfigMap's hash is part of the name that the runtime mounts."""
     [mounted] = [
