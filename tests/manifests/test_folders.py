@@ -6,13 +6,14 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from tests.manifests import pod_rules, service_rules
-from tests.manifests.conftest import OVERLAYS, needs_kustomize, needs_schemas
-from tests.manifests.objects import MANIFESTS, ROOT, build, of_kind
+from tests.manifests.conftest import KNATIVE, OVERLAYS, needs_kustomize, needs_schemas
+from tests.manifests.objects import MANIFESTS, ROOT, Object, build, of_kind
 from tests.manifests.schemas import problems
 
 README = (MANIFESTS / "README.md").read_text()
@@ -85,8 +86,35 @@ def test_the_readme_has_every_folder_in_its_table(kind: str) -> None:
 def test_the_readme_names_an_overlays_components(overlay: str) -> None:
     text = (MANIFESTS / "overlays" / overlay / "kustomization.yaml").read_text()
     used = [Path(name).name for name in yaml.safe_load(text).get("components", [])]
-    [row] = [line for line in README.splitlines() if line.startswith(f"| `{overlay}` |")]
-    assert re.findall(r"`([\w-]+)`", row.split("|")[3]) == used
+    assert re.findall(r"`([\w-]+)`", row_of(overlay).split("|")[3]) == used
+
+
+def row_of(name: str) -> str:
+    [row] = [line for line in README.splitlines() if line.startswith(f"| `{name}` |")]
+    return row
+
+
+def flags_needed(objects: list[Object]) -> set[str]:
+    """Knative's feature flags without which its webhook refuses these objects, by short name."""
+    refused = pod_rules.knative_refusals(objects, ())
+    return {re.sub(r".*kubernetes\.podspec-", "", problem) for problem in refused}
+
+
+@needs_kustomize
+@pytest.mark.parametrize("overlay", ["dev-cpu", "production"])
+def test_the_readme_names_the_flags_that_an_overlay_needs(overlay: str, built: Any) -> None:
+    named = set(re.findall(r"affinity|tolerations|topologyspread\w*", row_of(overlay)))
+    assert named == flags_needed(built(f"overlays/{overlay}"))
+
+
+@needs_kustomize
+@pytest.mark.parametrize("choice", [names for names in KNATIVE if len(names) == 1], ids=str)
+def test_the_readme_names_the_flags_that_a_component_needs(
+    choice: tuple[str, ...], built: Any
+) -> None:
+    named = set(re.findall(r"podspec-(\w[\w-]*\w)", row_of(choice[0])))
+    optional = {"persistent-volume-claim"}  # the cache's claim is made by KServe
+    assert named - optional == flags_needed(built(choice))
 
 
 def test_the_readmes_paths_exist() -> None:
