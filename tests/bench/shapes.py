@@ -59,15 +59,20 @@ def random_model(config: ModelConfig, device: torch.device, dtype: torch.dtype) 
     model = Model.empty(config, device=device, dtype=dtype)
     generator = torch.Generator(device).manual_seed(0)
     for name, weight in model.tensors().items():
-        is_scale = ("norm" in name and name.endswith("weight")) or name.endswith("ln_post.weight")
-        if is_scale:
-            weight.normal_(1.0, 0.1, generator=generator)
-        elif weight.dim() == 1:
-            weight.normal_(0.0, 0.02, generator=generator)
-        else:
-            weight.normal_(0.0, 0.5 / weight[0].numel() ** 0.5, generator=generator)
+        fill_random(name, weight, generator)
     model.finish_loading()
     return model
+
+
+def fill_random(name: str, weight: torch.Tensor, generator: torch.Generator) -> None:
+    """The values of one tensor, by its native name."""
+    is_scale = ("norm" in name and name.endswith("weight")) or name.endswith("ln_post.weight")
+    if is_scale:
+        weight.normal_(1.0, 0.1, generator=generator)
+    elif weight.dim() == 1:
+        weight.normal_(0.0, 0.02, generator=generator)
+    else:
+        weight.normal_(0.0, 0.5 / weight[0].numel() ** 0.5, generator=generator)
 
 
 def transformers_config(config: ModelConfig) -> dict[str, object]:
