@@ -30,8 +30,9 @@ from predictor.audio.decode import AudioDecoder, AudioLimits, AudioOptions
 from predictor.audio.segment import split
 from predictor.config import Settings
 from predictor.engine import EngineOptions, StepStats, build_engine
-from predictor.engine.build import choose_device, choose_dtype
+from predictor.engine.build import choose_device
 from predictor.metrics import Metrics
+from predictor.model.precision import choose_precision
 from predictor.model.weights import resolve_model
 from predictor.ready_clip import ready_clip
 from predictor.service import AsrModel, Loaded, ModelOptions
@@ -246,8 +247,10 @@ def _load(settings: Settings, metrics: Metrics) -> Loaded:
     tokenizer = TextTokenizer.load(folder)
     prompts = PromptBuilder(tokenizer, settings.max_context_tokens)
     device = choose_device(settings.device)
-    dtype = choose_dtype(settings.dtype, device)
-    engine = build_engine(folder, device, dtype, _engine_options(settings), _observer(metrics))
+    precision = choose_precision(settings.dtype, device)
+    engine = build_engine(
+        folder, device, precision.name, _engine_options(settings), _observer(metrics)
+    )
     options = TranscriberOptions(segment_s=settings.segment_s)
     admission = Admission(settings.max_held_audio_s, metrics)
     transcriber = Transcriber(engine.submit, split, tokenizer, prompts, options, admission, metrics)
@@ -257,7 +260,7 @@ def _load(settings: Settings, metrics: Metrics) -> Loaded:
         version=__version__,
         checkpoint=_checkpoint_name(settings, folder),
         device=str(device),
-        dtype=str(dtype).removeprefix("torch."),
+        dtype=precision.name,
     ).set(1)
     return Loaded(engine, transcriber, prompts)
 

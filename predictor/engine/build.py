@@ -13,42 +13,43 @@ from predictor.engine.memory import plan_slots
 from predictor.engine.options import EngineOptions, StepStats
 from predictor.engine.runner import TorchRunner
 from predictor.model.model import Model
+from predictor.model.precision import choose_precision
+from predictor.model.quantized import quantizer
 from predictor.model.weights import load_model
 
 logger = logging.getLogger(__name__)
 
 READY_SEQUENCES = 8  # what the graphs made before readiness serve
 
-DTYPES = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
-
 
 def build_engine(
     model_path: Path,
     device: str | torch.device,
-    dtype: str | torch.dtype,
+    precision: str | torch.dtype,
     options: EngineOptions,
     on_step: Callable[[StepStats], None] | None = None,
 ) -> Engine:
     """Load the weights and plan the cache. The engine is not started yet.
 
-    `device` is "auto" (CUDA where there is one), "cpu" or "cuda[:n]"; `dtype` is "auto"
-    (bfloat16 on CUDA, float32 on CPU) or one of DTYPES. CheckpointError when the folder cannot
-    be served, ValueError when no sequence fits in memory.
+    `device` is "auto" (CUDA where there is one), "cpu" or "cuda[:n]"; `precision` is
+    one of `choose_precision`. CheckpointError when the folder cannot be served, ValueError when
+    the device cannot run the precision or no sequence fits in memory.
     """
     chosen_device = choose_device(device)
-    chosen_dtype = choose_dtype(dtype, chosen_device)
-    if chosen_device.type == "cuda" and chosen_dtype == torch.float32:
+    chosen = choose_precision(precision, chosen_device)
+    if chosen_device.type == "cuda" and chosen.dtype == torch.float32:
         torch.backends.cudnn.allow_tf32 = False  # TF32 would cost three digits
-    model = load_model(model_path, device=chosen_device, dtype=chosen_dtype)
+    model = load_model(
+        model_path,
+        device=chosen_device,
+        dtype=chosen.dtype,
+        quantize_part=quantizer(chosen.name, chosen_device) if chosen.is_quantized else None,
+    )
     max_model_len = min(options.max_model_len, model.config.text.max_positions)
-    num_slots = plan_slots(model.config.text, options, max_model_len, chosen_device, chosen_dtype)
+    num_slots = plan_slots(model.config.text, options, max_model_len, chosen_device, chosen.dtype)
     logger.info(
         "loaded %s on %s in %s: %d slots of %d tokens",
-        model_path, chosen_device, chosen_dtype, num_slots, max_model_len,
+        model_path, chosen_device, chosen.name, num_slots, max_model_len,
     )  # fmt: skip
     runner = make_runner(model, num_slots=num_slots, max_model_len=max_model_len)
     return Engine(runner, options, on_step)
@@ -75,16 +76,3 @@ def choose_device(device: str | torch.device) -> torch.device:
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device is {str(device)!r}, but this machine has no CUDA device")
     return chosen
-
-
-def choose_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
-    """The type of weights, activations and cache."""
-    if isinstance(dtype, torch.dtype):
-        name = str(dtype).removeprefix("torch.")
-    elif dtype == "auto":
-        name = "bfloat16" if device.type == "cuda" else "float32"
-    else:
-        name = dtype
-    if name not in DTYPES:
-        raise ValueError(f"dtype must be auto or one of {', '.join(DTYPES)}, is {name!r}")
-    return DTYPES[name]

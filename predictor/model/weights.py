@@ -7,7 +7,7 @@ must be one the model needs. Nothing is unpickled and no code from the folder is
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from predictor.model.config import CheckpointError, ModelConfig
 from predictor.model.model import Model
+from predictor.model.quantized import Quantize
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -62,20 +63,32 @@ def resolve_model(
     return Path(folder)
 
 
-def load_model(path: Path, *, device: torch.device | str, dtype: torch.dtype) -> Model:
-    """Read config and weights of the checkpoint folder `path`; raises CheckpointError."""
+def load_model(
+    path: Path,
+    *,
+    device: torch.device | str,
+    dtype: torch.dtype,
+    quantize_part: Quantize | None = None,
+) -> Model:
+    """Read config and weights of the checkpoint folder `path`; raises CheckpointError.
+
+    Part by part: with `quantize_part` each is quantized before the next is read.
+    """
     device = torch.device(device)
     config = ModelConfig.from_folder(path)
     files = _tensor_files(path)
     model = Model.empty(config, device=device, dtype=dtype)
-    targets = model.tensors()
-    _check_names(path, files, targets, config)
-    for file in sorted({file for file, _ in files.values()}):
-        with _opened(path / file, device) as shard:
-            names = {ours: theirs for ours, (f, theirs) in files.items() if f == file}
-            _read_shard(path / file, shard, names, targets)
-    if config.tied_embeddings and HEAD in files:
-        _check_tied_head(path, files[HEAD], model, device)
+    _check_names(path, files, model.tensors().keys(), config)
+    for part, targets in model.parts():
+        for file in sorted({files[name][0] for name in targets}):
+            with _opened(path / file, device) as shard:
+                names = {n: files[n][1] for n in targets if files[n][0] == file}
+                _read_tensors(path / file, shard, names, targets)
+        if part is model.decoder and config.tied_embeddings and HEAD in files:
+            _check_tied_head(path, files[HEAD], targets[EMBEDDING], device)
+        targets.clear()  # no view may keep what is replaced
+        if quantize_part is not None:
+            quantize_part(part)
     model.finish_loading()
     return model
 
@@ -128,13 +141,13 @@ def _sharded(path: Path) -> list[str]:
 def _check_names(
     path: Path,
     files: dict[str, tuple[str, str]],
-    targets: dict[str, Tensor],
+    targets: Set[str],
     config: ModelConfig,
 ) -> None:
-    missing = sorted(targets.keys() - files.keys())
+    missing = sorted(targets - files.keys())
     if missing:
         raise CheckpointError(f"{path}: missing {_listed(missing)}")
-    extra = files.keys() - targets.keys()
+    extra = files.keys() - targets
     if config.tied_embeddings:
         extra.discard(HEAD)
     if extra:
@@ -148,10 +161,10 @@ def _listed(names: list[str]) -> str:
     return f"{len(names)} tensors: {shown}{', ...' if len(names) > 5 else ''}"
 
 
-def _read_shard(file: Path, shard: Any, names: dict[str, str], targets: dict[str, Tensor]) -> None:
+def _read_tensors(
+    file: Path, shard: Any, names: dict[str, str], targets: dict[str, Tensor]
+) -> None:
     for ours, theirs in names.items():
-        if ours not in targets:
-            continue
         target = targets[ours]
         shape = tuple(shard.get_slice(theirs).get_shape())
         if shape != tuple(target.shape):
@@ -166,13 +179,12 @@ def _read_shard(file: Path, shard: Any, names: dict[str, str], targets: dict[str
 
 
 def _check_tied_head(
-    path: Path, where: tuple[str, str], model: Model, device: torch.device
+    path: Path, where: tuple[str, str], embedding: Tensor, device: torch.device
 ) -> None:
     """A stored head must be the embedding it is tied to, or one of the two would be ignored."""
     file, name = where
     with _opened(path / file, device) as shard:
         head = shard.get_tensor(name)
-    embedding = model.tensors()[EMBEDDING]
     if head.shape != embedding.shape or not torch.equal(head.to(embedding.dtype), embedding):
         raise CheckpointError(
             f"{path / file}: tensor {name} differs from the embedding, "

@@ -34,8 +34,8 @@ EVAL = ROOT / "tests" / "data" / "eval"
 
 
 @contextmanager
-def server(checkpoint: str, port: int) -> Iterator[str]:
-    """A server process on `checkpoint`; its base URL once it is ready."""
+def server(checkpoint: str, port: int, *flags: str) -> Iterator[str]:
+    """A server process on `checkpoint` with further `flags`; its base URL once it is ready."""
     command = [
         sys.executable,
         "-m",
@@ -43,7 +43,15 @@ def server(checkpoint: str, port: int) -> Iterator[str]:
         "--model_dir",
         f"predictor/checkpoints/{checkpoint}",
     ]
-    command += ["--http_port", str(port), "--enable_grpc", "false", "--log_level", "warning"]
+    command += [
+        "--http_port",
+        str(port),
+        "--enable_grpc",
+        "false",
+        "--log_level",
+        "warning",
+        *flags,
+    ]
     process = subprocess.Popen(command, cwd=ROOT)
     url = f"http://127.0.0.1:{port}"
     try:
