@@ -28,7 +28,7 @@ import torch
 
 from tests.bench.accuracy import infer, measure, recorded, server
 from tests.bench.checkpoint import write_checkpoint
-from tests.bench.edge_worker import NUM_SLOTS, memory
+from tests.bench.edge_worker import memory
 from tests.bench.environment import ROOT, describe
 from tests.bench.load import TOKENS_PER_AUDIO_S
 from tests.tiny.evalset import EvalItem
@@ -36,6 +36,9 @@ from tests.tiny.evalset import EvalItem
 # The setting's value -> what the engine calls it.
 PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "int8": "int8"}
 CLIP_S = 10.0
+PIECE_S = 30  # what long recordings are cut into
+EDGE_CONFIG = ROOT / "manifests" / "overlays" / "edge" / "model-config.json"
+LOAD_METRIC = "qwen3_asr_model_load_seconds"
 TINY = ROOT / "predictor" / "checkpoints" / "tiny"
 ROWS = ("engine", "compile", "server", "accuracy")
 
@@ -57,8 +60,11 @@ class Bench:
             "clip_s": CLIP_S,
             "rows": {},
         }
+        if self.output is not None and self.output.exists():  # what is not measured now stays
+            self.result["rows"] = json.loads(self.output.read_text())["rows"]
 
     def row(self, name: str, row: dict[str, Any]) -> None:
+        row["commit"] = self.result["environment"]["commit"]
         self.result["rows"][name] = row
         print(f"{name}: {json.dumps(_rounded(row))}", file=sys.stderr, flush=True)
         if self.output is not None:
@@ -86,26 +92,21 @@ class Bench:
             self.row(f"{name} {precision}, {threads}", _row(loaded[precision], clips[precision]))
 
     def server(self, shape: str, folder: Path, precision: str, port: int) -> None:
-        """Memory of the whole server while it decodes as many recordings as it does at once."""
-        noise = np.random.default_rng(0).standard_normal(int(CLIP_S * 16_000), dtype=np.float32)
+        """Memory of the whole server with the edge overlay's settings, all its places taken."""
+        noise = np.random.default_rng(0).standard_normal(PIECE_S * 16_000, dtype=np.float32)
         item = EvalItem(0.1 * noise, "", "English")
-        flags = ("--precision", precision, "--max_num_seqs", str(NUM_SLOTS))
-        with server(str(folder), port, *flags) as url, ThreadPoolExecutor(NUM_SLOTS) as pool:
-            ready = requests.get(f"{url}/metrics", timeout=10).text
-            [load_s] = [
-                float(line.split()[1])
-                for line in ready.splitlines()
-                if line.startswith("qwen3_asr_model_load_seconds ")
-            ]
+        at_once = json.loads(EDGE_CONFIG.read_text("utf-8"))["batch_size"]
+        flags = ["--config_file", str(EDGE_CONFIG), "--precision", precision]
+        flags += ["--max_tokens_per_audio_s", str(TOKENS_PER_AUDIO_S)]
+        with server(str(folder), port, *flags) as url, ThreadPoolExecutor(at_once) as pool:
+            metrics = requests.get(f"{url}/metrics", timeout=10).text.splitlines()
+            [ready_s] = [m.split()[1] for m in metrics if m.startswith(f"{LOAD_METRIC} ")]
             [pid] = _children(os.getpid())
-            before = _tree_mib(pid)
-            list(pool.map(lambda _: infer(url, item), range(2 * NUM_SLOTS)))
-            after = _tree_mib(pid)
-        self.row(
-            f"{shape} {precision}, server",
-            {"ready_s": load_s, "rss_peak_ready_mib": before, "rss_peak_mib": after,
-             "at_once": NUM_SLOTS},
-        )  # fmt: skip
+            ready_mib = _tree_mib(pid)
+            list(pool.map(lambda _: infer(url, item), range(at_once)))
+            row = {"ready_s": float(ready_s), "rss_peak_ready_mib": ready_mib}
+            row |= {"rss_peak_mib": _tree_mib(pid), "at_once": at_once, "piece_s": PIECE_S}
+        self.row(f"{shape} {precision}, server", row)
 
     def accuracy(self, precision: str, port: int) -> None:
         """Error rates of the committed evaluation set on the embedded checkpoint."""

@@ -4,6 +4,7 @@ model, and whoever is not aborted gets what transformers' `generate` gives it al
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -119,11 +120,10 @@ def run_through(actions: list[tuple[str, int]], known: list[Known], runner: Torc
     assert stats.num_finished == len(drive.sequences)
 
 
-@pytest.fixture(scope="module")
-def int8_model(one_thread: None) -> Model:
-    """The embedded checkpoint, whose tokens are rarely near a tie: int8 rounds coarsely."""
+@pytest.fixture(scope="module", params=["random", "tiny"])
+def int8_model(request: pytest.FixtureRequest, native: Path, one_thread: None) -> Model:
     return load_model(
-        EMBEDDED / "tiny",
+        native if request.param == "random" else EMBEDDED / "tiny",
         device="cpu",
         dtype=torch.float32,
         quantize_part=quantizer("int8", torch.device("cpu")),
