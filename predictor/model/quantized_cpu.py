@@ -7,6 +7,7 @@ its batch. Sums of int8 products are exact, so a row's result is the same bits i
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -47,6 +48,7 @@ def quantize_part(part: nn.Module) -> None:
         weight = part.embedding.weight if part.head is None else part.head.weight
         part.head = Int8Linear(weight, None)  # type: ignore[assignment]  # called, not looked into
         part.embedding = HalfEmbedding(part.embedding.weight)
+    give_back_memory()
 
 
 def _replace(layer: nn.Module, names: tuple[str, ...]) -> None:
@@ -93,6 +95,17 @@ class HalfEmbedding(nn.Embedding):
     def forward(self, tokens: Tensor) -> Tensor:
         """[T] -> [T, hidden]"""
         return F.embedding(tokens, self.weight).float()
+
+
+def give_back_memory() -> None:
+    """Have the C library return freed pages to the system, where it can.
+
+    It keeps those of blocks below 32 MB, as most float weights are: in the server, whose loading
+    thread has a heap of its own, 1.3 GB of 0.6B's.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's own
+    if trim is not None:
+        trim(0)
 
 
 def input_max() -> int:
