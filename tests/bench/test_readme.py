@@ -1,17 +1,15 @@
-"""The numbers of the READMEs are those of the benchmark's result file."""
+"""The numbers of the READMEs are those of the benchmarks' result files."""
 
 from __future__ import annotations
-
-import json
 
 import pytest
 
 from tests.bench.environment import ROOT
-from tests.bench.readme import FILES, RESULTS, shown, table
+from tests.bench.readme import FILES, TABLES, Table
 
 
+@pytest.mark.parametrize("table", TABLES, ids=lambda table: table.marker)
 @pytest.mark.parametrize(("language", "name"), list(enumerate(FILES)))
-def test_the_readme_has_the_table_of_the_results(language: int, name: str) -> None:
-    results = json.loads(RESULTS.read_text())
-    written = shown((ROOT / name).read_text("utf-8"))
-    assert written == table(results, language), "run: python -m tests.bench.readme"
+def test_the_readme_has_the_table_of_the_results(table: Table, language: int, name: str) -> None:
+    written = table.shown((ROOT / name).read_text("utf-8"))
+    assert written == table.text(language), "run: python -m tests.bench.readme"
