@@ -27,7 +27,8 @@ from predictor.engine import (
     StepStats,
     build_engine,
 )
-from predictor.engine.build import choose_device, choose_dtype
+from predictor.engine.build import choose_device
+from predictor.model.precision import choose_precision
 from predictor.model.weights import resolve_model
 from predictor.settings import Settings
 from predictor.text.tokenizer import TextTokenizer
@@ -63,9 +64,9 @@ def make_engine(settings: Settings, folder: Path, on_step: Observer) -> MadeEngi
         process = EngineProcess(engine_spec(settings, folder), on_step)
         return MadeEngine(process, process.loaded.device, process.loaded.dtype)
     device = choose_device(settings.device)
-    dtype = choose_dtype(settings.dtype, device)
-    engine = build_engine(folder, device, dtype, engine_options(settings), on_step)
-    return MadeEngine(engine, str(device), str(dtype).removeprefix("torch."))
+    precision = choose_precision(settings.dtype, device)
+    engine = build_engine(folder, device, precision.name, engine_options(settings), on_step)
+    return MadeEngine(engine, str(device), precision.name)
 
 
 def engine_spec(settings: Settings, folder: Path) -> EngineSpec:

@@ -13,7 +13,14 @@ DEFAULT_MODEL_DIR: Final = Path("/mnt/models")  # where KServe's storage initial
 ENV_PREFIX: Final = "QWEN3_ASR_"
 AUDIO_TOKENS_PER_S: Final = 13
 PROMPT_TOKENS: Final = 64  # of the chat template around audio and context
-_DTYPES: Final = {"auto": "auto", "fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+_DTYPES: Final = {
+    "auto": "auto",
+    "fp32": "float32",
+    "bf16": "bfloat16",
+    "fp16": "float16",
+    "int8": "int8",
+    "fp8": "fp8",
+}
 _MIB: Final = 1024 * 1024
 
 
@@ -63,7 +70,9 @@ class Settings:
         "auto", "`auto` takes CUDA where there is one", choices=("auto", "cpu", "cuda")
     )
     precision: str = _setting(
-        "auto", "`auto` is bf16 on CUDA and fp32 on CPU", choices=tuple(_DTYPES)
+        "auto",
+        "`auto` is bf16 on CUDA and fp32 on CPU; `fp8` is for CUDA",
+        choices=tuple(_DTYPES),
     )
     num_threads: int | None = _setting(
         None,

@@ -31,11 +31,11 @@ __all__ = [
 def build_engine(
     model_path: Path,
     device: str | torch.device,
-    dtype: str | torch.dtype,
+    precision: str | torch.dtype,
     options: EngineOptions,
     on_step: Callable[[StepStats], None] | None = None,
 ) -> Engine:
     """See `predictor.engine.build`; imported late, so that the rest works without torch."""
     from predictor.engine.build import build_engine as build
 
-    return build(model_path, device, dtype, options, on_step)
+    return build(model_path, device, precision, options, on_step)

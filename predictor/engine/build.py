@@ -16,6 +16,8 @@ from predictor.engine.options import EngineOptions, StepStats
 from predictor.engine.runner import TorchRunner
 from predictor.model.config import ModelConfig
 from predictor.model.model import Model
+from predictor.model.precision import Precision, choose_precision
+from predictor.model.quantized import check_quantized, quantize, quantizer
 from predictor.model.weights import load_model
 
 logger = logging.getLogger(__name__)
@@ -23,42 +25,43 @@ logger = logging.getLogger(__name__)
 READY_SEQUENCES = 4  # what the graphs made before readiness serve; the others follow when idle
 READY_PREFILL_S = 2
 
-DTYPES = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
-
 
 def build_engine(
     model_path: Path,
     device: str | torch.device,
-    dtype: str | torch.dtype,
+    precision: str | torch.dtype,
     options: EngineOptions,
     on_step: Callable[[StepStats], None] | None = None,
 ) -> Engine:
     """Load the weights and plan the cache. The engine is not started yet.
 
-    `device` is "auto" (CUDA where there is one), "cpu" or "cuda[:n]"; `dtype` is "auto"
-    (bfloat16 on CUDA, float32 on CPU) or one of DTYPES. CheckpointError when the folder cannot
-    be served, ValueError when no sequence fits in memory.
+    `device` is "auto" (CUDA where there is one), "cpu" or "cuda[:n]"; `precision` is
+    one of `choose_precision`. CheckpointError when the folder cannot be served, ValueError when
+    the device cannot run the precision or no sequence fits in memory.
     """
-    return Engine(build_runner(model_path, device, dtype, options), options, on_step)
+    return Engine(build_runner(model_path, device, precision, options), options, on_step)
 
 
 def build_runner(
-    model_path: Path, device: str | torch.device, dtype: str | torch.dtype, options: EngineOptions
+    model_path: Path,
+    device: str | torch.device,
+    precision: str | torch.dtype,
+    options: EngineOptions,
 ) -> TorchRunner:
     """As `build_engine`, but only what takes long, ready for the first requests."""
     device = choose_device(device)
-    dtype = choose_dtype(dtype, device)
+    chosen = choose_precision(precision, device)
+    dtype = chosen.dtype
     if device.type == "cuda" and dtype == torch.float32:
         torch.backends.cudnn.allow_tf32 = False  # TF32 would cost three digits
+    quantize_part = quantizer(chosen.name, device) if chosen.is_quantized else None
     config = ModelConfig.from_folder(model_path)
     with ThreadPoolExecutor(1, "rehearsal") as beside:
-        rehearsal = beside.submit(_rehearse, config, device, dtype)
-        model = load_model(model_path, device=device, dtype=dtype)
+        rehearsal = beside.submit(_rehearse, config, device, chosen)
+        model = load_model(model_path, device=device, dtype=dtype, quantize_part=quantize_part)
         rehearsal.result()
+    if chosen.is_quantized:
+        check_quantized(model, chosen.name)
     if device.type == "cuda":
         torch.cuda.empty_cache()  # the cache is planned from what is free
     max_model_len = min(options.max_model_len, config.text.max_positions)
@@ -68,7 +71,7 @@ def build_runner(
     num_slots = plan_slots(config.text, options, max_model_len, device, dtype, work)
     logger.info(
         "loaded %s on %s in %s: %d slots of %d tokens",
-        model_path, device, dtype, num_slots, max_model_len,
+        model_path, device, chosen.name, num_slots, max_model_len,
     )  # fmt: skip
     return make_runner(
         model,
@@ -78,7 +81,7 @@ def build_runner(
     )
 
 
-def _rehearse(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> None:
+def _rehearse(config: ModelConfig, device: torch.device, precision: Precision) -> None:
     """Compile on CUDA what serving will run; whatever fails here, the real runner will say."""
     if device.type != "cuda":
         return
@@ -86,6 +89,8 @@ def _rehearse(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> 
     from predictor.engine.rehearsal import MAX_LENGTH, NUM_SLOTS, rehearse
 
     def runner(model: Model) -> GraphRunner:
+        if precision.is_quantized:
+            quantize(model, precision.name)
         # Without graphs: a capture minds what other threads do to the device.
         options = GraphOptions(use_graphs=False)
         return GraphRunner(model, num_slots=NUM_SLOTS, max_model_len=MAX_LENGTH, options=options)
@@ -93,7 +98,7 @@ def _rehearse(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> 
     began_s = time.monotonic()
     try:
         with torch.cuda.device(device):
-            rehearse(config, device, dtype, runner)
+            rehearse(config, device, precision.dtype, runner)
     except Exception:
         logger.exception("the rehearsal failed; the start goes on without it")
         return
@@ -129,16 +134,3 @@ def choose_device(device: str | torch.device) -> torch.device:
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device is {str(device)!r}, but this machine has no CUDA device")
     return chosen
-
-
-def choose_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
-    """The type of weights, activations and cache."""
-    if isinstance(dtype, torch.dtype):
-        name = str(dtype).removeprefix("torch.")
-    elif dtype == "auto":
-        name = "bfloat16" if device.type == "cuda" else "float32"
-    else:
-        name = dtype
-    if name not in DTYPES:
-        raise ValueError(f"dtype must be auto or one of {', '.join(DTYPES)}, is {name!r}")
-    return DTYPES[name]

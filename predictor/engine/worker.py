@@ -133,14 +133,15 @@ def build(spec: EngineSpec, on_step: Callable[[StepStats], None]) -> Built:
     """The engine as the server would build it. CheckpointError, ValueError."""
     import torch
 
-    from predictor.engine.build import build_engine, choose_device, choose_dtype
+    from predictor.engine.build import build_engine, choose_device
+    from predictor.model.precision import choose_precision
 
     if spec.num_threads is not None:
         torch.set_num_threads(spec.num_threads)
     device = choose_device(spec.device)
-    dtype = choose_dtype(spec.dtype, device)
-    engine = build_engine(spec.model_path, device, dtype, spec.options, on_step)
-    return Built(engine, describe(engine, str(device), str(dtype)))
+    precision = choose_precision(spec.dtype, device).name
+    engine = build_engine(spec.model_path, device, precision, spec.options, on_step)
+    return Built(engine, describe(engine, str(device), precision))
 
 
 def describe(engine: Engine, device: str, dtype: str) -> Loaded:

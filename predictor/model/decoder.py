@@ -104,8 +104,10 @@ class Decoder(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[N, hidden] -> [N, vocabulary] in float32"""
-        weight = self.embedding.weight if self.head is None else self.head.weight
-        return F.linear(self.norm(hidden), weight).float()
+        normed = self.norm(hidden)
+        if self.head is None:
+            return F.linear(normed, self.embedding.weight).float()
+        return self.head(normed).float()  # type: ignore[no-any-return]
 
 
 class DecoderLayer(nn.Module):

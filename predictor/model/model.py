@@ -59,29 +59,41 @@ class Model(nn.Module):
 
     def tensors(self) -> dict[str, Tensor]:
         """Native checkpoint name -> the part of our weights it fills, as a view."""
-        return dict(self._named())
+        return {name: tensor for _, tensors in self.parts() for name, tensor in tensors.items()}
 
-    def _named(self) -> Iterator[tuple[str, Tensor]]:
-        encoder, decoder = self.encoder, self.decoder
-        tower = "model.audio_tower."
-        for i, conv in enumerate((encoder.conv1, encoder.conv2, encoder.conv3), start=1):
-            yield from _weight_and_bias(f"{tower}conv2d{i}", conv)
-        yield f"{tower}conv_out.weight", encoder.conv_out.weight
-        for i, layer in enumerate(encoder.layers):
-            assert isinstance(layer, EncoderLayer)
-            yield from _encoder_layer(f"{tower}layers.{i}.", layer)
-        yield from _weight_and_bias(f"{tower}ln_post", encoder.norm)
-        projector = "model.multi_modal_projector."
-        yield from _weight_and_bias(f"{projector}linear_1", encoder.project_in)
-        yield from _weight_and_bias(f"{projector}linear_2", encoder.project_out)
-        language = "model.language_model."
-        yield f"{language}embed_tokens.weight", decoder.embedding.weight
-        for i, layer in enumerate(decoder.layers):
+    def parts(self) -> Iterator[tuple[nn.Module, dict[str, Tensor]]]:
+        """The model in pieces that can be filled and finished one by one, with their `tensors()`.
+
+        The largest, the embedding's, comes first: while it is worked on, memory is still empty.
+        """
+        yield self.decoder, dict(_decoder(self.decoder))
+        for i, layer in enumerate(self.decoder.layers):
             assert isinstance(layer, DecoderLayer)
-            yield from _decoder_layer(f"{language}layers.{i}.", layer)
-        yield f"{language}norm.weight", decoder.norm.weight
-        if decoder.head is not None:
-            yield "lm_head.weight", decoder.head.weight
+            yield layer, dict(_decoder_layer(f"model.language_model.layers.{i}.", layer))
+        yield self.encoder, dict(_encoder(self.encoder))
+        for i, layer in enumerate(self.encoder.layers):
+            assert isinstance(layer, EncoderLayer)
+            yield layer, dict(_encoder_layer(f"model.audio_tower.layers.{i}.", layer))
+
+
+def _decoder(decoder: Decoder) -> Iterator[tuple[str, Tensor]]:
+    """What is not in its layers."""
+    yield "model.language_model.embed_tokens.weight", decoder.embedding.weight
+    yield "model.language_model.norm.weight", decoder.norm.weight
+    if decoder.head is not None:
+        yield "lm_head.weight", decoder.head.weight
+
+
+def _encoder(encoder: AudioEncoder) -> Iterator[tuple[str, Tensor]]:
+    """What is not in its layers."""
+    tower = "model.audio_tower."
+    for i, conv in enumerate((encoder.conv1, encoder.conv2, encoder.conv3), start=1):
+        yield from _weight_and_bias(f"{tower}conv2d{i}", conv)
+    yield f"{tower}conv_out.weight", encoder.conv_out.weight
+    yield from _weight_and_bias(f"{tower}ln_post", encoder.norm)
+    projector = "model.multi_modal_projector."
+    yield from _weight_and_bias(f"{projector}linear_1", encoder.project_in)
+    yield from _weight_and_bias(f"{projector}linear_2", encoder.project_out)
 
 
 class _Unset(TorchFunctionMode):

@@ -182,11 +182,16 @@ def quantize_for_cuda(model: Model, precision: str) -> None:
     ValueError, naming `precision`, where device, dtype or widths do not allow it or the device's
     results are wrong.
     """
-    refusal = refusal_on(model.device, precision) or _misfit(model, precision)
+    refusal = refusal_on(model.device, precision)
     if refusal:
         raise ValueError(refusal)
     quantize_layers(model, precision)
     torch.cuda.empty_cache()  # the cache of keys and values is planned from what is free
+    require_right(model, precision)
+
+
+def require_right(model: Model, precision: str) -> None:
+    """ValueError where the device's results differ from the plain twins'."""
     error = check(model)
     if error:
         raise ValueError(
@@ -217,19 +222,18 @@ def refusal_on(device: torch.device, precision: str) -> str | None:
     return None
 
 
-def _misfit(model: Model, precision: str) -> str | None:
-    """What about the model does not go with `precision`."""
-    if model.dtype not in (torch.bfloat16, torch.float16):
-        name = str(model.dtype).removeprefix("torch.")
-        return f"precision {precision!r} needs dtype bfloat16 or float16 on CUDA, is {name}"
-    for layer in _layers(model):
-        for name in LINEARS:
-            shape = tuple(layer.get_submodule(name).get_parameter("weight").shape)
-            if any(size % ALIGNMENT for size in shape):
-                return (
-                    f"precision {precision!r} needs widths that are multiples of {ALIGNMENT}, "
-                    f"{name} has {shape[0]} x {shape[1]}: leave the weights in 16 bits"
-                )
+def _misfit(layer: DecoderLayer, precision: str) -> str | None:
+    """What about a layer does not go with `precision`."""
+    for name in LINEARS:
+        weight = layer.get_submodule(name).get_parameter("weight")
+        if weight.dtype not in (torch.bfloat16, torch.float16):
+            dtype = str(weight.dtype).removeprefix("torch.")
+            return f"precision {precision!r} needs dtype bfloat16 or float16 on CUDA, is {dtype}"
+        if any(size % ALIGNMENT for size in weight.shape):
+            return (
+                f"precision {precision!r} needs widths that are multiples of {ALIGNMENT}, "
+                f"{name} has {weight.shape[0]} x {weight.shape[1]}: leave the weights in 16 bits"
+            )
     return None
 
 
@@ -241,13 +245,30 @@ def _layers(model: Model) -> Iterator[DecoderLayer]:
 
 def quantize_layers(model: Model, precision: str) -> None:
     """Replace the linear layers one by one, so that no two copies of the whole model exist."""
+    for layer in _layers(model):
+        part_quantizer(precision)(layer)
+
+
+def part_quantizer(precision: str) -> Callable[[nn.Module], None]:
+    """What replaces the linear layers of one DecoderLayer, and leaves other parts as they are.
+
+    It raises ValueError, naming `precision`, where a layer's dtype or widths do not allow it.
+    """
     make: Callable[[Tensor], nn.Module] = KINDS[precision].of
-    with torch.no_grad():
-        for layer in _layers(model):
-            for name in LINEARS:
-                linear: Any = layer.get_submodule(name)
-                setattr(layer, name, make(linear.weight))
-                del linear
+
+    @torch.no_grad()
+    def quantize_part(part: nn.Module) -> None:
+        if not isinstance(part, DecoderLayer):
+            return
+        misfit = _misfit(part, precision)
+        if misfit:
+            raise ValueError(misfit)
+        for name in LINEARS:
+            linear: Any = part.get_submodule(name)
+            setattr(part, name, make(linear.weight))
+            del linear
+
+    return quantize_part
 
 
 @torch.no_grad()

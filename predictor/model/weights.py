@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from predictor.model.config import CheckpointError, ModelConfig
 from predictor.model.model import Model
+from predictor.model.quantized import Quantize
 from predictor.model.reading import DTYPES, Reader, Source, sources
 
 logger = logging.getLogger(__name__)
@@ -67,21 +68,35 @@ def resolve_model(
     return Path(folder)
 
 
-def load_model(path: Path, *, device: torch.device | str, dtype: torch.dtype) -> Model:
-    """Read config and weights of the checkpoint folder `path`; raises CheckpointError."""
+def load_model(
+    path: Path,
+    *,
+    device: torch.device | str,
+    dtype: torch.dtype,
+    quantize_part: Quantize | None = None,
+) -> Model:
+    """Read config and weights of the checkpoint folder `path`; raises CheckpointError.
+
+    Part by part: with `quantize_part` each is quantized before the next is read.
+    """
     device = torch.device(device)
     config = ModelConfig.from_folder(path)
     files = _tensor_files(path)
     model = Model.empty(config, device=device, dtype=dtype)
-    targets = model.tensors()
-    _check_names(path, files, targets, config)
-    places = _places(path, files, targets)
+    _check_names(path, files, model.tensors().keys(), config)
+    places = _places(path, files, model.tensors())
     began_s = time.monotonic()
+    # All at once keeps every reading thread busy; part by part, what is quantized takes its place.
+    parts = [(model.decoder, model.tensors())] if quantize_part is None else model.parts()
     try:
         with Reader(device) as reader:
-            reader.read([(places[name], target) for name, target in targets.items()])
-            if config.tied_embeddings and HEAD in files:
-                _check_tied_head(path, files[HEAD], targets[EMBEDDING], reader)
+            for part, targets in parts:
+                reader.read([(places[name], target) for name, target in targets.items()])
+                if part is model.decoder and config.tied_embeddings and HEAD in files:
+                    _check_tied_head(path, files[HEAD], targets[EMBEDDING], reader)
+                targets.clear()  # no view may keep what is replaced
+                if quantize_part is not None:
+                    quantize_part(part)
     except (OSError, EOFError) as error:
         raise CheckpointError(f"{path}: not readable as safetensors: {error}") from error
     seconds = round(time.monotonic() - began_s, 3)
@@ -138,13 +153,13 @@ def _sharded(path: Path) -> list[str]:
 def _check_names(
     path: Path,
     files: dict[str, tuple[str, str]],
-    targets: dict[str, Tensor],
+    targets: Set[str],
     config: ModelConfig,
 ) -> None:
-    missing = sorted(targets.keys() - files.keys())
+    missing = sorted(targets - files.keys())
     if missing:
         raise CheckpointError(f"{path}: missing {_listed(missing)}")
-    extra = files.keys() - targets.keys()
+    extra = files.keys() - targets
     if config.tied_embeddings:
         extra.discard(HEAD)
     if extra:

@@ -34,16 +34,12 @@ EVAL = ROOT / "tests" / "data" / "eval"
 
 
 @contextmanager
-def server(checkpoint: str, port: int) -> Iterator[str]:
-    """A server process on `checkpoint`; its base URL once it is ready."""
-    command = [
-        sys.executable,
-        "-m",
-        "predictor",
-        "--model_dir",
-        f"predictor/checkpoints/{checkpoint}",
-    ]
-    command += ["--http_port", str(port), "--enable_grpc", "false", "--log_level", "warning"]
+def server(checkpoint: str, port: int, *flags: str) -> Iterator[str]:
+    """A server process on `checkpoint` with further `flags`; its base URL once it is ready."""
+    folder = ROOT / "predictor" / "checkpoints" / checkpoint  # or a whole path
+    command = [sys.executable, "-m", "predictor", "--model_dir", str(folder)]
+    command += ["--http_port", str(port), "--enable_grpc", "false"]
+    command += ["--log_level", "warning", *flags]
     process = subprocess.Popen(command, cwd=ROOT)
     url = f"http://127.0.0.1:{port}"
     try:

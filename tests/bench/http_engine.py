@@ -68,14 +68,17 @@ def bench_engine(
         return Engine(PacedRunner(), settings, on_step)
     import torch
 
-    from predictor.engine.build import choose_device, choose_dtype, make_runner
+    from predictor.engine.build import choose_device, make_runner
+    from predictor.model.precision import choose_precision
     from tests.bench.shapes import SHAPES, random_model
 
     where = choose_device(device)
     config = SHAPES[shape]
     text = replace(config.text, vocab_size=max(TOKENIZER_IDS, config.text.vocab_size))
     with torch.inference_mode():
-        model = random_model(replace(config, text=text), where, choose_dtype("auto", where))
+        model = random_model(
+            replace(config, text=text), where, choose_precision("auto", where).dtype
+        )
     if where.type == "cpu":
         torch.set_num_threads(max(1, min(8, (os.cpu_count() or 1) // 2)))
     runner = make_runner(

@@ -1,5 +1,5 @@
-"""Writes the performance tables of both READMEs from tests/bench/results/engine-h200.json, and from
-the start-*.json beside it that was measured on the same kind of GPU.
+"""Writes the tables of both READMEs that come from the benchmarks' result files; a start-*.json
+counts where it was measured on the same kind of GPU as the engine's.
 
 python -m tests.bench.readme
 """
@@ -7,13 +7,13 @@ python -m tests.bench.readme
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tests.bench.environment import ROOT
 
-RESULTS = Path(__file__).parent / "results" / "engine-h200.json"
-BEGIN, END = "<!-- performance:begin -->", "<!-- performance:end -->"
 ROWS = {
     "1.7B offline 30 s": ("1.7B, 30 s clips, 256 at once", "1.7B，30 秒音频，256 路并发"),
     "1.7B offline 10 s": ("1.7B, 10 s clips, 256 at once", "1.7B，10 秒音频，256 路并发"),
@@ -57,7 +57,16 @@ START_ROWS = {
     ),
 }
 HEADS = (("what", "measured"), ("项目", "实测"))
-FILES = ("README.md", "README.zh-CN.md")
+EDGE_PRECISIONS = ("fp32", "bf16", "int8")
+EDGE_HEADS = (
+    ("`precision`", "first token", "last token", "real-time factor", "on one core",
+     "server's memory", "English / Chinese errors, short", "long"),
+    ("`precision`", "首个 token", "最后一个 token", "实时率", "单核实时率",
+     "服务内存", "英文 / 中文错误率，短", "长"),
+)  # fmt: skip
+FILES = ("README.md", "README.zh-CN.md")  # their place is the `language` of a table
+FOLDER = Path(__file__).parent / "results"
+RESULTS = FOLDER / "engine-h200.json"
 
 
 def load_results(engine: Path = RESULTS) -> dict[str, Any]:
@@ -71,8 +80,8 @@ def load_results(engine: Path = RESULTS) -> dict[str, Any]:
     return results
 
 
-def table(results: dict[str, Any], language: int) -> str:
-    """The Markdown table; `language` 0 is English, 1 Chinese."""
+def performance(results: dict[str, Any], language: int) -> str:
+    """What one H200 does."""
     what, measured = HEADS[language]
     lines = [f"| {what} | {measured} |", "| --- | ---: |"]
     started = {key: names for key, names in START_ROWS.items() if key in results["rows"]}
@@ -84,19 +93,70 @@ def table(results: dict[str, Any], language: int) -> str:
     return "\n".join(lines)
 
 
-def shown(text: str) -> str:
-    """What stands between the markers."""
-    return text.partition(BEGIN)[2].partition(END)[0].strip()
+def edge(results: dict[str, Any], language: int) -> str:
+    """What two CPU cores do, by precision."""
+    heads = EDGE_HEADS[language]
+    lines = [f"| {' | '.join(heads)} |", f"| --- |{' ---: |' * (len(heads) - 1)}"]
+    for precision in EDGE_PRECISIONS:
+        two, one, server, short, long = (
+            results["rows"][name]
+            for name in (
+                f"0.6B {precision}, 2 threads",
+                f"0.6B {precision}, 1 thread",
+                f"0.6B {precision}, server",
+                f"tiny {precision}, evaluation set, short",
+                f"tiny {precision}, evaluation set, long",
+            )
+        )
+        cells = [f"`{precision}`", f"{two['first_token_s']:.2f} s", f"{two['last_token_s']:.2f} s"]
+        cells += [f"{two['rtf']:.2f}", f"{one['rtf']:.2f}", f"{server['rss_peak_mib']:,} MiB"]
+        cells += [
+            f"{r['English error %']:.2f} / {r['Chinese error %']:.2f} %" for r in (short, long)
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table between two markers of the READMEs, and the results it is made from."""
+
+    marker: str
+    make: Callable[[dict[str, Any], int], str]
+    results: Callable[[], dict[str, Any]]
+
+    def text(self, language: int) -> str:
+        """The Markdown; `language` 0 is English, 1 Chinese."""
+        return self.make(self.results(), language)
+
+    def shown(self, text: str) -> str:
+        """What stands between the markers."""
+        return self._split(text)[1].strip()
+
+    def put(self, text: str, language: int) -> str:
+        head, _, tail = self._split(text)
+        return f"{head}\n{self.text(language)}\n{tail}"
+
+    def _split(self, text: str) -> tuple[str, str, str]:
+        begin, end = f"<!-- {self.marker}:begin -->", f"<!-- {self.marker}:end -->"
+        head, _, rest = text.partition(begin)
+        content, _, tail = rest.partition(end)
+        return head + begin, content, end + tail
+
+
+TABLES = (
+    Table("performance", performance, load_results),
+    Table("edge", edge, lambda: json.loads((FOLDER / "edge-cpu.json").read_text())),
+)
 
 
 def main() -> None:
-    results = load_results()
     for language, name in enumerate(FILES):
         path = ROOT / name
-        head, _, rest = path.read_text("utf-8").partition(BEGIN)
-        tail = rest.partition(END)[2]
-        content = f"{head}{BEGIN}\n{table(results, language)}\n{END}{tail}"
-        path.write_text(content, "utf-8")
+        text = path.read_text("utf-8")
+        for table in TABLES:
+            text = table.put(text, language)
+        path.write_text(text, "utf-8")
 
 
 if __name__ == "__main__":

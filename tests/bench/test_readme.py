@@ -1,4 +1,4 @@
-"""The numbers of the READMEs are those of the benchmark's result file."""
+"""The numbers of the READMEs are those of the benchmarks' result files."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from tests.bench.environment import ROOT
-from tests.bench.readme import FILES, RESULTS, load_results, shown, table
+from tests.bench.readme import FILES, RESULTS, TABLES, Table, load_results, performance
 
 
+@pytest.mark.parametrize("table", TABLES, ids=lambda table: table.marker)
 @pytest.mark.parametrize(("language", "name"), list(enumerate(FILES)))
-def test_the_readme_has_the_table_of_the_results(language: int, name: str) -> None:
-    results = load_results()
-    written = shown((ROOT / name).read_text("utf-8"))
-    assert written == table(results, language), "run: python -m tests.bench.readme"
+def test_the_readme_has_the_table_of_the_results(table: Table, language: int, name: str) -> None:
+    written = table.shown((ROOT / name).read_text("utf-8"))
+    assert written == table.text(language), "run: python -m tests.bench.readme"
 
 
 @pytest.mark.parametrize(("gpu", "is_shown"), [("NVIDIA H200", True), ("another", False)])
@@ -32,8 +32,8 @@ def test_a_start_on_the_same_gpu_is_shown(tmp_path: Path, gpu: str, is_shown: bo
     }
     (tmp_path / "start-some.json").write_text(json.dumps(start))
     for language in range(len(FILES)):
-        before = table(json.loads(RESULTS.read_text()), language)
-        lines = table(load_results(engine), language).splitlines()
+        before = performance(json.loads(RESULTS.read_text()), language)
+        lines = performance(load_results(engine), language).splitlines()
         assert lines[: len(before.splitlines())] == before.splitlines()
         added = [line for line in lines if line not in before.splitlines()]
         assert [line.endswith("| 7.25 s |") for line in added] == [True] * is_shown

@@ -120,7 +120,7 @@ def test_optional_settings_are_switched_off_by_their_word(tmp_path: Path) -> Non
         (["--http_port=eighty"], ["http_port='eighty'", "flag", "whole number from 0 to 65535"]),
         (["--http_port=70000"], ["http_port='70000'", "from 0 to 65535"]),
         (["--kv_memory_fraction=nan"], ["kv_memory_fraction='nan'", "from 0.01 to 1"]),
-        (["--precision=int4"], ["precision='int4'", "auto, fp32, bf16, fp16"]),
+        (["--precision=int4"], ["precision='int4'", "auto, fp32, bf16, fp16, int8"]),
         (["--enable_grpc=maybe"], ["enable_grpc='maybe'", "true or false"]),
         (["--api_keys=x"], ["'--api_keys'", "unknown"]),
     ],
@@ -194,8 +194,8 @@ def test_a_file_that_is_named_must_exist(tmp_path: Path) -> None:
 
 
 def test_all_problems_come_in_one_message() -> None:
-    message = refused("--http_port=x", "--nonsense_q=1", env={"QWEN3_ASR_PRECISION": "int8"})
-    for word in ("http_port", "nonsense_q", "precision='int8' from environment"):
+    message = refused("--http_port=x", "--nonsense_q=1", env={"QWEN3_ASR_PRECISION": "int4"})
+    for word in ("http_port", "nonsense_q", "precision='int4' from environment"):
         assert word in message
 
 

@@ -11,12 +11,14 @@ import pytest
 import torch
 
 from predictor.engine import EngineOptions, build_engine
-from predictor.engine.build import choose_device, choose_dtype
+from predictor.engine.build import choose_device
 from predictor.engine.memory import free_bytes, free_host_bytes, plan_slots, slot_bytes
+from predictor.model import quantized_cpu
 from predictor.model.config import CheckpointError, TextConfig
 from predictor.model.model import Model
+from predictor.model.precision import Precision, choose_precision
 
-CPU = torch.device("cpu")
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 
 def test_the_model_is_no_longer_than_its_positions(native: Path) -> None:
@@ -87,15 +89,26 @@ def test_free_memory_is_the_containers_where_that_is_less(tmp_path: Path) -> Non
     assert free_host_bytes(tmp_path) == 4000
 
 
-def test_devices_and_types_are_checked_by_name() -> None:
+def test_devices_and_precisions_are_checked_by_name() -> None:
     assert choose_device("cpu") == CPU
-    assert choose_dtype("auto", CPU) == torch.float32
-    assert choose_dtype("auto", torch.device("cuda")) == torch.bfloat16
-    assert choose_dtype(torch.float16, CPU) == torch.float16
+    assert choose_precision("auto", CPU) == Precision("float32", torch.float32)
+    assert choose_precision("auto", CUDA) == Precision("bfloat16", torch.bfloat16)
+    assert choose_precision(torch.float16, CPU) == Precision("float16", torch.float16)
+    assert choose_precision("int8", CPU) == Precision("int8", torch.float32, is_quantized=True)
     with pytest.raises(ValueError, match="device must be"):
         choose_device("meta")
-    with pytest.raises(ValueError, match="dtype must be"):
-        choose_dtype("int8", CPU)
+    with pytest.raises(ValueError, match=r"precision on cpu must be auto or one of .*, is 'int4'"):
+        choose_precision("int4", CPU)
+    with pytest.raises(ValueError, match=r"precision on cuda must be auto or one of .*, is 'int8'"):
+        choose_precision("int8", CUDA)
+
+
+def test_int8_is_refused_where_torch_has_no_product_for_it(
+    native: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quantized_cpu, "ENGINE", "an engine of another processor")
+    with pytest.raises(ValueError, match=r"precision 'int8' needs torch's an engine.*use fp32"):
+        build_engine(native, "cpu", "int8", EngineOptions())
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")

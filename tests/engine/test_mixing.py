@@ -4,7 +4,10 @@ model, and whoever is not aborted gets what transformers' `generate` gives it al
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
+import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -13,7 +16,10 @@ from predictor.engine.runner import TorchRunner
 from predictor.engine.scheduler import Scheduler
 from predictor.engine.sequence import Sequence
 from predictor.model.model import Model
+from predictor.model.quantized import quantizer
+from predictor.model.weights import load_model
 from tests.engine.conftest import OPTIONS, Known, StartEngine, pool
+from tests.model.checkpoints import EMBEDDED
 
 
 @dataclass
@@ -71,16 +77,31 @@ ACTIONS = st.lists(
 )
 
 
-@settings(
+IN_ANY_MIX = settings(
     max_examples=30,
     deadline=None,
     derandomize=True,  # near-ties of random weights must not make a run fail by chance
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
+
+
+@IN_ANY_MIX
 @given(actions=ACTIONS)
 def test_tokens_stay_the_same_in_any_mix(
-    actions: list[tuple[str, int]], model: Model, known: list[Known], runner: TorchRunner
+    actions: list[tuple[str, int]], known: list[Known], runner: TorchRunner
 ) -> None:
+    run_through(actions, known, runner)
+
+
+@IN_ANY_MIX
+@given(actions=ACTIONS)
+def test_tokens_stay_the_same_in_any_mix_in_int8(
+    actions: list[tuple[str, int]], known_int8: list[Known], int8_runner: TorchRunner
+) -> None:
+    run_through(actions, known_int8, int8_runner)
+
+
+def run_through(actions: list[tuple[str, int]], known: list[Known], runner: TorchRunner) -> None:
     drive = Drive(runner, Scheduler(OPTIONS, runner.limits, runner.num_slots))
     for action, number in actions:
         if action == "add":
@@ -97,6 +118,37 @@ def test_tokens_stay_the_same_in_any_mix(
     stats = drive.scheduler.stats()
     assert (stats.num_running, stats.num_waiting) == (0, 0)
     assert stats.num_finished == len(drive.sequences)
+
+
+@pytest.fixture(scope="module", params=["random", "tiny"])
+def int8_model(request: pytest.FixtureRequest, native: Path, one_thread: None) -> Model:
+    return load_model(
+        native if request.param == "random" else EMBEDDED / "tiny",
+        device="cpu",
+        dtype=torch.float32,
+        quantize_part=quantizer("int8", torch.device("cpu")),
+    )
+
+
+@pytest.fixture
+def int8_runner(int8_model: Model) -> TorchRunner:
+    return TorchRunner(int8_model, num_slots=OPTIONS.max_num_seqs, max_model_len=640)
+
+
+@pytest.fixture(scope="module")
+def known_int8(int8_model: Model) -> list[Known]:
+    """The pool's requests with what each is answered alone, at the first place of the cache."""
+    answers = []
+    for request in pool():
+        runner = TorchRunner(int8_model, num_slots=1, max_model_len=640)
+        scheduler = Scheduler(replace(OPTIONS, max_num_seqs=1), runner.limits, 1)
+        drive = Drive(runner, scheduler)
+        drive.add(Known(request, ()))
+        while drive.step():
+            pass
+        [sequence] = drive.sequences.values()
+        answers.append(Known(request, tuple(sequence.tokens)))
+    return answers
 
 
 async def test_the_engine_gives_the_tokens_of_generate_alone_and_together(

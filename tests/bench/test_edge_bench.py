@@ -1,0 +1,28 @@
+"""The edge benchmark itself runs, on a small shape, and writes a row for each engine."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.bench.edge import PRECISIONS
+from tests.bench.environment import ROOT
+
+
+def test_every_precision_is_measured(tmp_path: Path) -> None:
+    output = tmp_path / "edge.json"
+    command = [sys.executable, "-m", "tests.bench.edge", "--shape", "tiny", "--repeats", "1"]
+    command += ["--rows", "engine", "--output", str(output)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(output.read_text())
+    assert result["environment"]["vnni"] in (True, False)
+    kinds = [("tiny", "2 threads"), ("tiny", "1 thread"), ("tiny checkpoint", "1 thread")]
+    expected = {f"{name} {p}, {threads}" for name, threads in kinds for p in PRECISIONS}
+    assert set(result["rows"]) == expected
+    for name, row in result["rows"].items():
+        assert row["num_tokens"] == 35, name
+        assert 0 < row["first_token_s"] <= row["last_token_s"] == 10 * row["rtf"], name
+        assert row["rss_imports_mib"] < row["rss_loaded_mib"] <= row["rss_peak_mib"], name
