@@ -156,7 +156,9 @@ class Transcriber:
         may_echo = bool(request.context) and is_quiet(samples)
         try:
             async with gate:
-                stream = await self._submitted(request, prompt, samples, patient=span[0] > 0)
+                stream = await self._submitted(
+                    request, prompt, samples, patient=span[0] > 0, streaming=streaming
+                )
                 last = await self._read(
                     stream, parser, feed if streaming and not may_echo else None
                 )
@@ -177,7 +179,13 @@ class Transcriber:
         )
 
     async def _submitted(
-        self, request: TranscribeRequest, prompt: Prompt, samples: Samples, *, patient: bool
+        self,
+        request: TranscribeRequest,
+        prompt: Prompt,
+        samples: Samples,
+        *,
+        patient: bool,
+        streaming: bool,
     ) -> TokenStream:
         """The engine's stream; `patient` waits for room, the recording being admitted already."""
         engine_request = EngineRequest(
@@ -186,6 +194,7 @@ class Transcriber:
             tokens_before=prompt.tokens_before,
             tokens_after=prompt.tokens_after,
             max_new_tokens=request.max_new_tokens or _NO_CAP,
+            is_streamed=streaming,
         )
         while True:
             try:

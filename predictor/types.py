@@ -25,6 +25,9 @@ class EngineRequest:
     tokens_before: tuple[int, ...]  # prompt token ids up to and including <|audio_start|>
     tokens_after: tuple[int, ...]  # from <|audio_end|> to the last prompt token
     max_new_tokens: int  # the end-of-sequence token counts as one
+    # Hand tokens out as they come; if not, the first ones, and all others at the end. Each time
+    # wakes the consumer, which costs more than the tokens do.
+    is_streamed: bool = True
 
 
 @dataclass(frozen=True, slots=True)

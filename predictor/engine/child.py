@@ -84,6 +84,7 @@ class Child:
             tokens_before=request.tokens_before,
             tokens_after=request.tokens_after,
             max_new_tokens=request.max_new_tokens,
+            is_streamed=request.is_streamed,
         )
         frame = encode(message)
         with open(os.memfd_create("samples"), "r+b", buffering=0) as file:

@@ -194,8 +194,8 @@ class Engine:
                     deliveries += self._failed(sequence)
                 elif tokens and not sequence.aborted:
                     chunk = sequence.extend(tokens, logprobs)
-                    stream = self._streams[sequence.request.request_id]
-                    deliveries.append((stream, chunk))
+                    if (due := sequence.due(chunk)) is not None:
+                        deliveries.append((self._streams[sequence.request.request_id], due))
                     if chunk.finish is not None:
                         audio_s += sequence.audio_s
                         self._scheduler.finish(sequence)

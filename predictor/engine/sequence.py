@@ -29,6 +29,7 @@ class Sequence:
     """The state of one request; owned by the engine's thread once it runs."""
 
     __slots__ = (
+        "_kept",
         "_repetition",
         "aborted",
         "audio_s",
@@ -58,6 +59,7 @@ class Sequence:
         self._check_length(limits.max_model_len)
         self.eos_token_ids = limits.eos_token_ids
         self.tokens: list[int] = []
+        self._kept: list[TokenChunk] = []  # not handed out yet
         self.slot = -1  # none yet
         self.aborted = False
         self._repetition = RepetitionGuard(options.max_repeat_period, options.max_repeats)
@@ -85,6 +87,15 @@ class Sequence:
             if finish is not None:
                 break
         return self._chunk(tuple(self.tokens[first:]), tuple(logprobs[:num_taken]), finish)
+
+    def due(self, chunk: TokenChunk) -> TokenChunk | None:
+        """What to hand out of a new chunk now; None = nothing yet, it is kept for later."""
+        is_first = len(self.tokens) == len(chunk.token_ids)
+        if not (self.request.is_streamed or is_first or chunk.finish is not None):
+            self._kept.append(chunk)
+            return None
+        kept, self._kept = self._kept, []
+        return merged([*kept, chunk]) if kept else chunk
 
     def abort_chunk(self) -> TokenChunk:
         """The last chunk of a sequence that was aborted."""
@@ -152,6 +163,20 @@ def _check_values(request: EngineRequest, limits: Limits) -> None:
         raise InvalidInput(
             "the prompt must end with a text token", field="prompt", value=0, limit=1
         )
+
+
+def merged(chunks: Tokens[TokenChunk]) -> TokenChunk:
+    """Chunks of one sequence, one after another, as one."""
+    last = chunks[-1]
+    if len(chunks) == 1:
+        return last
+    return TokenChunk(
+        token_ids=tuple(token for chunk in chunks for token in chunk.token_ids),
+        logprobs=tuple(logprob for chunk in chunks for logprob in chunk.logprobs),
+        finish=last.finish,
+        num_prompt_tokens=last.num_prompt_tokens,
+        num_audio_tokens=last.num_audio_tokens,
+    )
 
 
 class RepetitionGuard:

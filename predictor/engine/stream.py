@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Protocol, TypeAlias
 
+from predictor.engine.sequence import merged
 from predictor.errors import AsrError
 from predictor.types import TokenChunk
 
@@ -83,11 +84,11 @@ class TokenStream(AsyncIterator[TokenChunk]):
         errors = [item for item in self._items if isinstance(item, AsrError)]
         if chunks:
             self._items = list(errors)
-            merged = _merged(chunks)
-            self._ended = merged.finish is not None
+            chunk = merged(chunks)
+            self._ended = chunk.finish is not None
             if not errors:
                 self._arrived.clear()
-            return merged
+            return chunk
         self._ended = True
         raise errors[0]
 
@@ -107,16 +108,3 @@ class TokenStream(AsyncIterator[TokenChunk]):
         trace: TracebackType | None,
     ) -> None:
         await self.aclose()
-
-
-def _merged(chunks: list[TokenChunk]) -> TokenChunk:
-    last = chunks[-1]
-    if len(chunks) == 1:
-        return last
-    return TokenChunk(
-        token_ids=tuple(token for chunk in chunks for token in chunk.token_ids),
-        logprobs=tuple(logprob for chunk in chunks for logprob in chunk.logprobs),
-        finish=last.finish,
-        num_prompt_tokens=last.num_prompt_tokens,
-        num_audio_tokens=last.num_audio_tokens,
-    )

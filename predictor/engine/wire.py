@@ -71,6 +71,7 @@ class Submit:
     tokens_before: tuple[int, ...]
     tokens_after: tuple[int, ...]
     max_new_tokens: int
+    is_streamed: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -182,6 +182,7 @@ def _obey(message: Message, engine: Engine, inbox: Inbox, outbox: Outbox) -> Non
             message.tokens_before,
             message.tokens_after,
             message.max_new_tokens,
+            message.is_streamed,
         )
         engine.submit_to(RemoteSink(message.request_id, message.number, outbox), request)
     except AsrError as error:

@@ -432,3 +432,18 @@ async def test_two_event_loops_share_one_engine(
     other = asyncio.create_task(asyncio.to_thread(lambda: asyncio.run(ask(2))))
     assert await ask(4) == known[4].tokens
     assert await other == known[2].tokens
+
+
+async def test_what_is_not_streamed_comes_at_the_start_and_at_the_end(
+    runner: TorchRunner, known: list[Known], start_engine: StartEngine
+) -> None:
+    engine = start_engine(runner)
+    long = known[4]
+    streams = [
+        engine.submit(replace(long.request, request_id=str(i), is_streamed=False)) for i in range(3)
+    ]
+    for stream in streams:
+        chunks = await chunks_of(stream)
+        assert len(chunks) <= 2
+        assert tuple(t for chunk in chunks for t in chunk.token_ids) == long.tokens
+        assert len([lp for chunk in chunks for lp in chunk.logprobs]) == len(long.tokens)

@@ -124,3 +124,27 @@ def test_the_guard_equals_the_definition(
     guard = RepetitionGuard(5, max_repeats)
     for end, token in enumerate(text, start=1):
         assert guard.add(token) == repeats_too_often(text[:end], 5, max_repeats)
+
+
+@given(
+    steps=st.lists(st.lists(st.integers(1, 40), min_size=1, max_size=4), min_size=1, max_size=12),
+    is_streamed=st.booleans(),
+)
+def test_what_is_handed_out_is_all_there_is(steps: list[list[int]], is_streamed: bool) -> None:
+    """Streamed: chunk by chunk. Else the first ones, and all others with the end."""
+    request = replace(REQUEST, max_new_tokens=60, is_streamed=is_streamed)
+    running = sequence(request, EngineOptions(max_repeats=1000))
+    handed_out = []
+    chunks = [running.extend(tokens, [-float(t) for t in tokens]) for tokens in steps]
+    chunks.append(running.extend([48], [0.0]))
+    running.tokens.clear()
+    for chunk in chunks:
+        running.tokens += chunk.token_ids
+        if (due := running.due(chunk)) is not None:
+            handed_out.append(due)
+    tokens = [token for chunk in handed_out for token in chunk.token_ids]
+    assert tokens == [token for step in steps for token in step]
+    assert [-lp for chunk in handed_out for lp in chunk.logprobs] == tokens
+    assert [chunk.finish for chunk in handed_out[:-1]] == [None] * (len(handed_out) - 1)
+    assert handed_out[-1].finish == "stop"
+    assert len(handed_out) == (len(steps) + 1 if is_streamed else 2)
