@@ -7,11 +7,13 @@ that a context cannot smuggle in special tokens.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from predictor.errors import InvalidInput
 from predictor.text.tokenizer import TextTokenizer
 
 _MAX_CHARS_PER_TOKEN = 64  # more than any sentence has
+_NUM_CACHED = 256  # texts whose tokens are kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,8 @@ class PromptBuilder:
     def __init__(self, tokenizer: TextTokenizer, max_context_tokens: int) -> None:
         self._tokenizer = tokenizer
         self._max_context_tokens = max_context_tokens
+        # Most requests share their context and language; bounded, since callers choose them.
+        self._encode = lru_cache(_NUM_CACHED)(tokenizer.encode_plain)
 
     def build(self, context: str = "", language: str | None = None) -> Prompt:
         """`language` is a canonical name or None. Raises InvalidInput when the context is long."""
@@ -35,18 +39,18 @@ class PromptBuilder:
         tok = self._tokenizer
         before = [
             tok.im_start,
-            *tok.encode_plain("system\n" + context),
+            *self._encode("system\n" + context),
             tok.im_end,
-            *tok.encode_plain("\n"),
+            *self._encode("\n"),
             tok.im_start,
-            *tok.encode_plain("user\n"),
+            *self._encode("user\n"),
             tok.audio_start,
         ]
-        after = [tok.audio_end, tok.im_end, *tok.encode_plain("\n"), tok.im_start]
+        after = [tok.audio_end, tok.im_end, *self._encode("\n"), tok.im_start]
         if language is None:
-            after += tok.encode_plain("assistant\n")
+            after += self._encode("assistant\n")
         else:
-            after += [*tok.encode_plain(f"assistant\nlanguage {language}"), tok.asr_text]
+            after += [*self._encode(f"assistant\nlanguage {language}"), tok.asr_text]
         return Prompt(tuple(before), tuple(after))
 
     def check_context(self, context: str, *, field: str = "context") -> None:
@@ -56,7 +60,7 @@ class PromptBuilder:
         if len(context) > limit * _MAX_CHARS_PER_TOKEN:
             size, unit = len(context), "characters"
         else:
-            size, unit = len(self._tokenizer.encode_plain(context)), "tokens"
+            size, unit = len(self._encode(context)), "tokens"
         if unit == "characters" or size > limit:
             raise InvalidInput(
                 f"{field}: {size} {unit}, the limit is {limit} tokens",
