@@ -6,6 +6,8 @@ import json
 import re
 from typing import Any
 
+import yaml
+
 from pipelines.lib.capacity import Sizing, target_concurrency
 from tests.manifests.objects import MANIFESTS, ROOT
 
@@ -77,3 +79,38 @@ def test_the_settings_for_the_measured_card_are_derived_as_stated() -> None:
     }
     assert cells["scaleTarget"].strip() == str(target)
     assert cells["value"].strip() == f"{target * 10:,}"
+
+
+EDGE: dict[str, Any] = json.loads(
+    (ROOT / "tests" / "bench" / "results" / "edge-cpu.json").read_text()
+)["rows"]
+
+
+def edge_row(what: str) -> str:
+    """Where the README says that a number of the edge overlay is from."""
+    [line] = [line for line in README.splitlines() if line.startswith(f"| `edge`: {what}")]
+    return line.split("|")[2]
+
+
+def test_the_edge_overlay_asks_for_what_was_measured() -> None:
+    peaks = {p: EDGE[f"0.6B {p}, server"]["rss_peak_mib"] for p in ("int8", "fp32")}
+    for peak in peaks.values():
+        assert f"{peak:,}" in edge_row("4 Gi requested")
+    for precision in peaks:
+        seconds = EDGE[f"0.6B {precision}, 2 threads"]["last_token_s"]
+        assert f"{seconds:.2f} s in {precision}" in edge_row("2 CPUs")
+    text = (MANIFESTS / "overlays" / "edge" / "runtime.yaml").read_text()
+    assert f"{peaks['int8']:,} MiB" in text
+    [patch] = yaml.safe_load(text)
+    asked = patch["value"]
+    assert peaks["int8"] <= mebibytes(asked["requests"]["memory"])
+    config = json.loads((MANIFESTS / "overlays" / "edge" / "model-config.json").read_text())
+    full = config["batch_size"] * config["max_model_len"] * 224 / 1024
+    assert peaks["int8"] + full * 2 / 3 <= mebibytes(asked["limits"]["memory"])
+    assert int(asked["requests"]["cpu"]) == config["num_threads"]
+    assert config["precision"] == "int8"
+
+
+def mebibytes(quantity: str) -> int:
+    assert quantity.endswith("Gi")
+    return int(quantity.removesuffix("Gi")) * 1024
