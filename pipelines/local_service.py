@@ -22,7 +22,7 @@ STOP_TIMEOUT_S = 60
 
 
 class LocalService:
-    """Starts `python -m predictor`; `url` answers once the block is entered."""
+    """Starts `python -m predictor`; `url` and `grpc` answer once the block is entered."""
 
     def __init__(
         self, checkpoint: Path, *, flags: tuple[str, ...] = (), start_timeout_s: float = 900.0
@@ -30,6 +30,7 @@ class LocalService:
         if not checkpoint.is_dir():
             raise OptionError(f"checkpoint: {checkpoint} is no folder")
         self.url = ""
+        self.grpc = ""  # host:port
         self._flags = (f"--model_dir={checkpoint}", "--http_port=0", "--grpc_port=0", *flags)
         self._start_timeout_s = start_timeout_s
         self._started = False
@@ -84,6 +85,7 @@ class LocalService:
                 continue
             if entry.get("message") == "listening":
                 self.url = f"http://127.0.0.1:{entry['http_port']}"
+                self.grpc = f"127.0.0.1:{entry['grpc_port']}"
             elif entry.get("message") == "ready":
                 self._started = True
                 self._told.set()

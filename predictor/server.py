@@ -15,7 +15,6 @@ import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import torch
 import uvicorn
 from kserve import ModelServer
 from prometheus_client import REGISTRY, CollectorRegistry
@@ -29,16 +28,13 @@ from predictor.api.grpc_server import create_grpc_server
 from predictor.audio.decode import AudioDecoder, AudioLimits, AudioOptions
 from predictor.audio.segment import split
 from predictor.config import Settings
-from predictor.engine import EngineOptions, StepStats, build_engine
-from predictor.engine.build import choose_device
+from predictor.engine import StepStats
+from predictor.loading import Loading
 from predictor.metrics import Metrics
-from predictor.model.precision import choose_precision
-from predictor.model.weights import resolve_model
 from predictor.ready_clip import ready_clip
 from predictor.service import AsrModel, Loaded, ModelOptions
 from predictor.text.languages import parse_language
 from predictor.text.prompt import PromptBuilder
-from predictor.text.tokenizer import TextTokenizer
 from predictor.transcriber import Transcriber, TranscriberOptions
 
 logger = logging.getLogger(__name__)
@@ -173,8 +169,10 @@ def _listen(host: str, port: int) -> socket.socket:
     return socket.create_server((host, port), family=family, backlog=2048)
 
 
-def build_server(settings: Settings, registry: CollectorRegistry = REGISTRY) -> AsrServer:
-    """Everything wired, nothing started, no weights read yet.
+def build_server(
+    settings: Settings, registry: CollectorRegistry = REGISTRY, loading: Loading | None = None
+) -> AsrServer:
+    """Everything wired, nothing started but `loading`, which otherwise begins with the server.
 
     KServe's own metrics are in the default `registry`; another one is for tests.
     """
@@ -190,7 +188,7 @@ def build_server(settings: Settings, registry: CollectorRegistry = REGISTRY) -> 
     )
     model = AsrModel(
         settings.model_name,
-        lambda: _load(settings, metrics),
+        lambda: _load(settings, metrics, loading or Loading(settings)),
         decoder,
         ready_clip(),
         metrics,
@@ -210,19 +208,6 @@ def _audio_limits(settings: Settings) -> AudioLimits:
     )
 
 
-def _engine_options(settings: Settings) -> EngineOptions:
-    return EngineOptions(
-        max_num_seqs=settings.max_num_seqs,
-        max_model_len=settings.max_model_len,
-        kv_memory_fraction=settings.kv_memory_fraction,
-        max_prefill_audio_s=settings.max_prefill_audio_s,
-        max_waiting_requests=settings.max_waiting_requests,
-        max_waiting_audio_s=settings.max_held_audio_s,
-        max_tokens_per_audio_s=settings.max_tokens_per_audio_s,
-        stall_timeout_s=settings.stall_timeout_s,
-    )
-
-
 def _observer(metrics: Metrics) -> Callable[[StepStats], None]:
     """Called in the engine's thread after each step."""
 
@@ -235,22 +220,11 @@ def _observer(metrics: Metrics) -> Callable[[StepStats], None]:
     return observe
 
 
-def _load(settings: Settings, metrics: Metrics) -> Loaded:
-    """Read the checkpoint and build what transcribes with it. Slow; runs in a thread."""
-    if settings.num_threads is not None:
-        torch.set_num_threads(settings.num_threads)
-    folder = resolve_model(
-        model_dir=settings.model_dir,
-        model_id=settings.model_id,
-        revision=settings.model_revision,
-    )
-    tokenizer = TextTokenizer.load(folder)
+def _load(settings: Settings, metrics: Metrics, loading: Loading) -> Loaded:
+    """Wait for the checkpoint and build what transcribes with it. Slow; runs in a thread."""
+    checkpoint = loading.result(_observer(metrics))
+    tokenizer, engine = checkpoint.tokenizer, checkpoint.made.engine
     prompts = PromptBuilder(tokenizer, settings.max_context_tokens)
-    device = choose_device(settings.device)
-    precision = choose_precision(settings.dtype, device)
-    engine = build_engine(
-        folder, device, precision.name, _engine_options(settings), _observer(metrics)
-    )
     options = TranscriberOptions(segment_s=settings.segment_s)
     admission = Admission(settings.max_held_audio_s, metrics)
     transcriber = Transcriber(engine.submit, split, tokenizer, prompts, options, admission, metrics)
@@ -258,11 +232,11 @@ def _load(settings: Settings, metrics: Metrics) -> Loaded:
     metrics.model_info.labels(
         model_name=settings.model_name,
         version=__version__,
-        checkpoint=_checkpoint_name(settings, folder),
-        device=str(device),
-        dtype=precision.name,
+        checkpoint=_checkpoint_name(settings, checkpoint.folder),
+        device=checkpoint.made.device,
+        dtype=checkpoint.made.dtype,
     ).set(1)
-    return Loaded(engine, transcriber, prompts)
+    return Loaded(engine, transcriber, prompts, loading.began_s)
 
 
 def _checkpoint_name(settings: Settings, folder: Path) -> str:

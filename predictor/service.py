@@ -56,6 +56,7 @@ class Loaded:
     engine: EngineHandle
     transcriber: Transcriber
     prompts: PromptBuilder
+    began_s: float | None = None  # time.monotonic(), where it began before `load` was called
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +110,9 @@ class AsrModel(Model):  # type: ignore[misc]  # KServe is untyped
         """
         with self._load_lock:
             if self.loaded is None and not self._stopped:
-                started = time.monotonic()
+                began_s = time.monotonic()
                 loaded = self._load_engine()
+                began_s = began_s if loaded.began_s is None else loaded.began_s
                 loaded.engine.start()
                 try:
                     self._warm_up(loaded)
@@ -118,7 +120,7 @@ class AsrModel(Model):  # type: ignore[misc]  # KServe is untyped
                     loaded.engine.stop()
                     raise
                 self.loaded = loaded
-                self._metrics.model_load_seconds.set(time.monotonic() - started)
+                self._metrics.model_load_seconds.set(time.monotonic() - began_s)
                 self._metrics.engine_alive.set_function(lambda: float(self.alive()))
                 self._metrics.model_ready.set_function(lambda: float(self.is_ready()))
                 self.ready = True

@@ -19,6 +19,7 @@ _DTYPES: Final = {
     "bf16": "bfloat16",
     "fp16": "float16",
     "int8": "int8",
+    "fp8": "fp8",
 }
 _MIB: Final = 1024 * 1024
 
@@ -70,7 +71,7 @@ class Settings:
     )
     precision: str = _setting(
         "auto",
-        "`auto` is bf16 on CUDA and fp32 on CPU; `int8` is for the CPU",
+        "`auto` is bf16 on CUDA and fp32 on CPU; `fp8` is for CUDA",
         choices=tuple(_DTYPES),
     )
     num_threads: int | None = _setting(
@@ -171,6 +172,10 @@ class Settings:
     )
 
     # The engine
+    engine_process: bool = _setting(
+        False,
+        "run the engine in a process of its own, so that it never waits for the server's work",
+    )
     max_num_seqs: int = _setting(
         64, "sequences decoded together", low=1, high=4096, file_key="batch_size"
     )

@@ -2,7 +2,9 @@
 
 Traps this follows from KServe's source: the percentage is ignored (all traffic moves!) until a
 revision was rolled out; "latest" means the latest READY revision, so the field may only be removed
-once the restored revision is ready; revisions have tag addresses only with tag routing on.
+once the restored revision is ready; revisions have tag addresses only with tag routing on; and
+status.observedGeneration counts another object's changes (kserve/kserve 6081), so whether the
+controller has seen a change is judged by what it made of it.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from typing import Any
 
 from pipelines.lib.errors import RolloutError
 from pipelines.rollout.cluster import InferenceService
-from pipelines.rollout.modes import Endpoints, Progress, complaints, is_observed, shares
+from pipelines.rollout.modes import Endpoints, Progress, complaints, shares
 from pipelines.rollout.state import Phase, Predictor, State, covers
 
 TAG_ANNOTATION = "serving.kserve.io/enable-tag-routing"
@@ -61,8 +63,6 @@ class KnativeMode:
         service["metadata"].setdefault("annotations", {})[TAG_ANNOTATION] = "true"
 
     def progress(self, service: InferenceService, state: State) -> Progress:
-        if not is_observed(service):
-            return Progress(False, "the controller has not seen the change yet")
         status = _component(service)
         ready, created = status.get("latestReadyRevision"), status.get("latestCreatedRevision")
         if state.phase is Phase.UNDOING:

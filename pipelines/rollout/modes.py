@@ -78,12 +78,6 @@ def condition(service: InferenceService, kind: str) -> dict[str, Any]:
     return {}
 
 
-def is_observed(service: InferenceService) -> bool:
-    """Whether the controller has seen the spec as it is (KServe before 0.19 does not say)."""
-    observed = service.get("status", {}).get("observedGeneration")
-    return observed is None or observed >= service["metadata"].get("generation", 0)
-
-
 def complaints(service: InferenceService) -> str:
     """What the status says against being ready, for messages."""
     said = [

@@ -16,7 +16,6 @@ from pipelines.rollout.modes import (
     Progress,
     complaints,
     condition,
-    is_observed,
     shares,
 )
 from pipelines.rollout.state import Phase, Predictor, State, predictor_digest
@@ -69,8 +68,6 @@ class StandardMode:
             spec.pop("canary", None)
 
     def progress(self, service: InferenceService, state: State) -> Progress:
-        if not is_observed(service):
-            return Progress(False, "the controller has not seen the change yet")
         statuses = {s["name"]: s for s in service.get("status", {}).get("canaryStatuses") or []}
         if state.phase in _WITH_CANARY:
             found = statuses.get(state.candidate["name"])

@@ -7,14 +7,25 @@ from typing import TYPE_CHECKING
 
 from predictor.engine.engine import Engine
 from predictor.engine.options import EngineOptions, EngineStats, StepStats
+from predictor.engine.process import EngineProcess
 from predictor.engine.stream import TokenStream
+from predictor.engine.wire import EngineSpec
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import torch
 
-__all__ = ["Engine", "EngineOptions", "EngineStats", "StepStats", "TokenStream", "build_engine"]
+__all__ = [
+    "Engine",
+    "EngineOptions",
+    "EngineProcess",
+    "EngineSpec",
+    "EngineStats",
+    "StepStats",
+    "TokenStream",
+    "build_engine",
+]
 
 
 def build_engine(

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
 
 from predictor.engine.engine import Engine
-from predictor.engine.memory import plan_slots
+from predictor.engine.memory import plan_slots, work_bytes
 from predictor.engine.options import EngineOptions, StepStats
 from predictor.engine.runner import TorchRunner
+from predictor.model.config import ModelConfig
 from predictor.model.model import Model
-from predictor.model.precision import choose_precision
-from predictor.model.quantized import quantizer
+from predictor.model.precision import Precision, choose_precision
+from predictor.model.quantized import check_quantized, quantize, quantizer
 from predictor.model.weights import load_model
 
 logger = logging.getLogger(__name__)
 
-READY_SEQUENCES = 8  # what the graphs made before readiness serve
+READY_SEQUENCES = 4  # what the graphs made before readiness serve; the others follow when idle
+READY_PREFILL_S = 2
 
 
 def build_engine(
@@ -35,34 +39,88 @@ def build_engine(
     one of `choose_precision`. CheckpointError when the folder cannot be served, ValueError when
     the device cannot run the precision or no sequence fits in memory.
     """
-    chosen_device = choose_device(device)
-    chosen = choose_precision(precision, chosen_device)
-    if chosen_device.type == "cuda" and chosen.dtype == torch.float32:
+    return Engine(build_runner(model_path, device, precision, options), options, on_step)
+
+
+def build_runner(
+    model_path: Path,
+    device: str | torch.device,
+    precision: str | torch.dtype,
+    options: EngineOptions,
+) -> TorchRunner:
+    """As `build_engine`, but only what takes long, ready for the first requests."""
+    device = choose_device(device)
+    chosen = choose_precision(precision, device)
+    dtype = chosen.dtype
+    if device.type == "cuda" and dtype == torch.float32:
         torch.backends.cudnn.allow_tf32 = False  # TF32 would cost three digits
-    model = load_model(
-        model_path,
-        device=chosen_device,
-        dtype=chosen.dtype,
-        quantize_part=quantizer(chosen.name, chosen_device) if chosen.is_quantized else None,
-    )
-    max_model_len = min(options.max_model_len, model.config.text.max_positions)
-    num_slots = plan_slots(model.config.text, options, max_model_len, chosen_device, chosen.dtype)
+    quantize_part = quantizer(chosen.name, device) if chosen.is_quantized else None
+    config = ModelConfig.from_folder(model_path)
+    with ThreadPoolExecutor(1, "rehearsal") as beside:
+        rehearsal = beside.submit(_rehearse, config, device, chosen)
+        model = load_model(model_path, device=device, dtype=dtype, quantize_part=quantize_part)
+        rehearsal.result()
+    if chosen.is_quantized:
+        check_quantized(model, chosen.name)
+    if device.type == "cuda":
+        torch.cuda.empty_cache()  # the cache is planned from what is free
+    max_model_len = min(options.max_model_len, config.text.max_positions)
+    work = work_bytes(config, options, max_model_len, dtype)
+    if device.type == "cuda":
+        work *= 2  # graphs have memory of their own, beside what runs call by call
+    num_slots = plan_slots(config.text, options, max_model_len, device, dtype, work)
     logger.info(
         "loaded %s on %s in %s: %d slots of %d tokens",
-        model_path, chosen_device, chosen.name, num_slots, max_model_len,
+        model_path, device, chosen.name, num_slots, max_model_len,
     )  # fmt: skip
-    runner = make_runner(model, num_slots=num_slots, max_model_len=max_model_len)
-    return Engine(runner, options, on_step)
+    return make_runner(
+        model,
+        num_slots=num_slots,
+        max_model_len=max_model_len,
+        max_prefill_audio_s=options.max_prefill_audio_s,
+    )
 
 
-def make_runner(model: Model, *, num_slots: int, max_model_len: int) -> TorchRunner:
-    """The fast runner on CUDA, ready for small batches; larger graphs follow at first use."""
+def _rehearse(config: ModelConfig, device: torch.device, precision: Precision) -> None:
+    """Compile on CUDA what serving will run; whatever fails here, the real runner will say."""
+    if device.type != "cuda":
+        return
+    from predictor.engine.graphs import GraphOptions, GraphRunner
+    from predictor.engine.rehearsal import MAX_LENGTH, NUM_SLOTS, rehearse
+
+    def runner(model: Model) -> GraphRunner:
+        if precision.is_quantized:
+            quantize(model, precision.name)
+        # Without graphs: a capture minds what other threads do to the device.
+        options = GraphOptions(use_graphs=False)
+        return GraphRunner(model, num_slots=NUM_SLOTS, max_model_len=MAX_LENGTH, options=options)
+
+    began_s = time.monotonic()
+    try:
+        with torch.cuda.device(device):
+            rehearse(config, device, precision.dtype, runner)
+    except Exception:
+        logger.exception("the rehearsal failed; the start goes on without it")
+        return
+    seconds = time.monotonic() - began_s
+    logger.info("kernels compiled", extra={"fields": {"seconds": round(seconds, 3)}})
+
+
+def make_runner(
+    model: Model, *, num_slots: int, max_model_len: int, max_prefill_audio_s: float
+) -> TorchRunner:
+    """The fast runner on CUDA, ready for small batches; larger graphs follow when it is idle."""
     if model.device.type != "cuda":
         return TorchRunner(model, num_slots=num_slots, max_model_len=max_model_len)
-    from predictor.engine.graphs import GraphRunner  # needs what only CUDA machines have
+    from predictor.engine.graphs import GraphOptions, GraphRunner  # what only CUDA machines need
 
-    runner = GraphRunner(model, num_slots=num_slots, max_model_len=max_model_len)
-    runner.capture_up_to(READY_SEQUENCES)
+    graph_options = GraphOptions(max_prefill_audio_s=max_prefill_audio_s)
+    runner = GraphRunner(
+        model, num_slots=num_slots, max_model_len=max_model_len, options=graph_options
+    )
+    logger.info("kernels checked")
+    runner.capture_up_to(READY_SEQUENCES, READY_PREFILL_S)
+    logger.info("first graphs captured")
     return runner
 
 

@@ -6,27 +6,24 @@ lock that is never held while the device works.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import math
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from typing import TypeAlias
 
 from predictor.engine.options import EngineOptions, EngineStats, StepStats
 from predictor.engine.protocol import Runner, StepOutput
 from predictor.engine.scheduler import Scheduler, Step
-from predictor.engine.sequence import Sequence
+from predictor.engine.sequence import Limits, Sequence
 from predictor.engine.speed import Speed
-from predictor.engine.stream import TokenStream
+from predictor.engine.stream import Delivery, Outlet, Sink, TokenStream
 from predictor.errors import AsrError, InternalError, NotReady
-from predictor.types import EngineRequest, TokenChunk
+from predictor.types import EngineRequest
 
 logger = logging.getLogger(__name__)
 
-Delivery: TypeAlias = tuple[TokenStream, TokenChunk | AsrError]
 _SHUTTING_DOWN = "the engine is shutting down"
 
 
@@ -44,11 +41,12 @@ class Engine:
         self._options = options
         self._on_step = on_step
         self._scheduler = Scheduler(options, runner.limits, runner.num_slots)
-        self._streams: dict[str, TokenStream] = {}
+        self._streams: dict[str, Sink] = {}
         self._changed = threading.Condition()  # guards all of the above and the flags below
         self._thread: threading.Thread | None = None
         self._ending = False  # stop() was called
         self._dead = False  # the device is beyond use
+        self._prepared = False  # the runner has nothing left to do while it is idle
         self._step_began_s: float | None = None  # None = waiting for work
         self._speed = Speed()
 
@@ -77,6 +75,11 @@ class Engine:
             return False
         return began_s is None or time.monotonic() - began_s < self._options.stall_timeout_s
 
+    @property
+    def limits(self) -> Limits:
+        """What any request must fit in."""
+        return self._runner.limits
+
     def stats(self) -> EngineStats:
         """Plain figures of this moment."""
         with self._changed:
@@ -88,13 +91,17 @@ class Engine:
         Raises InvalidInput, Overloaded or NotReady at once.
         """
         stream = TokenStream(request.request_id, self.abort)
+        self.submit_to(stream, request)
+        return stream
+
+    def submit_to(self, sink: Sink, request: EngineRequest) -> None:
+        """Queue a request whose tokens go to `sink`. Raises like `submit`."""
         with self._changed:
             if self._ending or self._dead:
                 raise NotReady(_SHUTTING_DOWN if self._ending else "the engine has failed")
             self._scheduler.add(request, audio_s_per_s=self._speed.audio_s_per_s)
-            self._streams[request.request_id] = stream
+            self._streams[request.request_id] = sink
             self._changed.notify_all()
-        return stream
 
     def abort(self, request_id: str) -> None:
         """End a request with finish "abort" and free its place; unknown ids are ignored."""
@@ -114,16 +121,29 @@ class Engine:
                 self._die()
 
     def _next_step(self) -> Step | None:
-        """Wait for work; None when the engine ends."""
-        with self._changed:
-            while not (self._ending or self._dead):
-                self._scheduler.release_aborted()
-                step = self._scheduler.schedule()
-                if step is not None:
-                    return step
-                self._step_began_s = None
-                self._changed.wait()
-        return None
+        """Wait for work, and prepare for it meanwhile; None when the engine ends."""
+        while True:
+            with self._changed:
+                while not (self._ending or self._dead):
+                    self._scheduler.release_aborted()
+                    step = self._scheduler.schedule()
+                    if step is not None:
+                        return step
+                    self._step_began_s = None
+                    if not self._prepared:
+                        break
+                    self._changed.wait()
+                else:
+                    return None
+            self._prepare()
+
+    def _prepare(self) -> None:
+        """One piece of preparation: nobody who arrives meanwhile waits for more than that."""
+        try:
+            self._prepared = not self._runner.idle()
+        except Exception:
+            logger.exception("preparing for later steps failed")
+            self._prepared = True
 
     def _run(self, step: Step) -> None:
         self._step_began_s = began_s = time.monotonic()
@@ -172,7 +192,7 @@ class Engine:
                 if any(math.isnan(logprob) for logprob in logprobs):
                     broken.append(sequence.slot)
                     deliveries += self._failed(sequence)
-                elif not sequence.aborted:
+                elif tokens and not sequence.aborted:
                     chunk = sequence.extend(tokens, logprobs)
                     stream = self._streams[sequence.request.request_id]
                     deliveries.append((stream, chunk))
@@ -208,13 +228,13 @@ class Engine:
         self._deliver([(stream, error(request_id)) for stream, request_id in streams])
 
     def _deliver(self, deliveries: list[Delivery]) -> None:
-        """Hand items to their event loops, with one wake-up for each loop."""
-        by_loop: dict[asyncio.AbstractEventLoop, list[Delivery]] = defaultdict(list)
+        """Hand items to their outlets, with one call for each."""
+        by_outlet: dict[Outlet, list[Delivery]] = defaultdict(list)
         for delivery in deliveries:
-            by_loop[delivery[0].loop].append(delivery)
-        for loop, items in by_loop.items():
+            by_outlet[delivery[0].outlet].append(delivery)
+        for outlet, items in by_outlet.items():
             try:
-                loop.call_soon_threadsafe(_push_all, items)
+                outlet.hand_over(items)
             except RuntimeError:  # the loop is closed: nobody is left to listen
                 for stream, _ in items:
                     self._drop(stream.request_id)
@@ -239,13 +259,9 @@ class Engine:
             num_waiting=now.num_waiting,
             num_running=now.num_running,
             queue_s=tuple(began_s - s.created_s for s in step.sequences) if is_prefill else (),
+            device_s=output.device_s,
         )
         try:
             self._on_step(stats)
         except Exception:
             logger.exception("the engine's observer failed")
-
-
-def _push_all(deliveries: list[Delivery]) -> None:
-    for stream, item in deliveries:
-        stream.push(item)

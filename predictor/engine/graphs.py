@@ -1,9 +1,9 @@
-"""The runner for CUDA: decode steps replayed as graphs, one look ahead of the host.
+"""The runner for CUDA: everything is started ahead, and read when it has arrived.
 
-Each slot's newest token and position live on the device, so a step needs nothing from the host
-but the list of slots, and that only when it changes. `decode` therefore starts the next look
-(one or more steps) before it waits for the last one, and the device never waits for Python. A
-sequence that turns out to have ended has run a few steps too many; the engine drops those.
+A prefill and a look (one or more decode steps) need nothing that the host does not know already:
+the newest tokens are on the device. So the next one is started before the last one is read, and the
+device never waits for Python. A sequence that turns out to have ended has run a few steps too many;
+the engine drops those.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import logging
 from collections import deque
 from collections.abc import Sequence as Batch
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,16 +19,25 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from predictor.audio.mel_device import DeviceLogMel
+from predictor.engine.capture import Capturer
+from predictor.engine.decode_loop import DecodeLoop
+from predictor.engine.looks import Look, Marks, host_results
+from predictor.engine.parity import checked
+from predictor.engine.prefill_graphs import PrefillGraphs
+from predictor.engine.prompts import PromptLayout
 from predictor.engine.protocol import StepOutput
-from predictor.engine.runner import TorchRunner, _prompt_layout
+from predictor.engine.runner import TorchRunner
 from predictor.engine.sequence import Sequence
-from predictor.model.attention import Packing, to_device
-from predictor.model.fused import FusedDecoder, Fusion, StepPlaces, checked
+from predictor.model.attention import Packing
+from predictor.model.fused import FusedDecoder, Fusion
+from predictor.model.fused_encoder import FusedEncoder
 from predictor.model.model import Model
+from predictor.model.thin import ThinDecoder
 
 logger = logging.getLogger(__name__)
 
 CHUNKS_AT_A_TIME = 8  # seconds of audio that the encoder's batches are rounded up to
+LOOKS_AHEAD = 2  # what may stay unread on the device when something was read
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,36 +47,16 @@ class GraphOptions:
     buckets: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 48, 64, 96, 128, 192, 256, 384, 512)
     # (sequences, steps): this many steps between two looks, from so many sequences on. Chunks
     # cost the host the same whatever they hold.
-    steps: tuple[tuple[int, int], ...] = ((1, 1), (9, 2), (49, 4))
+    steps: tuple[tuple[int, int], ...] = ((1, 1), (9, 2))
     use_graphs: bool = True  # False, or a CPU: the same steps without graphs
     run_ahead: bool = True  # start the next look before the last one is read
     fusion: Fusion = field(default_factory=Fusion)
     check_kernels: bool = True  # compare each kernel with its plain twin at start
-
-
-@dataclass(frozen=True, slots=True)
-class _Look:
-    """Steps that were started and not read yet."""
-
-    sequences: tuple[Sequence, ...]
-    members: frozenset[Sequence]
-    results: Tensor  # [steps, bucket, 2] float32 on the host: token ids and log-probabilities
-    done: torch.cuda.Event | None
-
-    def read(self) -> tuple[list[list[int]], list[list[float]]]:
-        """Wait; tokens and log-probabilities of each sequence, step after step."""
-        if self.done is not None:
-            self.done.synchronize()
-        results = self.results.numpy()[:, : len(self.sequences)]
-        return results[..., 0].T.astype(np.int64).tolist(), results[..., 1].T.tolist()
-
-    @property
-    def num_steps(self) -> int:
-        return self.results.shape[0]
+    max_prefill_audio_s: float = 640.0  # what a step may hold: no larger prefill gets a graph
 
 
 class GraphRunner(TorchRunner):
-    """A TorchRunner whose decode loop stays on the device."""
+    """A TorchRunner whose steps stay on the device; `decode` hands out what has arrived."""
 
     def __init__(
         self,
@@ -81,39 +69,39 @@ class GraphRunner(TorchRunner):
         # One slot more: rows that only fill a bucket write to it.
         super().__init__(model, num_slots=num_slots + 1, max_model_len=max_model_len)
         options = GraphOptions() if options is None else options
-        self._scratch = num_slots
         self._options = options
+        on_cuda = self._device.type == "cuda"
+        fusion = checked(options.fusion, model) if options.check_kernels else options.fusion
+        self._mel = DeviceLogMel(
+            model.config.audio.num_mel_bins, device=self._device, use_kernels=fusion.features
+        )
         with torch.inference_mode():
-            fusion = options.fusion
-            if options.check_kernels:
-                fusion = checked(fusion, model.decoder)
+            self._fused_encoder = FusedEncoder(model.encoder, is_on=fusion.encoder)
             self._fused = FusedDecoder(model.decoder, self._cache, fusion)
+            thin = None
+            if fusion.thin:
+                thin = ThinDecoder(model.decoder, self._cache, self._fused.table)
+            self._loop = DecodeLoop(self._fused, thin, self._cache, self._device)
         smaller = [bucket for bucket in sorted(options.buckets) if bucket < num_slots]
         self._buckets = (*smaller, num_slots)
-        self._use_graphs = options.use_graphs and self._device.type == "cuda"
-        if self._device.type == "cuda":
-            self._log_mel = DeviceLogMel(model.config.audio.num_mel_bins, device=self._device)
-        self._make_buffers(num_slots)
-        self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
-        self._pool: Any = None  # the memory that all graphs share
-        self._side: torch.cuda.Stream | None = None  # where graphs are captured
-        self._looks: deque[_Look] = deque()  # oldest first
+        self._capturer = Capturer(self._device) if options.use_graphs and on_cuda else None
+        self._prefill_graphs: PrefillGraphs | None = None
+        if self._capturer is not None and model.dtype != torch.float32:
+            self._prefill_graphs = PrefillGraphs(
+                self._mel,
+                self._fused_encoder,
+                self._fused,
+                max_length=max_model_len,
+                max_audio_s=options.max_prefill_audio_s,
+                window_chunks=model.config.audio.window_chunks,
+                scratch=self._loop.scratch,
+            )
+        self._looks: deque[Look] = deque()  # oldest first
         self._unclaimed: dict[Sequence, tuple[list[int], list[float]]] = {}  # read, not handed out
-        self._owners: dict[int, Sequence] = {}  # slot -> whose state the device holds
-        self._in_rows: tuple[Sequence, ...] = ()  # what `_rows` lists
-
-    def _make_buffers(self, num_slots: int) -> None:
-        device, long = self._device, torch.int64
-        # Each slot's newest token, and where it belongs.
-        self._tokens = torch.zeros(num_slots + 1, dtype=long, device=device)
-        self._positions = torch.zeros(num_slots + 1, dtype=long, device=device)
-        # Slots of the next look, and what its newest step brought.
-        self._rows = torch.full((num_slots,), self._scratch, dtype=long, device=device)
-        self._results = torch.zeros(num_slots, 2, device=device)
 
     @property
     def num_slots(self) -> int:
-        return self._scratch
+        return self._loop.scratch
 
     @property
     def fusion(self) -> Fusion:
@@ -122,37 +110,47 @@ class GraphRunner(TorchRunner):
 
     @torch.inference_mode()
     def prefill(self, sequences: Batch[Sequence]) -> StepOutput:
-        """Encode audio and prompt of each sequence into its slot; its first token."""
-        audio = self._encode(sequences)  # [sum of audio tokens, hidden]
-        layout, audio_rows = _prompt_layout(
-            sequences, self._cache.max_length, self._model.config.audio_token_id
-        )
-        num_tokens = layout.shape[1]
+        """Start encoding audio and prompt of each sequence into its slot; `decode` has the rest."""
+        marks = Marks(self._device)
+        results = None
+        if self._prefill_graphs is not None:
+            results = self._prefill_graphs.start(sequences)
+        if results is None:
+            results = self._prefill(sequences, marks)
+        on_host = host_results(1, len(sequences), self._device)
+        on_host[0].copy_(results, non_blocking=True)
+        marks.end_of("prefill")
+        self._loop.own(sequences)
+        self._looks.append(Look.of(sequences, on_host, marks))
+        return StepOutput([[] for _ in sequences], [[] for _ in sequences])
+
+    def _prefill(self, sequences: Batch[Sequence], marks: Marks) -> Tensor:
+        """Call by call; [sequences, 2] tokens and log-probabilities on the device."""
+        audio = self._encode_all(sequences, marks)  # [sum of audio tokens, hidden]
+        layout = PromptLayout.of(sequences, self._cache.max_length)
+        num_tokens = layout.num_tokens
         # Rows that start at multiples of 16 bytes: a kernel is compiled once for each alignment.
-        aligned = np.pad(layout, ((0, 0), (0, num_tokens % 2)))
+        aligned = np.pad(layout.rows, ((0, 0), (0, num_tokens % 2)))
         tokens, positions, places = self._to_device(aligned)[:, :num_tokens].unbind()  # [T] each
-        x = self._model.decoder.embedding(tokens)
-        x.index_copy_(0, self._to_device(audio_rows), audio)
+        x = self._fused.embed(tokens, audio, self._to_device(layout.audio_rows))
         lengths = [s.num_prompt_tokens for s in sequences]
         packing = Packing.of(lengths, device=self._device, dtype=self._model.dtype)
         state = self._to_device(np.array([[s.slot for s in sequences], lengths], dtype=np.int64))
         logits = self._fused.prefill(x, positions, places, packing)
         chosen, logprobs = self._fused.choose(logits)
-        self._tokens.index_copy_(0, state[0], chosen)
-        self._positions.index_copy_(0, state[0], state[1])
-        ids, values = torch.stack([chosen.double(), logprobs.double()]).tolist()
-        for sequence in sequences:
-            self._owners[sequence.slot] = sequence
-        return StepOutput([[int(i)] for i in ids], [[value] for value in values])
+        self._loop.tokens.index_copy_(0, state[0], chosen)
+        self._loop.positions.index_copy_(0, state[0], state[1])
+        return torch.stack([chosen.float(), logprobs], dim=1)
 
-    def _encode(self, sequences: Batch[Sequence]) -> Tensor:
+    def _encode_all(self, sequences: Batch[Sequence], marks: Marks) -> Tensor:
         """As the plain runner's, with silent chunks added up to a round number of them.
 
         The convolution library plans anew for every batch size that it has not met.
         """
-        mel = self._log_mel([s.request.samples for s in sequences])
+        mel = self._mel([s.request.samples for s in sequences])
+        marks.end_of("features")
         plan = self._model.encoder.plan(mel.num_frames)
-        chunks = mel.chunks.to(self._model.dtype)
+        chunks = mel.chunks
         missing = -len(chunks) % CHUNKS_AT_A_TIME
         if missing:
             chunks = F.pad(chunks, (0, 0, 0, 0, 0, missing))
@@ -160,76 +158,54 @@ class GraphRunner(TorchRunner):
             if kept is None:
                 kept = torch.arange(sum(plan.num_tokens), device=self._device)
             plan = replace(plan, kept=kept)
-        audio = self._model.encoder(chunks, plan)
-        assert isinstance(audio, Tensor)
+        audio = self._fused_encoder(chunks, plan)
+        marks.end_of("encoder")
         return audio
 
     @torch.inference_mode()
     def decode(self, sequences: Batch[Sequence]) -> StepOutput:
-        """The next tokens of each sequence: all that looks bring until each has at least one."""
+        """What has arrived for each sequence, at least for one; the device is kept busy."""
         wanted = tuple(sequences)
         if not (self._looks and self._looks[-1].members.issuperset(wanted)):
             self._start_look(wanted)
-        covers = [look.members.issuperset(wanted) for look in self._looks]
-        first = covers.index(True)
-        if self._options.run_ahead and first == len(covers) - 1 and self._has_more(wanted):
+        if self._options.run_ahead and len(self._looks) == 1 and self._has_more(wanted):
             self._start_look(wanted)
-        read = [self._looks.popleft() for _ in range(first + 1)]
-        if len(read) == 1 and read[0].sequences == wanted and not self._unclaimed:
-            return StepOutput(*read[0].read())
-        return self._merged(wanted, read)
-
-    def _merged(self, wanted: tuple[Sequence, ...], looks: list[_Look]) -> StepOutput:
-        """What the looks, and earlier ones that it was not asked for in, brought for each."""
-        brought = self._unclaimed
-        for look in looks:
-            for sequence, ids, values in zip(look.sequences, *look.read(), strict=True):
-                tokens, logprobs = brought.setdefault(sequence, ([], []))
-                tokens += ids
-                logprobs += values
-        claimed = [brought.pop(sequence) for sequence in wanted]
+        device_s: list[tuple[str, float]] = []
+        while self._looks and (
+            len(self._looks) > LOOKS_AHEAD or self._unclaimed.keys().isdisjoint(wanted)
+        ):
+            look = self._looks.popleft()
+            self._take(look)
+            device_s += look.marks.seconds()
+        nothing: tuple[list[int], list[float]] = ([], [])
+        claimed = [self._unclaimed.pop(sequence, nothing) for sequence in wanted]
         # Without a slot it has ended, and these are steps too many.
-        self._unclaimed = {s: results for s, results in brought.items() if s.slot >= 0}
-        return StepOutput([tokens for tokens, _ in claimed], [values for _, values in claimed])
+        self._unclaimed = {s: results for s, results in self._unclaimed.items() if s.slot >= 0}
+        tokens, logprobs = [ids for ids, _ in claimed], [values for _, values in claimed]
+        return StepOutput(tokens, logprobs, tuple(device_s))
+
+    def _take(self, look: Look) -> None:
+        """Read a look; what it brought is unclaimed until `decode` is asked for it."""
+        for sequence, ids, values in zip(look.sequences, *look.read(), strict=True):
+            tokens, logprobs = self._unclaimed.setdefault(sequence, ([], []))
+            tokens += ids
+            logprobs += values
 
     def _has_more(self, sequences: tuple[Sequence, ...]) -> bool:
         """Some sequence may still run after the looks that were started."""
         steps = sum(look.num_steps for look in self._looks)
         return any(s.max_new_tokens - len(s.tokens) > steps for s in sequences)
 
-    def scrub(self, slots: Batch[int]) -> None:
-        """Zero slots whose contents are not numbers, before others use them."""
-        super().scrub([*slots, self._scratch])
-
-    def recover(self) -> bool:
-        """Drop what was started: the sequences' own tokens say where to go on from."""
-        self._looks.clear()
-        self._unclaimed.clear()
-        self._owners.clear()
-        self._in_rows = ()
-        return super().recover()
-
     def _start_look(self, sequences: tuple[Sequence, ...]) -> None:
         bucket = next(b for b in self._buckets if b >= len(sequences))
-        self._point_rows_at(sequences)
-        if self._use_graphs and bucket not in self._graphs:
+        if self._capturer is not None and bucket not in self._loop.graphs:
             self.capture(bucket)
-            self._point_rows_at(sequences)
-        num_steps = self._num_steps(sequences)
-        on_cuda = self._device.type == "cuda"
-        results = torch.empty(num_steps, bucket, 2, pin_memory=on_cuda)
-        graph = self._graphs.get(bucket)
-        for step in range(num_steps):
-            if graph is None:
-                self._step(bucket)
-            else:
-                graph.replay()
-            results[step].copy_(self._results[:bucket], non_blocking=True)
-        done = None
-        if on_cuda:
-            done = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            done.record()
-        self._looks.append(_Look(sequences, frozenset(sequences), results, done))
+        self._loop.point_rows_at(sequences, self._unclaimed)
+        results = host_results(self._num_steps(sequences), bucket, self._device)
+        marks = Marks(self._device)
+        self._loop.run(bucket, results)
+        marks.end_of("decode")
+        self._looks.append(Look.of(sequences, results, marks))
 
     def _num_steps(self, sequences: tuple[Sequence, ...]) -> int:
         """By the batch's size, but no more than the sequence with most left to say can use."""
@@ -240,84 +216,75 @@ class GraphRunner(TorchRunner):
         most = max(s.max_new_tokens - len(s.tokens) for s in sequences) - started
         return max(1, min(planned, most))
 
-    def _point_rows_at(self, sequences: tuple[Sequence, ...]) -> None:
-        """List the sequences' slots, and bring the state of those the device does not know."""
-        unknown = [s for s in sequences if self._owners.get(s.slot) is not s]
-        if unknown:
-            state = np.array([[s.slot, s.tokens[-1], s.length - 1] for s in unknown]).T
-            slots, tokens, positions = self._to_device(np.ascontiguousarray(state)).unbind()
-            self._tokens.index_copy_(0, slots, tokens)
-            self._positions.index_copy_(0, slots, positions)
-            self._owners.update((s.slot, s) for s in unknown)
-        if self._in_rows == sequences:
-            return
-        rows = np.full(self._scratch, self._scratch, dtype=np.int64)
-        rows[: len(sequences)] = [s.slot for s in sequences]
-        self._rows.copy_(to_device(rows, self._device), non_blocking=True)
-        self._in_rows = sequences
+    def scrub(self, slots: Batch[int]) -> None:
+        """Zero slots whose contents are not numbers, before others use them."""
+        super().scrub([*slots, self._loop.scratch])
 
-    def _step(self, bucket: int) -> None:
-        """One token for the first `bucket` rows; every input and output is a static buffer."""
-        last = self._cache.max_length - 1
-        slots = self._rows[:bucket]
-        # A sequence that has ended may run on: it stays in its slot, whatever it writes there.
-        positions = self._positions.index_select(0, slots).clamp_(max=last)
-        where = StepPlaces(
-            slots=slots,
-            positions=positions,
-            places=slots * self._cache.max_length + positions,
-            lengths=(positions + 1).to(torch.int32),
-        )
-        logits = self._fused.decode(self._tokens.index_select(0, slots), where)
-        tokens, logprobs = self._fused.choose(logits)
-        self._tokens.index_copy_(0, slots, tokens)
-        self._positions.index_copy_(
-            0, slots, (positions + 1).masked_fill_(slots == self._scratch, 0)
-        )
-        # Token ids are below 2**24, so float32 holds them exactly and one copy serves both.
-        torch.stack([tokens.float(), logprobs], dim=1, out=self._results[:bucket])
+    def recover(self) -> bool:
+        """Read what was started before the failure; the host's word counts from there on."""
+        try:
+            while self._looks:
+                self._take(self._looks.popleft())
+        except RuntimeError:
+            logger.exception("what was under way on the device is lost")
+            return False
+        self._loop.forget()
+        return super().recover()
 
     @torch.inference_mode()
     def capture(self, bucket: int) -> None:
-        """Make the graph of one bucket; until then, and if it fails, its steps run without."""
-        kept = self._rows.clone()
-        self._rows.fill_(self._scratch)
-        self._in_rows = ()
+        """Make the graph of one bucket of sequences; if it fails, no more are made."""
+        assert self._capturer is not None
         try:
-            if self._side is None:
-                self._side = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
-            side = self._side
-            side.wait_stream(torch.cuda.current_stream(self._device))
-            with torch.cuda.stream(side):
-                self._step(bucket)  # loads and compiles what a capture may not
-            torch.cuda.current_stream(self._device).wait_stream(side)
-            if self._pool is None:
-                self._pool = torch.cuda.graph_pool_handle()
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(
-                graph, pool=self._pool, stream=side, capture_error_mode="thread_local"
-            ):
-                self._step(bucket)
-            self._graphs[bucket] = graph
-        except Exception:  # a compiler can fail in any way
-            logger.exception("no graph for %d sequences: decoding runs without graphs", bucket)
-            self._use_graphs = False
-        finally:
-            self._rows.copy_(kept)
+            self._loop.capture(bucket, self._capturer)
+        except Exception:  # a compiler can fail in any way, and memory can be short
+            logger.exception("no graph for %d sequences: such steps run without", bucket)
+            self._stop_capturing()
 
-    def capture_up_to(self, num_sequences: int) -> None:
-        """Capture the buckets that serve up to `num_sequences`, smallest first."""
+    @torch.inference_mode()
+    def capture_prefill(self) -> None:
+        """Make the next graph for prefills of little audio; if it fails, no more are made."""
+        assert self._capturer is not None
+        assert self._prefill_graphs is not None
+        try:
+            self._prefill_graphs.capture_next(
+                self._capturer, self._loop.tokens, self._loop.positions
+            )
+        except Exception:  # a compiler can fail in any way, and memory can be short
+            logger.exception("no graph for a prefill: larger ones run without")
+            self._stop_capturing()
+
+    def _stop_capturing(self) -> None:
+        self._capturer = None
+        if self._prefill_graphs is not None:
+            self._prefill_graphs.stop()
+
+    def capture_up_to(self, num_sequences: int, prefill_s: int = 0) -> None:
+        """Capture the buckets that serve up to `num_sequences`, smallest first, and prefills of up
+        to `prefill_s` seconds of audio."""
+        while self._prefill_graphs is not None and self._prefill_missing_s() <= prefill_s:
+            self.capture_prefill()
         for bucket in self._buckets:
-            if not self._use_graphs or bucket in self._graphs:
-                continue
-            self.capture(bucket)
+            if self._capturer is None:
+                return
+            if bucket not in self._loop.graphs:
+                self.capture(bucket)
             if bucket >= num_sequences:
                 return
 
-    def capture_next(self) -> bool:
-        """Capture the smallest bucket that has no graph yet; False when none is left."""
-        missing = [bucket for bucket in self._buckets if bucket not in self._graphs]
-        if not self._use_graphs or not missing:
+    def _prefill_missing_s(self) -> float:
+        missing = 0 if self._prefill_graphs is None else self._prefill_graphs.next_missing_s
+        return missing or float("inf")
+
+    def idle(self) -> bool:
+        """Capture one graph that is missing still, the smallest; False when none is left."""
+        if self._capturer is None:
             return False
-        self.capture(missing[0])
+        missing = [bucket for bucket in self._buckets if bucket not in self._loop.graphs]
+        if self._prefill_missing_s() < float("inf") and not (missing and missing[0] <= 8):
+            self.capture_prefill()
+        elif missing:
+            self.capture(missing[0])
+        else:
+            return False
         return True

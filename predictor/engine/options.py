@@ -63,7 +63,9 @@ class StepStats:
     num_prompt_tokens: int  # 0 in a decode step
     num_new_tokens: int
     audio_s: float  # seconds of audio prefilled; 0 in a decode step
-    seconds: float
+    seconds: float  # of the engine's thread; a runner that runs ahead is not done by then
     num_waiting: int  # after the step
     num_running: int  # after the step
     queue_s: tuple[float, ...] = ()  # seconds that each sequence of a prefill step had waited
+    # What the device took for which part of the work that arrived in this step, if it is known.
+    device_s: tuple[tuple[str, float], ...] = ()

@@ -11,13 +11,15 @@ from predictor.engine.sequence import Limits, Sequence
 
 @dataclass(frozen=True, slots=True)
 class StepOutput:
-    """For each sequence of a step, in its order: one or more new tokens.
+    """For each sequence of a step, in its order: its new tokens.
 
-    A runner may run ahead and return tokens past a sequence's end; they are dropped.
+    A runner may run ahead: it may return tokens past a sequence's end, which are dropped, and none
+    for a sequence whose first ones are still under way.
     """
 
     tokens: list[list[int]]
     logprobs: list[list[float]]
+    device_s: tuple[tuple[str, float], ...] = ()  # what the device took for which part of the work
 
 
 class Runner(Protocol):
@@ -28,15 +30,20 @@ class Runner(Protocol):
     @property
     def limits(self) -> Limits: ...
     def prefill(self, sequences: Batch[Sequence]) -> StepOutput:
-        """Encode audio and prompt of each sequence into its slot; its first token."""
+        """Encode audio and prompt of each sequence into its slot; its first token, unless that is
+        left to `decode`."""
         ...
 
     def decode(self, sequences: Batch[Sequence]) -> StepOutput:
-        """The next token of each sequence, whose last one is not in the cache yet."""
+        """The next token of each sequence, or of some; whose last one is not in the cache yet."""
         ...
 
     def scrub(self, slots: Batch[int]) -> None:
         """Wipe slots whose contents are not numbers, before others use them."""
+        ...
+
+    def idle(self) -> bool:
+        """Do a little of what makes later steps faster; False when nothing is left to do."""
         ...
 
     def recover(self) -> bool:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from predictor.audio.mel import LogMel
+from predictor.engine.prompts import PromptLayout
 from predictor.engine.protocol import StepOutput
 from predictor.engine.sequence import Limits, Sequence
 from predictor.model.attention import CacheView, Packing, to_device
@@ -45,12 +46,10 @@ class TorchRunner:
     def prefill(self, sequences: Batch[Sequence]) -> StepOutput:
         """Encode audio and prompt of each sequence into its slot; its first token."""
         audio = self._encode(sequences)  # [sum of audio tokens, hidden]
-        layout, audio_rows = _prompt_layout(
-            sequences, self._cache.max_length, self._model.config.audio_token_id
-        )
-        tokens, positions, places = self._to_device(layout).unbind()  # [T] each
+        layout = PromptLayout.of(sequences, self._cache.max_length)
+        tokens, positions, places = self._to_device(layout.rows).unbind()  # [T] each
         x = self._model.decoder.embedding(tokens)
-        x.index_copy_(0, self._to_device(audio_rows), audio)
+        x.index_copy_(0, self._to_device(layout.audio_rows), audio)
         packing = Packing.of(
             [s.num_prompt_tokens for s in sequences],
             device=self._device,
@@ -84,6 +83,10 @@ class TorchRunner:
         for slot in slots:
             self._cache.data[:, :, slot].zero_()
 
+    def idle(self) -> bool:
+        """Nothing to prepare."""
+        return False
+
     def recover(self) -> bool:
         """Give back cached memory and try the device; False when it is beyond use."""
         try:
@@ -112,27 +115,3 @@ class TorchRunner:
 
     def _to_device(self, array: np.ndarray[tuple[int, ...], np.dtype[np.int64]]) -> Tensor:
         return to_device(array, self._device)
-
-
-def _prompt_layout(
-    sequences: Batch[Sequence], slot_length: int, audio_token_id: int
-) -> tuple[
-    np.ndarray[tuple[int, ...], np.dtype[np.int64]], np.ndarray[tuple[int, ...], np.dtype[np.int64]]
-]:
-    """Packed prompts: [3, T] token ids, positions and cache places, and the rows that are audio."""
-    tokens: list[int] = []
-    positions, places, audio_rows = [], [], []
-    for sequence in sequences:
-        request = sequence.request
-        audio_start = len(tokens) + len(request.tokens_before)
-        audio_rows.append(np.arange(audio_start, audio_start + sequence.num_audio_tokens))
-        tokens += request.tokens_before
-        tokens += [audio_token_id] * sequence.num_audio_tokens
-        tokens += request.tokens_after
-        within = np.arange(sequence.num_prompt_tokens)
-        positions.append(within)
-        places.append(sequence.slot * slot_length + within)
-    layout = np.stack(
-        [np.array(tokens, dtype=np.int64), np.concatenate(positions), np.concatenate(places)]
-    )
-    return layout, np.concatenate(audio_rows)

@@ -6,17 +6,19 @@ Pure bookkeeping without torch. The engine calls it under its lock, never while 
 from __future__ import annotations
 
 import heapq
-import math
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from predictor.engine.options import EngineOptions, EngineStats, Phase
+from predictor.engine.room import check_room
 from predictor.engine.sequence import Limits, Sequence
-from predictor.errors import InvalidInput, Overloaded
+from predictor.errors import InvalidInput
 from predictor.types import EngineRequest
 
-MAX_RETRY_AFTER_S = 60
+# While sequences run and more wait than there are slots, a prefill waits until one slot in so many
+# is free: many small prefills would cost the running ones more than it costs those that wait.
+REFILL_SHARE = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,28 +58,17 @@ class Scheduler:
                 limit="unique",
             )
         sequence = Sequence(request, self._limits, self._options)
-        self._check_room(sequence, audio_s_per_s)
+        check_room(
+            self._options,
+            num_waiting=len(self._waiting),
+            waiting_audio_s=self._waiting_audio_s,
+            new_audio_s=sequence.audio_s,
+            audio_s_per_s=audio_s_per_s,
+        )
         self._by_id[request.request_id] = sequence
         self._waiting.append(sequence)
         self._waiting_audio_s += sequence.audio_s
         return sequence
-
-    def _check_room(self, new: Sequence, audio_s_per_s: float) -> None:
-        """A queue that is empty takes any one clip, however long."""
-        options = self._options
-        audio_s = self._waiting_audio_s + new.audio_s
-        num_requests = len(self._waiting) + 1
-        if not self._waiting or (
-            num_requests <= options.max_waiting_requests and audio_s <= options.max_waiting_audio_s
-        ):
-            return
-        backlog_s = self._waiting_audio_s / audio_s_per_s if audio_s_per_s > 0 else 1.0
-        raise Overloaded(
-            f"the queue is full: {len(self._waiting)} requests with "
-            f"{self._waiting_audio_s:.0f} s of audio are waiting; the limits are "
-            f"{options.max_waiting_requests} requests and {options.max_waiting_audio_s:g} s",
-            retry_after_s=max(1, min(MAX_RETRY_AFTER_S, math.ceil(backlog_s))),
-        )
 
     def abort(self, request_id: str) -> Sequence | None:
         """Drop a waiting sequence at once, mark a running one; None if it is not in flight.
@@ -105,7 +96,7 @@ class Scheduler:
         Waiting requests enter free slots before decoding goes on, since a fuller batch costs
         hardly more; but never twice in a row, so that no arrival rate can stop the running ones.
         """
-        if not (self._running and self._prefilled_last):
+        if not self._running or (not self._prefilled_last and self._is_worth_a_prefill()):
             entering = tuple(self._admit())
             if entering:
                 self._prefilled_last = True
@@ -114,6 +105,10 @@ class Scheduler:
         if not self._running:
             return None
         return Step("decode", tuple(self._running[slot] for slot in sorted(self._running)))
+
+    def _is_worth_a_prefill(self) -> bool:
+        num_free = len(self._free_slots)
+        return num_free >= min(len(self._waiting), max(1, self._num_slots // REFILL_SHARE))
 
     def _admit(self) -> Iterator[Sequence]:
         """Move sequences from the queue into slots, as many as one prefill step takes."""

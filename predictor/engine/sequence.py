@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from predictor.engine.options import EngineOptions
 from predictor.errors import InvalidInput
-from predictor.model.config import num_audio_tokens
+from predictor.model.config import num_audio_tokens, num_chunks, num_mel_frames
 from predictor.types import SAMPLE_RATE_HZ, EngineFinish, EngineRequest, TokenChunk
 
 # Beyond it a spectrum overflows float32, and a NaN would spread to whoever shares the batch.
@@ -35,6 +35,7 @@ class Sequence:
         "created_s",
         "eos_token_ids",
         "max_new_tokens",
+        "num_audio_chunks",
         "num_audio_tokens",
         "num_prompt_tokens",
         "request",
@@ -49,6 +50,7 @@ class Sequence:
         self.created_s = time.monotonic()
         self.audio_s = len(request.samples) / SAMPLE_RATE_HZ
         self.num_audio_tokens = num_audio_tokens(len(request.samples))
+        self.num_audio_chunks = num_chunks(num_mel_frames(len(request.samples)))
         text_tokens = len(request.tokens_before) + len(request.tokens_after)
         self.num_prompt_tokens = self.num_audio_tokens + text_tokens
         cap = max(options.min_token_cap, math.ceil(self.audio_s * options.max_tokens_per_audio_s))

@@ -1,13 +1,51 @@
-"""The consumer's end of one request: an async iterator of token chunks in the event loop."""
+"""Where the tokens of a request go: an async iterator in an event loop, or whatever is a Sink."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
 from types import TracebackType
+from typing import Any, Protocol, TypeAlias
 
 from predictor.errors import AsrError
 from predictor.types import TokenChunk
+
+Item: TypeAlias = TokenChunk | AsrError
+Delivery: TypeAlias = tuple[Any, Item]  # the sink of a request, and what is new for it
+
+
+class Outlet(Protocol):
+    """Takes the items of many sinks at once, so that a step costs one wake-up and not 256."""
+
+    def hand_over(self, deliveries: Sequence[Delivery]) -> None:
+        """Called by the engine's threads. RuntimeError when nobody is left to listen."""
+        ...
+
+
+class Sink(Protocol):
+    """The receiving end of one request; those that share an outlet are served together."""
+
+    @property
+    def request_id(self) -> str: ...
+    @property
+    def outlet(self) -> Outlet: ...
+
+
+@dataclass(frozen=True, slots=True)
+class LoopOutlet:
+    """Hands items to the streams of one event loop."""
+
+    loop: asyncio.AbstractEventLoop
+
+    def hand_over(self, deliveries: Sequence[Delivery]) -> None:
+        """RuntimeError when the loop is closed."""
+        self.loop.call_soon_threadsafe(_push_all, deliveries)
+
+
+def _push_all(deliveries: Sequence[Delivery]) -> None:
+    for stream, item in deliveries:
+        stream.push(item)
 
 
 class TokenStream(AsyncIterator[TokenChunk]):
@@ -19,13 +57,13 @@ class TokenStream(AsyncIterator[TokenChunk]):
 
     def __init__(self, request_id: str, abort: Callable[[str], object]) -> None:
         self.request_id = request_id
-        self.loop = asyncio.get_running_loop()
+        self.outlet = LoopOutlet(asyncio.get_running_loop())
         self._abort = abort
-        self._items: list[TokenChunk | AsrError] = []
+        self._items: list[Item] = []
         self._arrived = asyncio.Event()
         self._ended = False  # the last item was handed out, or the consumer left
 
-    def push(self, item: TokenChunk | AsrError) -> None:
+    def push(self, item: Item) -> None:
         """Called in the event loop by the engine."""
         self._items.append(item)
         self._arrived.set()

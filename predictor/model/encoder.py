@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from predictor.model.attention import Packing, packed_attention, to_device
@@ -46,18 +47,31 @@ class AudioPlan:
     ) -> AudioPlan:
         """`num_frames`: valid mel frames of each clip (at least 1); clips lie in order."""
         num_tokens = tuple(num_frame_tokens(n) for n in num_frames)
-        window_tokens = window_chunks * TOKENS_PER_CHUNK
+        lengths = cls.window_lengths(num_tokens, window_chunks * TOKENS_PER_CHUNK)
+        kept = None
+        if sum(num_tokens) != TOKENS_PER_CHUNK * sum(num_chunks(n) for n in num_frames):
+            kept = to_device(cls.kept_rows(num_frames), device)
+        return cls(num_tokens, kept, Packing.of(lengths, device=device, dtype=dtype))
+
+    @staticmethod
+    def window_lengths(num_tokens: Sequence[int], window_tokens: int) -> list[int]:
+        """Audio tokens of each window, where each clip's last one may be shorter."""
         lengths: list[int] = []
         for tokens in num_tokens:
             full, tail = divmod(tokens, window_tokens)
             lengths += [window_tokens] * full + [tail] * (tail > 0)
-        rows = np.array([num_chunks(n) for n in num_frames]) * TOKENS_PER_CHUNK
-        kept = None
-        if rows.sum() != sum(num_tokens):
-            starts = np.cumsum(rows) - rows
-            real = [start + np.arange(n) for start, n in zip(starts, num_tokens, strict=True)]
-            kept = to_device(np.concatenate(real), device)
-        return cls(num_tokens, kept, Packing.of(lengths, device=device, dtype=dtype))
+        return lengths
+
+    @staticmethod
+    def kept_rows(num_frames: Sequence[int]) -> NDArray[np.int64]:
+        """Which of 13 rows for each second are real: a clip's last second may have fewer."""
+        rows = [num_chunks(n) * TOKENS_PER_CHUNK for n in num_frames]
+        starts = np.cumsum([0, *rows])
+        real = [
+            np.arange(start, start + num_frame_tokens(n))
+            for start, n in zip(starts, num_frames, strict=False)
+        ]
+        return np.concatenate([np.zeros(0, dtype=np.int64), *real])
 
 
 class AudioEncoder(nn.Module):

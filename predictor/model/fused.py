@@ -1,14 +1,13 @@
 """The language model with fused kernels: the same weights and results as `Decoder`, fewer passes.
 
-Every kernel has its plain twin here and a switch in `Fusion`; `checked` turns off those that a
-device gets wrong, so a broken compiler costs speed and nothing else.
+Every kernel has its plain twin here and a switch in `Fusion`; `engine/parity.py` turns off those
+that a device gets wrong, so a broken compiler costs speed and nothing else.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -17,8 +16,7 @@ from torch import Tensor
 
 from predictor.model.attention import KvCache, Packing, packed_attention
 from predictor.model.decoder import Decoder, DecoderLayer, Rotation
-
-logger = logging.getLogger(__name__)
+from predictor.model.quantized_cuda import Fp8Linear
 
 AttentionKind: TypeAlias = Literal["split", "flash", "masked"]
 CachePair: TypeAlias = tuple[Tensor, Tensor]
@@ -35,14 +33,21 @@ class Fusion:
     norm: bool = True  # residual sum and RMS norm
     rope: bool = True  # head norms, rotation and cache write
     swiglu: bool = True
+    rows: bool = True  # norm and SwiGLU that quantize what they give fp8 layers
     head: bool = True  # arg-max and log-probability
+    thin: bool = True  # whole decode steps of one to four sequences
+    encoder: bool = True  # first convolution, activations and norms of the audio tower
+    features: bool = True  # frames and power of the log-mel
     # Decode attention: our split kernel; PyTorch's flash kernel (16 bit); or masked over whole
     # slots, which runs anywhere and reads everything.
     attention: AttentionKind = "split"
     tile: tuple[int, int, int] = (64, 4, 3)  # of the split kernel, see decode_attention
 
 
-PLAIN = Fusion(norm=False, rope=False, swiglu=False, head=False, attention="masked")
+PLAIN = Fusion(
+    norm=False, rope=False, swiglu=False, rows=False, head=False, thin=False, encoder=False,
+    features=False, attention="masked",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +76,21 @@ class FusedDecoder:
             rotation.sin[:, 0, half:].contiguous(),
         )
         self._layers = [layer for layer in decoder.layers if isinstance(layer, DecoderLayer)]
+
+    @property
+    def table(self) -> CachePair:
+        """Cosines and sines of all positions: [max_length, D / 2] each."""
+        return self._table
+
+    def embed(self, tokens: Tensor, audio: Tensor, audio_rows: Tensor) -> Tensor:
+        """Embeddings of T tokens, audio [A, hidden] in the rows it belongs to: [T, hidden].
+
+        A row T is nowhere: what goes there is lost.
+        """
+        weight = self._decoder.embedding.weight
+        x = weight.new_empty(len(tokens) + 1, weight.shape[1])
+        torch.index_select(weight, 0, tokens, out=x[:-1])
+        return x.index_copy_(0, audio_rows, audio)[:-1]
 
     def prefill(self, x: Tensor, positions: Tensor, places: Tensor, packing: Packing) -> Tensor:
         """As `Decoder.prefill`, but the logits [B, vocabulary] after each prompt. Changes x."""
@@ -106,21 +126,38 @@ class FusedDecoder:
         rotation = None if self.fusion.rope else self._decoder.rotation(positions)
         change: Tensor | None = None  # what the layer before adds to x
         for layer in self._layers:
-            qkv = layer.qkv(self._norm(x, change, layer.attention_norm))
+            qkv = self._normed(x, change, layer.attention_norm, layer.qkv)
             query, key, value = self._heads(layer, qkv, positions, places, rotation)
             attended = attend(layer.index, query, key, value).flatten(1)
             if ends is not None and layer is self._layers[-1]:
                 attended, x = attended.index_select(0, ends), x.index_select(0, ends)
             change = layer.attention_out(attended)
-            gate_up = layer.gate_up(self._norm(x, change, layer.ffn_norm))
-            change = layer.ffn_out(
-                _kernels().swiglu(gate_up) if self.fusion.swiglu else plain_swiglu(gate_up)
-            )
+            gate_up = self._normed(x, change, layer.ffn_norm, layer.gate_up)
+            change = self._swiglu(gate_up, layer.ffn_out)
         return self._norm(x, change, self._decoder.norm)
 
     def _logits(self, normed: Tensor) -> Tensor:
         head = self._decoder.head
         return F.linear(normed, self._decoder.embedding.weight if head is None else head.weight)
+
+    def _normed(
+        self, x: Tensor, change: Tensor | None, norm: torch.nn.RMSNorm, linear: torch.nn.Module
+    ) -> Tensor:
+        """x += change, in place; `linear` of x normed."""
+        if self._quantizes(linear):
+            eps = self._decoder.config.rms_norm_eps
+            return linear.after_norm(x, change, norm.weight, eps)  # type: ignore[operator,no-any-return]
+        return linear(self._norm(x, change, norm))  # type: ignore[no-any-return]
+
+    def _swiglu(self, gate_up: Tensor, linear: torch.nn.Module) -> Tensor:
+        if self._quantizes(linear):
+            return linear.after_swiglu(gate_up)  # type: ignore[operator,no-any-return]
+        product = _kernels().swiglu(gate_up) if self.fusion.swiglu else plain_swiglu(gate_up)
+        return linear(product)  # type: ignore[no-any-return]
+
+    def _quantizes(self, linear: torch.nn.Module) -> bool:
+        """The layer takes 8-bit rows, and a kernel may make them on the way."""
+        return self.fusion.rows and isinstance(linear, Fp8Linear) and linear.weight.is_cuda
 
     def _norm(self, x: Tensor, change: Tensor | None, norm: torch.nn.RMSNorm) -> Tensor:
         eps = self._decoder.config.rms_norm_eps
@@ -276,21 +313,3 @@ def plain_norm_rope_write(
     qkv[:, :num_rotated] = rotated
     keys.index_copy_(0, places, rotated[:, -num_kv_heads:])
     values.index_copy_(0, places, qkv[:, num_rotated:])
-
-
-def checked(fusion: Fusion, decoder: Decoder) -> Fusion:
-    """`fusion` without the kernels that fail on this device or differ from their plain twins."""
-    from predictor.model.parity import kernel_errors  # only a start needs it
-
-    weight = decoder.norm.weight
-    has_flash = weight.is_cuda and weight.dtype in (torch.float16, torch.bfloat16)
-    for name, error in kernel_errors(fusion, decoder).items():
-        logger.error("kernel %s is not used: %s", name, error)
-        if name != "attention":
-            off: dict[str, Any] = {name: False}
-            fusion = replace(fusion, **off)
-        elif fusion.attention == "split" and has_flash:
-            fusion = checked(replace(fusion, attention="flash"), decoder)
-        else:
-            fusion = replace(fusion, attention="masked")
-    return fusion

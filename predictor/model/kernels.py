@@ -6,8 +6,6 @@ operators pass it three to six times. Arithmetic is float32, rounded once at the
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import triton  # type: ignore[import-untyped]
 import triton.language as tl  # type: ignore[import-untyped]
@@ -347,14 +345,22 @@ def choose(logits: Tensor) -> tuple[Tensor, Tensor]:
     best = torch.empty(num_rows, num_blocks, dtype=torch.int32, device=logits.device)
     peak = torch.empty(num_rows, num_blocks, dtype=torch.float32, device=logits.device)
     total = torch.empty_like(peak)
-    tokens = torch.empty(num_rows, dtype=torch.int64, device=logits.device)
-    logprobs = torch.empty(num_rows, dtype=torch.float32, device=logits.device)
-    sizes: dict[str, Any] = {"NUM_BLOCKS": num_blocks}
     _head_kernel[(num_rows, num_blocks)](
-        logits, best, peak, total, vocab_size, BLOCK=HEAD_BLOCK, num_warps=8, **sizes
-    )
+        logits, best, peak, total, vocab_size,
+        NUM_BLOCKS=num_blocks, BLOCK=HEAD_BLOCK, num_warps=8,
+    )  # fmt: skip
+    return choose_parts(best, peak, total)
+
+
+def choose_parts(best: Tensor, peak: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
+    """As `choose`, from stretches of the vocabulary [B, stretches]: the likeliest token of each,
+    its logit, and the sum of exponentials beside it."""
+    num_rows, num_blocks = best.shape
+    tokens = torch.empty(num_rows, dtype=torch.int64, device=best.device)
+    logprobs = torch.empty(num_rows, dtype=torch.float32, device=best.device)
+    block = triton.next_power_of_2(num_blocks)
     _choose_kernel[(num_rows,)](
         best, peak, total, tokens, logprobs,
-        BLOCK=triton.next_power_of_2(num_blocks), num_warps=1, **sizes,
+        NUM_BLOCKS=num_blocks, BLOCK=block, num_warps=1 if block <= 64 else 4,
     )  # fmt: skip
     return tokens, logprobs

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from predictor.model.attention import KvCache
 from predictor.model.config import ModelConfig
@@ -25,9 +27,8 @@ class Model(nn.Module):
     @classmethod
     def empty(cls, config: ModelConfig, *, device: torch.device, dtype: torch.dtype) -> Model:
         """Weights allocated on `device` but not set: fill `tensors()`, then `finish_loading()`."""
-        with torch.device("meta"):
+        with _Unset(device, dtype):
             model = cls(config)
-        model = model.to(dtype).to_empty(device=device)
         return model.requires_grad_(False).eval()
 
     def finish_loading(self) -> None:
@@ -93,6 +94,32 @@ def _encoder(encoder: AudioEncoder) -> Iterator[tuple[str, Tensor]]:
     projector = "model.multi_modal_projector."
     yield from _weight_and_bias(f"{projector}linear_1", encoder.project_in)
     yield from _weight_and_bias(f"{projector}linear_2", encoder.project_out)
+
+
+class _Unset(TorchFunctionMode):
+    """Modules made inside are on `device`, in `dtype`, and not given the usual random values.
+
+    Making them on the meta device first would do as well, but torch does much of that in Python:
+    it would import sympy and half a compiler, which takes longer than all the rest.
+    """
+
+    def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
+        super().__init__()
+        self._where: dict[str, Any] = {"device": device, "dtype": dtype}
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        given = {name: value for name, value in (kwargs or {}).items() if value is not None}
+        if func is torch.empty:
+            return func(*args, **(self._where | given))
+        if getattr(func, "__module__", "") == "torch.nn.init":
+            return given["tensor"] if "tensor" in given else args[0]
+        return func(*args, **(kwargs or {}))
 
 
 def _weight_and_bias(name: str, module: nn.Module) -> Iterator[tuple[str, Tensor]]:

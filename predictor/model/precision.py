@@ -15,7 +15,7 @@ _FLOATS = {
 # What a device runs, the first of them for "auto". float16 is for CUDA, but runs on a CPU too.
 _BY_DEVICE = {
     "cpu": ("float32", "bfloat16", "float16", "int8"),
-    "cuda": ("bfloat16", "float16", "float32"),
+    "cuda": ("bfloat16", "float16", "float32", "fp8", "int8"),
 }
 
 
@@ -40,4 +40,5 @@ def choose_precision(name: str | torch.dtype, device: torch.device) -> Precision
         )
     if name in _FLOATS:
         return Precision(name, _FLOATS[name])
-    return Precision(name, _FLOATS["float32"], is_quantized=True)
+    beside = "float32" if device.type == "cpu" else "bfloat16"
+    return Precision(name, _FLOATS[beside], is_quantized=True)

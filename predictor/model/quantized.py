@@ -23,7 +23,22 @@ def quantizer(precision: str, device: torch.device) -> Quantize:
 
         quantized_cpu.check_machine()
         return quantized_cpu.quantize_part
+    if device.type == "cuda":
+        from predictor.model import quantized_cuda
+
+        refusal = quantized_cuda.refusal_on(device, precision)
+        if refusal:
+            raise ValueError(refusal)
+        return quantized_cuda.part_quantizer(precision)
     raise ValueError(f"precision {precision!r} has no quantization on {device.type}")
+
+
+def check_quantized(model: Model, precision: str) -> None:
+    """ValueError where the device's products of quantized weights are wrong."""
+    if model.device.type == "cuda":
+        from predictor.model import quantized_cuda
+
+        quantized_cuda.require_right(model, precision)
 
 
 def quantize(model: Model, precision: str) -> None:

@@ -7,6 +7,8 @@ must be one the model needs. Nothing is unpickled and no code from the folder is
 from __future__ import annotations
 
 import json
+import logging
+import time
 from collections.abc import Iterator, Set
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +21,9 @@ from torch import Tensor
 from predictor.model.config import CheckpointError, ModelConfig
 from predictor.model.model import Model
 from predictor.model.quantized import Quantize
+from predictor.model.reading import DTYPES, Reader, Source, sources
+
+logger = logging.getLogger(__name__)
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -79,16 +84,23 @@ def load_model(
     files = _tensor_files(path)
     model = Model.empty(config, device=device, dtype=dtype)
     _check_names(path, files, model.tensors().keys(), config)
-    for part, targets in model.parts():
-        for file in sorted({files[name][0] for name in targets}):
-            with _opened(path / file, device) as shard:
-                names = {n: files[n][1] for n in targets if files[n][0] == file}
-                _read_tensors(path / file, shard, names, targets)
-        if part is model.decoder and config.tied_embeddings and HEAD in files:
-            _check_tied_head(path, files[HEAD], targets[EMBEDDING], device)
-        targets.clear()  # no view may keep what is replaced
-        if quantize_part is not None:
-            quantize_part(part)
+    places = _places(path, files, model.tensors())
+    began_s = time.monotonic()
+    # All at once keeps every reading thread busy; part by part, what is quantized takes its place.
+    parts = [(model.decoder, model.tensors())] if quantize_part is None else model.parts()
+    try:
+        with Reader(device) as reader:
+            for part, targets in parts:
+                reader.read([(places[name], target) for name, target in targets.items()])
+                if part is model.decoder and config.tied_embeddings and HEAD in files:
+                    _check_tied_head(path, files[HEAD], targets[EMBEDDING], reader)
+                targets.clear()  # no view may keep what is replaced
+                if quantize_part is not None:
+                    quantize_part(part)
+    except (OSError, EOFError) as error:
+        raise CheckpointError(f"{path}: not readable as safetensors: {error}") from error
+    seconds = round(time.monotonic() - began_s, 3)
+    logger.info("weights read", extra={"fields": {"seconds": seconds}})
     model.finish_loading()
     return model
 
@@ -108,7 +120,7 @@ def _tensor_files(path: Path) -> dict[str, tuple[str, str]]:
         raise CheckpointError(f"{path}: holds neither {SINGLE_FILE} nor {INDEX_FILE}")
     files: dict[str, tuple[str, str]] = {}
     for file in shards:
-        with _opened(path / file, torch.device("cpu")) as shard:
+        with _opened(path / file) as shard:
             for name in shard.keys():  # noqa: SIM118  not a dict
                 ours = native_name(name)
                 if ours in files:
@@ -161,31 +173,45 @@ def _listed(names: list[str]) -> str:
     return f"{len(names)} tensors: {shown}{', ...' if len(names) > 5 else ''}"
 
 
-def _read_tensors(
-    file: Path, shard: Any, names: dict[str, str], targets: dict[str, Tensor]
-) -> None:
-    for ours, theirs in names.items():
-        target = targets[ours]
-        shape = tuple(shard.get_slice(theirs).get_shape())
-        if shape != tuple(target.shape):
-            raise CheckpointError(
-                f"{file}: tensor {theirs} has shape {list(shape)}, "
-                f"config.json asks for {list(target.shape)}"
-            )
-        tensor = shard.get_tensor(theirs)
-        if not tensor.is_floating_point():
-            raise CheckpointError(f"{file}: tensor {theirs} is {tensor.dtype}, not floating point")
-        target.copy_(tensor)
+def _places(
+    path: Path, files: dict[str, tuple[str, str]], targets: dict[str, Tensor]
+) -> dict[str, Source]:
+    """Where each of our tensors is read from, once its shape and type were found right."""
+    places: dict[str, Source] = {}
+    for file in sorted({file for file, _ in files.values()}):
+        in_file = sources(path / file)
+        names = {ours: theirs for ours, (f, theirs) in files.items() if f == file}
+        with _opened(path / file) as shard:
+            for ours, theirs in names.items():
+                if ours in targets:
+                    _check_tensor(path / file, shard, theirs, targets[ours])
+                    places[ours] = in_file[theirs]
+    return places
 
 
-def _check_tied_head(
-    path: Path, where: tuple[str, str], embedding: Tensor, device: torch.device
-) -> None:
+def _check_tensor(file: Path, shard: Any, name: str, target: Tensor) -> None:
+    shape = tuple(shard.get_slice(name).get_shape())
+    if shape != tuple(target.shape):
+        raise CheckpointError(
+            f"{file}: tensor {name} has shape {list(shape)}, "
+            f"config.json asks for {list(target.shape)}"
+        )
+    if shard.get_slice(name).get_dtype() not in DTYPES:
+        dtype = shard.get_tensor(name).dtype
+        raise CheckpointError(f"{file}: tensor {name} is {dtype}, not floating point")
+
+
+def _check_tied_head(path: Path, where: tuple[str, str], embedding: Tensor, reader: Reader) -> None:
     """A stored head must be the embedding it is tied to, or one of the two would be ignored."""
     file, name = where
-    with _opened(path / file, device) as shard:
-        head = shard.get_tensor(name)
-    if head.shape != embedding.shape or not torch.equal(head.to(embedding.dtype), embedding):
+    with _opened(path / file) as shard:
+        same = tuple(shard.get_slice(name).get_shape()) == tuple(embedding.shape)
+    place = sources(path / file).get(name)
+    if same and place is not None:
+        head = torch.empty_like(embedding)
+        reader.read([(place, head)])
+        same = torch.equal(head, embedding)
+    if not same or place is None:
         raise CheckpointError(
             f"{path / file}: tensor {name} differs from the embedding, "
             "though config.json ties them (tie_word_embeddings)"
@@ -193,9 +219,9 @@ def _check_tied_head(
 
 
 @contextmanager
-def _opened(file: Path, device: torch.device) -> Iterator[Any]:
+def _opened(file: Path) -> Iterator[Any]:
     try:
-        with safe_open(file, framework="pt", device=str(device)) as shard:
+        with safe_open(file, framework="pt") as shard:
             yield shard
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{file}: not readable as safetensors: {error}") from error

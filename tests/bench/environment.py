@@ -17,7 +17,10 @@ def describe() -> dict[str, Any]:
     import transformers
 
     def git(*arguments: str) -> str:
-        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True)
+        try:
+            done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True)
+        except OSError:  # a lent machine may have no git
+            return ""
         return done.stdout.strip()
 
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None

@@ -44,6 +44,9 @@ class InstantRunner:
     def scrub(self, slots: Batch[int]) -> None:
         raise AssertionError(f"nothing spoilt slots {slots}")
 
+    def idle(self) -> bool:
+        return False
+
     def recover(self) -> bool:
         return False
 

@@ -8,14 +8,16 @@ import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from predictor.engine.engine import Engine
 from predictor.engine.options import EngineOptions, StepStats
-from predictor.engine.runner import TorchRunner
 from predictor.types import SAMPLE_RATE_HZ, EngineRequest, Samples
+
+if TYPE_CHECKING:  # client processes need no torch
+    from predictor.engine.runner import TorchRunner
 
 TOKENS_PER_AUDIO_S = 3.5
 POOL_S = 1200  # seconds of noise that clips are cut from, far more than a processor caches
@@ -66,23 +68,28 @@ def options(**changes: Any) -> EngineOptions:
 
 @dataclass
 class Shares:
-    """Where an engine's thread spent its time, from what it reports after each step."""
+    """Where the time went, from what the engine reports after each step."""
 
     seconds: dict[str, float] = field(default_factory=lambda: {"prefill": 0.0, "decode": 0.0})
     steps: dict[str, int] = field(default_factory=lambda: {"prefill": 0, "decode": 0})
     num_new_tokens: int = 0
+    device_s: dict[str, float] = field(default_factory=dict)
 
     def add(self, step: StepStats) -> None:
         self.seconds[step.phase] += step.seconds
         self.steps[step.phase] += 1
         self.num_new_tokens += step.num_new_tokens
+        for part, seconds in step.device_s:
+            self.device_s[part] = self.device_s.get(part, 0.0) + seconds
 
     def of(self, wall_s: float) -> dict[str, Any]:
-        busy = sum(self.seconds.values())
+        """Shares of the wall time: of the device by part of the work, where it is known, or else
+        of the engine's thread by phase; what is left is the host's own."""
+        known = self.device_s or self.seconds
+        shares = {part: seconds / wall_s for part, seconds in known.items()}
         return {
-            "prefill_share": self.seconds["prefill"] / wall_s,
-            "decode_share": self.seconds["decode"] / wall_s,
-            "between_steps_share": max(0.0, 1 - busy / wall_s),
+            "between_steps_share": max(0.0, 1 - sum(self.seconds.values()) / wall_s),
+            "shares": shares | {"rest": max(0.0, 1 - sum(shares.values()))},
             "prefill_steps": self.steps["prefill"],
             "decode_looks": self.steps["decode"],
             "num_new_tokens": self.num_new_tokens,

@@ -10,10 +10,12 @@ from typing import Any
 
 import torch
 
+from predictor.audio.mel_device import chunk_table
 from predictor.engine.graphs import GraphRunner
 from predictor.engine.sequence import Sequence
 from predictor.model.attention import Packing
 from predictor.model.fused import PLAIN, FusedDecoder, StepPlaces
+from predictor.model.fused_encoder import FusedEncoder
 from tests.bench.load import Clips, options
 
 
@@ -48,12 +50,18 @@ def prefill_parts(
     requests = [clips.request(duration_s) for _ in range(num_clips)]
     samples = [r.samples for r in requests]
     parts: dict[str, Any] = {"num_clips": num_clips, "clip_s": duration_s}
-    parts["mel_ms"] = timed_ms(device, lambda: runner._log_mel(samples))
-    mel = runner._log_mel(samples)
+    parts["mel_with_transfer_ms"] = timed_ms(device, lambda: runner._mel(samples))
+    table, _ = chunk_table(samples)
+    waveforms, on_device = runner._mel.send(samples), torch.from_numpy(table).to(device)
+    parts["mel_ms"] = timed_ms(
+        device, lambda: runner._mel.features(waveforms, on_device, num_clips)
+    )
+    mel = runner._mel(samples)
     plan = model.encoder.plan(mel.num_frames)
-    chunks = mel.chunks.to(model.dtype)
-    parts["encoder_ms"] = timed_ms(device, lambda: model.encoder(chunks, plan))
-    parts |= convolution_parts(device, model.encoder, chunks[:128])
+    parts["encoder_ms"] = timed_ms(device, lambda: runner._fused_encoder(mel.chunks, plan))
+    plain = FusedEncoder(model.encoder, is_on=False)
+    parts["encoder_plain_ms"] = timed_ms(device, lambda: plain(mel.chunks, plan))
+    parts |= convolution_parts(device, runner, mel.chunks[:128])
     sequences = [
         Sequence(request, runner.limits, options(max_model_len=runner.limits.max_model_len))
         for request in requests
@@ -75,32 +83,40 @@ def prefill_parts(
     weight = model.decoder.layers[0].gate_up.weight
     parts["gate_up_matmul_ms"] = timed_ms(device, lambda: torch.nn.functional.linear(x, weight))
     parts["gate_up_tflops"] = 2e-9 * total * weight.numel() / parts["gate_up_matmul_ms"]
-    began = time.perf_counter()
-    runner.prefill(sequences)
-    parts["whole_step_wall_ms"] = 1e3 * (time.perf_counter() - began)
-    one = sequences[:1]
-    walls = []
-    for _ in range(2 if small else 8):
-        began = time.perf_counter()
-        runner.prefill(one)
-        walls.append(1e3 * (time.perf_counter() - began))
-    parts["one_clip_wall_ms"] = statistics.median(walls)
+    for name, some in (("whole_step", sequences), ("one_clip", sequences[:1])):
+        walls, launches = [], []
+        for _ in range(2 if small else 8):
+            began = time.perf_counter()
+            runner.prefill(some)
+            launches.append(1e3 * (time.perf_counter() - began))
+            runner.recover()
+            walls.append(1e3 * (time.perf_counter() - began))
+        parts[f"{name}_wall_ms"] = statistics.median(walls)
+        parts[f"{name}_host_ms"] = statistics.median(launches)
+    runner._unclaimed.clear()
     parts["value"], parts["unit"] = parts["whole_step_wall_ms"], "ms"
     parts["note"] = (
         " ".join(
             f"{key.removesuffix('_ms')} {parts[key]:.1f}"
             for key in ("mel_ms", "encoder_ms", "prefill_fused_ms", "prefill_plain_ms")
         )
+        + f" host {parts['whole_step_host_ms']:.1f}"
         + f" one {parts['one_clip_wall_ms']:.1f} gemm {parts['gate_up_tflops']:.0f}TF"
     )
     return parts
 
 
-def convolution_parts(device: torch.device, encoder: Any, chunks: torch.Tensor) -> dict[str, float]:
-    """Each convolution on one batch of chunks, its activation apart."""
+def convolution_parts(
+    device: torch.device, runner: GraphRunner, chunks: torch.Tensor
+) -> dict[str, float]:
+    """The convolutions on one batch of chunks, fused, and each one plain, its activation apart."""
+    encoder = runner._model.encoder
     gelu = torch.nn.functional.gelu
-    x = chunks.unsqueeze(1).contiguous(memory_format=torch.channels_last)
     times: dict[str, float] = {"conv_chunks": float(len(chunks))}
+    if runner.fusion.encoder:
+        times["convolve_ms"] = timed_ms(device, lambda: runner._fused_encoder.convolve(chunks))
+    x = chunks.to(runner._model.dtype).unsqueeze(1)
+    x = x.contiguous(memory_format=torch.channels_last)
     for i, conv in enumerate((encoder.conv1, encoder.conv2, encoder.conv3), start=1):
         times[f"conv{i}_ms"] = timed_ms(device, lambda c=conv, y=x: c(y))
         x = conv(x)
@@ -115,20 +131,18 @@ def decode_steps(runner: GraphRunner, small: bool) -> dict[str, Any]:
     device = runner._device
     context = 32 if small else 460
     result: dict[str, Any] = {"context": context}
-    rows = torch.arange(runner.num_slots, device=device)
-    batches = (1, 2, 4) if small else (1, 8, 32, 128, 256)
+    loop = runner._loop
+    batches = (1, 2, 4) if small else (1, 2, 4, 8, 32, 64, 128, 256, 512)
     for batch in batches:
         bucket = next(b for b in runner._buckets if b >= batch)
-        runner._rows.copy_(rows)
-        runner._in_rows = ()
-        runner._owners.clear()
-        graph = runner._graphs.get(bucket)
+        point_at_all(runner)
+        graph = loop.graphs.get(bucket)
 
         def steps(g: Any = graph, b: int = bucket) -> None:
-            runner._positions.fill_(context)
+            loop.positions.fill_(context)
             for _ in range(8):
                 if g is None:
-                    runner._step(b)
+                    loop.step(b)
                 else:
                     g.replay()
 
@@ -143,6 +157,12 @@ def decode_steps(runner: GraphRunner, small: bool) -> dict[str, Any]:
         except Exception as error:  # noqa: BLE001  the steps above stay
             result["attention_error"] = f"{type(error).__name__}: {error}"[:300]
     return result
+
+
+def point_at_all(runner: GraphRunner) -> None:
+    """Let the next steps run all slots, whatever is in them."""
+    runner._loop.forget()
+    runner._loop.rows.copy_(torch.arange(runner.num_slots, device=runner._device))
 
 
 def attention_variants(runner: GraphRunner, context: int) -> dict[str, dict[str, float]]:
@@ -194,14 +214,14 @@ def kernel_times(runner: GraphRunner, clips: Clips | None) -> dict[str, Any]:
     sequences = [Sequence(clips.request(30.0), runner.limits, settings) for _ in range(20)]
     for slot, sequence in enumerate(sequences):
         sequence.slot = slot
-    bucket = runner._buckets[-1]
-    runner._rows.copy_(torch.arange(runner.num_slots, device=runner._device))
-    runner._in_rows = ()
-    runner._positions.fill_(460)
+    point_at_all(runner)
+    loop = runner._loop
+    loop.positions.fill_(460)
     result: dict[str, Any] = {}
     works: dict[str, Callable[[], object]] = {
         "prefill": lambda: runner.prefill(sequences),
-        "decode": lambda: runner._step(bucket),
+        "decode": lambda: loop.step(runner._buckets[-1]),
+        "decode_one": lambda: loop.step(1),
     }
     for name, work in works.items():
         with profile(activities=[ProfilerActivity.CUDA]) as profiler:
@@ -212,7 +232,8 @@ def kernel_times(runner: GraphRunner, clips: Clips | None) -> dict[str, Any]:
             f"{e.key[:90]} x{e.count}": e.self_device_time_total / 1e3 for e in events[:22]
         }
         result[f"{name}_ms"] = sum(e.self_device_time_total for e in events) / 1e3
-    runner._owners.clear()
+    runner.recover()
+    runner._unclaimed.clear()
     result["value"], result["unit"] = result["decode_ms"], "ms"
     result["note"] = f"prefill of 20 {result['prefill_ms']:.1f} ms in kernels"
     return result

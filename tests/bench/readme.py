@@ -1,4 +1,5 @@
-"""Writes the tables of both READMEs that come from the benchmarks' result files.
+"""Writes the tables of both READMEs that come from the benchmarks' result files; a start-*.json
+counts where it was measured on the same kind of GPU as the engine's.
 
 python -m tests.bench.readme
 """
@@ -41,6 +42,20 @@ ROWS = {
     "0.6B offline 30 s": ("0.6B, 30 s clips, 256 at once", "0.6B，30 秒音频，256 路并发"),
     "0.6B offline 10 s": ("0.6B, 10 s clips, 256 at once", "0.6B，10 秒音频，256 路并发"),
 }
+START_ROWS = {
+    "1.7B start, cold": (
+        "1.7B, process start to first transcript over HTTP, no caches",
+        "1.7B，从进程启动到经 HTTP 得到首个转写，无任何缓存",
+    ),
+    "1.7B start, compile": (
+        "the same, files in memory, kernels to compile",
+        "同上，文件已在内存，算子待编译",
+    ),
+    "1.7B start, warm": (
+        "the same, files in memory, kernels compiled earlier",
+        "同上，文件已在内存，算子此前已编译",
+    ),
+}
 HEADS = (("what", "measured"), ("项目", "实测"))
 EDGE_PRECISIONS = ("fp32", "bf16", "int8")
 EDGE_HEADS = (
@@ -50,13 +65,27 @@ EDGE_HEADS = (
      "服务内存", "英文 / 中文错误率，短", "长"),
 )  # fmt: skip
 FILES = ("README.md", "README.zh-CN.md")  # their place is the `language` of a table
+FOLDER = Path(__file__).parent / "results"
+RESULTS = FOLDER / "engine-h200.json"
+
+
+def load_results(engine: Path = RESULTS) -> dict[str, Any]:
+    """The engine's results, with the rows of a start on the same kind of GPU among them."""
+    results: dict[str, Any] = json.loads(engine.read_text())
+    for file in sorted(engine.parent.glob("start-*.json")):
+        start = json.loads(file.read_text())
+        if start["environment"]["gpu"] == results["environment"]["gpu"]:
+            measured = {key: row for key, row in start["rows"].items() if "value" in row}
+            results["rows"] |= {key: measured[key] for key in START_ROWS if key in measured}
+    return results
 
 
 def performance(results: dict[str, Any], language: int) -> str:
     """What one H200 does."""
     what, measured = HEADS[language]
     lines = [f"| {what} | {measured} |", "| --- | ---: |"]
-    for key, names in ROWS.items():
+    started = {key: names for key, names in START_ROWS.items() if key in results["rows"]}
+    for key, names in (ROWS | started).items():
         row = results["rows"][key]
         value = f"{row['value']:,.0f}" if row["value"] >= 100 else f"{row['value']:.3g}"
         unit = "" if "/" in row["unit"] else f" {row['unit']}"
@@ -94,12 +123,11 @@ class Table:
 
     marker: str
     make: Callable[[dict[str, Any], int], str]
-    file: str
+    results: Callable[[], dict[str, Any]]
 
     def text(self, language: int) -> str:
         """The Markdown; `language` 0 is English, 1 Chinese."""
-        results = Path(__file__).parent / "results" / self.file
-        return self.make(json.loads(results.read_text()), language)
+        return self.make(self.results(), language)
 
     def shown(self, text: str) -> str:
         """What stands between the markers."""
@@ -117,8 +145,8 @@ class Table:
 
 
 TABLES = (
-    Table("performance", performance, "engine-h200.json"),
-    Table("edge", edge, "edge-cpu.json"),
+    Table("performance", performance, load_results),
+    Table("edge", edge, lambda: json.loads((FOLDER / "edge-cpu.json").read_text())),
 )
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 
 from tests.bench.environment import ROOT
-from tests.bench.readme import FILES, TABLES, Table
+from tests.bench.readme import FILES, RESULTS, TABLES, Table, load_results, performance
 
 
 @pytest.mark.parametrize("table", TABLES, ids=lambda table: table.marker)
@@ -13,3 +16,24 @@ from tests.bench.readme import FILES, TABLES, Table
 def test_the_readme_has_the_table_of_the_results(table: Table, language: int, name: str) -> None:
     written = table.shown((ROOT / name).read_text("utf-8"))
     assert written == table.text(language), "run: python -m tests.bench.readme"
+
+
+@pytest.mark.parametrize(("gpu", "is_shown"), [("NVIDIA H200", True), ("another", False)])
+def test_a_start_on_the_same_gpu_is_shown(tmp_path: Path, gpu: str, is_shown: bool) -> None:
+    engine = tmp_path / RESULTS.name
+    engine.write_text(RESULTS.read_text())
+    start = {
+        "environment": {"gpu": gpu},
+        "rows": {
+            "1.7B start, cold": {"value": 7.25, "unit": "s"},
+            "1.7B start, warm": {"error": "none"},
+            "0.6B start, cold": {"value": 5.0, "unit": "s"},
+        },
+    }
+    (tmp_path / "start-some.json").write_text(json.dumps(start))
+    for language in range(len(FILES)):
+        before = performance(json.loads(RESULTS.read_text()), language)
+        lines = performance(load_results(engine), language).splitlines()
+        assert lines[: len(before.splitlines())] == before.splitlines()
+        added = [line for line in lines if line not in before.splitlines()]
+        assert [line.endswith("| 7.25 s |") for line in added] == [True] * is_shown

@@ -60,6 +60,10 @@ class Service:
             GROUP, VERSION, self.namespace, PLURAL, self.name, body
         )
 
+    def namespace_exists(self) -> bool:
+        names = f"metadata.name={self.namespace}"
+        return bool(self._core.list_namespace(field_selector=names).items)
+
     def delete_namespace(self) -> None:
         self._core.delete_namespace(self.namespace)
 
@@ -103,24 +107,46 @@ class Service:
         raise TimeoutError(f"not within {timeout_s} s: {number} pods, there are {sorted(names)}")
 
 
+# What the status must say. Each is judged by what the controller made of a change and not by
+# status.observedGeneration, which counts the Knative service's changes (kserve/kserve 6081).
+Holds = Callable[[Object], bool]
+
+
+def predictor_status(service: Object) -> Object:
+    found: Object = service.get("status", {}).get("components", {}).get("predictor", {})
+    return found
+
+
 def is_ready(service: Object) -> bool:
-    """Ready in the state that was asked for last."""
-    status = service.get("status", {})
-    current = status.get("observedGeneration") == service["metadata"]["generation"]
-    conditions = {each["type"]: each["status"] for each in status.get("conditions", [])}
-    return current and conditions.get("Ready") == "True"
+    """Ready, and the newest revision is the one that is."""
+    conditions = {e["type"]: e["status"] for e in service.get("status", {}).get("conditions", [])}
+    return conditions.get("Ready") == "True" and newest(service) is not None
+
+
+def newest(service: Object) -> str | None:
+    """Name of the newest revision once it is ready; None while it is not."""
+    status = predictor_status(service)
+    created = status.get("latestCreatedRevision")
+    return created if created and created == status.get("latestReadyRevision") else None
+
+
+def revisions(service: Object) -> set[str]:
+    """Those that the status knows: the newest, and all that have an address or traffic."""
+    return {each["revisionName"] for each in traffic(service)} | {str(newest(service))}
 
 
 def traffic(service: Object) -> list[Object]:
     """Knative's traffic targets: revisionName, percent, tag, url, latestRevision."""
-    predictor = service.get("status", {}).get("components", {}).get("predictor", {})
-    targets: list[Object] = predictor.get("traffic", [])
+    targets: list[Object] = predictor_status(service).get("traffic", [])
     return targets
 
 
-def latest_share(service: Object) -> int:
-    """Percent of the traffic that the newest revision gets."""
-    return sum(each.get("percent") or 0 for each in traffic(service) if each.get("latestRevision"))
+def split(service: Object) -> dict[str, int]:
+    """Percent of the traffic by revision; the same revision may be a target twice."""
+    shares: Counter[str] = Counter()
+    for target in traffic(service):
+        shares[target["revisionName"]] += target.get("percent") or 0
+    return {name: percent for name, percent in shares.items() if percent}
 
 
 def tag_url(service: Object, tag: str) -> str:
@@ -128,6 +154,42 @@ def tag_url(service: Object, tag: str) -> str:
     if not urls:
         raise LookupError(f"no traffic target with the tag {tag}: {traffic(service)}")
     return str(urls[0])
+
+
+def dark_beside(stable: str) -> Holds:
+    """A newer revision is ready and has an address of its own, and no traffic."""
+
+    def holds(service: Object) -> bool:
+        tags = {each.get("tag") for each in traffic(service)}
+        is_new = is_ready(service) and newest(service) != stable
+        return is_new and split(service) == {stable: 100} and {"latest", "prev"} <= tags
+
+    return holds
+
+
+def shared(shares: dict[str, int]) -> Holds:
+    """The traffic is split so, by revision."""
+    return lambda service: is_ready(service) and split(service) == shares
+
+
+def promoted(revision: str) -> Holds:
+    """It gets everything, and KServe remembers it as rolled out: what a way back starts from."""
+
+    def holds(service: Object) -> bool:
+        rolled_out = predictor_status(service).get("latestRolledoutRevision")
+        return shared({revision: 100})(service) and rolled_out == revision
+
+    return holds
+
+
+def replaced(revisions: set[str]) -> Holds:
+    """A revision that is none of these gets everything."""
+
+    def holds(service: Object) -> bool:
+        new = newest(service)
+        return new is not None and new not in revisions and shared({new: 100})(service)
+
+    return holds
 
 
 @dataclass

@@ -3,33 +3,56 @@
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 import httpx
 import pytest
 
-from tests.cluster.service_api import Caller, Entry, is_ready, label_of, latest_share, tag_url
+from tests.cluster.service_api import (
+    Caller,
+    Entry,
+    Holds,
+    Object,
+    dark_beside,
+    is_ready,
+    label_of,
+    newest,
+    promoted,
+    replaced,
+    revisions,
+    shared,
+    split,
+    tag_url,
+)
+from tests.pipelines.fake_cluster import FakeCluster, inference_service
 
-DARK = {
-    "metadata": {"generation": 2},
-    "status": {
-        "observedGeneration": 2,
-        "conditions": [{"type": "Ready", "status": "True"}],
-        "components": {
-            "predictor": {
-                "traffic": [
-                    {
-                        "revisionName": "p-1",
-                        "percent": 100,
-                        "tag": "prev",
-                        "url": "http://prev-p.ns",
-                    },
-                    {"revisionName": "p-2", "percent": 0, "latestRevision": True}
-                    | {"tag": "latest", "url": "http://latest-p.ns"},
-                ]
-            }
-        },
-    },
-}
+FIRST = "s3://models/first"
+
+SECOND = "s3://models/second"
+
+
+def status_of(component: Object, ready: str = "True") -> Object:
+    return {
+        "status": {
+            "conditions": [{"type": "Ready", "status": ready}],
+            "components": {"predictor": component},
+        }
+    }
+
+
+def target(revision: str, percent: int, tag: str | None = None) -> Object:
+    named = {"tag": tag, "url": f"http://{tag}-p.ns"} if tag else {}
+    return {"revisionName": revision, "percent": percent, **named}
+
+
+DARK = status_of(
+    {
+        "latestCreatedRevision": "p-2",
+        "latestReadyRevision": "p-2",
+        "latestRolledoutRevision": "p-1",
+        "traffic": [target("p-2", 0, "latest"), target("p-1", 100, "prev")],
+    }
+)
 
 
 def test_an_entry_keeps_the_services_host_name() -> None:
@@ -44,15 +67,67 @@ def test_an_entry_keeps_the_services_host_name() -> None:
 
 
 def test_status_of_a_dark_canary() -> None:
-    assert is_ready(DARK)
-    assert latest_share(DARK) == 0
+    assert dark_beside("p-1")(DARK)
+    assert not dark_beside("p-2")(DARK)
+    assert split(DARK) == {"p-1": 100}
+    assert revisions(DARK) == {"p-1", "p-2"}
     assert tag_url(DARK, "latest") == "http://latest-p.ns"
     with pytest.raises(LookupError, match="tag next"):
         tag_url(DARK, "next")
 
 
-def test_a_status_of_an_older_generation_is_not_ready() -> None:
-    assert not is_ready({**DARK, "metadata": {"generation": 3}})
+def test_a_revision_that_is_still_starting_is_not_ready() -> None:
+    component = {"latestCreatedRevision": "p-2", "latestReadyRevision": "p-1"}
+    assert not is_ready(status_of(component))
+    assert not is_ready(status_of({}))
+    assert is_ready(status_of({**component, "latestReadyRevision": "p-2"}))
+
+
+def test_a_way_back_that_is_half_done_is_not_taken_for_done() -> None:
+    """KServe first splits the traffic over the new revision alone: 0 % and 100 % of the same."""
+    half = status_of(
+        {
+            "latestCreatedRevision": "p-2",
+            "latestReadyRevision": "p-2",
+            "latestRolledoutRevision": "p-2",
+            "traffic": [target("p-2", 0, "latest"), target("p-2", 100, "prev")],
+        }
+    )
+    assert not shared({"p-1": 100})(half)
+    assert promoted("p-2")(half)
+
+
+def test_the_waits_of_a_rollout_end_when_the_traffic_is_there() -> None:
+    """Against the fake controller of the pipelines' tests, one reconciliation at a time."""
+    cluster = FakeCluster(inference_service("Knative", FIRST))
+    service = cluster.service
+    service["metadata"]["annotations"]["serving.kserve.io/enable-tag-routing"] = "true"
+    for _ in range(5):
+        cluster.turn()
+    first = str(newest(service))
+
+    def step(holds: Holds, expected: dict[str, int], **change: Any) -> None:
+        cluster.edit(**change)
+        for _ in range(10):
+            if holds(service):
+                break
+            cluster.turn()
+        assert holds(service)
+        assert cluster.split() == expected
+
+    model = service["spec"]["predictor"]["model"]
+    second = {**model, "storageUri": SECOND}
+    step(dark_beside(first), {FIRST: 100}, canaryTrafficPercent=0, model=second)
+    new = str(newest(service))
+    for percent in (10, 50):
+        shares = {first: 100 - percent, new: percent}
+        expected = {FIRST: 100 - percent, SECOND: percent}
+        step(shared(shares), expected, canaryTrafficPercent=percent)
+    step(promoted(new), {SECOND: 100}, canaryTrafficPercent=None)
+    step(shared({first: 100}), {FIRST: 100}, canaryTrafficPercent=0)
+    step(
+        replaced({first, new}), {FIRST: 100}, canaryTrafficPercent=None, model=model, minReplicas=0
+    )
 
 
 def test_label_of_a_metrics_page() -> None:

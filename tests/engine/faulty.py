@@ -58,6 +58,9 @@ class FaultyRunner:
         self.scrubbed += slots
         self.inner.scrub(slots)
 
+    def idle(self) -> bool:
+        return self.inner.idle()
+
     def recover(self) -> bool:
         return self.recovers and self.inner.recover()
 

@@ -63,6 +63,17 @@ def test_a_sequence_that_cannot_fit_is_refused_with_the_figures() -> None:
         plan_slots(BIG, options, 3072, CPU, torch.bfloat16)
 
 
+def test_what_is_reserved_for_the_work_is_not_given_to_the_cache() -> None:
+    free = free_bytes(CPU)
+    assert free is not None
+    options = EngineOptions(max_num_seqs=1_000_000, kv_memory_fraction=1.0)
+    reserved = free // 4 * 3
+    slots = plan_slots(BIG, options, 1024, CPU, torch.bfloat16, reserved)
+    assert slots * slot_bytes(BIG, 1024, torch.bfloat16) == pytest.approx(free / 4, rel=0.2)
+    with pytest.raises(ValueError, match=r"MiB for the work itself \(max_prefill_audio_s 120\)"):
+        plan_slots(BIG, options, 1024, CPU, torch.bfloat16, free)
+
+
 def test_free_memory_is_the_containers_where_that_is_less(tmp_path: Path) -> None:
     assert free_host_bytes(tmp_path) is None
     meminfo = tmp_path / "proc" / "meminfo"
@@ -83,13 +94,14 @@ def test_devices_and_precisions_are_checked_by_name() -> None:
     assert choose_precision("auto", CPU) == Precision("float32", torch.float32)
     assert choose_precision("auto", CUDA) == Precision("bfloat16", torch.bfloat16)
     assert choose_precision(torch.float16, CPU) == Precision("float16", torch.float16)
+    assert choose_precision("int8", CUDA) == Precision("int8", torch.bfloat16, is_quantized=True)
     assert choose_precision("int8", CPU) == Precision("int8", torch.float32, is_quantized=True)
     with pytest.raises(ValueError, match="device must be"):
         choose_device("meta")
     with pytest.raises(ValueError, match=r"precision on cpu must be auto or one of .*, is 'int4'"):
         choose_precision("int4", CPU)
-    with pytest.raises(ValueError, match=r"precision on cuda must be auto or one of .*, is 'int8'"):
-        choose_precision("int8", CUDA)
+    with pytest.raises(ValueError, match=r"precision on cuda must be auto or one of .*, is 'int4'"):
+        choose_precision("int4", CUDA)
 
 
 def test_int8_is_refused_where_torch_has_no_product_for_it(

@@ -110,10 +110,11 @@ def test_any_selection_in_any_order_goes_on_where_it_was(
         else:
             batch = chance.sample(running, chance.randint(1, len(running)))
             output = runner.decode(batch)
+            assert any(output.tokens)
         if chance.random() < 0.05:
             assert runner.recover()
         for sequence, tokens, logprobs in zip(batch, output.tokens, output.logprobs, strict=True):
-            assert len(tokens) == len(logprobs) >= 1
+            assert len(tokens) == len(logprobs)
             if sequence.extend(tokens, logprobs).finish is not None:
                 assert tuple(sequence.tokens) == expected[sequence]
                 free.append(sequence.slot)

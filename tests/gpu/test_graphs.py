@@ -21,10 +21,10 @@ from predictor.audio.mel_device import DeviceLogMel
 from predictor.engine.engine import Engine
 from predictor.engine.graphs import GraphOptions, GraphRunner
 from predictor.engine.options import EngineOptions
+from predictor.engine.parity import kernel_errors
 from predictor.engine.runner import TorchRunner
 from predictor.model.fused import PLAIN, Fusion
 from predictor.model.model import Model
-from predictor.model.parity import kernel_errors
 from predictor.model.weights import load_model
 from predictor.types import EngineRequest, Samples
 
@@ -99,8 +99,8 @@ def fast_runner(
         ),
     )
     if use_graphs:
-        runner.capture_up_to(4)
-        assert 4 in runner._graphs
+        runner.capture_up_to(4, prefill_s=8)
+        assert 4 in runner._loop.graphs
     return runner
 
 
@@ -125,7 +125,7 @@ def test_kernels_equal_their_plain_twins(dtype: torch.dtype, attention: str) -> 
     model = load_model(TINY, device="cuda", dtype=dtype)
     assert attention in ("split", "flash")
     fusion = Fusion(attention="split" if attention == "split" else "flash")
-    assert kernel_errors(fusion, model.decoder) == {}
+    assert kernel_errors(fusion, model) == {}
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ def test_a_batch_that_shrinks_and_grows_uses_every_graph(in_bfloat16: Model) -> 
     asked = requests()[:NUM_SLOTS]
     runner = fast_runner(in_bfloat16, Fusion(), steps=3)
     asyncio.run(answers(runner, asked))
-    while runner.capture_next():
+    while runner.idle():
         pass
-    assert runner._use_graphs
-    assert set(runner._graphs) == set(runner._buckets)
+    assert runner._capturer is not None
+    assert set(runner._loop.graphs) == set(runner._buckets)

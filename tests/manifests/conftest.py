@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from kserve.model_repository import ModelRepository
@@ -17,7 +20,15 @@ from predictor.api.dataplane import AsrDataPlane, ClosedRepository
 from predictor.config import SettingsError, load_settings
 from predictor.metrics import Metrics
 from predictor.settings import ENV_PREFIX, specs
-from tests.manifests.objects import MANIFESTS, SCHEMAS, Object, build, combine, kustomize_command
+from tests.manifests.objects import (
+    MANIFESTS,
+    SCHEMAS,
+    Object,
+    build,
+    combine,
+    extend,
+    kustomize_command,
+)
 
 COMMAND, REASON = kustomize_command()
 needs_kustomize = pytest.mark.skipif(COMMAND is None, reason=REASON)
@@ -67,13 +78,55 @@ STANDARD: list[tuple[str, ...]] = [
 ]
 
 
-@pytest.fixture(params=[f"overlays/{name}" for name in OVERLAYS] + [*KNATIVE, *STANDARD], ids=str)
-def objects(request: pytest.FixtureRequest, tmp_path: Path) -> list[Object]:
-    """The objects of one overlay, or of the base with one choice of components."""
-    chosen: str | Sequence[str] = request.param
-    if isinstance(chosen, str):
-        return build(MANIFESTS / chosen)
-    return combine(tmp_path, chosen)
+# What the owner of an overlay may add to it: what it lacks, its mode allows, and makes sense there.
+# dev-cpu has neither weights to fetch nor a GPU, edge a single replica.
+_ANYWHERE = ("logging", "api-keys", "tracing", "promote-access")
+ADDED: dict[str, tuple[str, ...]] = {
+    "dev-cpu": (
+        *("canary-knative", "knative-autoscaling", "high-availability", "monitoring"),
+        *("network-policy", *_ANYWHERE),
+    ),
+    "edge": ("gpu", "modelcar", "monitoring", "network-policy", "tls", "grpc", *_ANYWHERE),
+    "production": (
+        *("gpu-mig", "canary-knative", "high-availability", "model-cache", "modelcar"),
+        *_ANYWHERE,
+    ),
+    "production-standard": (
+        *("gpu-mig", "canary-standard", "model-cache", "modelcar", "grpc"),
+        *_ANYWHERE,
+    ),
+}
+EXTENDED = [
+    (overlay, components)
+    for overlay, names in ADDED.items()
+    for components in [*((name,) for name in names), names]
+    if not {"model-cache", "modelcar"} <= set(components)  # one source of the weights
+]
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Any], list[Object]]:
+    """The objects of an overlay, a choice of components, or both; each is built once."""
+
+    @functools.cache
+    def once(chosen: Any) -> list[Object]:
+        match chosen:
+            case str():
+                return build(MANIFESTS / chosen)
+            case (str() as overlay, tuple() as components):
+                return extend(tmp_path_factory.mktemp(overlay), overlay, components)
+            case _:
+                return combine(tmp_path_factory.mktemp("base"), chosen)
+
+    return lambda chosen: copy.deepcopy(once(chosen))
+
+
+@pytest.fixture(
+    params=[*(f"overlays/{name}" for name in OVERLAYS), *KNATIVE, *STANDARD, *EXTENDED], ids=str
+)
+def objects(request: pytest.FixtureRequest, built: Callable[[Any], list[Object]]) -> list[Object]:
+    """The objects of one overlay, or of the base or an overlay with one choice of components."""
+    return built(request.param)
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable, Iterable
+from types import ModuleType
 from typing import Any
 
 from tests.manifests.objects import Object, of_kind
@@ -66,6 +68,17 @@ def dig(where: Callable[[Objects], Any], *keys: Any) -> Callable[[Objects], Any]
 
 def ids(cases: list[Case]) -> list[str]:
     return [f"{name}: {expected}" for name, _, expected in cases]
+
+
+def rules_of(module: ModuleType) -> set[str]:
+    """Names of a module's rules: its public generators that look at objects."""
+    return {
+        name
+        for name, each in vars(module).items()
+        if inspect.isgeneratorfunction(each)
+        and each.__module__ == module.__name__
+        and not name.startswith("_")
+    }
 
 
 def breaks(check: Rule, objects: Objects, case: Case) -> None:

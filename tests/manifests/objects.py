@@ -19,6 +19,7 @@ Object = dict[str, Any]
 ROOT = Path(__file__).resolve().parents[2]
 MANIFESTS = ROOT / "manifests"
 SCHEMAS = ROOT.parent / "shared" / "schemas"
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast
 ISVC_LABEL = "serving.kserve.io/inferenceservice"
 MODE = "serving.kserve.io/deploymentMode"
 _CONTAINER_FIELDS_OF_MODEL = frozenset(
@@ -68,7 +69,7 @@ def _build_text(folder: Path) -> str:
 
 def build(folder: Path) -> list[Object]:
     """All objects of a kustomization folder. Raises ValueError for errors and for warnings."""
-    return [document for document in yaml.safe_load_all(_build_text(folder)) if document]
+    return [document for document in yaml.load_all(_build_text(folder), _LOADER) if document]
 
 
 def combine(folder: Path, components: Sequence[str], base: str = "base") -> list[Object]:
@@ -82,6 +83,22 @@ def combine(folder: Path, components: Sequence[str], base: str = "base") -> list
         ],
     }
     (folder / "kustomization.yaml").write_text(yaml.safe_dump(overlay))
+    return build(folder)
+
+
+def extend(folder: Path, overlay: str, components: Sequence[str]) -> list[Object]:
+    """Objects of an overlay with more components at the end of its list, as its owner adds them."""
+    source = MANIFESTS / "overlays" / overlay
+    shutil.copytree(source, folder, dirs_exist_ok=True)
+    kustomization = yaml.safe_load((source / "kustomization.yaml").read_text())
+    added = [f"../../components/{name}" for name in components]
+    kustomization["components"] = kustomization.get("components", []) + added
+    for listed in ("resources", "components"):
+        kustomization[listed] = [
+            os.path.relpath(source / path, folder) if (source / path).is_dir() else path
+            for path in kustomization[listed]
+        ]
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
     return build(folder)
 
 

@@ -71,13 +71,17 @@ def dashboards(objects: Sequence[Object]) -> Iterator[tuple[str, dict[str, Any]]
                 yield name, json.loads(text)
 
 
+def as_grafana(expression: str, rate_interval: str = "5m") -> str:
+    """A panel's expression with Grafana's variables replaced as Grafana would."""
+    expression = expression.replace("$__rate_interval", rate_interval)
+    return expression.replace("$namespace", "qwen3-asr").replace("$revision", ".*")
+
+
 def panel_expressions(dashboard: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """(panel title, expression) with Grafana's variables replaced as Grafana would."""
+    """(panel title, expression) of every query."""
     for panel in dashboard["panels"]:
         for target in panel["targets"]:
-            expression = target["expr"].replace("$__rate_interval", "5m")
-            expression = expression.replace("$namespace", "qwen3-asr").replace("$revision", ".*")
-            yield panel["title"], expression
+            yield panel["title"], as_grafana(target["expr"])
 
 
 def scaler_queries(objects: Sequence[Object]) -> Iterator[tuple[str, str]]:

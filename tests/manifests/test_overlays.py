@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import pytest
 import yaml
 
 from tests.manifests import pod_rules, service_rules
-from tests.manifests.conftest import KNATIVE, OVERLAYS, STANDARD, needs_kustomize, needs_schemas
+from tests.manifests.conftest import (
+    ADDED,
+    KNATIVE,
+    OVERLAYS,
+    STANDARD,
+    needs_kustomize,
+    needs_schemas,
+)
 from tests.manifests.objects import (
     MANIFESTS,
     Object,
@@ -72,6 +80,17 @@ def test_every_component_is_tried() -> None:
     assert tried == {path.name for path in (MANIFESTS / "components").iterdir()}
 
 
+def test_every_overlay_is_tried_with_more() -> None:
+    assert sorted(ADDED) == OVERLAYS
+
+
+def test_production_asks_for_a_gpu(built: Any) -> None:
+    """An overlay's own patches come after its components, and must leave what those added."""
+    for overlay in ("production", "production-standard"):
+        for each in predictors(built(f"overlays/{overlay}")):
+            assert each.container["resources"]["limits"].get("nvidia.com/gpu") == "1", each.name
+
+
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_an_overlay_is_short(overlay: str) -> None:
     """A list of components and patches; whoever reads it sees what is deployed."""
@@ -83,6 +102,15 @@ def test_an_overlay_is_short(overlay: str) -> None:
 def test_the_cache_holds_what_is_served(knative: list[Object]) -> None:
     [cache] = of_kind(knative, "LocalModelCache")
     assert cache["spec"]["sourceModelUri"] == predictors(knative)[0].spec["model"]["storageUri"]
+
+
+def test_promoting_on_knative_changes_nothing_but_the_traffic(built: Any) -> None:
+    """Another annotation or field of the pod would make a third revision, which starts cold."""
+    for overlay in ("dev-cpu", "production"):
+        plain, canary = built(f"overlays/{overlay}"), built((overlay, ("canary-knative",)))
+        [service] = of_kind(canary, "InferenceService")
+        assert service["spec"]["predictor"].pop("canaryTrafficPercent") == 0
+        assert canary == plain
 
 
 def test_a_changed_configuration_rolls_out(standard: list[Object]) -> None:

@@ -19,6 +19,7 @@ from tests.manifests.mutations import (
     kind,
     predictor,
     put,
+    rules_of,
 )
 from tests.manifests.objects import of_kind
 
@@ -79,6 +80,11 @@ def mount_secret(objects: Objects) -> None:
     kind(objects, "ServingRuntime")["spec"]["volumes"].append(secret)
 
 
+def read_secret(objects: Objects) -> None:
+    reference = {"secretKeyRef": {"name": "unheard-of", "key": "keys"}}
+    container(objects)["env"].append({"name": "QWEN3_ASR_API_KEYS", "valueFrom": reference})
+
+
 CASES: list[Case] = [
     (
         "knative_refusals",
@@ -137,6 +143,7 @@ CASES: list[Case] = [
     ),
     ("volumes", rename_config, "no ConfigMap qwen3-asr-config"),
     ("volumes", mount_secret, "unheard-of"),
+    ("volumes", read_secret, "Secret unheard-of is not documented"),
     (
         "volumes",
         put(dig(container, "volumeMounts", 1), "mountPath", "/scratch"),
@@ -151,7 +158,14 @@ CASES: list[Case] = [
         "not pinned",
     ),
     ("images_pinned", put(container, "image", "registry.example.com:5000/predictor"), "not pinned"),
+    ("images_pinned", put(container, "image", "example.com/predictor@sha256:12"), "not pinned"),
+    ("images_pinned", put(container, "image", "docker.io/other/predictor:1.0"), "has no digest"),
 ]
+
+
+def test_every_rule_is_broken() -> None:
+    broken = {name.replace("no_flags", "knative_refusals") for name, _, _ in CASES}
+    assert broken == rules_of(pod_rules)
 
 
 @pytest.mark.parametrize("case", CASES, ids=ids(CASES))

@@ -23,12 +23,17 @@ from tests.manifests.mutations import (
     kind,
     predictor,
     put,
+    rules_of,
 )
 from tests.manifests.objects import MODE, of_kind
 from tests.manifests.schemas import problems
 
 pytestmark = needs_kustomize
 SERIES = queries.our_series()
+ANTI_AFFINITY = (
+    *("affinity", "podAntiAffinity", "preferredDuringSchedulingIgnoredDuringExecution"),
+    *(0, "podAffinityTerm"),
+)
 EXTERNAL = ("autoScaling", "metrics", 0, "external")
 
 
@@ -147,6 +152,11 @@ KNATIVE_CASES: list[Case] = [
     ),
     (
         "selectors",
+        put(dig(predictor, *ANTI_AFFINITY, "labelSelector", "matchLabels"), "component", "x"),
+        "InferenceService",
+    ),
+    (
+        "selectors",
         put(dig(lambda o: kind(o, "DaemonSet"), "spec", "selector", "matchLabels"), "x", "y"),
         "does not match its template",
     ),
@@ -191,7 +201,13 @@ STANDARD_CASES: list[Case] = [
         put(isvc_annotations, "autoscaling.knative.dev/window", "60s"),
         "means nothing in Standard",
     ),
+    (
+        "deployment_mode",
+        put(isvc_annotations, "serving.kserve.io/enable-tag-routing", "true"),
+        "means nothing in Standard",
+    ),
     ("canaries", put(dig(isvc, "spec", "canary", 0), "trafficPercent", 101), "exceed 100"),
+    ("canaries", lambda o: isvc(o)["spec"]["canary"].append(isvc(o)["spec"]["canary"][0]), "own"),
     ("canaries", drop(dig(isvc, "spec", "canary", 0, "predictor"), "name"), "need names"),
     (
         "canaries",
@@ -218,6 +234,11 @@ STANDARD_CASES: list[Case] = [
         "namespace default",
     ),
 ]
+
+
+def test_every_rule_is_broken() -> None:
+    broken = {name for name, _, _ in [*KNATIVE_CASES, *STANDARD_CASES]}
+    assert broken | {"mode_change"} == rules_of(service_rules)
 
 
 @pytest.mark.parametrize("case", KNATIVE_CASES, ids=ids(KNATIVE_CASES))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
 
 from predictor.text.tokenizer import TextTokenizer
 
@@ -73,11 +75,60 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
 
 
 def test_a_tokenizer_without_the_markers_is_refused(processor: Any) -> None:
-    from tokenizers import Tokenizer
-    from transformers import PreTrainedTokenizerFast
-
     state = json.loads(processor.tokenizer.backend_tokenizer.to_str())
     state["added_tokens"] = [t for t in state["added_tokens"] if t["content"] != "<asr_text>"]
-    bare = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(state)))
     with pytest.raises(ValueError, match="<asr_text>"):
-        TextTokenizer(bare)
+        TextTokenizer(Tokenizer.from_str(json.dumps(state)))
+
+
+def test_the_added_tokens_are_those_that_transformers_finds(
+    processor: Any, tokenizer: TextTokenizer, original_layout: Path
+) -> None:
+    from transformers import AutoTokenizer
+
+    assert tokenizer.added_tokens == processor.tokenizer.get_added_vocab()
+    theirs = AutoTokenizer.from_pretrained(original_layout, local_files_only=True)
+    ours = TextTokenizer.load(original_layout)
+    assert ours.added_tokens == theirs.get_added_vocab()
+
+
+@settings(deadline=None)
+@given(st.text(st.characters(codec="utf-8", exclude_characters="<"), max_size=60))
+def test_the_original_files_split_text_as_transformers_does(
+    processor: Any, original_layout: Path, text: str
+) -> None:
+    ours = TextTokenizer.load(original_layout)
+    assert ours.encode_plain(text) == processor.tokenizer.encode(text, add_special_tokens=False)
+
+
+@pytest.mark.parametrize("file", ["vocab.json", "merges.txt", "tokenizer_config.json"])
+def test_a_missing_file_of_the_original_layout_is_named(
+    original_layout: Path, tmp_path: Path, file: str
+) -> None:
+    folder = shutil.copytree(original_layout, tmp_path / "less")
+    (folder / file).unlink()
+    with pytest.raises(ValueError, match=f"neither tokenizer.json nor {file}"):
+        TextTokenizer.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"tokenizer_class": "LlamaTokenizer"}, "tokenizer_class is 'LlamaTokenizer'"),
+        ({"added_tokens_decoder": {"7": {"content": "<new>"}}}, "<new> cannot be 7"),
+    ],
+)
+def test_a_config_that_contradicts_the_vocabulary_is_refused(
+    original_layout: Path, tmp_path: Path, change: dict[str, Any], said: str
+) -> None:
+    folder = shutil.copytree(original_layout, tmp_path / "other")
+    file = folder / "tokenizer_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text("utf-8")) | change), "utf-8")
+    with pytest.raises(ValueError, match=said):
+        TextTokenizer.load(folder)
+
+
+def test_a_tokenizer_that_is_no_json_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text("{")
+    with pytest.raises(ValueError, match="the tokenizer is not readable"):
+        TextTokenizer.load(tmp_path)

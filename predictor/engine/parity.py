@@ -5,41 +5,108 @@ Run at start on the device that will serve, and by the tests.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import replace
+from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from predictor.audio.mel_device import DeviceLogMel
 from predictor.model import fused
 from predictor.model.attention import KvCache
 from predictor.model.decoder import Decoder, DecoderLayer
 from predictor.model.fused import Fusion, StepPlaces
+from predictor.model.fused_encoder import encoder_difference
+from predictor.model.model import Model
+from predictor.model.quantized_cuda import Fp8Linear, quantize_fp8_rows
+from predictor.model.thin import thin_difference
+
+logger = logging.getLogger(__name__)
 
 NUM_ROWS = 3
 MAX_LENGTH = 160
 # Largest |difference| / |plain|, over all elements together.
 TOLERANCE = {torch.float32: 5e-5, torch.float16: 5e-3, torch.bfloat16: 2e-2}
 
+# Of rows in 8 bits: one last bit of a row's peak moves its scale, and many values by a step.
+ROWS_TOLERANCE = 5e-2
 
-def kernel_errors(fusion: Fusion, decoder: Decoder) -> dict[str, str]:
+Check: TypeAlias = Callable[[Fusion, Decoder], float]
+
+
+def checked(fusion: Fusion, model: Model) -> Fusion:
+    """`fusion` without the kernels that fail on this device or differ from their plain twins."""
+    has_flash = model.device.type == "cuda" and model.dtype in (torch.float16, torch.bfloat16)
+    for name, error in kernel_errors(fusion, model).items():
+        logger.error("kernel %s is not used: %s", name, error)
+        if name != "attention":
+            off: dict[str, Any] = {name: False}
+            fusion = replace(fusion, **off)
+        elif fusion.attention == "split" and has_flash:
+            fusion = checked(replace(fusion, attention="flash"), model)
+        else:
+            fusion = replace(fusion, attention="masked")
+    return fusion
+
+
+@torch.inference_mode()
+def kernel_errors(fusion: Fusion, model: Model) -> dict[str, str]:
     """What is wrong with the kernels that `fusion` asks for: its field -> the reason."""
-    checks: dict[str, Callable[[Fusion, Decoder], float]] = {}
+    decoder = model.decoder
+    checks: dict[str, Check] = {}
     checks |= {"norm": _norm} if fusion.norm else {}
     checks |= {"rope": _rope} if fusion.rope else {}
     checks |= {"swiglu": _swiglu} if fusion.swiglu else {}
+    has_rows = fusion.rows and is_fp8(decoder) and decoder.norm.weight.is_cuda
+    checks |= {"rows": _rows} if has_rows else {}
     checks |= {"head": _head} if fusion.head else {}
+    checks |= {"thin": lambda _, decoder: thin_difference(decoder)} if fusion.thin else {}
+    checks |= {"encoder": lambda *_: encoder_difference(model.encoder)} if fusion.encoder else {}
+    checks |= {"features": lambda *_: _features(model)} if fusion.features else {}
     checks |= {"attention": _attention} if fusion.attention != "masked" else {}
-    tolerance = TOLERANCE[decoder.norm.weight.dtype]
     errors = {}
-    for name, check in checks.items():
-        try:
-            difference = check(fusion, decoder)
-        except Exception as error:  # noqa: BLE001  a compiler can fail in any way
-            errors[name] = f"{type(error).__name__}: {error}"
-            continue
-        if not difference <= tolerance:  # NaN fails too
+    for name, difference in _run_all(checks, fusion, decoder).items():
+        tolerance = TOLERANCE[decoder.norm.weight.dtype]
+        if name == "rows" or (name == "thin" and is_fp8(decoder)):
+            tolerance = ROWS_TOLERANCE
+        if isinstance(difference, Exception):
+            errors[name] = f"{type(difference).__name__}: {difference}"
+        elif not difference <= tolerance:  # NaN fails too
             errors[name] = f"relative difference {difference:.1e}, at most {tolerance:.0e} is fine"
     return errors
+
+
+def _run_all(
+    checks: dict[str, Check], fusion: Fusion, decoder: Decoder
+) -> dict[str, float | Exception]:
+    """What each check gives or raises. On CUDA they compile at the same time, the first one alone:
+    it sets up the compiler."""
+    is_inference = torch.is_inference_mode_enabled()  # each thread has its own mode, and device
+
+    def run(check: Check) -> float | Exception:
+        device = decoder.norm.weight.device
+        current = torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+        try:
+            with current, torch.inference_mode(is_inference):
+                return check(fusion, decoder)
+        except Exception as error:  # noqa: BLE001  a compiler can fail in any way
+            return error
+
+    if not decoder.norm.weight.is_cuda:
+        return {name: run(check) for name, check in checks.items()}
+    results: dict[str, float | Exception] = {}
+    with ThreadPoolExecutor(max(1, len(checks)), "kernels") as pool:
+        for name in list(checks)[:1]:
+            results[name] = run(checks[name])
+        rest = {
+            name: pool.submit(run, check) for name, check in checks.items() if name not in results
+        }
+        return results | {name: future.result() for name, future in rest.items()}
 
 
 def difference(ours: Tensor, plain: Tensor) -> float:
@@ -97,6 +164,31 @@ def _swiglu(fusion: Fusion, decoder: Decoder) -> float:
     return difference(fused._kernels().swiglu(x), fused.plain_swiglu(x))
 
 
+def is_fp8(decoder: Decoder) -> bool:
+    """Some linear layer takes 8-bit rows."""
+    return any(isinstance(module, Fp8Linear) for module in decoder.modules())
+
+
+def _rows(fusion: Fusion, decoder: Decoder) -> float:
+    from predictor.model import quantized_kernels as kernels  # Triton
+
+    eps = decoder.config.rms_norm_eps
+    x, add = (_random(decoder, NUM_ROWS, decoder.config.hidden_size) for _ in range(2))
+    gate_up = _random(decoder, NUM_ROWS, 2 * decoder.config.ffn_size)
+    twin = x.clone()
+    normed = fused.plain_add_rms_norm(twin, add, decoder.norm.weight, eps)
+    results = [
+        (kernels.add_rms_norm_quantized(x, add, decoder.norm.weight, eps), normed),
+        (kernels.add_rms_norm_quantized(x, None, decoder.norm.weight, eps), normed),
+        (kernels.swiglu_quantized(gate_up), fused.plain_swiglu(gate_up)),
+    ]
+    differences = [difference(x, twin)]
+    for (values, scale), plain in results:
+        rows, row_scale = quantize_fp8_rows(plain)
+        differences.append(difference(values.float() * scale, rows.float() * row_scale))
+    return max(differences)
+
+
 def _head(fusion: Fusion, decoder: Decoder) -> float:
     logits = 3 * _random(decoder, NUM_ROWS, decoder.config.vocab_size)
     logits[0, 11] = logits[0, decoder.config.vocab_size - 1] = 30.0  # equals: the first one wins
@@ -109,6 +201,18 @@ def _head(fusion: Fusion, decoder: Decoder) -> float:
     if not fused._kernels().choose(spoilt)[1][1].isnan():
         return float("inf")
     return difference(logprobs[1:], plain_logprobs[1:])
+
+
+def _features(model: Model) -> float:
+    """On clips whose ends fall before, at and after a second's."""
+    rng = np.random.default_rng(0)
+    clips = [rng.standard_normal(size, dtype=np.float32) for size in (5_000, 16_000, 17_001)]
+    num_mel_bins = model.config.audio.num_mel_bins
+    ours, plain = (
+        DeviceLogMel(num_mel_bins, device=model.device, use_kernels=use)(clips).chunks
+        for use in (True, False)
+    )
+    return difference(ours, plain)
 
 
 def _attention(fusion: Fusion, decoder: Decoder) -> float:

@@ -1,0 +1,122 @@
+"""The server with its engine in a process of its own: the same answers, and an end for both."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[2]
+FLAG = "--engine_process=true"
+
+
+@pytest.fixture(scope="module")
+def apart(start_server: Any) -> Any:
+    """A server with its engine in a process of its own."""
+    return start_server(FLAG)
+
+
+def engine_pid(server: Any) -> int:
+    """The process id of a server's engine."""
+    pid = server.process.pid
+    children = [
+        int(child)
+        for tasks in Path(f"/proc/{pid}/task").glob("*/children")
+        for child in tasks.read_text().split()
+    ]
+    [found] = [
+        child
+        for child in children
+        if b"predictor.engine.worker" in Path(f"/proc/{child}/cmdline").read_bytes()
+    ]
+    return found
+
+
+def test_the_answers_are_the_same(
+    apart: Any, recordings: list[bytes], said: list[dict[str, Any]]
+) -> None:
+    url = apart.url + "/api/v1/recognize"
+    answers = [httpx.post(url, files={"audio": data}, timeout=60).json() for data in recordings]
+    assert answers == said
+
+
+def test_a_stream_grows_to_the_same_text(
+    apart: Any, speech: bytes, said: list[dict[str, Any]]
+) -> None:
+    response = httpx.post(
+        apart.url + "/v1/audio/transcriptions",
+        data={"model": "qwen3-asr", "stream": "true"},
+        files={"file": speech},
+        timeout=60,
+    )
+    assert '"type":"transcript.text.delta"' in response.text
+    assert f'"text":"{said[0]["text"]}"' in response.text.splitlines()[-2]
+
+
+def test_the_engines_metrics_are_there(apart: Any, speech: bytes) -> None:
+    httpx.post(apart.url + "/api/v1/recognize", files={"audio": speech}).raise_for_status()
+    assert apart.metric("qwen3_asr_queue_seconds_count") > 0
+    assert apart.metric("qwen3_asr_batch_size_count") > 0
+    assert apart.metric("qwen3_asr_time_to_first_token_seconds_count") > 0
+    assert apart.metric("qwen3_asr_engine_alive") == 1
+    assert apart.metric("qwen3_asr_load") == 0
+    assert apart.metric("qwen3_asr_sequences_running") == 0
+    labels = {"model_name": "qwen3-asr", "checkpoint": "tiny", "device": "cpu", "dtype": "float32"}
+    from predictor import __version__
+
+    assert apart.metric("qwen3_asr_model_info", version=__version__, **labels) == 1
+
+
+def test_an_orderly_end(
+    start_server: Any, wav: Callable[..., bytes], noise: Callable[..., np.ndarray]
+) -> None:
+    """Requests in flight are answered after SIGTERM, sent to both; then both are gone."""
+    server = start_server(FLAG)
+    pid = engine_pid(server)
+    clip = wav(noise(12.0))
+    url = server.url + "/api/v1/recognize"
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        work = [pool.submit(httpx.post, url, files={"audio": clip}, timeout=60) for _ in range(4)]
+        while server.metric("qwen3_asr_requests_in_flight", protocol="recognize") < 4:
+            if any(task.done() for task in work):
+                break
+        os.kill(pid, signal.SIGTERM)
+        server.process.send_signal(signal.SIGTERM)
+        assert [task.result().status_code for task in work] == [200] * 4
+    assert server.end() == 0
+    assert not Path(f"/proc/{pid}").exists()
+
+
+def test_a_killed_engine_fails_the_probes(apart: Any, speech: bytes) -> None:
+    assert httpx.get(apart.url + "/healthz").status_code == 200
+    os.kill(engine_pid(apart), signal.SIGKILL)
+    while httpx.get(apart.url + "/healthz").status_code == 200:
+        pass  # the test's time limit ends it
+    answer = httpx.post(apart.url + "/api/v1/recognize", files={"audio": speech}, timeout=60)
+    assert answer.status_code == 503
+    assert apart.metric("qwen3_asr_engine_alive") == 0
+    assert apart.end() == 0
+
+
+def test_a_checkpoint_that_cannot_be_loaded_says_why(tmp_path: Path) -> None:
+    tiny = ROOT / "predictor" / "checkpoints" / "tiny"
+    for file in tiny.iterdir():
+        if file.suffix in (".json", ".txt", ".jinja"):
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    command = [sys.executable, "-m", "predictor", FLAG, f"--model_dir={tmp_path}"]
+    done = subprocess.run(
+        [*command, "--http_port=0", "--grpc_port=0", "--host=127.0.0.1", "--device=cpu"],
+        capture_output=True, text=True, timeout=120, cwd=ROOT, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    assert "the server cannot go on" in done.stderr
+    assert "holds neither model.safetensors" in done.stderr

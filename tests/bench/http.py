@@ -1,0 +1,309 @@
+"""What the service reaches over HTTP, and what the server's own work costs the engine.
+
+    python -m tests.bench.http --output tests/bench/results/http-h200.json
+    python -m tests.bench.http --shapes tiny --device cpu --budget_s 60            (a smoke test)
+    python -m tests.bench.http --shapes paced --device cpu            (no device: the host alone)
+
+The same loads three times: on the engine without HTTP, over HTTP with the engine in the server's
+process, and over HTTP with the engine in its own. Clients are processes that post WAV files.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import traceback
+import urllib.request
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from statistics import median
+from typing import IO, Any
+
+from tests.bench.environment import ROOT, describe
+from tests.bench.http_client import Task
+from tests.bench.http_load import Answers, Load, Window, difference, row
+from tests.bench.load import TOKENS_PER_AUDIO_S, Shares
+
+START_TIMEOUT_S = 240.0
+# Without HTTP; beside the server; in a process of its own. And `engine_own`: the last without HTTP.
+MODES = ("engine", "shared", "own")
+METHOD = (
+    "random weights; answers forced by ignoring end tokens; closed loop of so many requests in "
+    "flight, warmed up, then counted in a window; WAV bodies (16 kHz PCM16) to the V1 route from "
+    "client processes; engine: the same loads through Engine.submit, without a server"
+)
+SERVER_FLAGS = (
+    "--max_num_seqs={num_slots} --max_model_len=768 --max_prefill_audio_s=640 --segment_s=30 "
+    "--max_tokens_per_audio_s=3.5 --max_context_tokens=64 --max_held_audio_s=1000000 "
+    "--max_waiting_requests=100000 --language=English --enable_grpc=false --http_port=0 "
+    "--host=127.0.0.1"
+)
+
+
+class Bench:
+    """One run: what is asked for, and the result as it grows."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self.shape = ""
+        self.device: str = arguments.device
+        self.output: Path | None = arguments.output
+        self.window_s: float = arguments.window_s
+        self.warm_s: float = arguments.warm_s
+        self.num_clients: int = arguments.clients
+        self.wanted = [part for part in arguments.loads.split(",") if part]
+        self.deadline = time.monotonic() + arguments.budget_s
+        self.result: dict[str, Any] = {
+            "environment": describe(),
+            "tokens_per_audio_s": TOKENS_PER_AUDIO_S,
+            "method": METHOD,
+            "warm_s": self.warm_s,
+            "window_s": self.window_s,
+            "client_processes": self.num_clients,
+            "rows": {},
+        }
+
+    @property
+    def loads(self) -> list[Load]:
+        if self.shape == "tiny":
+            return [Load(4, 1.0)]
+        loads = [Load(n, s) for s in (30.0, 10.0) for n in (256, 64)]
+        return [w for w in loads if not self.wanted or any(p in w.name for p in self.wanted)]
+
+    @property
+    def alone(self) -> Load:
+        return Load(1, 1.0 if self.shape == "tiny" else 10.0)
+
+    @property
+    def num_slots(self) -> int:
+        return 4 if self.shape == "tiny" else 256
+
+    @property
+    def num_alone(self) -> int:
+        return 2 if self.shape == "tiny" else 20
+
+    def add(self, mode: str, name: str, measured: dict[str, Any]) -> None:
+        self.result["rows"][f"{self.shape} {mode} {name}"] = measured
+        print(f"{self.shape} {mode} {name}: {json.dumps(rounded(measured))}", file=sys.stderr)
+        if self.output is not None:
+            self.output.parent.mkdir(parents=True, exist_ok=True)
+            self.output.write_text(json.dumps(rounded(self.result), indent=1) + "\n")
+
+    def attempt(self, mode: str, name: str, run: Callable[[], dict[str, Any]]) -> None:
+        """One row; skipped when time is short, and its error is a result too."""
+        if self.deadline - time.monotonic() < self.warm_s + self.window_s + 2:
+            self.add(mode, name, {"skipped": "out of time"})
+            return
+        try:
+            self.add(mode, name, run())
+        except Exception as error:  # noqa: BLE001  the other rows go on
+            traceback.print_exc()
+            self.add(mode, name, {"error": f"{type(error).__name__}: {error}"[:500]})
+
+
+def run_engine(bench: Bench, mode: str) -> None:
+    """The loads without HTTP, in one go, since the model must be made."""
+    task = {
+        "own": mode == "engine_own",
+        "shape": bench.shape,
+        "device": bench.device,
+        "max_num_seqs": bench.num_slots,
+        "loads": [asdict(load) for load in bench.loads],
+        "warm_s": bench.warm_s,
+        "window_s": bench.window_s,
+        "num_alone": bench.num_alone,
+    }
+    left_s = bench.deadline - time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.bench.http_engine", json.dumps(task)],
+        cwd=ROOT, stdout=subprocess.PIPE, text=True, timeout=max(1.0, left_s), check=True,
+    )  # fmt: skip
+    rows = json.loads(done.stdout.splitlines()[-1])["rows"]
+    alone = rows.pop("alone")
+    for name, measured in rows.items():
+        bench.add(mode, name, measured)
+    bench.add(mode, "one clip", alone_row(alone, alone))
+
+
+@contextmanager
+def server(bench: Bench, mode: str) -> Iterator[int]:
+    """The port of a server that is ready."""
+    flags = SERVER_FLAGS.format(num_slots=bench.num_slots).split()
+    if mode == "own":
+        flags.append("--engine_process=true")
+    command = [sys.executable, "-m", "tests.bench.http_server", bench.shape, bench.device, *flags]
+    with tempfile.TemporaryFile("w+") as log:
+        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=log, text=True)
+        assert process.stdout is not None
+        killer = threading.Timer(START_TIMEOUT_S, process.kill)
+        killer.start()
+        try:
+            yield _port_when_ready(process.stdout, log)
+        finally:
+            killer.cancel()
+            process.terminate()
+            try:
+                process.wait(timeout=60)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            process.stdout.close()
+
+
+def _port_when_ready(output: IO[str], log: IO[str]) -> int:
+    port = 0
+    for line in output:
+        word, _, value = line.strip().partition(" ")
+        if word == "listening":
+            port = int(value)
+        if word == "ready":
+            return port
+    log.seek(0)
+    raise RuntimeError("the server did not start:\n" + log.read()[-3000:])
+
+
+def look(port: int) -> tuple[float, Shares]:
+    """Processor seconds of the server's process, and the engine's counters, until now."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/bench/shares") as response:
+        values = json.load(response)
+    return values.pop("cpu_s"), Shares(**values)
+
+
+def ask_clients(tasks: list[Task]) -> tuple[Answers, Counter[str], list[tuple[float, Shares]]]:
+    """Run client processes; all their answers, and looks at the server around the window."""
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.bench.http_client", task.to_json()],
+            cwd=ROOT, stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        for task in tasks
+    ]  # fmt: skip
+    try:
+        window, looks = tasks[0].window, []
+        if not tasks[0].count:
+            for moment_s in (window.begin_s, window.end_s):
+                time.sleep(max(0.0, moment_s - time.monotonic()))
+                looks.append(look(tasks[0].port))
+        outputs = [json.loads(p.communicate(timeout=120)[0]) for p in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    answers, errors = Answers(), Counter[str]()
+    for output in outputs:
+        answers.first_s += output["first_s"]
+        answers.last_s += output["last_s"]
+        errors.update(output["errors"])
+    return answers, errors, looks
+
+
+def run_load(bench: Bench, port: int, load: Load) -> dict[str, Any]:
+    """One load over HTTP, its requests shared among the clients."""
+    num_clients = min(bench.num_clients, load.in_flight)
+    window = Window.from_now(bench.warm_s, bench.window_s, delay_s=1.5)  # clients start meanwhile
+    tasks = []
+    for index in range(num_clients):
+        in_flight = load.in_flight * (index + 1) // num_clients
+        in_flight -= load.in_flight * index // num_clients
+        tasks.append(Task(port, in_flight, load.duration_s, window, seed=index))
+    answers, errors, looks = ask_clients(tasks)
+    (cpu_s, before), (cpu_end_s, after) = looks
+    measured = row(load, answers, difference(before, after), bench.window_s)
+    measured["server_cpus"] = (cpu_end_s - cpu_s) / bench.window_s
+    return measured | ({"error": f"failed requests: {errors}"[:500]} if errors else {})
+
+
+def run_alone(bench: Bench, port: int) -> dict[str, Any]:
+    """One clip at a time: the first words with stream=true, the whole answer without."""
+    task = Task(port, 1, bench.alone.duration_s, Window(0, 0, 0), count=bench.num_alone)
+    whole, errors, _ = ask_clients([task])
+    streamed, more_errors, _ = ask_clients([replace(task, stream=True)])
+    errors += more_errors
+    measured = alone_row({"first_s": streamed.first_s}, {"last_s": whole.last_s})
+    return measured | ({"error": f"failed requests: {errors}"[:500]} if errors else {})
+
+
+def alone_row(first: dict[str, list[float]], last: dict[str, list[float]]) -> dict[str, Any]:
+    return {
+        "value": 1e3 * median(last["last_s"]),
+        "unit": "ms",
+        "first_ms": 1e3 * median(first["first_s"]),
+        "repeats": len(last["last_s"]),
+    }
+
+
+def run_shape(bench: Bench, modes: list[str]) -> None:
+    for mode in modes:
+        try:
+            if mode.startswith("engine"):
+                run_engine(bench, mode)
+                continue
+            with server(bench, mode) as port:
+                for load in bench.loads:
+                    bench.attempt(mode, load.name, lambda p=port, w=load: run_load(bench, p, w))
+                bench.attempt(mode, "one clip", lambda p=port: run_alone(bench, p))
+        except Exception as error:  # noqa: BLE001  the other modes go on
+            traceback.print_exc()
+            bench.add(mode, "failed", {"error": f"{type(error).__name__}: {error}"[:2000]})
+
+
+def table(result: dict[str, Any]) -> str:
+    lines = [
+        f"{'row':<32}{'measured':>10} {'unit':<6}{'tokens/s':>10}{'between':>9}{'CPUs':>6}  latency"
+    ]
+    for name, measured in result["rows"].items():
+        if "value" not in measured:
+            lines.append(f"{name:<32}{measured.get('error') or measured.get('skipped')}")
+            continue
+        value, unit = measured["value"], measured["unit"]
+        if unit == "ms":
+            lines.append(f"{name:<32}{value:>10.4g} {unit:<31}  first {measured['first_ms']:.4g}")
+            continue
+        latency = measured["latency"] or {"p50_ms": 0, "p95_ms": 0}
+        lines.append(
+            f"{name:<32}{value:>10.4g} {unit:<6}{measured['tokens_per_s']:>10.5g}"
+            f"{measured['between_steps_share']:>9.1%}{measured.get('server_cpus', 0):>6.2f}  "
+            f"p50 {latency['p50_ms']:.4g}, p95 {latency['p95_ms']:.4g} ms"
+            + (f"  {measured['error']}" if "error" in measured else "")
+        )
+    return "\n".join(lines)
+
+
+def rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.5g}")
+    if isinstance(value, dict):
+        return {str(k): rounded(v) for k, v in value.items()}
+    return [rounded(v) for v in value] if isinstance(value, list | tuple) else value
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--shapes", default="1.7B", help="1.7B, 0.6B, tiny, paced; comma-separated")
+    parser.add_argument(
+        "--modes", default=",".join(MODES), help="some of engine, engine_own, shared, own"
+    )
+    parser.add_argument("--loads", default="", help="parts of their names, such as 64 x 10; all")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--window_s", type=float, default=8.0)
+    parser.add_argument("--warm_s", type=float, default=6.0)
+    parser.add_argument("--clients", type=int, default=max(1, min(8, (os.cpu_count() or 2) // 2)))
+    parser.add_argument("--budget_s", type=float, default=540.0)
+    parser.add_argument("--output", type=Path)
+    arguments = parser.parse_args()
+    bench = Bench(arguments)
+    for shape in arguments.shapes.split(","):
+        bench.shape = shape
+        run_shape(bench, arguments.modes.split(","))
+    print(table(bench.result), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,152 @@
+"""The engine that the HTTP benchmark measures: random weights, or no weights and no device at all.
+
+    python -m tests.bench.http_engine '{"shape": "1.7B", ...}'      (the same loads, without HTTP)
+
+`paced` is a runner that only waits, as long as a device would: what is left is what the host does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import copy
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from collections.abc import Sequence as Batch
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from predictor.engine import EngineProcess, EngineSpec
+from predictor.engine.engine import Engine
+from predictor.engine.options import EngineOptions, StepStats
+from predictor.engine.protocol import StepOutput
+from predictor.engine.sequence import Sequence
+from tests.bench.host import InstantRunner
+from tests.bench.http_load import Load, Window, closed_loop, difference, row
+from tests.bench.load import TOKENS_PER_AUDIO_S, Clips, Shares, one, options, without_end
+
+PACED_STEP_S = 0.004  # of a device, for each token
+PACED_RTFX = 8000.0  # of its encoder and prefill
+PACED_STEPS = 4  # tokens between two looks, as the graphs run
+TOKENIZER_IDS = 1308  # of the embedded checkpoint, whose tokenizer writes the prompts
+
+
+class PacedRunner(InstantRunner):
+    """Takes a device's time and none of the host's."""
+
+    def __init__(self) -> None:
+        super().__init__(PACED_STEPS)
+
+    def prefill(self, sequences: Batch[Sequence]) -> StepOutput:
+        time.sleep(sum(s.audio_s for s in sequences) / PACED_RTFX)
+        return super().prefill(sequences)
+
+    def decode(self, sequences: Batch[Sequence]) -> StepOutput:
+        time.sleep(PACED_STEP_S * PACED_STEPS)
+        return super().decode(sequences)
+
+
+def forced(engine_options: EngineOptions) -> EngineOptions:
+    """The same bounds, but every answer has exactly TOKENS_PER_AUDIO_S and no loop ends one."""
+    return replace(
+        engine_options,
+        max_tokens_per_audio_s=TOKENS_PER_AUDIO_S,
+        min_token_cap=1,
+        max_repeats=1_000_000,
+    )
+
+
+def bench_engine(
+    shape: str, device: str, settings: EngineOptions, on_step: Callable[[StepStats], None]
+) -> Engine:
+    """An engine with random weights of `shape`, made on the device; or `paced`."""
+    if shape == "paced":
+        return Engine(PacedRunner(), settings, on_step)
+    import torch
+
+    from predictor.engine.build import choose_device, make_runner
+    from predictor.model.precision import choose_precision
+    from tests.bench.shapes import SHAPES, random_model
+
+    where = choose_device(device)
+    config = SHAPES[shape]
+    text = replace(config.text, vocab_size=max(TOKENIZER_IDS, config.text.vocab_size))
+    with torch.inference_mode():
+        model = random_model(
+            replace(config, text=text), where, choose_precision("auto", where).dtype
+        )
+    if where.type == "cpu":
+        torch.set_num_threads(max(1, min(8, (os.cpu_count() or 1) // 2)))
+    runner = make_runner(
+        model,
+        num_slots=settings.max_num_seqs,
+        max_model_len=settings.max_model_len,
+        max_prefill_audio_s=settings.max_prefill_audio_s,
+    )
+    without_end(runner)
+    return Engine(runner, settings, on_step)
+
+
+def bench_process(
+    shape: str,
+    device: str,
+    settings: EngineOptions,
+    on_step: Callable[[StepStats], None],
+    log_level: str = "info",
+) -> EngineProcess:
+    """The same engine in a process of its own."""
+    spec = EngineSpec(Path(shape), device, "auto", settings, log_level=log_level)
+    return EngineProcess(spec, on_step, worker="tests.bench.http_worker")
+
+
+async def _measure(
+    engine: Any, shares: Shares, loads: list[Load], warm_s: float, window_s: float, num_alone: int
+) -> dict[str, Any]:
+    """The rows of `loads`, and one clip alone."""
+    clips = Clips(TOKENIZER_IDS)
+    rows: dict[str, Any] = {}
+
+    async def ask(duration_s: float) -> float:
+        return (await one(engine, clips.request(duration_s))).first_token_s
+
+    for load in loads:
+        window = Window.from_now(warm_s, window_s)
+        loop = asyncio.create_task(
+            closed_loop(lambda _, d=load.duration_s: ask(d), load.in_flight, window)
+        )
+        looks = []
+        for moment_s in (window.begin_s, window.end_s):
+            await asyncio.sleep(max(0.0, moment_s - time.monotonic()))
+            looks.append(copy.deepcopy(shares))
+        rows[load.name] = row(load, await loop, difference(*looks), window_s)
+    duration_s = loads[0].duration_s if num_alone < 5 else 10.0
+    timings = [await one(engine, clips.request(duration_s)) for _ in range(num_alone + 2)][2:]
+    rows["alone"] = {
+        "first_s": [t.first_token_s for t in timings],
+        "last_s": [t.last_token_s for t in timings],
+    }
+    return rows
+
+
+def main() -> None:
+    task = argparse.Namespace(**json.loads(sys.argv[1]))
+    shares = Shares()
+    settings = forced(options(max_num_seqs=task.max_num_seqs))
+    make = bench_process if task.own else bench_engine
+    engine = make(task.shape, task.device, settings, shares.add)
+    engine.start()
+    try:
+        loads = [Load(**load) for load in task.loads]
+        measured = _measure(engine, shares, loads, task.warm_s, task.window_s, task.num_alone)
+        rows = asyncio.run(measured)
+    finally:
+        engine.stop()
+    print(json.dumps({"rows": rows, "options": asdict(settings)}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+"""Writes what manifests/README.md says about the measured GPU from the benchmark's result file.
+
+python -m tests.bench.sizes
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from pipelines.lib.capacity import Sizing, target_concurrency
+from tests.bench.environment import ROOT
+from tests.bench.readme import RESULTS
+
+README = ROOT / "manifests" / "README.md"
+BEGIN, END = "<!-- measured:begin -->", "<!-- measured:end -->"
+# Rows and how many recordings are under way at once in each.
+OFFLINE = {
+    "1.7B offline 64 x 10 s": 64,
+    "1.7B offline 30 s": 256,
+    "1.7B offline 10 s": 256,
+    "1.7B offline mixed": 256,
+}
+STEADY, STEPS, START = "1.7B steady 32 x 10 s, p95/p50", "1.7B decode steps", "1.7B start"
+CLIP_S, LATENCY_S, PLANNED = 10, 0.5, 0.5  # mean recording, time for each, share of the rate
+FULL_BATCH, PIECE_S = 256, 30
+KV_MIB = 336  # of one sequence of 3,072 tokens, at 112 KiB
+
+
+def target(results: dict[str, Any]) -> int:
+    """Requests in flight that the GPU answers within LATENCY_S, half of its rate planned."""
+    rtfx = results["rows"]["1.7B offline 30 s"]["value"]
+    return target_concurrency(rtfx, CLIP_S, LATENCY_S, sizing=Sizing(PLANNED))
+
+
+def measured(results: dict[str, Any]) -> str:
+    """The rows of the benchmark, what follows for that GPU, and the settings for it."""
+    rows = results["rows"]
+    steady, steps = rows[STEADY], rows[STEPS]
+    last, first = steady["last_token"], steady["first_token"]
+    lines = [
+        "| row | result |",
+        "| --- | --- |",
+        f"| `{STEADY}` | {steady['rtfx_about']:,.0f} audio seconds a second with 32 recordings in "
+        f"flight; done in {last['p50_ms']:.0f} ms (median) and {last['p95_ms']:.0f} ms (95th "
+        f"percentile), first token in {first['p95_ms']:.0f} ms (95th percentile) |",
+        *(
+            f"| `{row}` | {rows[row]['value']:,.0f} audio seconds a second, "
+            f"{at_once} recordings at once |"
+            for row, at_once in OFFLINE.items()
+        ),
+        f"| `{STEPS}` | {steps['step_1_ms']:.2f} ms for one sequence, {steps['step_32_ms']:.2f} ms "
+        f"for 32, {steps['step_256_ms']:.2f} ms for 256 |",
+        f"| `{START}` | {rows[START]['value']:.1f} s from weights on the device to ready |",
+        "",
+        "So `batch_size` 32 leaves three quarters of an H200 unused: it is there because the same "
+        "files must run on 24 GB. On such a card take what the table says and "
+        "`notebooks/04_capacity.ipynb` derives (half of "
+        f"{rows['1.7B offline 30 s']['value']:,.0f} planned, recordings of {CLIP_S} s, half a "
+        "second each):",
+        "",
+        "| setting | 24 GB, as in the files | one H200 |",
+        "| --- | --- | --- |",
+        f"| `batch_size` (`base/model-config.json`) | 32 | {FULL_BATCH}: "
+        f"{FULL_BATCH * KV_MIB / 1024:.0f} GiB of cache |",
+        "| `max_prefill_audio_s` (the same file) | 120 | 640, as measured |",
+        "| `max_held_audio_s` (the same file) | 7,200 | "
+        f"{2 * FULL_BATCH * PIECE_S:,}, two full batches of {PIECE_S} s |",
+        f"| `scaleTarget` (`components/knative-autoscaling`) | 32 | {target(results)} |",
+        f"| `containerConcurrency` | 64 | {FULL_BATCH} |",
+        f"| `value` (`components/keda`) | 960 | {target(results) * CLIP_S:,} |",
+    ]
+    return "\n".join(lines)
+
+
+def shown(text: str) -> str:
+    """What stands between the markers."""
+    return text.partition(BEGIN)[2].partition(END)[0].strip()
+
+
+def main() -> None:
+    table = measured(json.loads(RESULTS.read_text()))
+    pattern = re.compile(f"{BEGIN}.*{END}", re.DOTALL)
+    README.write_text(pattern.sub(lambda _: f"{BEGIN}\n{table}\n{END}", README.read_text()))
+
+
+if __name__ == "__main__":
+    main()

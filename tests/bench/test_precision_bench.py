@@ -1,0 +1,31 @@
+"""The benchmark of precisions runs, on a small shape and the CPU's twins, and writes every row."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+ROWS = ("start", "decode steps", "prefill step", "offline 2 s", "errors", "products")
+
+
+def test_every_row_is_measured(tmp_path: Path) -> None:
+    output = tmp_path / "precision.json"
+    command = [sys.executable, "-m", "tests.bench.precision", "--shapes", "tiny", "--device", "cpu"]
+    command += ["--precisions", "bf16,int8", "--budget_s", "90", "--output", str(output)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(output.read_text())
+    assert result["environment"]["torch"]
+    assert list(result["rows"]) == [f"tiny {p} {row}" for p in ("bf16", "int8") for row in ROWS]
+    for name, row in result["rows"].items():
+        assert "error" not in row, f"{name}: {row}"
+        assert "value" in row, name
+        assert name in done.stdout
+    products = result["rows"]["tiny int8 products"]["products"]
+    assert len(products) == 8
+    assert all(product["us"] > 0 for product in products.values())
+    halves = result["rows"]["tiny int8 start"]
+    assert halves["weights_gb"] < halves["weights_gb_before"]

@@ -1,0 +1,20 @@
+"""An engine's process that never finishes loading."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from predictor.engine.options import StepStats
+from predictor.engine.wire import EngineSpec
+from predictor.engine.worker import Built, main
+
+
+def build(spec: EngineSpec, on_step: Callable[[StepStats], None]) -> Built:
+    """Wait for ever."""
+    threading.Event().wait()
+    raise AssertionError("nobody sets it")
+
+
+if __name__ == "__main__":
+    main(build)

@@ -1,0 +1,118 @@
+"""Messages between the server and the engine's process survive the socket, however it cuts them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from predictor import errors
+from predictor.engine.options import EngineOptions, StepStats
+from predictor.engine.sequence import Limits
+from predictor.engine.wire import (
+    Abort,
+    Chunks,
+    EngineSpec,
+    Failed,
+    Frames,
+    Loaded,
+    LoadFailed,
+    Message,
+    Pulse,
+    Stepped,
+    Submit,
+    encode,
+)
+from predictor.types import TokenChunk
+
+numbers = st.integers(0, 2**32 - 1)
+floats = st.floats(allow_nan=False)
+tokens = st.lists(numbers, max_size=20).map(tuple)
+
+
+@st.composite
+def chunks(draw: st.DrawFn) -> TokenChunk:
+    token_ids = draw(tokens)
+    logprobs = draw(st.lists(floats, min_size=len(token_ids), max_size=len(token_ids)))
+    finish = draw(st.sampled_from([None, "stop", "length", "repetition", "abort"]))
+    return TokenChunk(token_ids, tuple(logprobs), finish, draw(numbers), draw(numbers))
+
+
+stats = st.builds(
+    StepStats,
+    phase=st.sampled_from(["prefill", "decode"]),
+    num_seqs=numbers,
+    num_prompt_tokens=numbers,
+    num_new_tokens=numbers,
+    audio_s=floats,
+    seconds=floats,
+    num_waiting=numbers,
+    num_running=numbers,
+    queue_s=st.lists(floats, max_size=5).map(tuple),
+)
+limits = st.builds(
+    Limits,
+    max_model_len=numbers,
+    vocab_size=numbers,
+    eos_token_ids=st.frozensets(numbers, max_size=4),
+)
+paths = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1).map(Path)
+specs = st.builds(
+    EngineSpec,
+    model_path=paths,
+    device=st.text(),
+    dtype=st.text(),
+    options=st.builds(EngineOptions, max_num_seqs=st.integers(1, 4096)),
+    num_threads=st.none() | st.integers(1, 64),
+)
+messages: st.SearchStrategy[Message] = st.one_of(
+    specs,
+    st.builds(Loaded, limits=limits, num_slots=numbers, device=st.text(), dtype=st.text()),
+    st.builds(LoadFailed, error=st.text(), message=st.text()),
+    st.builds(
+        Submit,
+        number=numbers,
+        request_id=st.text(),
+        num_samples=numbers,
+        tokens_before=tokens,
+        tokens_after=tokens,
+        max_new_tokens=st.integers(1, 2**40),
+    ),
+    st.builds(Abort, request_id=st.text()),
+    st.builds(Chunks, items=st.lists(st.tuples(numbers, chunks()), max_size=6).map(tuple)),
+    st.builds(Stepped, stats=stats),
+    st.builds(Pulse, is_alive=st.booleans()),
+)
+
+
+@given(st.lists(messages, max_size=5), st.integers(1, 200))
+def test_what_is_sent_is_what_arrives(sent: list[Message], piece: int) -> None:
+    data = b"".join(map(encode, sent))
+    frames = Frames()
+    received: list[Message] = []
+    for start in range(0, len(data), piece):
+        received += frames.feed(data[start : start + piece])
+    assert received == sent
+    assert frames.feed(b"") == []
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        errors.InvalidInput("too much", field="audio", value=3.5, limit="less"),
+        errors.AudioTooLong("too long", field="audio", value=31, limit=30),
+        errors.Overloaded("the queue is full", retry_after_s=17),
+        errors.NotReady("shutting down"),
+        errors.InternalError("a request's id"),
+        errors.DeadlineExceeded("too late"),
+    ],
+)
+def test_errors_keep_their_type_and_what_they_say(error: errors.AsrError) -> None:
+    [received] = Frames().feed(encode(Failed(7, error)))
+    assert isinstance(received, Failed)
+    assert received.number == 7
+    assert type(received.error) is type(error)
+    assert vars(received.error) == vars(error)
+    assert str(received.error) == str(error)

@@ -1,0 +1,110 @@
+"""A real Prometheus scrapes a real predictor: panels, rules and the scaler find their series."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+
+import pytest
+
+from pipelines.local_service import LocalService
+from predictor.metrics import PROTOCOLS
+from tests.manifests.callers import Callers
+from tests.manifests.conftest import needs_kustomize
+from tests.manifests.objects import ROOT, Object
+from tests.manifests.prometheus import REVISION, Prometheus
+from tests.manifests.queries import dashboards, panel_expressions, scaler_queries
+
+pytestmark = [
+    needs_kustomize,
+    pytest.mark.skipif(
+        shutil.which("prometheus") is None,
+        reason="prometheus is not on the PATH (Debian: prometheus)",
+    ),
+]
+RECORDING = ROOT / "predictor" / "recordings" / "demo-en-1.flac"
+HELD_S = 5  # of audio, so that a second recording of 3.2 s beside the first is refused
+# What only a fault gives data to: nobody fails here.
+SILENT_RULES = {"qwen3_asr:failed_ratio:rate5m"}
+
+
+@pytest.fixture(scope="module")
+def prometheus(
+    monitored: list[Object], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Prometheus]:
+    """After calls over all protocols, bad audio, and a full queue, each seen by two scrapes."""
+    folder = tmp_path_factory.mktemp("prometheus")
+    checkpoint = ROOT / "predictor" / "checkpoints" / "tiny"
+    flags = ("--device=cpu", f"--max_held_audio_s={HELD_S}")
+    with (
+        LocalService(checkpoint, flags=flags) as service,
+        Prometheus(monitored, service.url, folder) as running,
+    ):
+        callers = Callers(service)
+        audio = RECORDING.read_bytes()
+        for num_rounds in (1, 2):
+            assert callers.each_once(audio) == dict.fromkeys(PROTOCOLS, 200)
+            assert callers.protocols["v2"](b"no audio") == 400
+            callers.until_refused(audio)
+            scraped = f'qwen3_asr_requests_total{{protocol="grpc"}} == {num_rounds}'
+            running.wait(scraped, lambda asked=scraped: bool(running.query(asked)))  # type: ignore[misc]
+        callers.close()
+        recorded = "qwen3_asr:refused_ratio:rate5m"
+        running.wait("recording rules", lambda: bool(running.query(recorded)))
+        yield running
+
+
+def seen(prometheus: Prometheus, expression: str) -> float:
+    return sum(value for _, value in prometheus.query(expression))
+
+
+def test_every_panel_has_data(prometheus: Prometheus, monitored: list[Object]) -> None:
+    queries = [query for _, board in dashboards(monitored) for query in panel_expressions(board)]
+    assert len(queries) > 25
+    empty = [(title, query) for title, query in queries if not prometheus.query(query)]
+    assert empty == []
+
+
+def test_every_rule_is_evaluated_without_error(
+    prometheus: Prometheus, monitored: list[Object]
+) -> None:
+    rules = prometheus.rules()
+    assert len(rules) == 14
+    assert [rule for rule in rules if rule["health"] != "ok" or rule.get("lastError")] == []
+    recorded = {rule["name"] for rule in rules if rule["type"] == "recording"}
+    assert {name for name in recorded if not prometheus.query(name)} <= SILENT_RULES
+    assert [rule["name"] for rule in rules if rule.get("state") == "firing"] == []
+
+
+def test_the_scaler_gets_one_number(prometheus: Prometheus, monitored: list[Object]) -> None:
+    [(_, query)] = scaler_queries(monitored)
+    [(labels, value)] = prometheus.query(query)
+    assert labels == {}
+    assert value == 0  # everything was answered
+
+
+def test_the_pod_monitor_names_the_revision(prometheus: Prometheus) -> None:
+    [(labels, value)] = prometheus.query("qwen3_asr_model_info")
+    assert value == 1
+    assert (labels["namespace"], labels["revision"]) == ("qwen3-asr", REVISION)
+    assert (labels["checkpoint"], labels["device"], labels["dtype"]) == ("tiny", "cpu", "float32")
+
+
+def test_all_protocols_are_counted(prometheus: Prometheus) -> None:
+    answered = {
+        labels["protocol"]: value
+        for labels, value in prometheus.query(
+            "sum by (protocol) (qwen3_asr_requests_total{code='200'})"
+        )
+    }
+    assert set(answered) == set(PROTOCOLS)
+    for series in ("transcriptions_total", "request_seconds_count"):
+        counted = prometheus.query(f"sum by (protocol) (qwen3_asr_{series})")
+        assert {labels["protocol"] for labels, _ in counted} == set(PROTOCOLS), series
+    assert seen(prometheus, "qwen3_asr_audio_rejected_seconds_total") >= 2 * 3.245
+    assert seen(prometheus, "qwen3_asr_audio_capacity_seconds") == HELD_S
+    accepted, transcribed = (
+        seen(prometheus, f"qwen3_asr_audio_{name}_seconds_total")
+        for name in ("accepted", "transcribed")
+    )
+    assert accepted >= transcribed > 10 * 3.245 - 0.01

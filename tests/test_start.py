@@ -1,0 +1,82 @@
+"""What a start costs: packages that it must not import, and a checkpoint read beside the others."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from predictor.config import load_settings
+from predictor.loading import Loading
+from predictor.model.config import CheckpointError
+from predictor.model.readahead import read_ahead
+
+ROOT = Path(__file__).parents[1]
+TINY = ROOT / "predictor" / "checkpoints" / "tiny"
+UNWANTED = (
+    "transformers", "matplotlib", "sympy", "torch._dynamo", "torch._inductor", "torch.onnx",
+    "huggingface_hub", "scipy", "sklearn", "openai", "tests",
+)  # fmt: skip
+SCRIPT = f"""
+import sys
+from predictor.config import load_settings
+settings = load_settings(["--model_dir", {str(TINY)!r}, "--device", "cpu"], {{}})
+from predictor.loading import Loading
+loading = Loading(settings)
+web = {{"kserve", "fastapi", "uvicorn", "grpc", "av"}} & set(sys.modules)
+from predictor.server import build_server
+server = build_server(settings, loading=loading)
+assert server.model.load()
+server.model.stop()
+print("early:", *sorted(web))
+print("unwanted:", *[name for name in {UNWANTED!r} if name in sys.modules])
+"""
+
+
+def test_serving_a_checkpoint_imports_no_more_than_it_needs() -> None:
+    run = subprocess.run(
+        [sys.executable, "-c", SCRIPT], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert run.returncode == 0, run.stderr
+    # The thread reads while the web's packages are imported: none may be there before.
+    assert run.stdout.splitlines()[-2:] == ["early:", "unwanted:"]
+
+
+def test_errors_of_the_thread_are_raised_where_it_is_waited_for(tmp_path: Path) -> None:
+    interval_s = sys.getswitchinterval()
+    loading = Loading(load_settings(["--model_dir", str(tmp_path / "absent")], {}))
+    with pytest.raises(CheckpointError, match="no such folder"):
+        loading.result()
+    assert loading.done()
+    for thread in threading.enumerate():
+        if thread.name == "loading":
+            thread.join()
+    assert sys.getswitchinterval() == interval_s
+
+
+def test_reading_ahead_fails_silently(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").mkdir()
+    for folder in (tmp_path, tmp_path / "absent", TINY):
+        thread = read_ahead(folder)
+        thread.join()
+
+
+@pytest.mark.parametrize("flags", [["--http_port", "{port}"], ["--model_dir", "absent"]])
+def test_a_start_that_cannot_go_on_ends_with_1(flags: list[str]) -> None:
+    """While the checkpoint is being read, too."""
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        command = [sys.executable, "-m", "predictor", "--model_dir", str(TINY), "--enable_grpc"]
+        command += ["false", "--host", "127.0.0.1", "--http_port", "0"]
+        command += [flag.replace("{port}", port) for flag in flags]
+        run = subprocess.run(
+            command, cwd=ROOT, capture_output=True, text=True, timeout=120, env={**os.environ}
+        )
+    assert run.returncode == 1, run.stderr
+    assert "the server cannot go on" in run.stderr
