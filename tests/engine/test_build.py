@@ -94,13 +94,14 @@ def test_devices_and_precisions_are_checked_by_name() -> None:
     assert choose_precision("auto", CPU) == Precision("float32", torch.float32)
     assert choose_precision("auto", CUDA) == Precision("bfloat16", torch.bfloat16)
     assert choose_precision(torch.float16, CPU) == Precision("float16", torch.float16)
+    assert choose_precision("int8", CUDA) == Precision("int8", torch.bfloat16, is_quantized=True)
     assert choose_precision("int8", CPU) == Precision("int8", torch.float32, is_quantized=True)
     with pytest.raises(ValueError, match="device must be"):
         choose_device("meta")
     with pytest.raises(ValueError, match=r"precision on cpu must be auto or one of .*, is 'int4'"):
         choose_precision("int4", CPU)
-    with pytest.raises(ValueError, match=r"precision on cuda must be auto or one of .*, is 'int8'"):
-        choose_precision("int8", CUDA)
+    with pytest.raises(ValueError, match=r"precision on cuda must be auto or one of .*, is 'int4'"):
+        choose_precision("int4", CUDA)
 
 
 def test_int8_is_refused_where_torch_has_no_product_for_it(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import yaml
+
 from tests.bench import readme, sizes
 from tests.manifests.objects import MANIFESTS
 
@@ -43,3 +45,36 @@ def test_the_components_say_the_same() -> None:
     ratio = STEPS["step_32_ms"] / STEPS["step_1_ms"]
     assert f"{ratio:.1f} times that of one" in texts["knative-autoscaling"]
     assert f"{rate} audio seconds a second" in texts["keda"]
+
+
+EDGE: dict[str, Any] = json.loads((readme.FOLDER / "edge-cpu.json").read_text())["rows"]
+
+
+def edge_row(what: str) -> str:
+    """Where the README says that a number of the edge overlay is from."""
+    [line] = [line for line in README.splitlines() if line.startswith(f"| `edge`: {what}")]
+    return line.split("|")[2]
+
+
+def test_the_edge_overlay_asks_for_what_was_measured() -> None:
+    peaks = {p: EDGE[f"0.6B {p}, server"]["rss_peak_mib"] for p in ("int8", "fp32")}
+    for peak in peaks.values():
+        assert f"{peak:,}" in edge_row("4 Gi requested")
+    for precision in peaks:
+        seconds = EDGE[f"0.6B {precision}, 2 threads"]["last_token_s"]
+        assert f"{seconds:.2f} s in {precision}" in edge_row("2 CPUs")
+    text = (MANIFESTS / "overlays" / "edge" / "runtime.yaml").read_text()
+    assert f"{peaks['int8']:,} MiB" in text
+    [patch] = yaml.safe_load(text)
+    asked = patch["value"]
+    assert peaks["int8"] <= mebibytes(asked["requests"]["memory"])
+    config = json.loads((MANIFESTS / "overlays" / "edge" / "model-config.json").read_text())
+    full = config["batch_size"] * config["max_model_len"] * 224 / 1024
+    assert peaks["int8"] + full * 2 / 3 <= mebibytes(asked["limits"]["memory"])
+    assert int(asked["requests"]["cpu"]) == config["num_threads"]
+    assert config["precision"] == "int8"
+
+
+def mebibytes(quantity: str) -> int:
+    assert quantity.endswith("Gi")
+    return int(quantity.removesuffix("Gi")) * 1024
