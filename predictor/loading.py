@@ -126,12 +126,13 @@ class Loading:
         usual_s = sys.getswitchinterval()
         sys.setswitchinterval(SWITCH_S)
         try:
-            self._result.set_result(self._load())
+            checkpoint = self._load()
         except BaseException as error:  # noqa: BLE001  raised where it is waited for
+            sys.setswitchinterval(usual_s)
             self._result.set_exception(error)
-        finally:
-            own_process = self._settings.engine_process
-            sys.setswitchinterval(usual_s if own_process else SERVING_SWITCH_S)
+        else:
+            sys.setswitchinterval(usual_s if self._settings.engine_process else SERVING_SWITCH_S)
+            self._result.set_result(checkpoint)
 
     def _load(self) -> Checkpoint:
         logger.info("loading")

@@ -185,7 +185,8 @@ def quantize_for_cuda(model: Model, precision: str) -> None:
     refusal = refusal_on(model.device, precision)
     if refusal:
         raise ValueError(refusal)
-    quantize_layers(model, precision)
+    for layer in _layers(model):
+        part_quantizer(precision)(layer)
     torch.cuda.empty_cache()  # the cache of keys and values is planned from what is free
     require_right(model, precision)
 
@@ -224,15 +225,15 @@ def refusal_on(device: torch.device, precision: str) -> str | None:
 
 def _misfit(layer: DecoderLayer, precision: str) -> str | None:
     """What about a layer does not go with `precision`."""
+    if layer.ffn_norm.weight.dtype not in (torch.bfloat16, torch.float16):
+        dtype = str(layer.ffn_norm.weight.dtype).removeprefix("torch.")
+        return f"precision {precision!r} needs dtype bfloat16 or float16 on CUDA, is {dtype}"
     for name in LINEARS:
-        weight = layer.get_submodule(name).get_parameter("weight")
-        if weight.dtype not in (torch.bfloat16, torch.float16):
-            dtype = str(weight.dtype).removeprefix("torch.")
-            return f"precision {precision!r} needs dtype bfloat16 or float16 on CUDA, is {dtype}"
-        if any(size % ALIGNMENT for size in weight.shape):
+        shape = tuple(layer.get_submodule(name).get_parameter("weight").shape)
+        if any(size % ALIGNMENT for size in shape):
             return (
                 f"precision {precision!r} needs widths that are multiples of {ALIGNMENT}, "
-                f"{name} has {weight.shape[0]} x {weight.shape[1]}: leave the weights in 16 bits"
+                f"{name} has {shape[0]} x {shape[1]}: leave the weights in 16 bits"
             )
     return None
 
@@ -246,7 +247,15 @@ def _layers(model: Model) -> Iterator[DecoderLayer]:
 def quantize_layers(model: Model, precision: str) -> None:
     """Replace the linear layers one by one, so that no two copies of the whole model exist."""
     for layer in _layers(model):
-        part_quantizer(precision)(layer)
+        _replace(layer, KINDS[precision].of)
+
+
+@torch.no_grad()
+def _replace(layer: DecoderLayer, make: Callable[[Tensor], nn.Module]) -> None:
+    for name in LINEARS:
+        linear: Any = layer.get_submodule(name)
+        setattr(layer, name, make(linear.weight))
+        del linear
 
 
 def part_quantizer(precision: str) -> Callable[[nn.Module], None]:
@@ -254,19 +263,14 @@ def part_quantizer(precision: str) -> Callable[[nn.Module], None]:
 
     It raises ValueError, naming `precision`, where a layer's dtype or widths do not allow it.
     """
-    make: Callable[[Tensor], nn.Module] = KINDS[precision].of
 
-    @torch.no_grad()
     def quantize_part(part: nn.Module) -> None:
         if not isinstance(part, DecoderLayer):
             return
         misfit = _misfit(part, precision)
         if misfit:
             raise ValueError(misfit)
-        for name in LINEARS:
-            linear: Any = part.get_submodule(name)
-            setattr(part, name, make(linear.weight))
-            del linear
+        _replace(part, KINDS[precision].of)
 
     return quantize_part
 
