@@ -186,7 +186,8 @@ def quantize_for_cuda(model: Model, precision: str) -> None:
     if refusal:
         raise ValueError(refusal)
     for layer in _layers(model):
-        part_quantizer(precision)(layer)
+        _require_fit(layer, precision)  # before the first one is changed
+    quantize_layers(model, precision)
     torch.cuda.empty_cache()  # the cache of keys and values is planned from what is free
     require_right(model, precision)
 
@@ -223,19 +224,20 @@ def refusal_on(device: torch.device, precision: str) -> str | None:
     return None
 
 
-def _misfit(layer: DecoderLayer, precision: str) -> str | None:
-    """What about a layer does not go with `precision`."""
+def _require_fit(layer: DecoderLayer, precision: str) -> None:
+    """ValueError for what about a layer does not go with `precision`."""
     if layer.ffn_norm.weight.dtype not in (torch.bfloat16, torch.float16):
         dtype = str(layer.ffn_norm.weight.dtype).removeprefix("torch.")
-        return f"precision {precision!r} needs dtype bfloat16 or float16 on CUDA, is {dtype}"
+        raise ValueError(
+            f"precision {precision!r} needs dtype bfloat16 or float16 on CUDA, is {dtype}"
+        )
     for name in LINEARS:
         shape = tuple(layer.get_submodule(name).get_parameter("weight").shape)
         if any(size % ALIGNMENT for size in shape):
-            return (
+            raise ValueError(
                 f"precision {precision!r} needs widths that are multiples of {ALIGNMENT}, "
                 f"{name} has {shape[0]} x {shape[1]}: leave the weights in 16 bits"
             )
-    return None
 
 
 def _layers(model: Model) -> Iterator[DecoderLayer]:
@@ -267,9 +269,7 @@ def part_quantizer(precision: str) -> Callable[[nn.Module], None]:
     def quantize_part(part: nn.Module) -> None:
         if not isinstance(part, DecoderLayer):
             return
-        misfit = _misfit(part, precision)
-        if misfit:
-            raise ValueError(misfit)
+        _require_fit(part, precision)
         _replace(part, KINDS[precision].of)
 
     return quantize_part

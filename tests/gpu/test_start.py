@@ -15,6 +15,7 @@ from predictor.engine import EngineOptions, build, rehearsal
 from predictor.engine.runner import TorchRunner
 from predictor.model import reading
 from predictor.model.config import ModelConfig
+from predictor.model.precision import choose_precision
 from predictor.model.weights import load_model
 from tests.bench import start
 from tests.bench.checkpoint import write_checkpoint
@@ -54,9 +55,10 @@ def test_a_rehearsal_leaves_nothing_to_compile_and_no_memory(
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     config = ModelConfig.from_folder(folder)
-    build._rehearse(config, CUDA, dtype)
+    precision = choose_precision(dtype, CUDA)
+    build._rehearse(config, CUDA, precision)
     after = torch.cuda.memory_allocated()  # workspaces of the libraries
-    build._rehearse(config, CUDA, dtype)
+    build._rehearse(config, CUDA, precision)
     assert torch.cuda.memory_allocated() == after
     compiled: list[str] = []
 
