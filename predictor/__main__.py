@@ -34,7 +34,7 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if settings.model_dir is not None:
         read_ahead(settings.model_dir)
-    from predictor.loading import Loading  # torch, and nothing of the web
+    from predictor.loading import Loading  # torch at most, and nothing of the web
 
     loading = Loading(settings)
     # KServe parses sys.argv while it is imported: by then our flags are read and gone.

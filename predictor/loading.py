@@ -7,6 +7,7 @@ threads do not import at once.
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import logging
 import sys
@@ -17,8 +18,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from predictor.engine import (
     Engine,
     EngineOptions,
@@ -27,9 +26,7 @@ from predictor.engine import (
     StepStats,
     build_engine,
 )
-from predictor.engine.build import choose_device
-from predictor.model.precision import choose_precision
-from predictor.model.weights import resolve_model
+from predictor.model.source import resolve_model
 from predictor.settings import Settings
 from predictor.text.tokenizer import TextTokenizer
 
@@ -62,13 +59,39 @@ def make_engine(settings: Settings, folder: Path, on_step: Observer) -> MadeEngi
 
     Raises CheckpointError, ValueError, RuntimeError.
     """
-    if settings.engine_process:  # then nothing here may touch the device
+    if has_own_process(settings):  # then nothing here may touch the device
         process = EngineProcess(engine_spec(settings, folder), on_step)
         return MadeEngine(process, process.loaded.device, process.loaded.dtype)
+    import torch
+
+    from predictor.engine.build import choose_device
+    from predictor.model.precision import choose_precision
+
+    if settings.num_threads is not None:
+        torch.set_num_threads(settings.num_threads)
     device = choose_device(settings.device)
     precision = choose_precision(settings.dtype, device)
     engine = build_engine(folder, device, precision.name, engine_options(settings), on_step)
     return MadeEngine(engine, str(device), precision.name)
+
+
+def has_own_process(settings: Settings) -> bool:
+    """Whether the engine runs in a process of its own: as set, or where there is CUDA."""
+    if settings.engine_process is not None:
+        return settings.engine_process
+    return settings.device != "cpu" and has_cuda()
+
+
+def has_cuda() -> bool:
+    """Whether the driver knows a device. Asked of the driver itself: torch is not imported yet,
+    and would not be needed here at all if the answer is yes."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    count = ctypes.c_int(0)
+    failed = driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count))
+    return not failed and count.value > 0
 
 
 def engine_spec(settings: Settings, folder: Path) -> EngineSpec:
@@ -131,14 +154,13 @@ class Loading:
             sys.setswitchinterval(usual_s)
             self._result.set_exception(error)
         else:
-            sys.setswitchinterval(usual_s if self._settings.engine_process else SERVING_SWITCH_S)
+            own_process = has_own_process(self._settings)
+            sys.setswitchinterval(usual_s if own_process else SERVING_SWITCH_S)
             self._result.set_result(checkpoint)
 
     def _load(self) -> Checkpoint:
         logger.info("loading")
         settings = self._settings
-        if settings.num_threads is not None:
-            torch.set_num_threads(settings.num_threads)
         folder = resolve_model(
             model_dir=settings.model_dir,
             model_id=settings.model_id,
@@ -167,7 +189,10 @@ def engine_options(settings: Settings) -> EngineOptions:
 def _import_late(settings: Settings) -> None:
     """What is otherwise imported where it is needed, since not every start needs it."""
     names = ["huggingface_hub._snapshot_download"] if settings.model_id is not None else []
-    if not settings.engine_process and torch.cuda.is_available():
-        names += [f"predictor.{n}" for n in ("engine.graphs", "engine.rehearsal", "model.kernels")]
+    if not has_own_process(settings):
+        names.append("predictor.engine.build")
+        if has_cuda():
+            names += ["predictor.engine.graphs", "predictor.engine.rehearsal"]
+            names += ["predictor.model.kernels"]
     for name in names:
         importlib.import_module(name)

@@ -172,9 +172,12 @@ class Settings:
     )
 
     # The engine
-    engine_process: bool = _setting(
-        False,
-        "run the engine in a process of its own, so that it never waits for the server's work",
+    engine_process: bool | None = _setting(
+        None,
+        "run the engine in a process of its own, so that it never waits for the server's work; "
+        "`auto`: where it runs on CUDA",
+        kind=bool,
+        none="auto",
     )
     max_num_seqs: int = _setting(
         64, "sequences decoded together", low=1, high=4096, file_key="batch_size"

@@ -99,6 +99,9 @@ def _rehearse(config: ModelConfig, device: torch.device, precision: Precision) -
     try:
         with torch.cuda.device(device):
             rehearse(config, device, precision.dtype, runner)
+            torch.cuda.synchronize()
+            # Each thread that compiled left a workspace of 32 MiB to the matrix library.
+            torch._C._cuda_clearCublasWorkspaces()
     except Exception:
         logger.exception("the rehearsal failed; the start goes on without it")
         return

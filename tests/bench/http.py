@@ -137,8 +137,7 @@ def run_engine(bench: Bench, mode: str) -> None:
 def server(bench: Bench, mode: str) -> Iterator[int]:
     """The port of a server that is ready."""
     flags = SERVER_FLAGS.format(num_slots=bench.num_slots).split()
-    if mode == "own":
-        flags.append("--engine_process=true")
+    flags.append(f"--engine_process={str(mode == 'own').lower()}")
     command = [sys.executable, "-m", "tests.bench.http_server", bench.shape, bench.device, *flags]
     with tempfile.TemporaryFile("w+") as log:
         process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=log, text=True)

@@ -84,7 +84,7 @@ def main() -> None:
             on_step(step)
 
         options = forced(loading.engine_options(settings))
-        make = bench_process if settings.engine_process else bench_engine
+        make = bench_process if loading.has_own_process(settings) else bench_engine
         return loading.MadeEngine(make(shape, device, options, observe), device, "auto")
 
     def look() -> dict[str, Any]:

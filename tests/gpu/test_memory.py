@@ -56,11 +56,11 @@ def test_a_full_step_keeps_to_what_is_reserved() -> None:
 
     try:
         answered, refused = asyncio.run(run())
-        while runner.idle():
-            pass
-        assert runner._capturer is not None
     finally:
-        engine.stop()
+        engine.stop()  # its thread is the only one that may touch the device until then
+    while runner.idle():
+        pass
+    assert runner._capturer is not None
     torch.cuda.synchronize()
     used = torch.cuda.max_memory_allocated() - before
     print(f"{used / 2**20:.0f} MiB used of {2 * reserved / 2**20:.0f} MiB reserved")

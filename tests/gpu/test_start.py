@@ -57,7 +57,7 @@ def test_a_rehearsal_leaves_nothing_to_compile_and_no_memory(
     config = ModelConfig.from_folder(folder)
     precision = choose_precision(dtype, CUDA)
     build._rehearse(config, CUDA, precision)
-    after = torch.cuda.memory_allocated()  # workspaces of the libraries
+    after = torch.cuda.memory_allocated()
     build._rehearse(config, CUDA, precision)
     assert torch.cuda.memory_allocated() == after
     compiled: list[str] = []
