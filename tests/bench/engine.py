@@ -338,7 +338,7 @@ class Bench:
 
 
 def _environment() -> dict[str, Any]:
-    """What this runs on; a lent machine may have no git."""
+    """What this runs on, as far as it can be found out."""
     try:
         return describe()
     except OSError as error:

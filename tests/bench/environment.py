@@ -12,17 +12,21 @@ ROOT = Path(__file__).parents[2]
 
 
 def describe() -> dict[str, Any]:
-    """Machine, packages and commit; `dirty` says that the working tree had changes."""
+    """Machine, packages and commit; `dirty` says that the working tree had changes.
+
+    `BENCH_COMMIT` names the commit of a tree that was copied without its repository.
+    """
     import torch
     import transformers
 
     def git(*arguments: str) -> str:
         try:
             done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True)
-        except OSError:  # a lent machine may have no git
+        except OSError:  # no git here
             return ""
         return done.stdout.strip()
 
+    sent = os.environ.get("BENCH_COMMIT", "")
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
         "cpu": _cpu_name(),
@@ -31,8 +35,8 @@ def describe() -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
-        "commit": git("rev-parse", "--short=12", "HEAD") or os.environ.get("BENCH_COMMIT", ""),
-        "dirty": bool(git("status", "--porcelain", "--untracked-files=no")),
+        "commit": sent or git("rev-parse", "--short=12", "HEAD"),
+        "dirty": not sent and bool(git("status", "--porcelain", "--untracked-files=no")),
     }
 
 

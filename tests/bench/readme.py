@@ -15,9 +15,9 @@ from typing import Any
 from tests.bench.environment import ROOT
 
 ROWS = {
-    "1.7B offline 30 s": ("1.7B, 30 s clips, 256 at once", "1.7B，30 秒音频，256 路并发"),
-    "1.7B offline 10 s": ("1.7B, 10 s clips, 256 at once", "1.7B，10 秒音频，256 路并发"),
-    "1.7B offline mixed": ("1.7B, 1 to 30 s, 256 at once", "1.7B，1–30 秒混合，256 路并发"),
+    "1.7B offline 30 s": ("1.7B, 30 s clips, 512 at once", "1.7B，30 秒音频，512 路并发"),
+    "1.7B offline 10 s": ("1.7B, 10 s clips, 512 at once", "1.7B，10 秒音频，512 路并发"),
+    "1.7B offline mixed": ("1.7B, 1 to 30 s, 512 at once", "1.7B，1–30 秒混合，512 路并发"),
     "1.7B offline 64 x 10 s": ("1.7B, 64 clips of 10 s", "1.7B，64 条 10 秒音频"),
     "1.7B plain runner, 64 x 10 s": (
         "the same without graphs and fused kernels",
@@ -39,8 +39,8 @@ ROWS = {
         "1.7B, steady 32 × 10 s: p95 over p50 latency",
         "1.7B，稳定 32 路 10 秒：延迟 p95/p50",
     ),
-    "0.6B offline 30 s": ("0.6B, 30 s clips, 256 at once", "0.6B，30 秒音频，256 路并发"),
-    "0.6B offline 10 s": ("0.6B, 10 s clips, 256 at once", "0.6B，10 秒音频，256 路并发"),
+    "0.6B offline 30 s": ("0.6B, 30 s clips, 512 at once", "0.6B，30 秒音频，512 路并发"),
+    "0.6B offline 10 s": ("0.6B, 10 s clips, 512 at once", "0.6B，10 秒音频，512 路并发"),
 }
 START_ROWS = {
     "1.7B start, cold": (
@@ -56,7 +56,24 @@ START_ROWS = {
         "同上，文件已在内存，算子此前已编译",
     ),
 }
-HEADS = (("what", "measured"), ("项目", "实测"))
+HEADS = (("what", "measured", "bound"), ("项目", "实测", "上限"))
+HTTP_ROWS = {
+    "256 x 30 s": ("256 requests of 30 s in flight", "256 个 30 秒请求并发"),
+    "64 x 30 s": ("64 requests of 30 s in flight", "64 个 30 秒请求并发"),
+    "256 x 10 s": ("256 requests of 10 s in flight", "256 个 10 秒请求并发"),
+    "64 x 10 s": ("64 requests of 10 s in flight", "64 个 10 秒请求并发"),
+    "one clip": ("one request of 10 s alone, whole", "单个 10 秒请求，完整返回"),
+}
+HTTP_HEADS = (
+    ("load", "engine in the server's process", "in its own (default on CUDA)", "median latency"),
+    ("负载", "引擎在服务进程内", "引擎在单独进程内（CUDA 默认）", "延迟中位数"),
+)
+PRECISION_HEADS = (
+    ("`precision`", "weights", "decode step, 1 sequence", "32", "256", "prefill of 600 s",
+     "30 s clips, 256 at once", "errors"),
+    ("`precision`", "权重", "解码步，1 路", "32 路", "256 路", "600 秒 prefill",
+     "30 秒音频，256 路并发", "错误率"),
+)  # fmt: skip
 EDGE_PRECISIONS = ("fp32", "bf16", "int8")
 EDGE_HEADS = (
     ("`precision`", "first token", "last token", "real-time factor", "on one core",
@@ -66,7 +83,7 @@ EDGE_HEADS = (
 )  # fmt: skip
 FILES = ("README.md", "README.zh-CN.md")  # their place is the `language` of a table
 FOLDER = Path(__file__).parent / "results"
-RESULTS = FOLDER / "engine-h200.json"
+RESULTS = FOLDER / "engine-h100.json"
 
 
 def load_results(engine: Path = RESULTS) -> dict[str, Any]:
@@ -81,15 +98,48 @@ def load_results(engine: Path = RESULTS) -> dict[str, Any]:
 
 
 def performance(results: dict[str, Any], language: int) -> str:
-    """What one H200 does."""
-    what, measured = HEADS[language]
-    lines = [f"| {what} | {measured} |", "| --- | ---: |"]
+    """What the measured GPU does, beside what it could do at best."""
+    lines = [f"| {' | '.join(HEADS[language])} |", "| --- | ---: | ---: |"]
     started = {key: names for key, names in START_ROWS.items() if key in results["rows"]}
     for key, names in (ROWS | started).items():
         row = results["rows"][key]
-        value = f"{row['value']:,.0f}" if row["value"] >= 100 else f"{row['value']:.3g}"
+        bound = results["limits"].get(key)
         unit = "" if "/" in row["unit"] else f" {row['unit']}"
-        lines.append(f"| {names[language]} | {value}{unit} |")
+        cells = [f"{_figure(row['value'])}{unit}", "" if bound is None else _figure(bound)]
+        lines.append(f"| {names[language]} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _figure(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def http(results: dict[str, Any], language: int) -> str:
+    """The service over HTTP, with the engine beside the server and in a process of its own."""
+    lines = [f"| {' | '.join(HTTP_HEADS[language])} |", "| --- | ---: | ---: | ---: |"]
+    rows = results["rows"]
+    for load, name in HTTP_ROWS.items():
+        shared, own = (rows[f"1.7B {mode} {load}"] for mode in ("shared", "own"))
+        cells = [f"{_figure(row['value'])} {row['unit']}" for row in (shared, own)]
+        cells.append(f"{own['latency']['p50_ms']:,.0f} ms" if "latency" in own else "")
+        lines.append(f"| {name[language]} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def precision(results: dict[str, Any], language: int) -> str:
+    """The precisions on the measured GPU."""
+    heads = PRECISION_HEADS[language]
+    lines = [f"| {' | '.join(heads)} |", f"| --- |{' ---: |' * (len(heads) - 1)}"]
+    for name in ("bf16", "fp8", "int8"):
+        start, steps, prefill, offline, errors = (
+            results["rows"][f"1.7B {name} {row}"]
+            for row in ("start", "decode steps", "prefill step", "offline 30 s", "errors")
+        )
+        cells = [f"`{name}`", f"{start['weights_gb']:.1f} GB"]
+        cells += [f"{steps[f'step_{batch}_ms']:.2f} ms" for batch in (1, 32, 256)]
+        cells += [f"{prefill['language_model_ms']:.0f} ms", f"{offline['value']:,.0f} RTFx"]
+        cells.append(f"{errors['value']:.2f} %")
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -144,9 +194,16 @@ class Table:
         return head + begin, content, end + tail
 
 
+def _read(name: str) -> dict[str, Any]:
+    results: dict[str, Any] = json.loads((FOLDER / name).read_text())
+    return results
+
+
 TABLES = (
     Table("performance", performance, load_results),
-    Table("edge", edge, lambda: json.loads((FOLDER / "edge-cpu.json").read_text())),
+    Table("http", http, lambda: _read("http-h100.json")),
+    Table("precision", precision, lambda: _read("precision-h100.json")),
+    Table("edge", edge, lambda: _read("edge-cpu.json")),
 )
 
 

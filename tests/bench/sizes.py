@@ -18,13 +18,13 @@ BEGIN, END = "<!-- measured:begin -->", "<!-- measured:end -->"
 # Rows and how many recordings are under way at once in each.
 OFFLINE = {
     "1.7B offline 64 x 10 s": 64,
-    "1.7B offline 30 s": 256,
-    "1.7B offline 10 s": 256,
-    "1.7B offline mixed": 256,
+    "1.7B offline 30 s": 512,
+    "1.7B offline 10 s": 512,
+    "1.7B offline mixed": 512,
 }
 STEADY, STEPS, START = "1.7B steady 32 x 10 s, p95/p50", "1.7B decode steps", "1.7B start"
 CLIP_S, LATENCY_S, PLANNED = 10, 0.5, 0.5  # mean recording, time for each, share of the rate
-FULL_BATCH, PIECE_S = 256, 30
+FULL_BATCH, PIECE_S = 192, 30  # what fits 80 GB beside the weights, at KV_MIB each
 KV_MIB = 336  # of one sequence of 3,072 tokens, at 112 KiB
 
 
@@ -54,13 +54,13 @@ def measured(results: dict[str, Any]) -> str:
         f"for 32, {steps['step_256_ms']:.2f} ms for 256 |",
         f"| `{START}` | {rows[START]['value']:.1f} s from weights on the device to ready |",
         "",
-        "So `batch_size` 32 leaves three quarters of an H200 unused: it is there because the same "
-        "files must run on 24 GB. On such a card take what the table says and "
+        "So `batch_size` 32 leaves most of such a card unused: it is there because the same files "
+        "must run on 24 GB. On 80 GB take what the table says and "
         "`notebooks/04_capacity.ipynb` derives (half of "
         f"{rows['1.7B offline 30 s']['value']:,.0f} planned, recordings of {CLIP_S} s, half a "
         "second each):",
         "",
-        "| setting | 24 GB, as in the files | one H200 |",
+        "| setting | 24 GB, as in the files | one H100 of 80 GB |",
         "| --- | --- | --- |",
         f"| `batch_size` (`base/model-config.json`) | 32 | {FULL_BATCH}: "
         f"{FULL_BATCH * KV_MIB / 1024:.0f} GiB of cache |",

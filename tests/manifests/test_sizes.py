@@ -22,11 +22,11 @@ def test_the_readme_gives_what_was_measured() -> None:
 
 
 def test_what_the_files_say_holds_for_the_measured_card() -> None:
-    """The sentences around the table: a second of work for KEDA's value, three quarters unused."""
+    """The sentences around the table: a second of work for KEDA's value, most of it unused."""
     assert 960 / STEADY["rtfx_about"] < 1
     offline = ROWS["1.7B offline 30 s"]
-    assert offline["num_slots"] == sizes.FULL_BATCH
-    assert 0.2 < STEADY["rtfx_about"] / offline["value"] < 0.3
+    assert offline["num_slots"] == sizes.OFFLINE["1.7B offline 30 s"]
+    assert STEADY["rtfx_about"] / offline["value"] < 0.5
 
 
 def test_the_components_say_the_same() -> None:
