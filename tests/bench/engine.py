@@ -17,7 +17,9 @@ import json
 import logging
 import os
 import statistics
+import subprocess
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -59,6 +61,7 @@ GOALS = {
     "1.7B one 10 s clip": 45,
     "1.7B one 30 s clip, first token": 15,
     "1.7B steady 32 x 10 s, p95/p50": 1.5,
+    "1.7B start, cold": 8,
     "0.6B offline 30 s": 10000,
 }
 NUM_SLOTS = 512  # sequences at once: 43 GB of cache at 768 tokens each
@@ -428,6 +431,20 @@ def _plain(bench: Bench, durations_s: list[float]) -> dict[str, Any]:
     return bench.offline(runner, durations_s)
 
 
+def start_from_disk(bench: Bench, shape: str) -> None:
+    """The rows of tests/bench/start.py: a process, its checkpoint on disk, the first transcript."""
+    bench.model = bench.clips = None
+    bench.free()
+    left_s = bench.deadline - time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder) / "start.json"
+        command = [sys.executable, "-m", "tests.bench.start", "--shapes", shape, "--repeats", "1"]
+        command += ["--budget_s", f"{max(5.0, left_s):.0f}", "--output", str(output)]
+        subprocess.run(command, check=True, stdout=sys.stderr, timeout=max(30.0, left_s + 10))
+        bench.result["rows"] |= json.loads(output.read_text())["rows"]
+    bench.save()
+
+
 def table(result: dict[str, Any]) -> str:
     """What was measured beside what was aimed at."""
     lines = [f"{'row':<46}{'measured':>10} {'unit':<8}{'reach':>8}{'limit':>8}  note"]
@@ -504,6 +521,11 @@ def main() -> None:
         except Exception as error:  # noqa: BLE001  the next shape goes on
             traceback.print_exc()
             bench.result["rows"][f"{shape} failed"] = {"error": repr(error)[:500]}
+    if wanted("start, from disk"):
+        try:
+            start_from_disk(bench, shapes[0])
+        except (OSError, subprocess.SubprocessError) as error:
+            bench.result["rows"][f"{shapes[0]} start, from disk"] = {"error": repr(error)[:500]}
     bench.save()
     bench.ended.set()
     print(table(bench.result), flush=True)
