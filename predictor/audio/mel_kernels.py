@@ -6,16 +6,16 @@ Their plain twins are `cut_rows` in `mel_device.py` and `LogMel._mel_power` in `
 from __future__ import annotations
 
 import torch
-import triton  # type: ignore[import-untyped]
-import triton.language as tl  # type: ignore[import-untyped]
+import triton
+import triton.language as tl
 from torch import Tensor
 
 FRAMES_AT_A_TIME = 4
 VALUES_AT_A_TIME = 1024
 
 
-@triton.jit(do_not_specialize=["num_frames"])  # type: ignore[untyped-decorator]
-def _frames_kernel(  # type: ignore[no-untyped-def]
+@triton.jit(do_not_specialize=["num_frames"])
+def _frames_kernel(
     waveforms_ptr,
     second_ptr,
     start_ptr,
@@ -23,12 +23,12 @@ def _frames_kernel(  # type: ignore[no-untyped-def]
     window_ptr,
     out_ptr,
     num_frames,
-    FRAMES: tl.constexpr,  # noqa: N803
-    HOP: tl.constexpr,  # noqa: N803
-    WIDTH: tl.constexpr,  # noqa: N803
-    LEAST: tl.constexpr,  # noqa: N803
-    ROWS: tl.constexpr,  # noqa: N803
-    BLOCK: tl.constexpr,  # noqa: N803
+    FRAMES: tl.constexpr,
+    HOP: tl.constexpr,
+    WIDTH: tl.constexpr,
+    LEAST: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):
     frame = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     exists = frame < num_frames
@@ -78,8 +78,8 @@ def windowed_frames(
     return out
 
 
-@triton.jit(do_not_specialize=["num_values"])  # type: ignore[untyped-decorator]
-def _power_kernel(spectrum_ptr, out_ptr, num_values, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: N803
+@triton.jit(do_not_specialize=["num_values"])
+def _power_kernel(spectrum_ptr, out_ptr, num_values, BLOCK: tl.constexpr):
     value = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     exists = value < num_values
     real = tl.load(spectrum_ptr + 2 * value, mask=exists, other=0.0)

@@ -6,16 +6,16 @@ pass of its own costs as much as the convolution it belongs to. Arithmetic is fl
 
 from __future__ import annotations
 
-import triton  # type: ignore[import-untyped]
-import triton.language as tl  # type: ignore[import-untyped]
+import triton
+import triton.language as tl
 from torch import Tensor
 
 PIXELS, CHANNELS = 64, 128  # of one program of the first convolution
 ELEMENTS = 2048  # of one program that activates
 
 
-@triton.jit  # type: ignore[untyped-decorator]
-def _gelu(x, IN_16_BIT: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: N803
+@triton.jit
+def _gelu(x, IN_16_BIT: tl.constexpr):
     """The exact GELU; for 16 bit with an error function that is right to 2.5e-5.
 
     Abramowitz and Stegun 7.1.25: a third of the instructions, which bound the first convolution.
@@ -30,19 +30,19 @@ def _gelu(x, IN_16_BIT: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: 
     return 0.5 * x * (1.0 + erf)
 
 
-@triton.jit(do_not_specialize=["num_pixels"])  # type: ignore[untyped-decorator]
-def _first_convolution_kernel(  # type: ignore[no-untyped-def]
+@triton.jit(do_not_specialize=["num_pixels"])
+def _first_convolution_kernel(
     chunks_ptr,
     weight_ptr,
     bias_ptr,
     out_ptr,
     num_pixels,
-    BINS: tl.constexpr,  # noqa: N803
-    FRAMES: tl.constexpr,  # noqa: N803
-    NUM_CHANNELS: tl.constexpr,  # noqa: N803
-    BLOCK_P: tl.constexpr,  # noqa: N803
-    BLOCK_C: tl.constexpr,  # noqa: N803
-    PRECISION: tl.constexpr,  # noqa: N803
+    BINS: tl.constexpr,
+    FRAMES: tl.constexpr,
+    NUM_CHANNELS: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):
     height: tl.constexpr = (BINS + 1) // 2
     width: tl.constexpr = (FRAMES + 1) // 2
@@ -92,17 +92,17 @@ def first_convolution(chunks: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return out.permute(0, 3, 1, 2)
 
 
-@triton.jit  # type: ignore[untyped-decorator]
-def _bias_gelu_kernel(  # type: ignore[no-untyped-def]
+@triton.jit
+def _bias_gelu_kernel(
     x_ptr,
     bias_ptr,
     out_ptr,
     num_elements,
-    HEIGHT: tl.constexpr,  # noqa: N803
-    WIDTH: tl.constexpr,  # noqa: N803
-    NUM_CHANNELS: tl.constexpr,  # noqa: N803
-    TURN: tl.constexpr,  # noqa: N803
-    BLOCK: tl.constexpr,  # noqa: N803
+    HEIGHT: tl.constexpr,
+    WIDTH: tl.constexpr,
+    NUM_CHANNELS: tl.constexpr,
+    TURN: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):
     place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     exists = place < num_elements
@@ -137,8 +137,8 @@ def bias_gelu(x: Tensor, bias: Tensor, *, turn: bool = False) -> Tensor:
     return out if turn else out.permute(0, 3, 1, 2)
 
 
-@triton.jit  # type: ignore[untyped-decorator]
-def _layer_norm_kernel(  # type: ignore[no-untyped-def]
+@triton.jit
+def _layer_norm_kernel(
     x_ptr,
     add_ptr,
     weight_ptr,
@@ -146,8 +146,8 @@ def _layer_norm_kernel(  # type: ignore[no-untyped-def]
     out_ptr,
     width,
     eps,
-    HAS_ADD: tl.constexpr,  # noqa: N803
-    BLOCK: tl.constexpr,  # noqa: N803
+    HAS_ADD: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64) * width
     columns = tl.arange(0, BLOCK)

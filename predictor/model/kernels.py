@@ -7,8 +7,8 @@ operators pass it three to six times. Arithmetic is float32, rounded once at the
 from __future__ import annotations
 
 import torch
-import triton  # type: ignore[import-untyped]
-import triton.language as tl  # type: ignore[import-untyped]
+import triton
+import triton.language as tl
 from torch import Tensor
 
 LOG2_E = 1.4426950408889634
@@ -16,16 +16,16 @@ ROWS_OF_A_TILE = 16  # the least that a matrix unit multiplies; grouped query he
 HEAD_BLOCK = 8192  # logits that one program reduces
 
 
-@triton.jit  # type: ignore[untyped-decorator]
-def _norm_kernel(  # type: ignore[no-untyped-def]
+@triton.jit
+def _norm_kernel(
     x_ptr,
     add_ptr,
     weight_ptr,
     out_ptr,
     width,
     eps,
-    HAS_ADD: tl.constexpr,  # noqa: N803
-    BLOCK: tl.constexpr,  # noqa: N803
+    HAS_ADD: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64) * width
     columns = tl.arange(0, BLOCK)
@@ -54,8 +54,8 @@ def add_rms_norm(x: Tensor, add: Tensor | None, weight: Tensor, eps: float) -> T
     return out
 
 
-@triton.jit  # type: ignore[untyped-decorator]
-def _rope_kernel(  # type: ignore[no-untyped-def]
+@triton.jit
+def _rope_kernel(
     qkv_ptr,
     norm_ptr,
     cos_ptr,
@@ -65,10 +65,10 @@ def _rope_kernel(  # type: ignore[no-untyped-def]
     key_cache_ptr,
     value_cache_ptr,
     eps,
-    HEADS: tl.constexpr,  # noqa: N803
-    KV_HEADS: tl.constexpr,  # noqa: N803
-    HALF: tl.constexpr,  # noqa: N803
-    BLOCK_H: tl.constexpr,  # noqa: N803
+    HEADS: tl.constexpr,
+    KV_HEADS: tl.constexpr,
+    HALF: tl.constexpr,
+    BLOCK_H: tl.constexpr,
 ):
     token = tl.program_id(0).to(tl.int64)
     position = tl.load(positions_ptr + token)
@@ -128,8 +128,8 @@ def norm_rope_write(
     )  # fmt: skip
 
 
-@triton.jit  # type: ignore[untyped-decorator]
-def _swiglu_kernel(gate_up_ptr, out_ptr, width, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: N803
+@triton.jit
+def _swiglu_kernel(gate_up_ptr, out_ptr, width, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     exists = columns < width
@@ -151,8 +151,8 @@ def swiglu(gate_up: Tensor) -> Tensor:
     return out
 
 
-@triton.jit  # type: ignore[untyped-decorator]
-def _attention_kernel(  # type: ignore[no-untyped-def]
+@triton.jit
+def _attention_kernel(
     query_ptr,
     keys_ptr,
     values_ptr,
@@ -164,13 +164,13 @@ def _attention_kernel(  # type: ignore[no-untyped-def]
     query_stride,
     max_length,
     scale,
-    KV_HEADS: tl.constexpr,  # noqa: N803
-    GROUP: tl.constexpr,  # noqa: N803
-    DIM: tl.constexpr,  # noqa: N803
-    TILE: tl.constexpr,  # noqa: N803
-    BLOCK: tl.constexpr,  # noqa: N803
-    SPLITS: tl.constexpr,  # noqa: N803
-    PRECISION: tl.constexpr,  # noqa: N803
+    KV_HEADS: tl.constexpr,
+    GROUP: tl.constexpr,
+    DIM: tl.constexpr,
+    TILE: tl.constexpr,
+    BLOCK: tl.constexpr,
+    SPLITS: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
     kv_head = tl.program_id(1)
@@ -225,14 +225,14 @@ def _attention_kernel(  # type: ignore[no-untyped-def]
         tl.store(total_ptr + part, total, mask=is_head)
 
 
-@triton.jit  # type: ignore[untyped-decorator]
-def _merge_kernel(  # type: ignore[no-untyped-def]
+@triton.jit
+def _merge_kernel(
     sums_ptr,
     peak_ptr,
     total_ptr,
     out_ptr,
-    DIM: tl.constexpr,  # noqa: N803
-    SPLITS: tl.constexpr,  # noqa: N803
+    DIM: tl.constexpr,
+    SPLITS: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
     split = tl.arange(0, SPLITS)
@@ -288,15 +288,15 @@ def decode_attention(
     return out
 
 
-@triton.jit  # type: ignore[untyped-decorator]
-def _head_kernel(  # type: ignore[no-untyped-def]
+@triton.jit
+def _head_kernel(
     logits_ptr,
     best_ptr,
     peak_ptr,
     total_ptr,
     vocab_size,
-    NUM_BLOCKS: tl.constexpr,  # noqa: N803
-    BLOCK: tl.constexpr,  # noqa: N803
+    NUM_BLOCKS: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
     block = tl.program_id(1)
@@ -311,15 +311,15 @@ def _head_kernel(  # type: ignore[no-untyped-def]
     tl.store(total_ptr + part, tl.sum(tl.exp(logits - peak), axis=0))
 
 
-@triton.jit  # type: ignore[untyped-decorator]
-def _choose_kernel(  # type: ignore[no-untyped-def]
+@triton.jit
+def _choose_kernel(
     best_ptr,
     peak_ptr,
     total_ptr,
     tokens_ptr,
     logprobs_ptr,
-    NUM_BLOCKS: tl.constexpr,  # noqa: N803
-    BLOCK: tl.constexpr,  # noqa: N803
+    NUM_BLOCKS: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
     block = tl.arange(0, BLOCK)

@@ -7,8 +7,8 @@ integer product reads one byte a weight and widens it in registers, where the in
 from __future__ import annotations
 
 import torch
-import triton  # type: ignore[import-untyped]
-import triton.language as tl  # type: ignore[import-untyped]
+import triton
+import triton.language as tl
 from torch import Tensor
 
 FP8_MAX = 448.0  # the largest float8_e4m3fn
@@ -19,16 +19,16 @@ MAX_SPLITS = 8
 DEQUANTIZE_BLOCK = 4096
 
 
-@triton.jit  # type: ignore[untyped-decorator]
-def _quantize_kernel(  # type: ignore[no-untyped-def]
+@triton.jit
+def _quantize_kernel(
     x_ptr,
     out_ptr,
     scale_ptr,
     x_stride,
     width,
-    MAX: tl.constexpr,  # noqa: N803
-    LEAST: tl.constexpr,  # noqa: N803
-    BLOCK: tl.constexpr,  # noqa: N803
+    MAX: tl.constexpr,
+    LEAST: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
@@ -55,8 +55,8 @@ def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     return out, scale
 
 
-@triton.jit  # type: ignore[untyped-decorator]
-def _norm_quantize_kernel(  # type: ignore[no-untyped-def]
+@triton.jit
+def _norm_quantize_kernel(
     x_ptr,
     add_ptr,
     weight_ptr,
@@ -64,10 +64,10 @@ def _norm_quantize_kernel(  # type: ignore[no-untyped-def]
     scale_ptr,
     width,
     eps,
-    HAS_ADD: tl.constexpr,  # noqa: N803
-    MAX: tl.constexpr,  # noqa: N803
-    LEAST: tl.constexpr,  # noqa: N803
-    BLOCK: tl.constexpr,  # noqa: N803
+    HAS_ADD: tl.constexpr,
+    MAX: tl.constexpr,
+    LEAST: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
@@ -105,15 +105,15 @@ def add_rms_norm_quantized(
     return out, scale
 
 
-@triton.jit  # type: ignore[untyped-decorator]
-def _swiglu_quantize_kernel(  # type: ignore[no-untyped-def]
+@triton.jit
+def _swiglu_quantize_kernel(
     gate_up_ptr,
     out_ptr,
     scale_ptr,
     width,
-    MAX: tl.constexpr,  # noqa: N803
-    LEAST: tl.constexpr,  # noqa: N803
-    BLOCK: tl.constexpr,  # noqa: N803
+    MAX: tl.constexpr,
+    LEAST: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
@@ -143,8 +143,8 @@ def swiglu_quantized(gate_up: Tensor) -> tuple[Tensor, Tensor]:
 
 
 # Compiled once for each tile: prompts have any number of rows, and each shape its splits.
-@triton.jit(do_not_specialize=["num_rows", "num_splits"])  # type: ignore[untyped-decorator]
-def _int8_kernel(  # type: ignore[no-untyped-def]
+@triton.jit(do_not_specialize=["num_rows", "num_splits"])
+def _int8_kernel(
     x_ptr,
     weight_ptr,
     scale_ptr,
@@ -158,11 +158,11 @@ def _int8_kernel(  # type: ignore[no-untyped-def]
     share,
     part_size,
     num_splits,
-    ROWS: tl.constexpr,  # noqa: N803
-    CHANNELS: tl.constexpr,  # noqa: N803
-    BLOCK: tl.constexpr,  # noqa: N803
-    IS_EVEN: tl.constexpr,  # noqa: N803
-    PRECISION: tl.constexpr,  # noqa: N803
+    ROWS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    IS_EVEN: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):
     # Channels are the long side of the product: 64 of them make a tile of the matrix unit even
     # where there are few rows, and the widened weights go to it straight from registers.
@@ -255,13 +255,13 @@ def int8_linear(x: Tensor, weight: Tensor, scale: Tensor, counts: Tensor) -> Ten
     return out
 
 
-@triton.jit  # type: ignore[untyped-decorator]
-def _dequantize_kernel(  # type: ignore[no-untyped-def]
+@triton.jit
+def _dequantize_kernel(
     weight_ptr,
     scale_ptr,
     out_ptr,
     width,
-    BLOCK: tl.constexpr,  # noqa: N803
+    BLOCK: tl.constexpr,
 ):
     channel = tl.program_id(0)
     scale = tl.load(scale_ptr + channel)

@@ -44,7 +44,7 @@ class ThinDecoder:
         qkv = x.new_empty(num_rows, num_heads * config.head_dim)
         norm = layer.attention_norm.weight
         kernels.rows_product(x, *_matrix(layer.qkv), qkv, norm=norm, eps=eps)
-        kernels.add_attended(
+        _attention_kernels().add_attended(
             qkv.view(num_rows, num_heads, -1), layer.qk_norm, self._table, where.slots,
             where.positions, cache, *_matrix(layer.attention_out), x, eps,
         )  # fmt: skip
@@ -125,6 +125,13 @@ def _matrix(linear: nn.Module) -> tuple[Tensor, Tensor | None]:
     weight, scale = linear.weight, getattr(linear, "scale", None)
     assert isinstance(weight, Tensor)
     return weight, scale
+
+
+def _attention_kernels() -> Any:
+    """Imported late, like the others."""
+    from predictor.model import thin_attention_kernels
+
+    return thin_attention_kernels
 
 
 def _kernels() -> Any:
