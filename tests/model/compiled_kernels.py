@@ -1,0 +1,180 @@
+"""A program: compiles the Triton kernels for sm_90 and prints what each one takes.
+
+Ends with an error where one does not compile, or where a thin step's kernel waits for the kernel
+ahead of it before it has asked for its weights.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from typing import Any
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from predictor.audio import mel_kernels
+from predictor.model import (
+    encoder_kernels,
+    kernels,
+    quantized_kernels,
+    thin_attention_kernels,
+    thin_kernels,
+)
+
+HOPPER = GPUTarget("cuda", 90, 32)
+HALF, FLOAT, LONG, INT = "*bf16", "*fp32", "*i64", "*i32"
+HEADS, KV_HEADS, DIM, HIDDEN, FFN, VOCAB = 16, 8, 128, 2048, 6144, 151_936
+ALIGNED = (
+    "width",
+    "max_length",
+    "query_stride",
+    "x_stride",
+    "share",
+)  # multiples of 16 at every size that there is
+PTX_LOAD, PTX_WAIT = "ld.global", "griddepcontrol.wait"
+
+
+def compiled(kernel: Any, types: Mapping[str, str], **constants: Any) -> str:
+    """The PTX of a kernel; `types` of its arguments that are not constants: pointers that it does
+    not name are to 16-bit values, numbers are 32-bit integers."""
+    signature: dict[str, str] = {}
+    attributes = {}
+    for index, name in enumerate(kernel.arg_names):
+        if name in constants:
+            signature[name] = "constexpr"
+            continue
+        signature[name] = types.get(name) or (HALF if name.endswith("_ptr") else "i32")
+        if signature[name].startswith("*") or name in ALIGNED:
+            attributes[(index,)] = [["tt.divisibility", 16]]
+    source = ASTSource(kernel, signature, constants, attributes)
+    pdl = bool(constants.get("PDL"))
+    binary = triton.compile(source, target=HOPPER, options={"num_warps": 4, "launch_pdl": pdl})
+    ptx = str(binary.asm["ptx"])
+    print(f"{kernel.__name__}: {binary.metadata.shared} bytes shared, {len(binary.asm['cubin'])}")
+    return ptx
+
+
+def asks_before_it_waits(ptx: str) -> bool:
+    return PTX_LOAD in ptx[: ptx.index(PTX_WAIT)]
+
+
+def compile_encoder() -> None:
+    convolution = {"BINS": 128, "FRAMES": 100, "NUM_CHANNELS": 480}
+    compiled(
+        encoder_kernels._first_convolution_kernel, {"chunks_ptr": FLOAT},
+        **convolution, BLOCK_P=64, BLOCK_C=128, PRECISION="tf32",
+    )  # fmt: skip
+    for turn in (False, True):
+        compiled(
+            encoder_kernels._bias_gelu_kernel, {},
+            HEIGHT=16, WIDTH=13, NUM_CHANNELS=480, TURN=turn, BLOCK=2048,
+        )  # fmt: skip
+    for has_add in (False, True):
+        compiled(encoder_kernels._layer_norm_kernel, {"eps": "fp32"}, HAS_ADD=has_add, BLOCK=1024)
+    places = dict.fromkeys(("second_ptr", "start_ptr", "size_ptr"), LONG)
+    compiled(
+        mel_kernels._frames_kernel,
+        {"waveforms_ptr": FLOAT, "window_ptr": FLOAT, "out_ptr": FLOAT, **places},
+        FRAMES=100, HOP=160, WIDTH=400, LEAST=8000, ROWS=4, BLOCK=512,
+    )  # fmt: skip
+    compiled(mel_kernels._power_kernel, {"spectrum_ptr": FLOAT, "out_ptr": FLOAT}, BLOCK=1024)
+
+
+def compile_language_model() -> None:
+    for has_add in (False, True):
+        compiled(kernels._norm_kernel, {"eps": "fp32"}, HAS_ADD=has_add, BLOCK=HIDDEN)
+    compiled(
+        kernels._rope_kernel, {"eps": "fp32", "positions_ptr": LONG, "places_ptr": LONG},
+        HEADS=HEADS, KV_HEADS=KV_HEADS, HALF=DIM // 2, BLOCK_H=32,
+    )  # fmt: skip
+    compiled(kernels._swiglu_kernel, {}, BLOCK=1024)
+    parts = {"peak_ptr": FLOAT, "total_ptr": FLOAT}
+    for splits in (1, 8):
+        compiled(
+            kernels._attention_kernel,
+            {**parts, "slots_ptr": LONG, "lengths_ptr": INT, "scale": "fp32"}
+            | ({} if splits == 1 else {"out_ptr": FLOAT}),
+            KV_HEADS=KV_HEADS, GROUP=HEADS // KV_HEADS, DIM=DIM, TILE=16, BLOCK=64,
+            SPLITS=splits, PRECISION="tf32",
+        )  # fmt: skip
+    compiled(kernels._merge_kernel, {**parts, "sums_ptr": FLOAT}, DIM=DIM, SPLITS=8)
+    compiled(kernels._head_kernel, {**parts, "best_ptr": INT}, NUM_BLOCKS=19, BLOCK=8192)
+    chosen = {"tokens_ptr": LONG, "logprobs_ptr": FLOAT, "best_ptr": INT}
+    compiled(kernels._choose_kernel, {**parts, **chosen}, NUM_BLOCKS=19, BLOCK=32)
+
+
+def compile_thin() -> None:
+    """Rows of each matrix in bf16, and of one of them in 8 bits; attention; head."""
+    matrices = [
+        # weight, rows, width, norm, swiglu, add, rows and columns of a program
+        (HALF, HEADS * DIM + 2 * KV_HEADS * DIM, HIDDEN, True, False, False, 8, 2048),
+        (HALF, FFN, HIDDEN, True, True, False, 4, 2048),
+        (HALF, HIDDEN, FFN, False, False, True, 4, 8192),
+        ("*fp8e4nv", FFN, HIDDEN, True, True, False, 4, 2048),
+        ("*i8", FFN, HIDDEN, True, True, False, 4, 2048),
+    ]
+    waiting = []
+    for num_rows in (1, 2):
+        for weight, n, k, norm, swiglu, add, block_n, block_k in matrices:
+            types = {"eps": "fp32", "weight_ptr": weight}
+            types |= {} if weight == HALF else {"scale_ptr": FLOAT}
+            waiting.append(compiled(
+                thin_kernels._rows_kernel, types,
+                ROWS=num_rows, N=n, K=k, BLOCK_N=block_n, BLOCK_K=block_k, NORM=norm,
+                SWIGLU=swiglu, ADD=add, SCALED=weight != HALF, PDL=True,
+            ))  # fmt: skip
+    parts = {"sums_ptr": FLOAT, "peak_ptr": FLOAT, "total_ptr": FLOAT}
+    splits = thin_attention_kernels.SPLITS
+    waiting.append(compiled(
+        thin_attention_kernels._attention_kernel,
+        {**parts, "slots_ptr": LONG, "positions_ptr": LONG, "scale": "fp32", "eps": "fp32"},
+        HEADS=HEADS, KV_HEADS=KV_HEADS, HALF=DIM // 2, TILE=16, BLOCK=64, SPLITS=splits,
+        PRECISION="tf32", PDL=True,
+    ))  # fmt: skip
+    waiting.append(compiled(
+        thin_attention_kernels._attended_kernel, parts,
+        ROWS=1, N=HIDDEN, K=HEADS * DIM, DIM=DIM, BLOCK_N=8, BLOCK_K=2048, SPLITS=splits,
+        SCALED=False, PDL=True,
+    ))  # fmt: skip
+    compiled(
+        thin_kernels._head_kernel,
+        {"best_ptr": INT, "peak_ptr": FLOAT, "total_ptr": FLOAT, "eps": "fp32"},
+        N=VOCAB, K=HIDDEN, BLOCK_N=8, BLOCK_K=2048, NUM_TILES=16, PDL=True,
+    )  # fmt: skip
+    if not all(asks_before_it_waits(ptx) for ptx in waiting):
+        raise SystemExit("a thin step's kernel waits before it has asked for its weights")
+
+
+def compile_quantized() -> None:
+    peaks = {"MAX": 448.0, "LEAST": 1e-30}
+    fp8 = {"out_ptr": "*fp8e4nv", "scale_ptr": FLOAT}
+    compiled(quantized_kernels._quantize_kernel, fp8, **peaks, BLOCK=HIDDEN)
+    compiled(
+        quantized_kernels._norm_quantize_kernel, {**fp8, "eps": "fp32"},
+        **peaks, HAS_ADD=True, BLOCK=HIDDEN,
+    )  # fmt: skip
+    compiled(quantized_kernels._swiglu_quantize_kernel, fp8, **peaks, BLOCK=8192)
+    int8 = {"weight_ptr": "*i8", "scale_ptr": FLOAT, "parts_ptr": FLOAT, "counts_ptr": INT}
+    compiled(
+        quantized_kernels._int8_kernel, int8,
+        ROWS=16, CHANNELS=64, BLOCK=128, IS_EVEN=True, PRECISION="tf32",
+    )  # fmt: skip
+    compiled(
+        quantized_kernels._dequantize_kernel, {"weight_ptr": "*i8", "scale_ptr": FLOAT}, BLOCK=2048
+    )
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["TRITON_CACHE_DIR"] = folder
+        compile_encoder()
+        compile_language_model()
+        compile_thin()
+        compile_quantized()
+
+
+if __name__ == "__main__":
+    main()
