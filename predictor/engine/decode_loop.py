@@ -46,6 +46,11 @@ class DecodeLoop:
         """The device holds the state of these now: a prefill put it there."""
         self._owners.update((s.slot, s) for s in sequences)
 
+    @property
+    def knows_any(self) -> bool:
+        """Whether it holds on to sequences, which may have ended."""
+        return bool(self._owners or self._in_rows)
+
     def forget(self) -> None:
         """The host's word counts again, for every sequence."""
         self._owners.clear()

@@ -116,6 +116,7 @@ class Engine:
         try:
             while (step := self._next_step()) is not None:
                 self._run(step)
+                del step  # or its samples would be kept until there is another one
         finally:
             if not self._ending:
                 self._die()
@@ -147,6 +148,7 @@ class Engine:
 
     def _run(self, step: Step) -> None:
         self._step_began_s = began_s = time.monotonic()
+        self._prepared = False
         run = self._runner.prefill if step.phase == "prefill" else self._runner.decode
         try:
             output = run(step.sequences)

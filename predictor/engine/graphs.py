@@ -277,7 +277,14 @@ class GraphRunner(TorchRunner):
         return missing or float("inf")
 
     def idle(self) -> bool:
-        """Capture one graph that is missing still, the smallest; False when none is left."""
+        """Let go of what has ended, or capture one graph that is missing still, the smallest."""
+        if self._looks or self._unclaimed or self._loop.knows_any:
+            # Steps too many for sequences that have ended, whose samples nobody needs any more.
+            while self._looks:
+                self._looks.popleft().marks.wait()
+            self._unclaimed.clear()
+            self._loop.forget()
+            return True
         if self._capturer is None:
             return False
         missing = [bucket for bucket in self._buckets if bucket not in self._loop.graphs]

@@ -43,7 +43,8 @@ class Runner(Protocol):
         ...
 
     def idle(self) -> bool:
-        """Do a little of what makes later steps faster; False when nothing is left to do."""
+        """Called while no sequence runs: do a little of what makes later steps faster or lets go
+        of earlier ones; False when nothing is left to do."""
         ...
 
     def recover(self) -> bool:

@@ -35,7 +35,7 @@ class Fusion:
     swiglu: bool = True
     rows: bool = True  # norm and SwiGLU that quantize what they give fp8 layers
     head: bool = True  # arg-max and log-probability
-    thin: bool = True  # whole decode steps of one to four sequences
+    thin: bool = True  # whole decode steps of one or two sequences
     encoder: bool = True  # first convolution, activations and norms of the audio tower
     features: bool = True  # frames and power of the log-mel
     # Decode attention: our split kernel; PyTorch's flash kernel (16 bit); or masked over whole

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
 import subprocess
 import sys
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -167,6 +169,22 @@ async def test_a_failed_step_costs_only_its_own_sequences(
     assert runner.failures
     for answer, expected in zip(answers, known, strict=True):
         assert tuple(answer) == expected.tokens
+
+
+async def test_samples_are_let_go_of_once_nobody_asks(
+    model: Model, known: list[Known], start_engine: StartEngine
+) -> None:
+    """The last look runs on for sequences that have ended; an idle engine must not keep them."""
+    engine = start_engine(graph_runner(model, ((1, 3),), run_ahead=True))
+    samples = known[0].request.samples.copy()
+    gone = weakref.ref(samples)
+    stream = engine.submit(replace(known[0].request, samples=samples))
+    del samples
+    assert tuple(await collect(stream)) == known[0].tokens
+    del stream
+    while gone() is not None:
+        gc.collect()
+        await asyncio.sleep(0.01)
 
 
 def test_kernels_equal_their_plain_twins() -> None:
