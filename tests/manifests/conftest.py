@@ -46,6 +46,7 @@ _EITHER = (
     "network-policy",
     "model-cache",
     "modelcar",
+    "kernel-cache",
     "promote-access",
     "tracing",
     "api-keys",
@@ -59,7 +60,7 @@ KNATIVE: list[tuple[str, ...]] = [
     (
         *("gpu", "gpu-mig", "knative-autoscaling", "monitoring", "logging", "high-availability"),
         *("network-policy", "model-cache", "tracing", "api-keys", "promote-access"),
-        "canary-knative",
+        *("kernel-cache", "canary-knative"),
     ),
 ]
 STANDARD: list[tuple[str, ...]] = [
@@ -73,7 +74,7 @@ STANDARD: list[tuple[str, ...]] = [
     (
         *("gpu", "standard-mode", "monitoring", "keda", "logging", "high-availability"),
         *("network-policy", "modelcar", "tracing", "tls", "grpc", "api-keys", "promote-access"),
-        "canary-standard",
+        *("kernel-cache", "canary-standard"),
     ),
 ]
 
@@ -89,11 +90,11 @@ ADDED: dict[str, tuple[str, ...]] = {
     "edge": ("gpu", "modelcar", "monitoring", "network-policy", "tls", "grpc", *_ANYWHERE),
     "production": (
         *("gpu-mig", "canary-knative", "high-availability", "model-cache", "modelcar"),
-        *_ANYWHERE,
+        *("kernel-cache", *_ANYWHERE),
     ),
     "production-standard": (
         *("gpu-mig", "canary-standard", "model-cache", "modelcar", "grpc"),
-        *_ANYWHERE,
+        *("kernel-cache", *_ANYWHERE),
     ),
 }
 EXTENDED = [
