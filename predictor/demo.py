@@ -31,15 +31,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m predictor.demo", description=main.__doc__)
     parser.add_argument("--serve", action="store_true", help="keep serving until Ctrl-C")
     parser.add_argument("--port", type=int, default=8080, help="HTTP port (default 8080)")
-    parser.add_argument("--grpc-port", type=int, default=8081, help="with --serve (default 8081)")
+    parser.add_argument(
+        "--grpc-port", type=int, help="with --serve (default: the one after --port)"
+    )
     args = parser.parse_args()
     signal.signal(signal.SIGTERM, _end)
     base_url = f"http://127.0.0.1:{args.port}"
-    server = _start(args.port, args.grpc_port if args.serve else None)
+    grpc_port = args.port + 1 if args.grpc_port is None else args.grpc_port
+    server = _start(args.port, grpc_port if args.serve else None)
     try:
         _wait_ready(server, base_url)
         if args.serve:
-            _say(_invitation(base_url, args.grpc_port))
+            _say(_invitation(base_url, grpc_port))
             server.wait()
         else:
             _transcribe_all(base_url)

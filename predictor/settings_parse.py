@@ -23,7 +23,7 @@ def parse_text(spec: Spec, text: str) -> Any:
         return None
     if spec.kind is bool:
         if text.lower() not in _TRUE + _FALSE:
-            raise BadValueError("must be true or false")
+            raise BadValueError("must be true or false" + (f" or {spec.none}" if spec.none else ""))
         return text.lower() in _TRUE
     if spec.kind is tuple:
         return tuple(part.strip() for part in text.split(",") if part.strip())

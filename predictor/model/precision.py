@@ -12,6 +12,7 @@ _FLOATS = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
+_SHORT = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}  # as the setting has it
 # What a device runs, the first of them for "auto". float16 is for CUDA, but runs on a CPU too.
 _BY_DEVICE = {
     "cpu": ("float32", "bfloat16", "float16", "int8"),
@@ -36,7 +37,8 @@ def choose_precision(name: str | torch.dtype, device: torch.device) -> Precision
         name = known[0]
     if name not in known:
         raise ValueError(
-            f"precision on {device.type} must be auto or one of {', '.join(known)}, is {name!r}"
+            f"precision on {device.type} must be auto or one of "
+            f"{', '.join(_SHORT.get(each, each) for each in known)}, is {name!r}"
         )
     if name in _FLOATS:
         return Precision(name, _FLOATS[name])

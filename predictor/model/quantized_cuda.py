@@ -7,9 +7,8 @@ what shares its batch. Off CUDA, and in the tests, the plain twins compute the s
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -17,10 +16,6 @@ from torch import Tensor, nn
 
 from predictor.model.decoder import DecoderLayer
 from predictor.model.model import Model
-
-logger = logging.getLogger(__name__)
-
-CudaPrecision: TypeAlias = Literal["fp8", "int8"]
 
 LINEARS = ("qkv", "attention_out", "gate_up", "ffn_out")  # of every DecoderLayer
 FP8_MAX = 448.0  # the largest float8_e4m3fn

@@ -1,4 +1,4 @@
-"""Triton kernels of a decode step of one to four sequences, which is a stream of weights.
+"""Triton kernels of a decode step of a few sequences, which is a stream of weights.
 
 Each program asks for its rows of a matrix before it waits for the kernel ahead of it (programmatic
 dependent launch), so that memory never rests between kernels. Norms, rotation, activation and

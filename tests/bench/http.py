@@ -1,6 +1,6 @@
 """What the service reaches over HTTP, and what the server's own work costs the engine.
 
-    python -m tests.bench.http --output tests/bench/results/http-h200.json
+    python -m tests.bench.http --output tests/bench/results/http-GPU.json
     python -m tests.bench.http --shapes tiny --device cpu --budget_s 60            (a smoke test)
     python -m tests.bench.http --shapes paced --device cpu            (no device: the host alone)
 

@@ -1,6 +1,6 @@
 """What 8-bit weights bring on a GPU: bf16, fp8 and int8 side by side, and the errors they cost.
 
-    python -m tests.bench.precision --output tests/bench/results/precision-h200.json
+    python -m tests.bench.precision --output tests/bench/results/precision-GPU.json
     python -m tests.bench.precision --shapes tiny --device cpu --budget_s 60     (a smoke test)
 
 For each precision, in a process of its own, so that a fault costs no other's rows: decode steps by

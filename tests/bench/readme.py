@@ -69,9 +69,10 @@ HTTP_HEADS = (
     ("负载", "引擎在服务进程内", "引擎在单独进程内（CUDA 默认）", "延迟中位数"),
 )
 PRECISION_HEADS = (
-    ("`precision`", "weights", "decode step, 1 sequence", "32", "256", "prefill of 600 s",
+    ("`precision`", "weights", "decode step, 1 sequence", "32", "256",
+     "prefill of 600 s, language model",
      "30 s clips, 256 at once", "errors"),
-    ("`precision`", "权重", "解码步，1 路", "32 路", "256 路", "600 秒 prefill",
+    ("`precision`", "权重", "解码步，1 路", "32 路", "256 路", "600 秒 prefill，语言模型",
      "30 秒音频，256 路并发", "错误率"),
 )  # fmt: skip
 EDGE_PRECISIONS = ("fp32", "bf16", "int8")
@@ -105,12 +106,17 @@ def performance(results: dict[str, Any], language: int) -> str:
         row = results["rows"][key]
         bound = results["limits"].get(key)
         unit = "" if "/" in row["unit"] else f" {row['unit']}"
-        cells = [f"{_figure(row['value'])}{unit}", "" if bound is None else _figure(bound)]
+        cells = [
+            f"{_figure(row['value'], ratio=not unit)}{unit}",
+            "" if bound is None else _figure(bound),
+        ]
         lines.append(f"| {names[language]} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def _figure(value: float) -> str:
+def _figure(value: float, ratio: bool = False) -> str:
+    if ratio:
+        return f"{value:.2f}"
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 

@@ -52,7 +52,8 @@ def measured(results: dict[str, Any]) -> str:
         ),
         f"| `{STEPS}` | {steps['step_1_ms']:.2f} ms for one sequence, {steps['step_32_ms']:.2f} ms "
         f"for 32, {steps['step_256_ms']:.2f} ms for 256 |",
-        f"| `{START}` | {rows[START]['value']:.1f} s from weights on the device to ready |",
+        f"| `{START}` | {rows[START]['value']:.1f} s from weights on the device to ready, "
+        "kernels to compile |",
         "",
         "So `batch_size` 32 leaves most of such a card unused: it is there because the same files "
         "must run on 24 GB. On 80 GB take what the table says and "

@@ -1,6 +1,6 @@
 """How long a start takes: from the process to the first transcript over HTTP, and where it goes.
 
-    python -m tests.bench.start --shapes 1.7B --output tests/bench/results/start-h200.json
+    python -m tests.bench.start --shapes 1.7B --output tests/bench/results/start-GPU.json
     python -m tests.bench.start --shapes tiny --repeats 1                    (a smoke test)
 
 Starts `python -m predictor` on a checkpoint of random weights (`tests.bench.checkpoint`), waits for

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +22,7 @@ from tests.manifests.conftest import (
 from tests.manifests.objects import (
     MANIFESTS,
     Object,
+    build,
     core_pod,
     knative_service,
     of_kind,
@@ -89,6 +92,18 @@ def test_production_asks_for_a_gpu(built: Any) -> None:
     for overlay in ("production", "production-standard"):
         for each in predictors(built(f"overlays/{overlay}")):
             assert each.container["resources"]["limits"].get("nvidia.com/gpu") == "1", each.name
+
+
+def test_edge_keeps_a_gpu_that_a_component_asks_for(tmp_path: Path) -> None:
+    shutil.copytree(MANIFESTS, tmp_path / "manifests")
+    overlay = tmp_path / "manifests" / "overlays" / "edge"
+    file = overlay / "kustomization.yaml"
+    component = "  - ../../components/standard-mode\n"
+    file.write_text(file.read_text().replace(component, component + "  - ../../components/gpu\n"))
+    for each in predictors(build(overlay)):
+        resources = each.container["resources"]
+        assert resources["limits"] == {"cpu": "4", "memory": "5Gi", "nvidia.com/gpu": "1"}
+        assert resources["requests"] == {"cpu": "2", "memory": "4Gi", "nvidia.com/gpu": "1"}
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
