@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -81,10 +83,26 @@ def build_runner(
     )
 
 
+def _ensure_kernel_cache() -> None:
+    """A folder for compiled kernels that cannot be written to would cost every kernel: take one
+    that ends with this process instead."""
+    folder = os.environ.get("TRITON_CACHE_DIR")
+    if not folder:
+        return
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return
+    except OSError as error:
+        os.environ["TRITON_CACHE_DIR"] = tempfile.mkdtemp(prefix="kernels-")
+        logger.warning("TRITON_CACHE_DIR is not used, nothing is kept for later starts: %s", error)
+
+
 def _rehearse(config: ModelConfig, device: torch.device, precision: Precision) -> None:
     """Compile on CUDA what serving will run; whatever fails here, the real runner will say."""
     if device.type != "cuda":
         return
+    _ensure_kernel_cache()
     from predictor.engine.graphs import GraphOptions, GraphRunner
     from predictor.engine.rehearsal import MAX_LENGTH, NUM_SLOTS, rehearse
 

@@ -74,6 +74,17 @@ def test_the_edge_overlay_asks_for_what_was_measured() -> None:
     assert config["precision"] == "int8"
 
 
+def test_the_tiny_server_is_what_was_measured() -> None:
+    row = EDGE["tiny fp32, server"]
+    text = (MANIFESTS / "overlays" / "dev-cpu" / "runtime.yaml").read_text()
+    for each in (text, README):
+        assert f"{row['rss_peak_ready_mib']} MiB" in each
+        assert f"{row['rss_peak_mib']:,} MiB at the peak" in each
+    assert f"ready {row['ready_s']:.1f} seconds after loading begins" in README
+    [resources] = [p["value"] for p in yaml.safe_load(text) if p["path"].endswith("/resources")]
+    assert row["rss_peak_mib"] <= int(resources["requests"]["memory"].removesuffix("Mi"))
+
+
 def mebibytes(quantity: str) -> int:
     assert quantity.endswith("Gi")
     return int(quantity.removesuffix("Gi")) * 1024
