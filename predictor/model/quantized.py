@@ -42,8 +42,12 @@ def check_quantized(model: Model, precision: str) -> None:
 
 
 def quantize(model: Model, precision: str) -> None:
-    """Quantize a model that is all loaded, in place; `load_model` does it with less memory."""
+    """Quantize a model that is all loaded, in place; `load_model` does it with less memory.
+
+    ValueError like `quantizer` and `check_quantized`.
+    """
     quantize_part = quantizer(precision, model.device)
     for part, tensors in model.parts():
         tensors.clear()  # no view may keep what is replaced
         quantize_part(part)
+    check_quantized(model, precision)

@@ -171,22 +171,6 @@ def quantize_fp8_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     return (x * scale.reciprocal()).to(torch.float8_e4m3fn), scale
 
 
-def quantize_for_cuda(model: Model, precision: str) -> None:
-    """Quantize a loaded model on a CUDA device in place; embedding and encoder stay as they are.
-
-    ValueError, naming `precision`, where device, dtype or widths do not allow it or the device's
-    results are wrong.
-    """
-    refusal = refusal_on(model.device, precision)
-    if refusal:
-        raise ValueError(refusal)
-    for layer in _layers(model):
-        _require_fit(layer, precision)  # before the first one is changed
-    quantize_layers(model, precision)
-    torch.cuda.empty_cache()  # the cache of keys and values is planned from what is free
-    require_right(model, precision)
-
-
 def require_right(model: Model, precision: str) -> None:
     """ValueError where the device's results differ from the plain twins'."""
     error = check(model)
@@ -241,14 +225,10 @@ def _layers(model: Model) -> Iterator[DecoderLayer]:
         yield layer
 
 
-def quantize_layers(model: Model, precision: str) -> None:
-    """Replace the linear layers one by one, so that no two copies of the whole model exist."""
-    for layer in _layers(model):
-        _replace(layer, KINDS[precision].of)
-
-
 @torch.no_grad()
-def _replace(layer: DecoderLayer, make: Callable[[Tensor], nn.Module]) -> None:
+def replace_linears(layer: DecoderLayer, precision: str) -> None:
+    """Quantize one layer, matrix by matrix; on a CPU, too, where the plain twins run."""
+    make = KINDS[precision].of
     for name in LINEARS:
         linear: Any = layer.get_submodule(name)
         setattr(layer, name, make(linear.weight))
@@ -265,7 +245,7 @@ def part_quantizer(precision: str) -> Callable[[nn.Module], None]:
         if not isinstance(part, DecoderLayer):
             return
         _require_fit(part, precision)
-        _replace(part, KINDS[precision].of)
+        replace_linears(part, precision)
 
     return quantize_part
 

@@ -32,14 +32,15 @@ from predictor.engine.engine import Engine
 from predictor.engine.graphs import GraphOptions
 from predictor.engine.options import EngineOptions
 from predictor.engine.sequence import Sequence
+from predictor.model import quantized
 from predictor.model.attention import Packing
+from predictor.model.decoder import DecoderLayer
 from predictor.model.model import Model
 from predictor.model.quantized_cuda import (
     LINEARS,
     Fp8Linear,
     Int8Linear,
-    quantize_for_cuda,
-    quantize_layers,
+    replace_linears,
 )
 from predictor.model.weights import load_model
 from tests.bench.engine import Bench
@@ -58,9 +59,12 @@ def quantize(model: Model, precision: str) -> None:
     if precision == "bf16":
         return
     if model.device.type == "cuda":
-        quantize_for_cuda(model, precision)
-    else:
-        quantize_layers(model, precision)
+        quantized.quantize(model, precision)
+        torch.cuda.empty_cache()
+        return
+    for layer in model.decoder.layers:
+        assert isinstance(layer, DecoderLayer)
+        replace_linears(layer, precision)
 
 
 class PrecisionBench:

@@ -13,6 +13,7 @@ from predictor.engine.options import EngineOptions
 from predictor.engine.parity import difference, kernel_errors
 from predictor.model import quantized_cuda as quantized
 from predictor.model.fused import Fusion
+from predictor.model.quantized import quantize
 from predictor.model.quantized_cuda import KINDS, Fp8Linear, Int8Linear, QuantizedLinear
 from predictor.model.weights import load_model
 from tests.gpu.test_cuda import TINY, Spoken, answers, error_rate, recordings
@@ -114,7 +115,7 @@ def test_rows_quantized_on_the_way_equal_those_quantized_apart() -> None:
 
     torch.manual_seed(0)
     model = load_model(TINY, device=CUDA, dtype=torch.bfloat16)
-    quantized.quantize_for_cuda(model, "fp8")
+    quantize(model, "fp8")
     assert kernel_errors(Fusion(), model) == {}
     gate_up, ffn_out = layer_of("fp8", (12288, 2048)), layer_of("fp8", (2048, 6144))
     assert isinstance(gate_up, Fp8Linear)
@@ -175,7 +176,7 @@ def test_a_quantized_model_holds_half_the_bytes(precision: str) -> None:
     before = sum(
         layer.get_submodule(name).get_parameter("weight").nbytes for name in quantized.LINEARS
     )
-    quantized.quantize_for_cuda(model, precision)
+    quantize(model, precision)
     after = 0
     for name in quantized.LINEARS:
         linear = layer.get_submodule(name)
@@ -186,7 +187,7 @@ def test_a_quantized_model_holds_half_the_bytes(precision: str) -> None:
     assert 2 * after == before
     exact = load_model(TINY, device=CUDA, dtype=torch.float32)
     with pytest.raises(ValueError, match=f"precision '{precision}' needs dtype bfloat16"):
-        quantized.quantize_for_cuda(exact, precision)
+        quantize(exact, precision)
 
 
 def heard(spoken: list[Spoken], precision: str | None) -> list[tuple[int, ...]]:
@@ -194,7 +195,7 @@ def heard(spoken: list[Spoken], precision: str | None) -> list[tuple[int, ...]]:
     options = EngineOptions(max_num_seqs=32, max_model_len=1024)
     model = load_model(TINY, device=CUDA, dtype=torch.bfloat16)
     if precision:
-        quantized.quantize_for_cuda(model, precision)
+        quantize(model, precision)
     engine = Engine(
         make_runner(model, num_slots=32, max_model_len=1024, max_prefill_audio_s=120.0), options
     )

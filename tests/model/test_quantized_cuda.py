@@ -19,11 +19,10 @@ from predictor.model.quantized_cuda import (
     Fp8Linear,
     Int8Linear,
     QuantizedLinear,
-    quantize_for_cuda,
+    part_quantizer,
     quantize_fp8,
     quantize_fp8_rows,
     quantize_int8,
-    quantize_layers,
     refusal_on,
 )
 from predictor.model.weights import load_model
@@ -144,7 +143,9 @@ def test_fp8_keeps_a_spoilt_row_to_itself() -> None:
 def test_the_decoder_is_replaced_and_nothing_else(precision: str) -> None:
     model = load_model(EMBEDDED / "tiny", device="cpu", dtype=torch.bfloat16)
     names = {name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
-    quantize_layers(model, precision)
+    for part, tensors in model.parts():
+        tensors.clear()
+        part_quantizer(precision)(part)
     left = {name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
     quantized = {
         name for name, module in model.named_modules() if isinstance(module, QuantizedLinear)
@@ -160,11 +161,9 @@ def test_the_decoder_is_replaced_and_nothing_else(precision: str) -> None:
 
 
 def test_what_cannot_run_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = load_model(EMBEDDED / "tiny", device="cpu", dtype=torch.bfloat16)
-    with pytest.raises(ValueError, match=r"precision 'fp8' .* needs a CUDA device, not 'cpu'"):
-        quantize_for_cuda(model, "fp8")
-    with pytest.raises(ValueError, match=r"precision must be fp8 or int8 .* is 'int4'"):
-        quantize_for_cuda(model, "int4")
+    cpu = torch.device("cpu")
+    assert "precision 'fp8' of this kind needs a CUDA device" in (refusal_on(cpu, "fp8") or "")
+    assert "precision must be fp8 or int8" in (refusal_on(cpu, "int4") or "")
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Card")
     cuda = torch.device("cuda")
     expected: dict[tuple[int, int], dict[str, str | None]] = {
@@ -183,16 +182,12 @@ def test_what_cannot_run_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize("shape", [(32, 40), (24, 32)])
-def test_widths_and_types_that_do_not_fit_are_refused(
-    monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int]
-) -> None:
-    monkeypatch.setattr("predictor.model.quantized_cuda.refusal_on", lambda *_: None)
+def test_widths_and_types_that_do_not_fit_are_refused(shape: tuple[int, int]) -> None:
     model = load_model(EMBEDDED / "tiny", device="cpu", dtype=torch.float32)
     with pytest.raises(ValueError, match="precision 'int8' needs dtype bfloat16 or float16"):
-        quantize_for_cuda(model, "int8")
-    model = load_model(EMBEDDED / "tiny", device="cpu", dtype=torch.bfloat16)
-    odd = torch.nn.Linear(shape[1], shape[0], bias=False)
-    model.decoder.layers[1].ffn_out = odd
+        part_quantizer("int8")(model.decoder.layers[0])
+    layer = load_model(EMBEDDED / "tiny", device="cpu", dtype=torch.bfloat16).decoder.layers[1]
+    layer.ffn_out = torch.nn.Linear(shape[1], shape[0], bias=False)
     with pytest.raises(ValueError, match=rf"multiples of 16, ffn_out has {shape[0]} x {shape[1]}"):
-        quantize_for_cuda(model, "fp8")
-    assert isinstance(model.decoder.layers[0].get_submodule("qkv"), torch.nn.Linear)
+        part_quantizer("fp8")(layer)
+    assert isinstance(layer.get_submodule("qkv"), torch.nn.Linear)
