@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from predictor import loading
 from predictor.config import load_settings
 from predictor.loading import Loading
 from predictor.model.config import CheckpointError
@@ -25,6 +26,7 @@ SCRIPT = f"""
 import sys
 from predictor.config import load_settings
 settings = load_settings(["--model_dir", {str(TINY)!r}, "--device", "cpu"], {{}})
+from predictor import loading
 from predictor.loading import Loading
 loading = Loading(settings)
 web = {{"kserve", "fastapi", "uvicorn", "grpc", "av"}} & set(sys.modules)
@@ -48,10 +50,10 @@ def test_serving_a_checkpoint_imports_no_more_than_it_needs() -> None:
 
 def test_errors_of_the_thread_are_raised_where_it_is_waited_for(tmp_path: Path) -> None:
     interval_s = sys.getswitchinterval()
-    loading = Loading(load_settings(["--model_dir", str(tmp_path / "absent")], {}))
+    absent = Loading(load_settings(["--model_dir", str(tmp_path / "absent")], {}))
     with pytest.raises(CheckpointError, match="no such folder"):
-        loading.result()
-    assert loading.done()
+        absent.result()
+    assert absent.done()
     for thread in threading.enumerate():
         if thread.name == "loading":
             thread.join()
@@ -80,3 +82,25 @@ def test_a_start_that_cannot_go_on_ends_with_1(flags: list[str]) -> None:
         )
     assert run.returncode == 1, run.stderr
     assert "the server cannot go on" in run.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "has_cuda", "expected"),
+    [
+        ([], True, True),
+        ([], False, False),
+        (["--device=cpu"], True, False),
+        (["--device=cuda", "--engine_process=false"], True, False),
+        (["--device=cpu", "--engine_process=true"], False, True),
+    ],
+)
+def test_the_engine_has_a_process_of_its_own_on_cuda_or_where_asked(
+    flags: list[str], has_cuda: bool, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "has_cuda", lambda: has_cuda)
+    assert loading.has_own_process(load_settings(flags, {})) is expected
+
+
+@pytest.mark.skipif(Path("/dev/nvidiactl").exists(), reason="this machine has an NVIDIA driver")
+def test_without_a_driver_there_is_no_cuda() -> None:
+    assert loading.has_cuda() is False
