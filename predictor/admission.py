@@ -25,6 +25,7 @@ class Admission:
     def __init__(self, max_held_audio_s: float, metrics: Metrics) -> None:
         self.max_held_audio_s = max_held_audio_s
         self.held_audio_s = 0.0
+        self._num_held = 0  # requests
         self._metrics = metrics
         self._done: deque[tuple[float, float]] = deque()  # (time, audio seconds) lately
 
@@ -35,16 +36,19 @@ class Admission:
         An empty replica takes any one request: a recording longer than the capacity must not be
         refused for ever.
         """
-        if self.held_audio_s > 0 and self.held_audio_s + audio_s > self.max_held_audio_s:
+        if self._num_held and self.held_audio_s + audio_s > self.max_held_audio_s:
             raise self.overloaded(audio_s)
         self.held_audio_s += audio_s
+        self._num_held += 1
         self._metrics.audio_accepted_seconds.inc(audio_s)
         try:
             yield
             self._done.append((time.monotonic(), audio_s))
             self._forget_old()
         finally:
-            self.held_audio_s = max(0.0, self.held_audio_s - audio_s)
+            self._num_held -= 1
+            # Sums of seconds leave a rest when they are taken apart: nobody here means none.
+            self.held_audio_s = self.held_audio_s - audio_s if self._num_held else 0.0
 
     def overloaded(self, audio_s: float) -> Overloaded:
         """The error for a request of `audio_s`, with a time after which to try again."""
