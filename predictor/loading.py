@@ -2,7 +2,8 @@
 
 Imports hold the interpreter, reading and compiling mostly do not: side by side they take little
 more time than the longer of them. This module imports all that the thread will use, so that two
-threads do not import at once.
+threads do not import at once. Where the engine has a process of its own, that process imports torch
+and reads the weights, and the thread here reads the tokenizer and waits.
 """
 
 from __future__ import annotations
@@ -37,7 +38,6 @@ logger = logging.getLogger(__name__)
 SWITCH_S = 0.0002
 # The engine's thread wants the interpreter back after each step, from a loop that serves requests.
 SERVING_SWITCH_S = 0.0005
-
 
 Observer = Callable[[StepStats], None]
 

@@ -84,8 +84,8 @@ def build_runner(
 
 
 def _ensure_kernel_cache() -> None:
-    """A folder for compiled kernels that cannot be written to would cost every kernel: take one
-    that ends with this process instead."""
+    """Without a folder to compile into every kernel would be switched off: where the one that is
+    set cannot be written to, take a new temporary one."""
     folder = os.environ.get("TRITON_CACHE_DIR")
     if not folder:
         return
