@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -83,48 +81,42 @@ def build_runner(
     )
 
 
-def _ensure_kernel_cache() -> None:
-    """Without a folder to compile into every kernel would be switched off: where the one that is
-    set cannot be written to, take a new temporary one."""
-    folder = os.environ.get("TRITON_CACHE_DIR")
-    if not folder:
-        return
-    try:
-        os.makedirs(folder, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            return
-    except OSError as error:
-        os.environ["TRITON_CACHE_DIR"] = tempfile.mkdtemp(prefix="kernels-")
-        logger.warning("TRITON_CACHE_DIR is not used, nothing is kept for later starts: %s", error)
-
-
 def _rehearse(config: ModelConfig, device: torch.device, precision: Precision) -> None:
     """Compile on CUDA what serving will run; whatever fails here, the real runner will say."""
     if device.type != "cuda":
         return
-    _ensure_kernel_cache()
-    from predictor.engine.graphs import GraphOptions, GraphRunner
-    from predictor.engine.rehearsal import MAX_LENGTH, NUM_SLOTS, rehearse
+    from triton import knobs
 
-    def runner(model: Model) -> GraphRunner:
-        if precision.is_quantized:
-            quantize(model, precision.name)
-        # Without graphs: a capture minds what other threads do to the device.
-        options = GraphOptions(use_graphs=False)
-        return GraphRunner(model, num_slots=NUM_SLOTS, max_model_len=MAX_LENGTH, options=options)
+    from predictor.engine.graphs import GraphOptions, GraphRunner
+    from predictor.engine.kernel_cache import use_kernels
+    from predictor.engine.rehearsal import MAX_LENGTH, NUM_SLOTS, rehearse, stand_in
 
     began_s = time.monotonic()
+    compiled: list[bool] = []
+    knobs.compilation.listener = lambda **step: compiled.append(not step["cache_hit"])
     try:
         with torch.cuda.device(device):
-            rehearse(config, device, precision.dtype, runner)
+            major, minor = torch.cuda.get_device_capability(device)
+            use_kernels(10 * major + minor)
+            model = stand_in(config, device, precision.dtype)
+            if precision.is_quantized:
+                quantize(model, precision.name)
+            # Without graphs: a capture minds what other threads do to the device.
+            options = GraphOptions(use_graphs=False)
+            rehearse(
+                GraphRunner(model, num_slots=NUM_SLOTS, max_model_len=MAX_LENGTH, options=options)
+            )
             torch.cuda.synchronize()
             # Each thread that compiled left a workspace of 32 MiB to the matrix library.
             torch._C._cuda_clearCublasWorkspaces()
     except Exception:
         logger.exception("the rehearsal failed; the start goes on without it")
         return
+    finally:
+        knobs.compilation.listener = None
     seconds = time.monotonic() - began_s
-    logger.info("kernels compiled", extra={"fields": {"seconds": round(seconds, 3)}})
+    counts = {"compiled": sum(compiled), "found": len(compiled) - sum(compiled)}
+    logger.info("kernels ready", extra={"fields": {"seconds": round(seconds, 3), **counts}})
 
 
 def make_runner(

@@ -8,7 +8,6 @@ own checks and graphs take moments.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -27,14 +26,8 @@ BATCHES = (1, 2, 4, 8)  # sequences at once: the graphs made before readiness
 CLIP_S = 3  # as long as the built-in clip
 
 
-def rehearse(
-    config: ModelConfig,
-    device: torch.device,
-    dtype: torch.dtype,
-    make_runner: Callable[[Model], TorchRunner],
-) -> None:
-    """Run a stand-in through prefill and decode; `make_runner` has NUM_SLOTS of MAX_LENGTH."""
-    runner = make_runner(stand_in(config, device, dtype))
+def rehearse(runner: TorchRunner) -> None:
+    """Run a stand-in's runner, which has NUM_SLOTS of MAX_LENGTH, through prefill and decode."""
     for size in BATCHES:
         sequences = [_sequence(runner, slot) for slot in range(size)]
         for step in (runner.prefill, runner.decode, runner.decode):
@@ -44,12 +37,7 @@ def rehearse(
 
 def stand_in(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> Model:
     """One layer of each kind, finite random weights."""
-    shape = replace(
-        config,
-        audio=replace(config.audio, num_layers=1),
-        text=replace(config.text, num_layers=1),
-    )
-    model = Model.empty(shape, device=device, dtype=dtype)
+    model = Model.empty(one_layer_each(config), device=device, dtype=dtype)
     generator = torch.Generator(device).manual_seed(0)
     for weight in model.tensors().values():
         if weight.dim() == 1:
@@ -58,6 +46,15 @@ def stand_in(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> M
             weight.normal_(0.0, 0.5 / weight[0].numel() ** 0.5, generator=generator)
     model.finish_loading()
     return model
+
+
+def one_layer_each(config: ModelConfig) -> ModelConfig:
+    """The same shapes, once."""
+    return replace(
+        config,
+        audio=replace(config.audio, num_layers=1),
+        text=replace(config.text, num_layers=1),
+    )
 
 
 def _sequence(runner: TorchRunner, slot: int) -> Sequence:

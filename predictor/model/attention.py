@@ -104,19 +104,12 @@ def packed_attention(
 def _varlen_attention(
     query: Tensor, key: Tensor, value: Tensor, packing: Packing, *, causal: bool
 ) -> Tensor:
-    from torch.nn.attention.varlen import varlen_attn  # a CUDA kernel; not every build has it
-
+    """What `torch.nn.attention.varlen.varlen_attn` calls; its wrapping imports torch's compiler."""
     assert packing.bounds is not None
-    output = varlen_attn(
-        query,
-        key,
-        value,
-        packing.bounds,
-        packing.bounds,
-        packing.max_length,
-        packing.max_length,
-        window_size=(-1, 0) if causal else (-1, -1),
-    )
+    output = torch.ops.aten._flash_attention_forward(
+        query, key, value, packing.bounds, packing.bounds, packing.max_length, packing.max_length,
+        0.0, causal, False, window_size_left=-1, window_size_right=0 if causal else -1,
+    )[0]  # fmt: skip
     assert isinstance(output, Tensor)
     return output
 

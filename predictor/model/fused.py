@@ -96,8 +96,6 @@ class FusedDecoder:
         """As `Decoder.prefill`, but the logits [B, vocabulary] after each prompt. Changes x."""
 
         def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-            if packing.bounds is not None:
-                return _flash(query, key, value, packing.bounds, packing.max_length)
             return packed_attention(query, key, value, packing, causal=True)
 
         return self._logits(self._run(x, positions, places, attend, packing.ends))
@@ -238,16 +236,6 @@ def _flat(cache: KvCache, layer: int) -> CachePair:
 def _slotted(cache: KvCache, layer: int) -> CachePair:
     keys, values = cache.data[layer].unbind(0)  # [slots, max_length, K, D]
     return keys, values
-
-
-def _flash(query: Tensor, key: Tensor, value: Tensor, bounds: Tensor, longest: int) -> Tensor:
-    """Causal attention inside packed prompts: what `varlen_attn` calls, without its wrapping."""
-    output = torch.ops.aten._flash_attention_forward(
-        query, key, value, bounds, bounds, longest, longest, 0.0, True, False,
-        window_size_left=-1, window_size_right=0,
-    )[0]  # fmt: skip
-    assert isinstance(output, Tensor)
-    return output
 
 
 class _FlashReader:

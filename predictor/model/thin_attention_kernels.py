@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from predictor.model.thin_kernels import ELEMENTS, begin, launch_options
+from predictor.model.thin_kernels import ELEMENTS, begin, has_pdl, launch_options
 
 LOG2_E = 1.4426950408889634
 TILE = 16  # the least rows that a matrix unit multiplies; grouped query heads fill some of them
@@ -203,7 +203,7 @@ def add_attended(
     max_length, kv_heads = keys.shape[1:3]
     heads = all_heads - 2 * kv_heads
     in_float32 = qkv.dtype == torch.float32
-    pdl = x.is_cuda
+    pdl = has_pdl()
     sums = torch.empty(num_rows, heads, SPLITS, dim, dtype=torch.float32, device=x.device)
     peak = torch.empty(num_rows, heads, SPLITS, dtype=torch.float32, device=x.device)
     total = torch.empty_like(peak)

@@ -11,10 +11,12 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton import knobs
 from triton.language.extra.cuda import (
     gdc_launch_dependents,
     gdc_wait,
 )
+from triton.runtime import driver
 
 HEAD_ROWS = 128  # vocabulary rows of one program
 ELEMENTS = 16384  # of the weights that one program holds in registers
@@ -112,7 +114,7 @@ def rows_product(
     is_wide = block_k > 4096
     elements = ELEMENTS * (2 if is_wide else 1) // (2 if swiglu else 1)
     block_n = max(1, elements // block_k)
-    pdl = x.is_cuda
+    pdl = has_pdl()
     num_programs, num_warps = triton.cdiv(n, block_n), 8 if is_wide else 4
     _rows_kernel[(num_programs,)](
         x, x if norm is None else norm, weight, weight if scale is None else scale, out, eps,
@@ -186,13 +188,18 @@ def head_parts(
     best = torch.empty(num_rows, num_blocks, dtype=torch.int32, device=x.device)
     peak = torch.empty(num_rows, num_blocks, dtype=torch.float32, device=x.device)
     total = torch.empty_like(peak)
-    pdl = x.is_cuda
+    pdl = has_pdl()
     _head_kernel[(num_blocks, num_rows)](
         x, norm, weight, best, peak, total, eps,
         N=vocab_size, K=width, BLOCK_N=block_n, BLOCK_K=block_k, NUM_TILES=num_tiles, PDL=pdl,
         num_warps=4, **launch_options(pdl),
     )  # fmt: skip
     return best, peak, total
+
+
+def has_pdl() -> bool:
+    """Whether the device starts a kernel before the one ahead of it has ended: from sm_90 on."""
+    return not knobs.runtime.interpret and driver.active.get_current_target().arch >= 90
 
 
 def launch_options(pdl: bool) -> dict[str, bool]:

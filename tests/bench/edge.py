@@ -28,9 +28,9 @@ import torch
 
 from tests.bench.accuracy import infer, measure, recorded, server
 from tests.bench.checkpoint import write_checkpoint
-from tests.bench.edge_worker import memory
 from tests.bench.environment import ROOT, describe
 from tests.bench.load import TOKENS_PER_AUDIO_S
+from tests.bench.memory import children, tree_peak_mib
 from tests.tiny.evalset import EvalItem
 
 # The setting's value -> what the engine calls it.
@@ -101,11 +101,11 @@ class Bench:
         with server(str(folder), port, *flags) as url, ThreadPoolExecutor(at_once) as pool:
             metrics = requests.get(f"{url}/metrics", timeout=10).text.splitlines()
             [ready_s] = [m.split()[1] for m in metrics if m.startswith(f"{LOAD_METRIC} ")]
-            [pid] = _children(os.getpid())
-            ready_mib = _tree_mib(pid)
+            [pid] = children(os.getpid())
+            ready_mib = tree_peak_mib(pid)
             list(pool.map(lambda _: infer(url, item), range(at_once)))
             row = {"ready_s": float(ready_s), "rss_peak_ready_mib": ready_mib}
-            row |= {"rss_peak_mib": _tree_mib(pid), "at_once": at_once, "piece_s": PIECE_S}
+            row |= {"rss_peak_mib": tree_peak_mib(pid), "at_once": at_once, "piece_s": PIECE_S}
         self.row(f"{shape} {precision}, server", row)
 
     def accuracy(self, precision: str, port: int) -> None:
@@ -182,16 +182,6 @@ def _processor() -> dict[str, Any]:
         "avx512_bf16": torch.cpu._is_avx512_bf16_supported(),
         "amx": torch.cpu._is_amx_tile_supported(),
     }
-
-
-def _children(pid: int) -> list[int]:
-    tasks = Path(f"/proc/{pid}/task").iterdir()
-    return [int(child) for task in tasks for child in (task / "children").read_text().split()]
-
-
-def _tree_mib(pid: int) -> int:
-    """Peak MiB of a process and all below it, each by itself: what they share counts twice."""
-    return memory(pid)["rss_peak_mib"] + sum(_tree_mib(child) for child in _children(pid))
 
 
 def _rounded(value: Any) -> Any:

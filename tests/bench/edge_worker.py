@@ -20,19 +20,9 @@ import torch
 
 from predictor.engine import Engine, build_engine
 from tests.bench.load import Clips, one, options, without_end
+from tests.bench.memory import memory
 
-MEMORY = {"VmHWM": "rss_peak_mib", "VmRSS": "rss_mib", "RssAnon": "rss_anonymous_mib"}
 NUM_SLOTS = 4
-
-
-def memory(pid: int | str = "self") -> dict[str, int]:
-    """MiB of a process: the most it ever had, what it has, and how much of that is no file's."""
-    found = {}
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        name, _, value = line.partition(":")
-        if name in MEMORY:
-            found[MEMORY[name]] = int(value.split()[0]) // 1024
-    return found
 
 
 def say(content: dict[str, Any]) -> None:

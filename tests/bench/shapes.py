@@ -6,52 +6,38 @@ import torch
 
 from predictor.model.config import AudioConfig, ModelConfig, TextConfig
 from predictor.model.model import Model
+from predictor.model.published import PUBLISHED
 
-VOCAB = 151_936
-
-
-def _config(
-    encoder: tuple[int, int, int, int, int],
-    text: tuple[int, int, int, int, int, int, int],
-    vocab_size: int,
-) -> ModelConfig:
-    """encoder: layers, heads, width, ffn, channels; text: layers, heads, kv heads, head width,
-    width, ffn, positions."""
-    return ModelConfig(
-        layout="native",
-        audio=AudioConfig(
-            num_mel_bins=128,
-            num_layers=encoder[0],
-            num_heads=encoder[1],
-            hidden_size=encoder[2],
-            ffn_size=encoder[3],
-            conv_channels=encoder[4],
-            window_chunks=8,
-            output_size=text[4],
-        ),
-        text=TextConfig(
-            vocab_size=vocab_size,
-            num_layers=text[0],
-            num_heads=text[1],
-            num_kv_heads=text[2],
-            head_dim=text[3],
-            hidden_size=text[4],
-            ffn_size=text[5],
-            max_positions=text[6],
-            rms_norm_eps=1e-6,
-            rope_theta=1e6,
-        ),
-        audio_token_id=vocab_size - 260,
-        eos_token_ids=(vocab_size - 293, vocab_size - 291),
-        tied_embeddings=True,
-    )
-
-
-SHAPES = {
-    "1.7B": _config((24, 16, 1024, 4096, 480), (28, 16, 8, 128, 2048, 6144, 65_536), VOCAB),
-    "0.6B": _config((18, 14, 896, 3584, 480), (28, 16, 8, 128, 1024, 3072, 65_536), VOCAB),
-    "tiny": _config((2, 2, 64, 128, 16), (2, 4, 2, 32, 96, 160, 4096), 600),
-}
+# As small as a model can be that still has every part.
+_TINY = ModelConfig(
+    layout="native",
+    audio=AudioConfig(
+        num_mel_bins=128,
+        num_layers=2,
+        num_heads=2,
+        hidden_size=64,
+        ffn_size=128,
+        conv_channels=16,
+        window_chunks=8,
+        output_size=96,
+    ),
+    text=TextConfig(
+        vocab_size=600,
+        num_layers=2,
+        num_heads=4,
+        num_kv_heads=2,
+        head_dim=32,
+        hidden_size=96,
+        ffn_size=160,
+        max_positions=4096,
+        rms_norm_eps=1e-6,
+        rope_theta=1e6,
+    ),
+    audio_token_id=340,
+    eos_token_ids=(307, 309),
+    tied_embeddings=True,
+)
+SHAPES = PUBLISHED | {"tiny": _TINY}
 
 
 def random_model(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> Model:

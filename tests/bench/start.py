@@ -5,148 +5,52 @@
 
 Starts `python -m predictor` on a checkpoint of random weights (`tests.bench.checkpoint`), waits for
 its HTTP port and its readiness, and posts a WAV of ten seconds. The stages in between are the times
-of the server's own log lines. Three kinds of start:
+of the server's own log lines. Four kinds of start:
 
-    cold     no compiled kernels, nothing of the disk in memory (where caches may be dropped;
-             else only the checkpoint's files)
-    compile  no compiled kernels, files in memory
-    warm     kernels compiled by an earlier start, files in memory
+    cold           kernels compiled ahead as for the GPU image (`predictor.engine.precompile`),
+                   nothing of the disk in memory (where caches may be dropped; else only the
+                   checkpoint's files)
+    warm           kernels compiled ahead, files in memory
+    compile        no compiled kernels, files in memory
+    cold-compile   no compiled kernels, nothing of the disk in memory
 
+The last warm start of a shape serves many pieces at once, too: what memory the server takes then.
 This process does not touch the device, so that every start makes its own context.
 """
 
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import os
-import shutil
-import socket
 import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-import urllib.error
-import urllib.request
-import wave
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from datetime import datetime
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-import numpy as np
-
+from predictor.model.reading import MAX_THREADS, PIECE_BYTES
 from tests.bench.environment import ROOT
+from tests.bench.memory import memory_of_tree, tree_peak_mib
+from tests.bench.start_server import TOKENS_PER_AUDIO_S, StartFailedError, noise_wav, served
 
-KINDS = ("cold", "compile", "warm")
+KINDS = ("warm", "cold", "compile", "cold-compile")
 GOALS = {"1.7B start, cold": (8, 3)}  # reach, limit: seconds to the first transcript
 CLIP_S = 10
-TOKENS_PER_AUDIO_S = 3.5  # as speech has
-POLL_S = 0.02
+AT_ONCE, PIECE_S = 64, 30  # the load under which memory is measured
+DISK_SAMPLE_BYTES = 2 * 10**9
 DROP_CACHES = Path("/proc/sys/vm/drop_caches")
 MILESTONES = ("listening_s", "ready_s", "first_transcript_s")
 
 
-class StartFailedError(Exception):
-    """The server ended, or was not ready in time; the message has its last lines."""
-
-
-class Server:
-    """One `python -m predictor`, its log lines and when they came, in seconds since its start."""
-
-    def __init__(self, folder: Path, kernels: Path, arguments: Sequence[str]) -> None:
-        self.port = _free_port()
-        self.base_url = f"http://127.0.0.1:{self.port}"
-        command = [sys.executable, "-m", "predictor", "--model_dir", str(folder)]
-        command += ["--host", "127.0.0.1", "--http_port", str(self.port), "--enable_grpc", "false"]
-        command += ["--max_tokens_per_audio_s", str(TOKENS_PER_AUDIO_S), "--log_format", "json"]
-        environment = {**os.environ, "TRITON_CACHE_DIR": str(kernels)}
-        self.lines: list[str] = []
-        self.began_s = time.time()
-        self.process = subprocess.Popen(
-            [*command, *arguments], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
-        )
-        assert self.process.stderr is not None
-        self._reader = threading.Thread(target=self._read, args=(self.process.stderr,), daemon=True)
-        self._reader.start()
-
-    def _read(self, stderr: IO[str]) -> None:
-        self.lines.extend(iter(stderr.readline, ""))
-
-    @property
-    def age_s(self) -> float:
-        return time.time() - self.began_s
-
-    def stages(self) -> dict[str, float]:
-        """Message of a log line, up to the first path in it -> seconds."""
-        found: dict[str, float] = {}
-        for line in list(self.lines):
-            try:
-                record = json.loads(line)
-            except ValueError:
-                continue
-            message = record["message"].partition(" /")[0]
-            if message == "request":  # our own
-                continue
-            found.setdefault(message, datetime.fromisoformat(record["time"]).timestamp())
-        return {message: at - self.began_s for message, at in found.items()}
-
-    def wait_listening(self, deadline_s: float) -> float:
-        while True:
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
-                    return self.age_s
-            self._check(deadline_s)
-
-    def wait_ready(self, deadline_s: float) -> float:
-        while True:
-            try:
-                with urllib.request.urlopen(f"{self.base_url}/v2/models/qwen3-asr/ready"):
-                    return self.age_s
-            except (urllib.error.URLError, ConnectionError):
-                self._check(deadline_s)
-
-    def _check(self, deadline_s: float) -> None:
-        if self.process.poll() is not None or self.age_s > deadline_s:
-            raise StartFailedError("".join(self.lines[-5:]) or "not ready in time")
-        time.sleep(POLL_S)
-
-    def transcribe(self, wav: bytes, timeout_s: float) -> dict[str, Any]:
-        request = urllib.request.Request(
-            f"{self.base_url}/v1/models/qwen3-asr:predict", wav, {"Content-Type": "audio/wav"}
-        )
-        with urllib.request.urlopen(request, timeout=timeout_s) as answer:
-            [prediction] = json.load(answer)["predictions"]
-        assert isinstance(prediction, dict)
-        return prediction
-
-    def stop(self) -> None:
-        self.process.terminate()
-        try:
-            self.process.wait(30)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-        self._reader.join()
-
-
-@contextmanager
-def served(folder: Path, kernels: Path, arguments: Sequence[str]) -> Iterator[Server]:
-    server = Server(folder, kernels, arguments)
-    try:
-        yield server
-    finally:
-        server.stop()
-
-
 def measure(
-    folder: Path, kernels: Path, limit_s: float, arguments: Sequence[str] = ()
+    folder: Path, kernels: Path, limit_s: float, arguments: Sequence[str] = (), at_once: int = 0
 ) -> dict[str, Any]:
-    """One start. Raises StartFailedError."""
+    """One start, and memory with `at_once` pieces in flight. Raises StartFailedError."""
     wav = noise_wav(CLIP_S)
     in_memory = cached_share(folder)
     with served(folder, kernels, arguments) as server:
@@ -156,27 +60,26 @@ def measure(
         first_s = server.age_s
         began_s = time.perf_counter()
         second = server.transcribe(wav, limit_s)
+        took_s = time.perf_counter() - began_s
+        peaks = {"rss_peak_ready_mib": tree_peak_mib(server.process.pid)}
+        if at_once:
+            piece = noise_wav(PIECE_S)
+            with ThreadPoolExecutor(at_once) as pool:
+                list(pool.map(lambda _: server.transcribe(piece, limit_s), range(at_once)))
+            peaks |= {"rss_peak_mib": tree_peak_mib(server.process.pid), "at_once": at_once}
+            peaks |= {"piece_s": PIECE_S, "processes": memory_of_tree(server.process.pid)}
         return {
             "listening_s": listening_s,
             "ready_s": ready_s,
             "first_transcript_s": first_s,
-            "second_transcript_took_s": time.perf_counter() - began_s,
+            "second_transcript_took_s": took_s,
             "finish_reason": second["finish_reason"],
             "checkpoint_in_memory": in_memory,
             "stages_s": server.stages(),
+            "weights": server.fields("weights read"),
+            "kernels": server.fields("kernels ready"),
+            **peaks,
         }
-
-
-def noise_wav(duration_s: float) -> bytes:
-    """A 16 kHz mono WAV of noise."""
-    noise = np.random.default_rng(0).standard_normal(int(duration_s * 16_000))
-    file = io.BytesIO()
-    with wave.open(file, "wb") as out:
-        out.setnchannels(1)
-        out.setsampwidth(2)
-        out.setframerate(16_000)
-        out.writeframes((2000 * noise).clip(-32768, 32767).astype("<i2").tobytes())
-    return file.getvalue()
 
 
 def forget(folder: Path) -> str:
@@ -200,6 +103,28 @@ def remember(folder: Path) -> None:
                 pass
 
 
+def disk_rate(folder: Path) -> float:
+    """GB a second that the disk gives of files that are not in memory, read as loading does."""
+    file = max(folder.glob("*.safetensors"), key=lambda f: f.stat().st_size)
+    size = min(DISK_SAMPLE_BYTES, file.stat().st_size)
+    with file.open("rb") as opened, ThreadPoolExecutor(MAX_THREADS) as pool:
+        forget(folder)
+        began_s = time.perf_counter()
+        offsets = range(0, size, PIECE_BYTES)
+        list(pool.map(lambda offset: len(os.pread(opened.fileno(), PIECE_BYTES, offset)), offsets))
+        return size / 1e9 / (time.perf_counter() - began_s)
+
+
+def compute_capability() -> int | None:
+    """Of the first GPU, 90 for 9.0; asked of the driver's own tool. None where there is none."""
+    command = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return int(done.stdout.split()[0].replace(".", ""))
+
+
 def cached_share(folder: Path, samples: int = 200) -> float | None:
     """The share of the weights' bytes that is in memory, from samples; None where unknown."""
     found = tried = 0
@@ -218,20 +143,12 @@ def cached_share(folder: Path, samples: int = 200) -> float | None:
     return found / tried if tried else None
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 class Bench:
     """One run: its rows and the file they go to."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.arguments = arguments
         self.deadline = time.monotonic() + arguments.budget_s
-        self.compiled_for = ""  # the shape whose kernels are in the cache
         self.result: dict[str, Any] = {
             "environment": {},
             "method": "python -m predictor on random weights; seconds from the start of the "
@@ -248,44 +165,55 @@ class Bench:
             if not (folder / "config.json").is_file():
                 command = [sys.executable, "-m", "tests.bench.checkpoint", str(folder)]
                 subprocess.run([*command, "--shape", shape], cwd=ROOT, check=True)
-            for kind in self.arguments.kinds.split(","):
-                self._row(f"{shape} start, {kind}", kind, folder, work)
+            shipped = self._ship(folder, work / f"kernels-{shape}")
+            kinds = self.arguments.kinds.split(",")
+            if "cold" in kinds:
+                self.result["disk_gb_per_s"] = disk_rate(folder)
+            for kind in kinds:
+                self._row(f"{shape} start, {kind}", kind, folder, shipped)
         self.save()
 
-    def _row(self, name: str, kind: str, folder: Path, work: Path) -> None:
+    def _ship(self, folder: Path, kernels: Path) -> Path:
+        """Compile a shape's kernels as the image is built; where they are."""
+        arch = compute_capability()
+        if arch is None or "cpu" in self.arguments.server:
+            return kernels  # there is nothing to compile
+        command = [sys.executable, "-m", "predictor.engine.precompile", "--models", str(folder)]
+        began_s = time.perf_counter()
+        command += ["--archs", str(arch), "--output", str(kernels)]
+        subprocess.run(command, cwd=ROOT, check=True)
+        self.result["precompile_s"] = time.perf_counter() - began_s
+        return kernels / f"sm_{arch}"
+
+    def _row(self, name: str, kind: str, folder: Path, shipped: Path) -> None:
         runs: list[dict[str, Any]] = []
         row: dict[str, Any] = {}
-        kernels = work / "kernels"
-        for _ in range(self.arguments.repeats):
+        for index in range(self.arguments.repeats):
             left_s = self.deadline - time.monotonic()
             if left_s < 5 or (runs and left_s < 1.5 * runs[-1]["first_transcript_s"]):
                 break
-            if kind != "warm":
-                shutil.rmtree(kernels, ignore_errors=True)
-            if kind == "cold":
+            if kind.startswith("cold"):
                 row["dropped"] = forget(folder)
             else:
                 remember(folder)
-            try:
-                if kind == "warm" and self.compiled_for != folder.name:
-                    self._measure(folder, kernels, left_s)  # fills the cache
-                runs.append(self._measure(folder, kernels, left_s))
-            except (StartFailedError, OSError) as error:
-                row["error"] = f"{type(error).__name__}: {error}"[-2000:]
-                break
+            loads = kind == "warm" and index + 1 == self.arguments.repeats
+            at_once = self.arguments.at_once if loads else 0
+            with tempfile.TemporaryDirectory(dir=shipped.parent.parent) as empty:
+                kernels = Path(empty) if kind.endswith("compile") else shipped
+                try:
+                    runs.append(measure(folder, kernels, left_s, self.arguments.server, at_once))
+                except (StartFailedError, OSError) as error:
+                    row["error"] = f"{type(error).__name__}: {error}"[-2000:]
+                    break
         if runs:
             middle = sorted(runs, key=lambda run: run["first_transcript_s"])[len(runs) // 2]
             row |= {"value": statistics.median(r["first_transcript_s"] for r in runs), "unit": "s"}
             row |= {name: statistics.median(r[name] for r in runs) for name in MILESTONES}
             row |= {"stages_s": middle["stages_s"], "runs": runs}
+            row |= {name: middle[name] for name in ("weights", "kernels")}
         self.result["rows"][name] = row or {"skipped": "out of time"}
         print(f"{name}: {json.dumps(_rounded(row))[:1500]}", file=sys.stderr, flush=True)
         self.save()
-
-    def _measure(self, folder: Path, kernels: Path, limit_s: float) -> dict[str, Any]:
-        run = measure(folder, kernels, limit_s, self.arguments.server)
-        self.compiled_for = folder.name
-        return run
 
     def save(self) -> None:
         output: Path | None = self.arguments.output
@@ -334,6 +262,7 @@ def main() -> None:
     parser.add_argument("--shapes", default="1.7B", help="comma-separated: 1.7B,0.6B,tiny")
     parser.add_argument("--kinds", default=",".join(KINDS))
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--at_once", type=int, default=AT_ONCE, help=f"pieces of {PIECE_S} s")
     parser.add_argument("--budget_s", type=float, default=240.0)
     parser.add_argument("--checkpoints", type=Path, help="keep checkpoints in this folder")
     parser.add_argument("--output", type=Path)

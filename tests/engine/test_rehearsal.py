@@ -34,12 +34,10 @@ class Observed(TorchRunner):
 def test_every_batch_of_the_first_graphs_is_run(native: Path) -> None:
     steps: list[tuple[str, int]] = []
 
-    def runner(model: Model) -> TorchRunner:
-        made = Observed(model, num_slots=NUM_SLOTS, max_model_len=MAX_LENGTH)
-        made.steps = steps
-        return made
-
-    rehearse(ModelConfig.from_folder(native), CPU, torch.float32, runner)
+    model = stand_in(ModelConfig.from_folder(native), CPU, torch.float32)
+    runner = Observed(model, num_slots=NUM_SLOTS, max_model_len=MAX_LENGTH)
+    runner.steps = steps
+    rehearse(runner)
     for size in BATCHES:
         assert ("prefill", size) in steps
         assert ("decode", size) in steps
@@ -48,14 +46,8 @@ def test_every_batch_of_the_first_graphs_is_run(native: Path) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_fast_runner_takes_it_too(native: Path, dtype: torch.dtype) -> None:
     options = GraphOptions(use_graphs=False, fusion=PLAIN)
-    rehearse(
-        ModelConfig.from_folder(native),
-        CPU,
-        dtype,
-        lambda model: GraphRunner(
-            model, num_slots=NUM_SLOTS, max_model_len=MAX_LENGTH, options=options
-        ),
-    )
+    model = stand_in(ModelConfig.from_folder(native), CPU, dtype)
+    rehearse(GraphRunner(model, num_slots=NUM_SLOTS, max_model_len=MAX_LENGTH, options=options))
 
 
 def test_the_stand_in_has_one_layer_of_the_models_shapes(native: Path) -> None:

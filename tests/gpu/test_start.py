@@ -5,6 +5,10 @@ Needs a CUDA device: `pytest -m gpu`.
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,6 +23,7 @@ from predictor.model.precision import choose_precision
 from predictor.model.weights import load_model
 from tests.bench import start
 from tests.bench.checkpoint import write_checkpoint
+from tests.bench.environment import ROOT
 
 pytestmark = [
     pytest.mark.gpu,
@@ -72,6 +77,46 @@ def test_a_rehearsal_leaves_nothing_to_compile_and_no_memory(
     assert not compiled
 
 
+@pytest.mark.parametrize("precision", ["bf16", "fp8", "int8"])
+def test_kernels_compiled_without_a_device_are_all_that_a_start_needs(
+    folder: Path, tmp_path: Path, precision: str, shipped: Path
+) -> None:
+    """In a process of its own, which has compiled nothing yet; its own folder stays empty."""
+    own = tmp_path / "own"
+    code = f"""
+import logging
+from pathlib import Path
+from predictor.engine import EngineOptions, build, kernel_cache
+from predictor.logs import configure_logging
+configure_logging("json", "info")
+kernel_cache.SHIPPED = Path({str(shipped)!r})
+build.build_runner(Path({str(folder)!r}), "cuda", {precision!r}, EngineOptions(max_num_seqs=8))
+import sys
+print("torch._dynamo" in sys.modules)
+"""
+    environment = os.environ | {"TRITON_CACHE_DIR": str(own)}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    [ready] = [json.loads(x) for x in done.stderr.splitlines() if '"kernels ready"' in x]
+    assert ready["compiled"] == 0
+    assert ready["found"] > 15
+    assert not [file for file in own.rglob("*") if file.is_file()]
+    assert done.stdout.split() == ["False"]  # torch's compiler takes seconds to import
+
+
+@pytest.fixture(scope="module")
+def shipped(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What an image would hold for this device, made where the device cannot be seen."""
+    major, minor = torch.cuda.get_device_capability()
+    output = tmp_path_factory.mktemp("shipped")
+    command = [sys.executable, "-m", "predictor.engine.precompile", "--models", str(folder)]
+    command += ["--archs", str(10 * major + minor), "--output", str(output)]
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+    subprocess.run(command, cwd=ROOT, env=environment, check=True)
+    return output
+
+
 def rehearse_again(runner: TorchRunner) -> None:
     sequences = [rehearsal._sequence(runner, 0)]
     for step in (runner.prefill, runner.decode):
@@ -106,5 +151,5 @@ def test_the_server_starts_on_a_checkpoint_of_a_published_shape(
     for _ in range(2 if cache == "filled" else 1):
         measured = start.measure(folder, kernels, 120, ["--device", "cuda"])
     stages = measured["stages_s"]
-    assert stages["kernels compiled"] < stages["first graphs captured"] < stages["ready"]
+    assert stages["kernels ready"] < stages["first graphs captured"] < stages["ready"]
     assert not [line for line in stages if "is not used" in line or "failed" in line]

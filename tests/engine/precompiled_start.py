@@ -1,0 +1,38 @@
+"""A program: what a start finds of shipped kernels, on a machine without a GPU.
+
+    python -m tests.engine.precompiled_start MODEL_FOLDER ARCH SHIPPED OWN
+
+Goes through a start's kernels again, under the same stand-in for the driver, with Triton's folder
+OWN and SHIPPED beneath it. Prints how many kernels it found and how many it had to compile.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+from triton import knobs
+
+from predictor.engine import kernel_cache, precompile
+from predictor.model.config import ModelConfig
+
+
+def main() -> None:
+    model, arch, shipped, own = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]), Path(sys.argv[4])
+    os.environ["TRITON_CACHE_DIR"] = str(own)
+    kernel_cache.SHIPPED = shipped
+    hits: list[bool] = []
+    knobs.compilation.listener = lambda **step: hits.append(step["cache_hit"])
+    with tempfile.TemporaryDirectory() as library, torch.inference_mode():
+        precompile._make_library(Path(library))
+        kernel_cache.use_kernels(arch)
+        precompile._stand_in(arch, own, Path(library))
+        precompile._compile_all(ModelConfig.from_folder(Path(model)), "bf16")
+    print(sum(hits), len(hits) - sum(hits))
+
+
+if __name__ == "__main__":
+    main()
