@@ -56,6 +56,9 @@ def build_runner(
         torch.backends.cudnn.allow_tf32 = False  # TF32 would cost three digits
     quantize_part = quantizer(chosen.name, device) if chosen.is_quantized else None
     config = ModelConfig.from_folder(model_path)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        logger.info("device open")
     with ThreadPoolExecutor(1, "rehearsal") as beside:
         rehearsal = beside.submit(_rehearse, config, device, chosen)
         model = load_model(model_path, device=device, dtype=dtype, quantize_part=quantize_part)
@@ -78,6 +81,7 @@ def build_runner(
         num_slots=num_slots,
         max_model_len=max_model_len,
         max_prefill_audio_s=options.max_prefill_audio_s,
+        max_prefill_tokens=options.max_prefill_tokens,
     )
 
 
@@ -120,14 +124,21 @@ def _rehearse(config: ModelConfig, device: torch.device, precision: Precision) -
 
 
 def make_runner(
-    model: Model, *, num_slots: int, max_model_len: int, max_prefill_audio_s: float
+    model: Model,
+    *,
+    num_slots: int,
+    max_model_len: int,
+    max_prefill_audio_s: float,
+    max_prefill_tokens: int,
 ) -> TorchRunner:
     """The fast runner on CUDA, ready for small batches; larger graphs follow when it is idle."""
     if model.device.type != "cuda":
         return TorchRunner(model, num_slots=num_slots, max_model_len=max_model_len)
     from predictor.engine.graphs import GraphOptions, GraphRunner  # what only CUDA machines need
 
-    graph_options = GraphOptions(max_prefill_audio_s=max_prefill_audio_s)
+    graph_options = GraphOptions(
+        max_prefill_audio_s=max_prefill_audio_s, max_prefill_tokens=max_prefill_tokens
+    )
     runner = GraphRunner(
         model, num_slots=num_slots, max_model_len=max_model_len, options=graph_options
     )

@@ -208,7 +208,13 @@ class PrecisionBench:
         quantize(model, self.precision)
         settings = EngineOptions(max_num_seqs=32, max_model_len=1024)
         engine = Engine(
-            make_runner(model, num_slots=32, max_model_len=1024, max_prefill_audio_s=120.0),
+            make_runner(
+                model,
+                num_slots=32,
+                max_model_len=1024,
+                max_prefill_audio_s=120.0,
+                max_prefill_tokens=8192,
+            ),
             settings,
         )
         engine.start()

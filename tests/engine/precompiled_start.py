@@ -30,7 +30,8 @@ def main() -> None:
         precompile._make_library(Path(library))
         kernel_cache.use_kernels(arch)
         precompile._stand_in(arch, own, Path(library))
-        precompile._compile_all(ModelConfig.from_folder(Path(model)), "bf16")
+        for precision in precompile.precisions(arch):
+            precompile._compile_all(ModelConfig.from_folder(Path(model)), precision)
     print(sum(hits), len(hits) - sum(hits))
 
 
