@@ -1,6 +1,6 @@
 """A program: what a start finds of shipped kernels, on a machine without a GPU.
 
-    python -m tests.engine.precompiled_start MODEL_FOLDER ARCH SHIPPED OWN
+    python -m tests.engine.precompiled_start MODEL_FOLDER ARCH SHIPPED OWN PRECISION KV_PRECISION
 
 Goes through a start's kernels again, under the same stand-in for the driver, with Triton's folder
 OWN and SHIPPED beneath it. Prints how many kernels it found and how many it had to compile.
@@ -17,11 +17,13 @@ import torch
 from triton import knobs
 
 from predictor.engine import kernel_cache, precompile
+from predictor.model.attention import FP8
 from predictor.model.config import ModelConfig
 
 
 def main() -> None:
     model, arch, shipped, own = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]), Path(sys.argv[4])
+    precision, kv_precision = sys.argv[5:]
     os.environ["TRITON_CACHE_DIR"] = str(own)
     kernel_cache.SHIPPED = shipped
     hits: list[bool] = []
@@ -30,7 +32,8 @@ def main() -> None:
         precompile._make_library(Path(library))
         kernel_cache.use_kernels(arch)
         precompile._stand_in(arch, own, Path(library))
-        precompile._compile_all(ModelConfig.from_folder(Path(model)), "bf16")
+        config = ModelConfig.from_folder(Path(model))
+        precompile._compile_all(config, precision, FP8 if kv_precision == "fp8" else torch.bfloat16)
     print(sum(hits), len(hits) - sum(hits))
 
 
