@@ -48,6 +48,13 @@ def test_serving_a_checkpoint_imports_no_more_than_it_needs() -> None:
     assert run.stdout.splitlines()[-2:] == ["early:", "unwanted:"]
 
 
+def test_the_server_needs_no_torch_before_it_listens() -> None:
+    """Where the engine has a process of its own, that one imports it meanwhile."""
+    code = "import sys, predictor.loading, predictor.server; print('torch' in sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert run.stdout == "False\n", run.stderr
+
+
 def test_errors_of_the_thread_are_raised_where_it_is_waited_for(tmp_path: Path) -> None:
     interval_s = sys.getswitchinterval()
     absent = Loading(load_settings(["--model_dir", str(tmp_path / "absent")], {}))

@@ -10,17 +10,15 @@ import asyncio
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from predictor.audio.filters import apply_filters
 from predictor.audio.limits import AudioLimits, AudioOptions
 from predictor.audio.mono import check_sample_rate, too_long
 from predictor.audio.pcm import PcmLayout, decode_pcm, raw_layout
 from predictor.audio.pool import DecoderPool
-from predictor.audio.resample import resample
 from predictor.audio.sniff import FORMATS, sniff
 from predictor.audio.wav import plain_wav
 from predictor.audio.worker import Job
@@ -29,8 +27,19 @@ from predictor.types import SAMPLE_RATE_HZ, Samples
 
 __all__ = ["AudioDecoder", "AudioLimits", "AudioOptions"]
 
+Resample: TypeAlias = Callable[[NDArray[np.float32], int], Samples]
+ApplyFilters: TypeAlias = Callable[[Samples, AudioOptions], Samples]
 _T = TypeVar("_T")
 _WAVEFORM_SCALES: Final = {"int16": 2.0**15, "int32": 2.0**31, "float32": 1.0, "float64": 1.0}
+
+
+def _resampling() -> tuple[Resample, ApplyFilters]:
+    """Imported late: it needs torch, and where the engine has a process of its own nothing else in
+    the server does; a start would wait for it."""
+    from predictor.audio.filters import apply_filters
+    from predictor.audio.resample import resample
+
+    return resample, apply_filters
 
 
 class AudioDecoder:
@@ -46,6 +55,7 @@ class AudioDecoder:
     def start(self) -> None:
         """Start the worker processes and wait for them (below a second)."""
         self._pool.start()
+        self._threads.submit(_resampling)  # imported before it is needed
 
     def close(self) -> None:
         """End the workers; what is still being decoded fails with NotReady."""
@@ -134,6 +144,7 @@ class AudioDecoder:
         """Resample, refuse what is not finite, filter."""
         if len(samples) == 0:
             raise AudioError(f"{field}: holds no samples", field=field, value=0, limit=1)
+        resample, apply_filters = _resampling()
         resampled = resample(samples, rate_hz)
         _check_finite(resampled, field)
         return apply_filters(resampled, self._options)

@@ -57,6 +57,9 @@ def build_runner(
         torch.backends.cudnn.allow_tf32 = False  # TF32 would cost three digits
     quantize_part = quantizer(chosen.name, device) if chosen.is_quantized else None
     config = ModelConfig.from_folder(model_path)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        logger.info("device open")
     with ThreadPoolExecutor(1, "rehearsal") as beside:
         rehearsal = beside.submit(_rehearse, config, device, chosen, kv_dtype)
         model = load_model(model_path, device=device, dtype=dtype, quantize_part=quantize_part)
@@ -79,6 +82,7 @@ def build_runner(
         num_slots=num_slots,
         max_model_len=max_model_len,
         max_prefill_audio_s=options.max_prefill_audio_s,
+        max_prefill_tokens=options.max_prefill_tokens,
         kv_dtype=kv_dtype,
     )
 
@@ -131,6 +135,7 @@ def make_runner(
     num_slots: int,
     max_model_len: int,
     max_prefill_audio_s: float,
+    max_prefill_tokens: int,
     kv_dtype: torch.dtype | None = None,
 ) -> TorchRunner:
     """The fast runner on CUDA, ready for small batches; larger graphs follow when it is idle.
@@ -143,7 +148,9 @@ def make_runner(
         )
     from predictor.engine.graphs import GraphOptions, GraphRunner  # what only CUDA machines need
 
-    graph_options = GraphOptions(max_prefill_audio_s=max_prefill_audio_s)
+    graph_options = GraphOptions(
+        max_prefill_audio_s=max_prefill_audio_s, max_prefill_tokens=max_prefill_tokens
+    )
     runner = GraphRunner(
         model, num_slots=num_slots, max_model_len=max_model_len, options=graph_options,
         kv_dtype=kv_dtype,

@@ -52,7 +52,9 @@ class GraphOptions:
     run_ahead: bool = True  # start the next look before the last one is read
     fusion: Fusion = field(default_factory=Fusion)
     check_kernels: bool = True  # compare each kernel with its plain twin at start
-    max_prefill_audio_s: float = 640.0  # what a step may hold: no larger prefill gets a graph
+    # What a step may hold: no larger prefill gets a graph.
+    max_prefill_audio_s: float = 640.0
+    max_prefill_tokens: int = 8192
 
 
 class GraphRunner(TorchRunner):
@@ -98,6 +100,7 @@ class GraphRunner(TorchRunner):
                 self._fused,
                 max_length=max_model_len,
                 max_audio_s=options.max_prefill_audio_s,
+                max_tokens=options.max_prefill_tokens,
                 window_chunks=model.config.audio.window_chunks,
                 scratch=self._loop.scratch,
             )
@@ -139,7 +142,9 @@ class GraphRunner(TorchRunner):
         tokens, positions, places = self._to_device(aligned)[:, :num_tokens].unbind()  # [T] each
         x = self._fused.embed(tokens, audio, self._to_device(layout.audio_rows))
         lengths = [s.num_prompt_tokens for s in sequences]
-        packing = Packing.of(lengths, device=self._device, dtype=self._model.dtype)
+        packing = Packing.of(
+            lengths, device=self._device, dtype=self._model.dtype, are_prompts=True
+        )
         state = self._to_device(np.array([[s.slot for s in sequences], lengths], dtype=np.int64))
         logits = self._fused.prefill(x, positions, places, packing)
         chosen, logprobs = self._fused.choose(logits)

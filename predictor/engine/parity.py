@@ -18,7 +18,15 @@ from torch import Tensor
 
 from predictor.audio.mel_device import DeviceLogMel
 from predictor.model import fused
-from predictor.model.attention import FP8, KvCache, write_places
+from predictor.model.attention import (
+    FP8,
+    TILE_TOKENS,
+    KvCache,
+    Packing,
+    packed_attention,
+    prompt_tiles,
+    write_places,
+)
 from predictor.model.decoder import Decoder, DecoderLayer
 from predictor.model.fused import Fusion, StepPlaces
 from predictor.model.fused_encoder import encoder_difference
@@ -78,6 +86,8 @@ def kernel_errors(
     checks |= {"thin": lambda _, decoder: thin_difference(decoder, kv)} if fusion.thin else {}
     checks |= {"encoder": lambda *_: encoder_difference(model.encoder)} if fusion.encoder else {}
     checks |= {"features": lambda *_: _features(model)} if fusion.features else {}
+    is_16_bit = decoder.norm.weight.dtype != torch.float32
+    checks |= {"prefill": _prefill} if fusion.prefill and is_16_bit else {}
     if fusion.attention != "masked":
         checks |= {"attention": lambda fusion, decoder: _attention(fusion, decoder, kv)}
     errors = {}
@@ -230,6 +240,19 @@ def _features(model: Model) -> float:
         for use in (True, False)
     )
     return difference(ours, plain)
+
+
+def _prefill(fusion: Fusion, decoder: Decoder) -> float:
+    """On prompts that end before, at and after a tile's end."""
+    config, weight = decoder.config, decoder.norm.weight
+    lengths = [1, TILE_TOKENS, MAX_LENGTH, TILE_TOKENS + 1]
+    heads = [config.num_heads, config.num_kv_heads, config.num_kv_heads]
+    qkv = _random(decoder, sum(lengths), sum(heads), config.head_dim)
+    query, key, value = torch.split(qkv, heads, dim=1)
+    tiles = torch.from_numpy(prompt_tiles(lengths)).to(weight.device)
+    ours = fused._prefill_attention(query, key, value, tiles)
+    packing = Packing.of(lengths, device=weight.device, dtype=weight.dtype)
+    return difference(ours, packed_attention(query, key, value, packing, causal=True))
 
 
 def _attention(fusion: Fusion, decoder: Decoder, kv_dtype: torch.dtype) -> float:

@@ -115,12 +115,11 @@ def precompile(models: Iterable[ModelConfig], arch: int, folder: Path) -> tuple[
     """
     logging.getLogger("predictor").setLevel(logging.CRITICAL)  # checks fail, nothing was launched
     torch.set_num_threads(1)
-    precisions = ["bf16", "int8", *(["fp8"] if arch >= FP8_ARCH else [])]
     with tempfile.TemporaryDirectory(prefix="libcuda-") as library, torch.inference_mode():
         _make_library(Path(library))
         _stand_in(arch, folder, Path(library))
         for config in models:
-            for precision in precisions:
+            for precision in precisions(arch):
                 _compile_all(config, precision)
             if arch >= FP8_ARCH:  # no kernel depends on both weights and cache
                 _compile_all(config, "bf16", FP8)
@@ -128,6 +127,11 @@ def precompile(models: Iterable[ModelConfig], arch: int, folder: Path) -> tuple[
     if not kernels:
         raise RuntimeError(f"nothing was compiled for sm_{arch}")
     return len(kernels), sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def precisions(arch: int) -> tuple[str, ...]:
+    """Those that a start of this kind of device may ask for; others compile when they start."""
+    return ("bf16", "int8", "fp8") if arch >= FP8_ARCH else ("bf16", "int8")
 
 
 def _compile_all(
@@ -142,7 +146,8 @@ def _compile_all(
             for part, tensors in model.parts():
                 tensors.clear()
                 quantize_part(part)
-            quantized_cuda.check(model)
+            for _, linear, x in quantized_cuda.trials(model):
+                linear(x)
         kernel_errors(Fusion(), model, kv_dtype)
         options = GraphOptions(use_graphs=False, check_kernels=False)
         runner = GraphRunner(

@@ -20,7 +20,7 @@ from predictor.audio.mel_device import DeviceLogMel, chunk_table, fill
 from predictor.engine.capture import Capturer
 from predictor.engine.prompts import PromptLayout
 from predictor.engine.sequence import Sequence
-from predictor.model.attention import Packing
+from predictor.model.attention import TILE_TOKENS, Packing, prompt_tiles
 from predictor.model.config import HOP_SAMPLES, TOKENS_PER_CHUNK, num_frame_tokens
 from predictor.model.encoder import AudioPlan
 from predictor.model.fused import FusedDecoder
@@ -28,11 +28,30 @@ from predictor.model.fused_encoder import FusedEncoder
 
 Ints = NDArray[np.int64]
 
-# Beyond the last one the work takes longer than its launches, and padding costs more.
-BUCKETS_S = (2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 160, 192, 224, 256, 320)
+# To what a step of 8,192 tokens holds of clips of 30 s, of 10 s and of all lengths.
+BUCKETS_S = (
+    2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 160, 192, 224, 256, 320, 384, 448, 512, 560, 584,
+    608,
+)  # fmt: skip
 PROMPT_TOKENS = 32  # of all sequences of a step together, beside their audio tokens
 PADDING_TOKENS = 128  # longest prompt of padding
-LONGEST_PROMPT = 1024  # of one sequence: attention looks for work in all of it
+LONGEST_PROMPT = 1024  # of one sequence: PyTorch's attention looks for work in all of it
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """What a prefill step asks of a bucket."""
+
+    num_sequences: int
+    num_chunks: int
+    num_tokens: int
+    longest_prompt: int
+
+    @classmethod
+    def of(cls, sequences: Batch[Sequence]) -> Size:
+        lengths = [s.num_prompt_tokens for s in sequences]
+        num_chunks = sum(s.num_audio_chunks for s in sequences)
+        return cls(len(lengths), num_chunks, sum(lengths), max(lengths))
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +61,14 @@ class Bucket:
     num_chunks: int  # seconds of audio, each sequence's rounded up
     max_length: int  # of a slot
     window_tokens: int  # audio tokens of a full window
+    max_tokens: int  # of all prompts of a step
     num_tokens: int = field(init=False)  # of all prompts
     num_sequences: int = field(init=False)
 
     def __post_init__(self) -> None:
-        num_tokens = self.num_audio_tokens + PROMPT_TOKENS * (1 + self.num_chunks // 16)
-        object.__setattr__(self, "num_tokens", num_tokens)
+        wanted = self.num_audio_tokens + PROMPT_TOKENS * (1 + self.num_chunks // 16)
+        least = self.num_audio_tokens + PROMPT_TOKENS  # one clip is taken whatever its length
+        object.__setattr__(self, "num_tokens", min(wanted, max(least, self.max_tokens)))
         object.__setattr__(self, "num_sequences", max(1, self.num_chunks // 2))
 
     @property
@@ -71,12 +92,17 @@ class Bucket:
     def padding_tokens(self) -> int:
         return min(PADDING_TOKENS, self.max_length)
 
-    def holds(self, sequences: Batch[Sequence]) -> bool:
+    @property
+    def num_tiles(self) -> int:
+        """Each prompt's last one may be in part."""
+        return self.num_tokens // TILE_TOKENS + self.num_prompts
+
+    def holds(self, size: Size) -> bool:
         return (
-            len(sequences) <= self.num_sequences
-            and sum(s.num_audio_chunks for s in sequences) <= self.num_chunks
-            and sum(s.num_prompt_tokens for s in sequences) <= self.num_tokens
-            and max(s.num_prompt_tokens for s in sequences) <= self.longest_prompt
+            size.num_sequences <= self.num_sequences
+            and size.num_chunks <= self.num_chunks
+            and size.num_tokens <= self.num_tokens
+            and size.longest_prompt <= self.longest_prompt
         )
 
     def parts(self) -> dict[str, tuple[int, ...]]:
@@ -89,6 +115,7 @@ class Bucket:
             "audio_rows": (rows,),  # where each goes in the prompts; beyond their end = nowhere
             "layout": (3, tokens),  # token ids, positions and cache places
             "prompts": (self.num_prompts + 1,),  # bounds of the prompts
+            "tiles": (self.num_tiles, 3),  # as `prompt_tiles` makes them, then empty ones
             "ends": (self.num_sequences,),  # the last token of each prompt
             "state": (2, self.num_sequences),  # slot and prompt length of each
         }
@@ -112,6 +139,7 @@ class Bucket:
         lengths = [s.num_prompt_tokens for s in sequences]
         unused = self.num_sequences - len(sequences)
         bounds = self._bounds(lengths, padding, self.padding_tokens, self.num_prompts)
+        tiles = prompt_tiles(np.diff(bounds).tolist())
         nowhere = np.full(self.num_audio_tokens - sum(num_tokens), self.num_tokens)
         ends = np.concatenate([np.cumsum(lengths) - 1, np.full(unused, self.num_tokens - 1)])
         slots = [s.slot for s in sequences] + [scratch] * unused
@@ -122,6 +150,7 @@ class Bucket:
             np.concatenate([layout.audio_rows, nowhere]),
             np.concatenate([layout.rows, filler], axis=1).ravel(),
             bounds,
+            tiles.ravel(),
             ends,
             np.array([slots, lengths + [0] * unused]).ravel(),
         ]
@@ -159,16 +188,17 @@ class PrefillGraphs:
         *,
         max_length: int,
         max_audio_s: float,
+        max_tokens: int,
         window_chunks: int,
         scratch: int,
     ) -> None:
-        """`max_audio_s`: what one step may hold, so that no larger bucket is ever made."""
+        """`max_audio_s`, `max_tokens`: what one step may hold: no larger bucket is ever made."""
         self._log_mel, self._encoder, self._decoder = log_mel, encoder, decoder
         self._scratch = scratch
         window_tokens = window_chunks * TOKENS_PER_CHUNK
         enough = [n for n in BUCKETS_S if n < max_audio_s]
         enough += [n for n in BUCKETS_S if n >= max_audio_s][:1]
-        buckets = [Bucket(n, max_length, window_tokens) for n in enough]
+        buckets = [Bucket(n, max_length, window_tokens, max_tokens) for n in enough]
         self._missing = buckets[::-1]  # the smallest last
         self._graphs: dict[Bucket, _PrefillGraph] = {}
 
@@ -191,8 +221,9 @@ class PrefillGraphs:
     def start(self, sequences: Batch[Sequence]) -> Tensor | None:
         """Start a prefill where a graph holds it: [sequences, 2] on the device, tokens and
         log-probabilities, until the next start. None = nothing was started."""
+        size = Size.of(sequences)
         for bucket, graph in self._graphs.items():
-            if bucket.holds(sequences):
+            if bucket.holds(size):
                 return graph.start(sequences)
         return None
 
@@ -259,6 +290,7 @@ class _PrefillGraph:
             bucket.longest_prompt,
             ends=parts["ends"],
             bounds=parts["prompts"].to(torch.int32),
+            tiles=parts["tiles"].to(torch.int32),
         )
         chosen, logprobs = decoder.choose(decoder.prefill(x, positions, places, prompts))
         slots, lengths = parts["state"].unbind()

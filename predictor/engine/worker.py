@@ -21,6 +21,7 @@ from typing import Final
 
 import numpy as np
 
+from predictor.engine.context import open_early
 from predictor.engine.engine import Engine
 from predictor.engine.options import StepStats
 from predictor.engine.stream import Delivery
@@ -131,11 +132,13 @@ class Inbox:
 
 def build(spec: EngineSpec, on_step: Callable[[StepStats], None]) -> Built:
     """The engine as the server would build it. CheckpointError, ValueError."""
+    open_early(spec.device)
     import torch
 
     from predictor.engine.build import build_engine, choose_device
     from predictor.model.precision import choose_precision
 
+    logger.info("torch imported")
     if spec.num_threads is not None:
         torch.set_num_threads(spec.num_threads)
     device = choose_device(spec.device)

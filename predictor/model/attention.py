@@ -30,6 +30,22 @@ def to_device(array: np.ndarray[Any, Any], device: torch.device) -> Tensor:
     return host.to(device, non_blocking=True)
 
 
+TILE_TOKENS = 64  # of a prompt, that one program attends for
+
+
+def prompt_tiles(lengths: Sequence[int]) -> np.ndarray[Any, np.dtype[np.int32]]:
+    """Tiles of packed prompts of `lengths` tokens: [n, 3], each its first token, and where its
+    prompt starts and ends. Those with most to attend to come first."""
+    sizes = np.asarray(lengths, dtype=np.int64)
+    ends = np.cumsum(sizes)
+    counts = -(-sizes // TILE_TOKENS)
+    owner = np.repeat(np.arange(len(sizes)), counts)
+    within = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
+    starts = (ends - sizes)[owner]
+    tiles = np.stack([starts + TILE_TOKENS * within, starts, ends[owner]], axis=1)
+    return tiles[np.argsort(-within, kind="stable")].astype(np.int32)
+
+
 @dataclass(frozen=True, slots=True)
 class Packing:
     """Where each of B packed sequences lies; made on the host once, used by every layer."""
@@ -38,12 +54,20 @@ class Packing:
     max_length: int
     ends: Tensor  # [B] index of each sequence's last token
     bounds: Tensor | None = None  # [B + 1] int32, for the variable-length kernel
+    tiles: Tensor | None = None  # [n, 3] int32 of `prompt_tiles`, for our own kernel
     spread: Tensor | None = None  # [B * max_length] token that fills each padded place
     gather: Tensor | None = None  # [T] padded place of each token
     key_mask: Tensor | None = None  # [B, 1, 1, max_length] True where a key exists
 
     @classmethod
-    def of(cls, lengths: Sequence[int], *, device: torch.device, dtype: torch.dtype) -> Packing:
+    def of(
+        cls,
+        lengths: Sequence[int],
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+        are_prompts: bool = False,
+    ) -> Packing:
         """Pack sequences of `lengths` tokens (each at least 1), for tensors of `dtype`."""
         sizes = np.asarray(lengths, dtype=np.int64)
         bounds = np.concatenate([[0], np.cumsum(sizes)])
@@ -51,7 +75,8 @@ class Packing:
         ends = to_device(bounds[1:] - 1, device)
         if _has_varlen_kernel(device, dtype):
             bounds_32 = to_device(bounds.astype(np.int32), device)
-            return cls(len(sizes), longest, ends, bounds=bounds_32)
+            tiles = to_device(prompt_tiles(lengths), device) if are_prompts else None
+            return cls(len(sizes), longest, ends, bounds=bounds_32, tiles=tiles)
         if (sizes == longest).all():
             return cls(len(sizes), longest, ends)
         places = np.arange(longest)

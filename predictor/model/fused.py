@@ -38,6 +38,7 @@ class Fusion:
     thin: bool = True  # whole decode steps of one or two sequences
     encoder: bool = True  # first convolution, activations and norms of the audio tower
     features: bool = True  # frames and power of the log-mel
+    prefill: bool = True  # attention inside prompts, in 16 bit
     # Decode attention: our split kernel; PyTorch's flash kernel (16-bit caches); or masked over
     # whole slots, which runs anywhere and reads everything.
     attention: AttentionKind = "split"
@@ -46,7 +47,7 @@ class Fusion:
 
 PLAIN = Fusion(
     norm=False, rope=False, swiglu=False, rows=False, head=False, thin=False, encoder=False,
-    features=False, attention="masked",
+    features=False, prefill=False, attention="masked",
 )  # fmt: skip
 
 
@@ -96,6 +97,8 @@ class FusedDecoder:
         """As `Decoder.prefill`, but the logits [B, vocabulary] after each prompt. Changes x."""
 
         def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+            if self.fusion.prefill and packing.tiles is not None:
+                return _prefill_attention(query, key, value, packing.tiles)
             return packed_attention(query, key, value, packing, causal=True)
 
         return self._logits(self._run(x, positions, places, attend, packing.ends))
@@ -226,6 +229,12 @@ def _kernels() -> Any:
     from predictor.model import kernels
 
     return kernels
+
+
+def _prefill_attention(query: Tensor, key: Tensor, value: Tensor, tiles: Tensor) -> Tensor:
+    from predictor.model.prefill_kernels import prefill_attention  # Triton
+
+    return prefill_attention(query, key, value, tiles)
 
 
 def _flat(cache: KvCache, layer: int) -> CachePair:

@@ -56,7 +56,8 @@ class FusedEncoder:
             normed = self._norm(x, change, layer.attention_norm)
             qkv = layer.qkv(normed).unflatten(-1, (3, layer.num_heads, -1))
             query, key, value = qkv.unbind(1)  # [T, H, D] each
-            change = layer.attention_out(_attend(query, key, value, windows).flatten(1))
+            attended = packed_attention(query, key, value, windows, causal=False)
+            change = layer.attention_out(attended.flatten(1))
             normed = self._norm(x, change, layer.ffn_norm)
             change = layer.ffn_out(F.gelu(layer.ffn_in(normed)))
         return self._norm(x, change, self._encoder.norm)
@@ -80,17 +81,6 @@ def _turned(encoder: AudioEncoder) -> Tensor:
     weight = encoder.conv_out.weight
     by_bin = weight.view(len(weight), -1, encoder.config.conv_output_bins)  # [hidden, C, bins]
     return by_bin.transpose(1, 2).reshape(len(weight), -1).contiguous()
-
-
-def _attend(query: Tensor, key: Tensor, value: Tensor, windows: Packing) -> Tensor:
-    if windows.bounds is None:
-        return packed_attention(query, key, value, windows, causal=False)
-    output = torch.ops.aten._flash_attention_forward(
-        query, key, value, windows.bounds, windows.bounds, windows.max_length,
-        windows.max_length, 0.0, False, False,
-    )[0]  # fmt: skip
-    assert isinstance(output, Tensor)
-    return output
 
 
 def _kernels() -> Any:

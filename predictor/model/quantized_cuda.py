@@ -252,6 +252,22 @@ def part_quantizer(precision: str) -> Callable[[nn.Module], None]:
 @torch.no_grad()
 def check(model: Model) -> str | None:
     """Compile every kernel, on the first layer, and compare with the twins: what is wrong."""
+    for name, linear, x in trials(model):
+        try:
+            ours, twin = linear(x).float(), linear.twin(x).float()
+        except Exception as error:  # noqa: BLE001  a compiler can fail in any way
+            return f"{name}, {len(x)} rows: {type(error).__name__}: {error}"
+        difference = float((ours - twin).norm() / twin.norm().clamp_min(LEAST_PEAK))
+        if not difference <= TOLERANCE:  # NaN fails too
+            return (
+                f"{name}, {len(x)} rows: relative difference {difference:.1e}, "
+                f"at most {TOLERANCE:.0e} is fine"
+            )
+    return None
+
+
+def trials(model: Model) -> Iterator[tuple[str, QuantizedLinear, Tensor]]:
+    """Inputs [rows, K] for the first layer's matrices, by name, that use every kernel there is."""
     layer = next(_layers(model))
     generator = torch.Generator(model.device).manual_seed(0)
     for name in LINEARS:
@@ -260,17 +276,7 @@ def check(model: Model) -> str | None:
         for num_rows in CHECK_ROWS:
             shape = (num_rows, linear.weight.shape[1])
             x = torch.randn(shape, generator=generator, device=model.device).to(model.dtype)
-            try:
-                ours, twin = linear(x).float(), linear.twin(x).float()
-            except Exception as error:  # noqa: BLE001  a compiler can fail in any way
-                return f"{name}, {num_rows} rows: {type(error).__name__}: {error}"
-            difference = float((ours - twin).norm() / twin.norm().clamp_min(LEAST_PEAK))
-            if not difference <= TOLERANCE:  # NaN fails too
-                return (
-                    f"{name}, {num_rows} rows: relative difference {difference:.1e}, "
-                    f"at most {TOLERANCE:.0e} is fine"
-                )
-    return None
+            yield name, linear, x
 
 
 def _kernels() -> Any:

@@ -86,6 +86,7 @@ def bench_engine(
         num_slots=settings.max_num_seqs,
         max_model_len=settings.max_model_len,
         max_prefill_audio_s=settings.max_prefill_audio_s,
+        max_prefill_tokens=settings.max_prefill_tokens,
     )
     without_end(runner)
     return Engine(runner, settings, on_step)

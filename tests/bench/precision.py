@@ -230,6 +230,7 @@ class PrecisionBench:
                 num_slots=32,
                 max_model_len=1024,
                 max_prefill_audio_s=120.0,
+                max_prefill_tokens=8192,
                 kv_dtype=self.kv_dtype,
             ),
             settings,

@@ -153,7 +153,8 @@ class Bench:
             "environment": {},
             "method": "python -m predictor on random weights; seconds from the start of the "
             f"process; a WAV of {CLIP_S} s posted once ready, its answer capped at "
-            f"{TOKENS_PER_AUDIO_S} tokens a second; median of repeats",
+            f"{TOKENS_PER_AUDIO_S} tokens a second; one start before that does not count; median "
+            "of repeats",
             "arguments": arguments.server,
             "goals": GOALS,
             "rows": {},
@@ -166,6 +167,8 @@ class Bench:
                 command = [sys.executable, "-m", "tests.bench.checkpoint", str(folder)]
                 subprocess.run([*command, "--shape", shape], cwd=ROOT, check=True)
             shipped = self._ship(folder, work / f"kernels-{shape}")
+            # The machine's own first use of files and memory is not counted.
+            measure(folder, shipped, self.deadline - time.monotonic(), self.arguments.server)
             kinds = self.arguments.kinds.split(",")
             if "cold" in kinds:
                 self.result["disk_gb_per_s"] = disk_rate(folder)

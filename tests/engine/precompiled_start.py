@@ -1,6 +1,6 @@
 """A program: what a start finds of shipped kernels, on a machine without a GPU.
 
-    python -m tests.engine.precompiled_start MODEL_FOLDER ARCH SHIPPED OWN PRECISION KV_PRECISION
+    python -m tests.engine.precompiled_start MODEL_FOLDER ARCH SHIPPED OWN
 
 Goes through a start's kernels again, under the same stand-in for the driver, with Triton's folder
 OWN and SHIPPED beneath it. Prints how many kernels it found and how many it had to compile.
@@ -23,7 +23,6 @@ from predictor.model.config import ModelConfig
 
 def main() -> None:
     model, arch, shipped, own = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]), Path(sys.argv[4])
-    precision, kv_precision = sys.argv[5:]
     os.environ["TRITON_CACHE_DIR"] = str(own)
     kernel_cache.SHIPPED = shipped
     hits: list[bool] = []
@@ -33,7 +32,10 @@ def main() -> None:
         kernel_cache.use_kernels(arch)
         precompile._stand_in(arch, own, Path(library))
         config = ModelConfig.from_folder(Path(model))
-        precompile._compile_all(config, precision, FP8 if kv_precision == "fp8" else torch.bfloat16)
+        for precision in precompile.precisions(arch):
+            precompile._compile_all(config, precision)
+            if arch >= precompile.FP8_ARCH:
+                precompile._compile_all(config, precision, FP8)
     print(sum(hits), len(hits) - sum(hits))
 
 

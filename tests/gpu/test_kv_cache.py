@@ -154,7 +154,12 @@ def heard(spoken: list[Spoken], precision: str, kv_dtype: torch.dtype) -> list[t
     if precision != "bf16":
         quantize(model, precision)
     runner: Any = make_runner(
-        model, num_slots=32, max_model_len=1024, max_prefill_audio_s=120.0, kv_dtype=kv_dtype
+        model,
+        num_slots=32,
+        max_model_len=1024,
+        max_prefill_audio_s=120.0,
+        max_prefill_tokens=8192,
+        kv_dtype=kv_dtype,
     )
     assert runner._cache.data.dtype == kv_dtype
     assert runner.fusion == Fusion()

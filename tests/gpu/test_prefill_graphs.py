@@ -12,7 +12,7 @@ import torch
 
 from predictor.engine.graphs import GraphRunner
 from predictor.engine.options import EngineOptions
-from predictor.engine.prefill_graphs import BUCKETS_S
+from predictor.engine.prefill_graphs import BUCKETS_S, Size
 from predictor.engine.sequence import Sequence
 from predictor.model.weights import load_model
 from predictor.types import EngineRequest
@@ -32,6 +32,8 @@ BATCHES_S = [
     [29.99, 30.0],
     [9.999] * 9,
     [8.0] * 12,
+    [30.0] * 12,
+    [50.0] * 12,
 ]
 
 
@@ -76,7 +78,7 @@ def test_a_graph_fills_the_slots_as_calls_do(
     some = sequences(runner, durations_s)
     graphs = runner._prefill_graphs
     assert graphs is not None
-    assert any(bucket.holds(some) for bucket in graphs._graphs)
+    assert any(bucket.holds(Size.of(some)) for bucket in graphs._graphs)
     by_graph, cache = first_tokens(runner, some)
     monkeypatch.setattr(runner, "_prefill_graphs", None)
     by_calls, expected = first_tokens(runner, some)
@@ -93,8 +95,9 @@ def test_a_graph_fills_the_slots_as_calls_do(
 
 
 def test_what_no_bucket_holds_goes_call_by_call(runner: GraphRunner) -> None:
-    some = sequences(runner, [30.0] * 11)
+    some = sequences(runner, [52.0] * NUM_SLOTS)
     assert runner._prefill_graphs is not None
-    assert not any(bucket.holds(some) for bucket in runner._prefill_graphs._graphs)
+    size = Size.of(some)
+    assert not any(bucket.holds(size) for bucket in runner._prefill_graphs._graphs)
     logprobs, _ = first_tokens(runner, some)
     assert all(np.isfinite(logprobs))

@@ -197,7 +197,14 @@ def heard(spoken: list[Spoken], precision: str | None) -> list[tuple[int, ...]]:
     if precision:
         quantize(model, precision)
     engine = Engine(
-        make_runner(model, num_slots=32, max_model_len=1024, max_prefill_audio_s=120.0), options
+        make_runner(
+            model,
+            num_slots=32,
+            max_model_len=1024,
+            max_prefill_audio_s=120.0,
+            max_prefill_tokens=8192,
+        ),
+        options,
     )
     engine.start()
     try:

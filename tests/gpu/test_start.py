@@ -84,7 +84,12 @@ def test_a_rehearsal_leaves_nothing_to_compile_and_no_memory(
     monkeypatch.setattr(knobs.runtime, "jit_post_compile_hook", note)
     model = load_model(folder, device=CUDA, dtype=dtype)
     runner = build.make_runner(
-        model, num_slots=32, max_model_len=768, max_prefill_audio_s=120.0, kv_dtype=kv_dtype
+        model,
+        num_slots=32,
+        max_model_len=768,
+        max_prefill_audio_s=120.0,
+        max_prefill_tokens=8192,
+        kv_dtype=kv_dtype,
     )
     rehearse_again(runner)
     assert not compiled

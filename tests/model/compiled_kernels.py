@@ -20,6 +20,7 @@ from predictor.audio import mel_kernels
 from predictor.model import (
     encoder_kernels,
     kernels,
+    prefill_kernels,
     quantized_kernels,
     thin_attention_kernels,
     thin_kernels,
@@ -36,6 +37,7 @@ ALIGNED = (
     "query_stride",
     "x_stride",
     "share",
+    "token_stride",
 )  # multiples of 16 at every size that there is
 PTX_LOAD, PTX_WAIT = "ld.global", "griddepcontrol.wait"
 
@@ -114,6 +116,10 @@ def compile_language_model() -> None:
             SPLITS=splits, PRECISION="tf32",
         )  # fmt: skip
         require_widened(ptx, cache)
+    compiled(
+        prefill_kernels._prefill_attention_kernel, {"tiles_ptr": INT, "scale": "fp32"},
+        KV_HEADS=KV_HEADS, GROUP=HEADS // KV_HEADS, DIM=DIM, ROWS=128, BLOCK=64, PRECISION="tf32",
+    )  # fmt: skip
     compiled(kernels._merge_kernel, {**parts, "sums_ptr": FLOAT}, DIM=DIM, SPLITS=8)
     compiled(kernels._head_kernel, {**parts, "best_ptr": INT}, NUM_BLOCKS=19, BLOCK=8192)
     chosen = {"tokens_ptr": LONG, "logprobs_ptr": FLOAT, "best_ptr": INT}
