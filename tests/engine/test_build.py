@@ -15,7 +15,7 @@ from predictor.engine.build import choose_device
 from predictor.engine.memory import free_bytes, free_host_bytes, plan_slots, slot_bytes
 from predictor.model import quantized_cpu
 from predictor.model.attention import FP8
-from predictor.model.config import CheckpointError, TextConfig
+from predictor.model.config import CheckpointError, ModelConfig, TextConfig
 from predictor.model.model import Model
 from predictor.model.precision import Precision, choose_precision
 
@@ -128,7 +128,7 @@ def test_an_8_bit_cache_is_refused_before_anything_is_read(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("kv_precision", ["auto", "fp8"])
-def test_the_runner_and_the_rehearsal_have_the_cache_that_is_asked_for(
+def test_the_runner_the_rehearsal_and_the_plan_have_the_cache_that_is_asked_for(
     native: Path, monkeypatch: pytest.MonkeyPatch, kv_precision: str
 ) -> None:
     expected = {"auto": torch.bfloat16, "fp8": FP8}[kv_precision]
@@ -137,10 +137,15 @@ def test_the_runner_and_the_rehearsal_have_the_cache_that_is_asked_for(
     )
     rehearsed: list[torch.dtype] = []
     monkeypatch.setattr(build, "_rehearse", lambda *arguments: rehearsed.append(arguments[-1]))
-    options = EngineOptions(max_num_seqs=2, max_model_len=64, kv_precision=kv_precision)
+    options = EngineOptions(max_model_len=64, kv_memory_fraction=1.0, kv_precision=kv_precision)
+    config = ModelConfig.from_folder(native)
+    work = memory.work_bytes(config, options, 64, torch.bfloat16)
+    free = work + 3 * slot_bytes(config.text, 64, torch.bfloat16)
+    monkeypatch.setattr(memory, "free_bytes", lambda device: free)
     runner = build.build_runner(native, "cpu", "bfloat16", options)
     assert runner._cache.data.dtype == expected
     assert rehearsed == [expected]
+    assert runner.num_slots == {"auto": 3, "fp8": 6}[kv_precision]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
