@@ -70,8 +70,35 @@ def test_errors_of_the_thread_are_raised_where_it_is_waited_for(tmp_path: Path) 
 def test_reading_ahead_fails_silently(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").mkdir()
     for folder in (tmp_path, tmp_path / "absent", TINY):
-        thread = read_ahead(folder)
-        thread.join()
+        for thread in read_ahead(folder):
+            thread.join()
+
+
+def test_reading_ahead_brings_the_whole_file_into_memory(tmp_path: Path) -> None:
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(os.urandom(20 * 2**20 + 5))
+    with file.open("rb") as opened:
+        os.fsync(opened.fileno())
+        os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        if in_memory(opened.fileno()) == 1.0:
+            pytest.skip("this file system keeps what it is told to forget")
+        for thread in read_ahead(tmp_path):
+            thread.join()
+        assert in_memory(opened.fileno()) == 1.0
+
+
+def in_memory(descriptor: int) -> float:
+    """The share of a file's bytes, a sample from each 64 KiB, that is in the page cache."""
+    offsets = range(0, os.fstat(descriptor).st_size, 2**16)
+    found = 0
+    for offset in offsets:
+        try:
+            found += os.preadv(descriptor, [bytearray(1)], offset, os.RWF_NOWAIT)
+        except BlockingIOError:
+            continue
+        except OSError:  # the file system cannot say
+            return 1.0
+    return found / len(offsets)
 
 
 @pytest.mark.parametrize("flags", [["--http_port", "{port}"], ["--model_dir", "absent"]])

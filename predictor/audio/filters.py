@@ -1,4 +1,7 @@
-"""What may be done to a recording besides resampling: high-pass, loudness, peak. 16 kHz mono."""
+"""What may be done to a recording besides resampling: high-pass, loudness, peak. 16 kHz mono.
+
+torch is imported where it is used: no recording needs it unless asked for.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,6 @@ import math
 from typing import Final
 
 import numpy as np
-import torch
-from torchaudio import functional as F
 
 from predictor.audio.limits import AudioOptions
 from predictor.types import SAMPLE_RATE_HZ, Samples
@@ -36,6 +37,9 @@ def limit_peak(samples: Samples) -> Samples:
 
 def high_pass(samples: Samples, cutoff_hz: float) -> Samples:
     """Second-order Butterworth high-pass, 3 dB down at `cutoff_hz`; removes hum and rumble."""
+    import torch
+    from torchaudio import functional as F
+
     w = 2 * math.pi * cutoff_hz / SAMPLE_RATE_HZ
     alpha = math.sin(w) / math.sqrt(2)
     a = torch.tensor([1 + alpha, -2 * math.cos(w), 1 - alpha], dtype=torch.float64)
@@ -51,6 +55,9 @@ def loudness(samples: Samples) -> float:
     """Integrated loudness in LUFS (BS.1770); -inf for silence and for less than 0.4 s."""
     if len(samples) < _MIN_LOUDNESS_S * SAMPLE_RATE_HZ or not samples.any():
         return -math.inf
+    import torch
+    from torchaudio import functional as F
+
     scaled = torch.from_numpy(samples.astype(np.float64) * _HEADROOM)[None]
     measured = float(F.loudness(scaled, SAMPLE_RATE_HZ))
     return measured - 20 * math.log10(_HEADROOM) if math.isfinite(measured) else -math.inf

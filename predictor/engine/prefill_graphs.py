@@ -77,8 +77,8 @@ class Bucket:
 
     @property
     def num_windows(self) -> int:
-        """Every second a window of its own, at worst, and then windows of padding."""
-        return self.num_chunks + -(-self.num_audio_tokens // self.window_tokens)
+        """The last one of each sequence, and of the padding, may be in part."""
+        return self.num_sequences + 1 + self.num_audio_tokens // self.window_tokens
 
     @property
     def num_prompts(self) -> int:
@@ -156,7 +156,8 @@ class Bucket:
         ]
         sent = np.zeros(sum(self.sizes()), dtype=np.int64)
         first = 0
-        for part, size in zip(parts, self.sizes(), strict=True):
+        for part, size, shape in zip(parts, self.sizes(), self.parts().values(), strict=True):
+            assert len(part) <= np.prod(shape)
             sent[first : first + len(part)] = part
             first += size
         return sent

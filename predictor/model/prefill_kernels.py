@@ -125,7 +125,7 @@ def prefill_attention(
     *,
     block: int = 64,
     num_warps: int = 8,
-    num_stages: int = 2,
+    num_stages: int = 3,
 ) -> Tensor:
     """Causal attention inside packed prompts: query [T, H, D], keys and values [T, K, D].
 

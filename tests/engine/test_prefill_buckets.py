@@ -83,6 +83,9 @@ def test_a_bucket_sends_each_prompt_once_and_fills_the_rest(
     tiles = sent["tiles"]
     covered = np.concatenate([np.arange(a, min(a + TILE_TOKENS, b)) for a, _, b in tiles if a < b])
     assert sorted(covered.tolist()) == list(range(chosen.num_tokens))
+    windows = np.diff(sent["windows"])
+    assert windows.sum() == chosen.num_audio_tokens
+    assert windows.max() <= WINDOW_TOKENS
     assert sent["audio_rows"].max() <= chosen.num_tokens
 
 

@@ -46,7 +46,6 @@ _EITHER = (
     "network-policy",
     "model-cache",
     "modelcar",
-    "kernel-cache",
     "promote-access",
     "tracing",
     "api-keys",
@@ -60,7 +59,7 @@ KNATIVE: list[tuple[str, ...]] = [
     (
         *("gpu", "gpu-mig", "knative-autoscaling", "monitoring", "logging", "high-availability"),
         *("network-policy", "model-cache", "tracing", "api-keys", "promote-access"),
-        *("kernel-cache", "canary-knative"),
+        "canary-knative",
     ),
 ]
 STANDARD: list[tuple[str, ...]] = [
@@ -74,7 +73,7 @@ STANDARD: list[tuple[str, ...]] = [
     (
         *("gpu", "standard-mode", "monitoring", "keda", "logging", "high-availability"),
         *("network-policy", "modelcar", "tracing", "tls", "grpc", "api-keys", "promote-access"),
-        *("kernel-cache", "canary-standard"),
+        "canary-standard",
     ),
 ]
 
@@ -90,11 +89,11 @@ ADDED: dict[str, tuple[str, ...]] = {
     "edge": ("gpu", "modelcar", "monitoring", "network-policy", "tls", "grpc", *_ANYWHERE),
     "production": (
         *("gpu-mig", "canary-knative", "high-availability", "model-cache", "modelcar"),
-        *("kernel-cache", *_ANYWHERE),
+        *_ANYWHERE,
     ),
     "production-standard": (
         *("gpu-mig", "canary-standard", "model-cache", "modelcar", "grpc"),
-        *("kernel-cache", *_ANYWHERE),
+        *_ANYWHERE,
     ),
 }
 EXTENDED = [

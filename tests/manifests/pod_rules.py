@@ -9,7 +9,7 @@ from typing import Any
 
 from tests.manifests.objects import Object, Predictor, containers_of, full_name, of_kind, predictors
 
-# Pod fields that Knative refuses unless a feature flag is on; those of a PVC are for a volume.
+# Pod fields that Knative refuses unless a feature flag is on; the flag of a PVC is for a volume.
 KNATIVE_FLAGS = {
     "affinity": "kubernetes.podspec-affinity",
     "dnsConfig": "kubernetes.podspec-dnsconfig",
@@ -25,12 +25,9 @@ KNATIVE_FLAGS = {
     "topologySpreadConstraints": "kubernetes.podspec-topologyspreadconstraints",
 }
 PVC_FLAG = "kubernetes.podspec-persistent-volume-claim"
-PVC_WRITE_FLAG = "kubernetes.podspec-persistent-volume-write"  # unless it is read-only
 KNATIVE_MAX_TIMEOUT_S = 600
 # Environment that libraries read and not our configuration.
-LIBRARY_ENV = re.compile(
-    r"HOME|HF_HUB_OFFLINE|OTEL_\w+|FASTAPI_OTEL_AUTO_CONFIGURE|TRITON_CACHE_DIR"
-)
+LIBRARY_ENV = re.compile(r"HOME|HF_HUB_OFFLINE|OTEL_\w+|FASTAPI_OTEL_AUTO_CONFIGURE")
 # (flags, environment, text of model-config.json) -> what the server says against it, or None
 Complaint = Callable[[list[str], dict[str, str], str], str | None]
 # Built by `make image`, and pushed to a registry that only its owner knows.
@@ -53,11 +50,8 @@ def knative_refusals(objects: Sequence[Object], enabled: Collection[str]) -> Ite
         if each.spec.get("timeout", 0) > KNATIVE_MAX_TIMEOUT_S:
             yield f"{each.name}: timeout {each.spec['timeout']} > {KNATIVE_MAX_TIMEOUT_S}"
         needed = [KNATIVE_FLAGS[field] for field in each.pod if field in KNATIVE_FLAGS]
-        claims = [v.get("persistentVolumeClaim") for v in each.pod.get("volumes", [])]
-        if any(claims):
+        if any("persistentVolumeClaim" in volume for volume in each.pod.get("volumes", [])):
             needed.append(PVC_FLAG)
-        if any(claim and not claim.get("readOnly") for claim in claims):
-            needed.append(PVC_WRITE_FLAG)
         yield from (f"{each.name}: needs Knative's flag {f}" for f in needed if f not in enabled)
 
 
@@ -176,9 +170,8 @@ def resources(objects: Sequence[Object]) -> Iterator[str]:
 
 
 def volumes(objects: Sequence[Object], secrets: Collection[str]) -> Iterator[str]:
-    """Every mount has its volume, every volume its ConfigMap or claim; secrets are made by hand."""
+    """Every mount has its volume, every volume its ConfigMap; secrets are made by hand."""
     config_maps = {each["metadata"]["name"] for each in of_kind(objects, "ConfigMap")}
-    claims = {each["metadata"]["name"] for each in of_kind(objects, "PersistentVolumeClaim")}
     for each in predictors(objects):
         declared = {volume["name"]: volume for volume in each.pod.get("volumes", [])}
         for mount in each.container.get("volumeMounts", []):
@@ -188,9 +181,6 @@ def volumes(objects: Sequence[Object], secrets: Collection[str]) -> Iterator[str
             name = volume.get("configMap", {}).get("name")
             if name is not None and name not in config_maps:
                 yield f"{each.name}: no ConfigMap {name}"
-            claim = volume.get("persistentVolumeClaim", {}).get("claimName")
-            if claim is not None and claim not in claims:
-                yield f"{each.name}: no claim {claim}"
             secret = volume.get("secret", {}).get("secretName")
             if secret is not None and secret not in secrets:
                 yield f"{each.name}: Secret {secret} is not documented"

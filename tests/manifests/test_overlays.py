@@ -119,23 +119,6 @@ def test_the_cache_holds_what_is_served(knative: list[Object]) -> None:
     assert cache["spec"]["sourceModelUri"] == predictors(knative)[0].spec["model"]["storageUri"]
 
 
-@pytest.mark.parametrize("overlay", ["production", "production-standard"])
-def test_compiled_kernels_are_kept_on_the_claim_and_only_there(overlay: str, built: Any) -> None:
-    [plain] = predictors(built(f"overlays/{overlay}"))
-    assert "TRITON_CACHE_DIR" not in {env["name"] for env in plain.container["env"]}
-    [each] = predictors(built((overlay, ("kernel-cache",))))
-    env = {variable["name"]: variable.get("value") for variable in each.container["env"]}
-    [mount] = [
-        m for m in each.container["volumeMounts"] if m["mountPath"] == env["TRITON_CACHE_DIR"]
-    ]
-    [volume] = [v for v in each.pod["volumes"] if v["name"] == mount["name"]]
-    assert not mount.get("readOnly")
-    assert volume["persistentVolumeClaim"] == {"claimName": "qwen3-asr-kernels"}
-    # Whoever the uid is: the volume belongs to the group that the container runs under.
-    group = each.container["securityContext"]["runAsGroup"]
-    assert each.pod["securityContext"] == {"fsGroup": group}
-
-
 def test_promoting_on_knative_changes_nothing_but_the_traffic(built: Any) -> None:
     """Another annotation or field of the pod would make a third revision, which starts cold."""
     for overlay in ("dev-cpu", "production"):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-
 import pytest
 
 from tests.manifests import pod_rules
@@ -26,14 +24,11 @@ from tests.manifests.mutations import (
 from tests.manifests.objects import of_kind
 
 pytestmark = needs_kustomize
-FLAGS = frozenset(pod_rules.KNATIVE_FLAGS.values()) | {pod_rules.PVC_FLAG, pod_rules.PVC_WRITE_FLAG}
+FLAGS = frozenset(pod_rules.KNATIVE_FLAGS.values()) | {pod_rules.PVC_FLAG}
 # Flags that the full Knative stack needs, as manifests/cluster/knative turns them on.
 ON = frozenset(
     f"kubernetes.podspec-{name}"
-    for name in (
-        *("affinity", "tolerations", "topologyspreadconstraints", "securitycontext"),
-        *("persistent-volume-claim", "persistent-volume-write"),
-    )
+    for name in ("affinity", "tolerations", "topologyspreadconstraints")
 )
 ROUTES = frozenset({"/v2/health/live", "/v2/models/qwen3-asr/ready"})
 
@@ -75,7 +70,7 @@ def config_of_another_model(objects: Objects) -> None:
             each["data"]["model-config.json"] = '{"model_name": "other"}'
 
 
-def add_claim(objects: Objects) -> None:
+def add_volume(objects: Objects) -> None:
     claim = {"name": "weights", "persistentVolumeClaim": {"claimName": "weights"}}
     kind(objects, "ServingRuntime")["spec"]["volumes"].append(claim)
 
@@ -99,6 +94,7 @@ CASES: list[Case] = [
     ("knative_refusals", put(predictor, "terminationGracePeriodSeconds", 60), "terminationGrace"),
     ("knative_refusals", put(predictor, "timeout", 900), "900 > 600"),
     ("no_flags", put(predictor, "nodeSelector", {"a": "b"}), "kubernetes.podspec-nodeselector"),
+    ("no_flags", add_volume, "kubernetes.podspec-persistent-volume-claim"),
     ("one_port", lambda o: container(o)["ports"].append({"containerPort": 8081}), "2 ports"),
     ("one_port", put(dig(container, "ports", 0), "name", "http"), "must be http1 or h2c"),
     ("one_port", put(dig(container, "readinessProbe", "httpGet"), "port", 9000), "asks port 9000"),
@@ -146,7 +142,6 @@ CASES: list[Case] = [
         "no volume gone",
     ),
     ("volumes", rename_config, "no ConfigMap qwen3-asr-config"),
-    ("volumes", add_claim, "no claim weights"),
     ("volumes", mount_secret, "unheard-of"),
     ("volumes", read_secret, "Secret unheard-of is not documented"),
     (
@@ -176,16 +171,3 @@ def test_every_rule_is_broken() -> None:
 @pytest.mark.parametrize("case", CASES, ids=ids(CASES))
 def test_a_broken_pod_is_caught(knative: Objects, case: Case) -> None:
     breaks(rule(case[0]), knative, case)
-
-
-@pytest.mark.parametrize("flag", sorted(ON))
-def test_each_flag_is_needed(knative: Objects, flag: str) -> None:
-    assert any(flag in problem for problem in pod_rules.knative_refusals(knative, ON - {flag}))
-
-
-def test_a_claim_that_is_only_read_needs_no_flag_for_writing(knative: Objects) -> None:
-    objects = copy.deepcopy(knative)
-    for volume in kind(objects, "ServingRuntime")["spec"]["volumes"]:
-        if "persistentVolumeClaim" in volume:
-            volume["persistentVolumeClaim"]["readOnly"] = True
-    assert list(pod_rules.knative_refusals(objects, ON - {pod_rules.PVC_WRITE_FLAG})) == []
