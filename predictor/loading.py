@@ -177,6 +177,7 @@ def engine_options(settings: Settings) -> EngineOptions:
     return EngineOptions(
         max_num_seqs=settings.max_num_seqs,
         max_model_len=settings.max_model_len,
+        kv_precision=settings.kv_precision,
         kv_memory_fraction=settings.kv_memory_fraction,
         max_prefill_audio_s=settings.max_prefill_audio_s,
         max_waiting_requests=settings.max_waiting_requests,

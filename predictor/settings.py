@@ -74,6 +74,12 @@ class Settings:
         "`auto` is bf16 on CUDA and fp32 on CPU; `fp8` is for CUDA",
         choices=tuple(_DTYPES),
     )
+    kv_precision: str = _setting(
+        "auto",
+        "what keys and values are kept in: `auto` is what is computed with; `fp8`, 8 bits, is for "
+        "CUDA with compute capability 8.9 or higher and a `precision` other than `fp32`",
+        choices=("auto", "fp8"),
+    )
     num_threads: int | None = _setting(
         None,
         "CPU threads of torch; `auto` leaves it to torch",

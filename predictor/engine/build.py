@@ -16,7 +16,7 @@ from predictor.engine.options import EngineOptions, StepStats
 from predictor.engine.runner import TorchRunner
 from predictor.model.config import ModelConfig
 from predictor.model.model import Model
-from predictor.model.precision import Precision, choose_precision
+from predictor.model.precision import Precision, choose_kv_dtype, choose_precision
 from predictor.model.quantized import check_quantized, quantize, quantizer
 from predictor.model.weights import load_model
 
@@ -37,7 +37,7 @@ def build_engine(
 
     `device` is "auto" (CUDA where there is one), "cpu" or "cuda[:n]"; `precision` is
     one of `choose_precision`. CheckpointError when the folder cannot be served, ValueError when
-    the device cannot run the precision or no sequence fits in memory.
+    the device cannot run the precision, or the cache's, or no sequence fits in memory.
     """
     return Engine(build_runner(model_path, device, precision, options), options, on_step)
 
@@ -52,6 +52,7 @@ def build_runner(
     device = choose_device(device)
     chosen = choose_precision(precision, device)
     dtype = chosen.dtype
+    kv_dtype = choose_kv_dtype(options.kv_precision, chosen, device)
     if device.type == "cuda" and dtype == torch.float32:
         torch.backends.cudnn.allow_tf32 = False  # TF32 would cost three digits
     quantize_part = quantizer(chosen.name, device) if chosen.is_quantized else None
@@ -60,7 +61,7 @@ def build_runner(
         torch.cuda.synchronize(device)
         logger.info("device open")
     with ThreadPoolExecutor(1, "rehearsal") as beside:
-        rehearsal = beside.submit(_rehearse, config, device, chosen)
+        rehearsal = beside.submit(_rehearse, config, device, chosen, kv_dtype)
         model = load_model(model_path, device=device, dtype=dtype, quantize_part=quantize_part)
         rehearsal.result()
     if chosen.is_quantized:
@@ -71,7 +72,7 @@ def build_runner(
     work = work_bytes(config, options, max_model_len, dtype)
     if device.type == "cuda":
         work *= 2  # graphs have memory of their own, beside what runs call by call
-    num_slots = plan_slots(config.text, options, max_model_len, device, dtype, work)
+    num_slots = plan_slots(config.text, options, max_model_len, device, kv_dtype, work)
     logger.info(
         "loaded %s on %s in %s: %d slots of %d tokens",
         model_path, device, chosen.name, num_slots, max_model_len,
@@ -82,10 +83,13 @@ def build_runner(
         max_model_len=max_model_len,
         max_prefill_audio_s=options.max_prefill_audio_s,
         max_prefill_tokens=options.max_prefill_tokens,
+        kv_dtype=kv_dtype,
     )
 
 
-def _rehearse(config: ModelConfig, device: torch.device, precision: Precision) -> None:
+def _rehearse(
+    config: ModelConfig, device: torch.device, precision: Precision, kv_dtype: torch.dtype
+) -> None:
     """Compile on CUDA what serving will run; whatever fails here, the real runner will say."""
     if device.type != "cuda":
         return
@@ -107,9 +111,11 @@ def _rehearse(config: ModelConfig, device: torch.device, precision: Precision) -
                 quantize(model, precision.name)
             # Without graphs: a capture minds what other threads do to the device.
             options = GraphOptions(use_graphs=False)
-            rehearse(
-                GraphRunner(model, num_slots=NUM_SLOTS, max_model_len=MAX_LENGTH, options=options)
-            )
+            runner = GraphRunner(
+                model, num_slots=NUM_SLOTS, max_model_len=MAX_LENGTH, options=options,
+                kv_dtype=kv_dtype,
+            )  # fmt: skip
+            rehearse(runner)
             torch.cuda.synchronize()
             # Each thread that compiled left a workspace of 32 MiB to the matrix library.
             torch._C._cuda_clearCublasWorkspaces()
@@ -130,18 +136,25 @@ def make_runner(
     max_model_len: int,
     max_prefill_audio_s: float,
     max_prefill_tokens: int,
+    kv_dtype: torch.dtype | None = None,
 ) -> TorchRunner:
-    """The fast runner on CUDA, ready for small batches; larger graphs follow when it is idle."""
+    """The fast runner on CUDA, ready for small batches; larger graphs follow when it is idle.
+
+    `kv_dtype`: what the cache holds; None = what activations are.
+    """
     if model.device.type != "cuda":
-        return TorchRunner(model, num_slots=num_slots, max_model_len=max_model_len)
+        return TorchRunner(
+            model, num_slots=num_slots, max_model_len=max_model_len, kv_dtype=kv_dtype
+        )
     from predictor.engine.graphs import GraphOptions, GraphRunner  # what only CUDA machines need
 
     graph_options = GraphOptions(
         max_prefill_audio_s=max_prefill_audio_s, max_prefill_tokens=max_prefill_tokens
     )
     runner = GraphRunner(
-        model, num_slots=num_slots, max_model_len=max_model_len, options=graph_options
-    )
+        model, num_slots=num_slots, max_model_len=max_model_len, options=graph_options,
+        kv_dtype=kv_dtype,
+    )  # fmt: skip
     logger.info("kernels checked")
     runner.capture_up_to(READY_SEQUENCES, READY_PREFILL_S)
     logger.info("first graphs captured")

@@ -67,13 +67,18 @@ class GraphRunner(TorchRunner):
         num_slots: int,
         max_model_len: int,
         options: GraphOptions | None = None,
+        kv_dtype: torch.dtype | None = None,
     ) -> None:
         # One slot more: rows that only fill a bucket write to it.
-        super().__init__(model, num_slots=num_slots + 1, max_model_len=max_model_len)
+        super().__init__(
+            model, num_slots=num_slots + 1, max_model_len=max_model_len, kv_dtype=kv_dtype
+        )
         options = GraphOptions() if options is None else options
         self._options = options
         on_cuda = self._device.type == "cuda"
-        fusion = checked(options.fusion, model) if options.check_kernels else options.fusion
+        fusion = options.fusion
+        if options.check_kernels:
+            fusion = checked(fusion, model, kv_dtype)
         self._mel = DeviceLogMel(
             model.config.audio.num_mel_bins, device=self._device, use_kernels=fusion.features
         )

@@ -23,8 +23,8 @@ def plan_slots(
 ) -> int:
     """Slots of `max_model_len` tokens, `options.max_num_seqs` at most; ValueError if none fits.
 
-    Called once the weights are loaded. The cache gets its fraction of what is free then, or all
-    but the `reserved` bytes, whichever is less.
+    Called once the weights are loaded. The cache, of `dtype`, gets its fraction of what is free
+    then, or all but the `reserved` bytes, whichever is less.
     """
     needed = slot_bytes(text, max_model_len, dtype)
     free = free_bytes(device)
@@ -47,7 +47,7 @@ def work_bytes(
     """What a full prefill step and a full decode step hold beside weights and cache, at most.
 
     The sum of what is alive at the widest places, although they are not reached at once: that
-    leaves room for what an allocator wastes.
+    leaves room for what an allocator wastes. `dtype` is the activations'.
     """
     audio, text = config.audio, config.text
     longest_s = max_model_len / TOKENS_PER_CHUNK  # one clip is taken whatever its length
@@ -68,7 +68,7 @@ def work_bytes(
 
 
 def slot_bytes(text: TextConfig, max_model_len: int, dtype: torch.dtype) -> int:
-    """Bytes of one slot: keys and values of every layer for `max_model_len` tokens."""
+    """Bytes of one slot: keys and values, `dtype`, of every layer for `max_model_len` tokens."""
     per_token = 2 * text.num_layers * text.num_kv_heads * text.head_dim * dtype.itemsize
     return per_token * max_model_len
 

@@ -15,6 +15,7 @@ class EngineOptions:
 
     max_num_seqs: int = 64  # sequences that decode together; fewer if memory holds fewer slots
     max_model_len: int = 3072  # tokens of one sequence: audio, prompt and answer
+    kv_precision: str = "auto"  # of the cache: what activations are, or "fp8"
     kv_memory_fraction: float = 0.85  # of the memory free once the weights are loaded
     max_prefill_audio_s: float = 120.0  # seconds of audio prefilled in one step, or one clip
     max_prefill_tokens: int = 8192  # audio and prompt tokens of one step, or one sequence
@@ -31,8 +32,9 @@ class EngineOptions:
             name, value = setting.name, getattr(self, setting.name)
             if isinstance(value, int):
                 self._require(name, value >= 1, "at least 1")
-            else:
+            elif isinstance(value, float):
                 self._require(name, 0 < value < math.inf, "above 0 and finite")
+        self._require("kv_precision", self.kv_precision in ("auto", "fp8"), "auto or fp8")
         self._require("kv_memory_fraction", self.kv_memory_fraction <= 1, "1 at most")
 
     def _require(self, name: str, holds: bool, what: str) -> None:

@@ -19,11 +19,13 @@ from torch import Tensor
 from predictor.audio.mel_device import DeviceLogMel
 from predictor.model import fused
 from predictor.model.attention import (
+    FP8,
     TILE_TOKENS,
     KvCache,
     Packing,
     packed_attention,
     prompt_tiles,
+    write_places,
 )
 from predictor.model.decoder import Decoder, DecoderLayer
 from predictor.model.fused import Fusion, StepPlaces
@@ -36,51 +38,62 @@ logger = logging.getLogger(__name__)
 
 NUM_ROWS = 3
 MAX_LENGTH = 160
+# Of what is written to the cache; the larger one is beyond the range of an 8-bit cache.
+VALUE_SIZES = (1.0, 1000.0)
 # Largest |difference| / |plain|, over all elements together.
 TOLERANCE = {torch.float32: 5e-5, torch.float16: 5e-3, torch.bfloat16: 2e-2}
 
-# Of rows in 8 bits: one last bit of a row's peak moves its scale, and many values by a step.
+# Of rows in 8 bits: one last bit of a row's peak moves its scale, and many values by a step. And of
+# an 8-bit cache, where values that differ by d = 2e-2 come to lie on both sides of a boundary: a
+# share d / step of them is a step apart, all together sqrt(d * step), and a step is 1/8 at most.
 ROWS_TOLERANCE = 5e-2
 
 Check: TypeAlias = Callable[[Fusion, Decoder], float]
 
 
-def checked(fusion: Fusion, model: Model) -> Fusion:
-    """`fusion` without the kernels that fail on this device or differ from their plain twins."""
-    has_flash = model.device.type == "cuda" and model.dtype in (torch.float16, torch.bfloat16)
-    for name, error in kernel_errors(fusion, model).items():
+def checked(fusion: Fusion, model: Model, kv_dtype: torch.dtype | None = None) -> Fusion:
+    """`fusion` without the kernels that fail on this device or differ from their plain twins.
+
+    `kv_dtype`: what the cache holds; None = what activations are.
+    """
+    kv_dtype = kv_dtype or model.dtype
+    has_flash = model.device.type == "cuda" and kv_dtype in (torch.float16, torch.bfloat16)
+    for name, error in kernel_errors(fusion, model, kv_dtype).items():
         logger.error("kernel %s is not used: %s", name, error)
         if name != "attention":
             off: dict[str, Any] = {name: False}
             fusion = replace(fusion, **off)
         elif fusion.attention == "split" and has_flash:
-            fusion = checked(replace(fusion, attention="flash"), model)
+            fusion = checked(replace(fusion, attention="flash"), model, kv_dtype)
         else:
             fusion = replace(fusion, attention="masked")
     return fusion
 
 
 @torch.inference_mode()
-def kernel_errors(fusion: Fusion, model: Model) -> dict[str, str]:
+def kernel_errors(
+    fusion: Fusion, model: Model, kv_dtype: torch.dtype | None = None
+) -> dict[str, str]:
     """What is wrong with the kernels that `fusion` asks for: its field -> the reason."""
-    decoder = model.decoder
+    decoder, kv = model.decoder, kv_dtype or model.dtype
     checks: dict[str, Check] = {}
     checks |= {"norm": _norm} if fusion.norm else {}
-    checks |= {"rope": _rope} if fusion.rope else {}
+    checks |= {"rope": lambda _, decoder: _rope(decoder, kv)} if fusion.rope else {}
     checks |= {"swiglu": _swiglu} if fusion.swiglu else {}
     has_rows = fusion.rows and is_fp8(decoder) and decoder.norm.weight.is_cuda
     checks |= {"rows": _rows} if has_rows else {}
     checks |= {"head": _head} if fusion.head else {}
-    checks |= {"thin": lambda _, decoder: thin_difference(decoder)} if fusion.thin else {}
+    checks |= {"thin": lambda _, decoder: thin_difference(decoder, kv)} if fusion.thin else {}
     checks |= {"encoder": lambda *_: encoder_difference(model.encoder)} if fusion.encoder else {}
     checks |= {"features": lambda *_: _features(model)} if fusion.features else {}
     is_16_bit = decoder.norm.weight.dtype != torch.float32
     checks |= {"prefill": _prefill} if fusion.prefill and is_16_bit else {}
-    checks |= {"attention": _attention} if fusion.attention != "masked" else {}
+    if fusion.attention != "masked":
+        checks |= {"attention": lambda fusion, decoder: _attention(fusion, decoder, kv)}
     errors = {}
     for name, difference in _run_all(checks, fusion, decoder).items():
         tolerance = TOLERANCE[decoder.norm.weight.dtype]
-        if name == "rows" or (name == "thin" and is_fp8(decoder)):
+        if name == "rows" or (name == "thin" and (is_fp8(decoder) or kv == FP8)):
             tolerance = ROWS_TOLERANCE
         if isinstance(difference, Exception):
             errors[name] = f"{type(difference).__name__}: {difference}"
@@ -123,6 +136,11 @@ def difference(ours: Tensor, plain: Tensor) -> float:
     return float((a - b).norm() / b.norm())
 
 
+def _worst(*differences: float) -> float:
+    """The largest; NaN where one is, which `max` may pass over."""
+    return float(np.max(differences))
+
+
 def _random(decoder: Decoder, *shape: int) -> Tensor:
     weight = decoder.norm.weight
     return torch.randn(shape, device=weight.device).to(weight.dtype)
@@ -135,36 +153,37 @@ def _norm(fusion: Fusion, decoder: Decoder) -> float:
     ours = kernels.add_rms_norm(x, add, decoder.norm.weight, eps)
     plain = fused.plain_add_rms_norm(twin, add, decoder.norm.weight, eps)
     first = kernels.add_rms_norm(x, None, decoder.norm.weight, eps)
-    return max(difference(ours, plain), difference(x, twin), difference(first, plain))
+    return _worst(difference(ours, plain), difference(x, twin), difference(first, plain))
 
 
-def _rope(fusion: Fusion, decoder: Decoder) -> float:
+def _rope(decoder: Decoder, kv_dtype: torch.dtype) -> float:
+    return _worst(*(_rope_of(size, decoder, kv_dtype) for size in VALUE_SIZES))
+
+
+def _rope_of(size: float, decoder: Decoder, kv_dtype: torch.dtype) -> float:
+    """Heads against the twin's; the cache against what torch writes of the same heads, which is
+    equal to the bit: of the twin's, 8 bits would round what hardly differs to both sides."""
     config, layer = decoder.config, decoder.layers[0]
     assert isinstance(layer, DecoderLayer)
     weight = decoder.norm.weight
-    qkv = _random(decoder, NUM_ROWS, config.num_heads + 2 * config.num_kv_heads, config.head_dim)
+    num_heads = config.num_heads + 2 * config.num_kv_heads
+    qkv = size * _random(decoder, NUM_ROWS, num_heads, config.head_dim)
     positions = torch.tensor([0, 7, MAX_LENGTH - 1], device=weight.device)
     places = torch.tensor([5, 0, 2], device=weight.device)
     everywhere = decoder.rotation(torch.arange(MAX_LENGTH, device=weight.device))
     half = config.head_dim // 2
     table = (everywhere.cos[:, 0, :half].contiguous(), everywhere.sin[:, 0, half:].contiguous())
-    results = []
-    for is_ours in (True, False):
-        x = qkv.clone()
-        cache = torch.zeros(2, 6, config.num_kv_heads, config.head_dim).to(weight)
-        pair = (cache[0], cache[1])
-        if is_ours:
-            fused._kernels().norm_rope_write(
-                x, layer.qk_norm, table, positions, places, pair, config.rms_norm_eps
-            )
-        else:
-            rotation = decoder.rotation(positions)
-            fused.plain_norm_rope_write(
-                x, layer.qk_norm, rotation, places, pair, config.rms_norm_eps
-            )
-        results.append((x, cache))
-    (ours, our_cache), (plain, plain_cache) = results
-    return max(difference(ours, plain), difference(our_cache, plain_cache))
+    cache = torch.zeros(2, 6, config.num_kv_heads, config.head_dim).to(weight.device, kv_dtype)
+    expected = torch.zeros_like(cache)
+    ours, plain, eps = qkv.clone(), qkv.clone(), config.rms_norm_eps
+    pair, plain_pair = (cache[0], cache[1]), (expected[0], expected[1])
+    fused._kernels().norm_rope_write(ours, layer.qk_norm, table, positions, places, pair, eps)
+    rotation = decoder.rotation(positions)
+    fused.plain_norm_rope_write(plain, layer.qk_norm, rotation, places, plain_pair, eps)
+    key_value = ours[:, config.num_heads :].chunk(2, dim=1)
+    for part, values in zip(plain_pair, key_value, strict=True):
+        write_places(part, places, values)
+    return _worst(difference(ours, plain), difference(cache, expected))
 
 
 def _swiglu(fusion: Fusion, decoder: Decoder) -> float:
@@ -194,7 +213,7 @@ def _rows(fusion: Fusion, decoder: Decoder) -> float:
     for (values, scale), plain in results:
         rows, row_scale = quantize_fp8_rows(plain)
         differences.append(difference(values.float() * scale, rows.float() * row_scale))
-    return max(differences)
+    return _worst(*differences)
 
 
 def _head(fusion: Fusion, decoder: Decoder) -> float:
@@ -236,7 +255,7 @@ def _prefill(fusion: Fusion, decoder: Decoder) -> float:
     return difference(ours, packed_attention(query, key, value, packing, causal=True))
 
 
-def _attention(fusion: Fusion, decoder: Decoder) -> float:
+def _attention(fusion: Fusion, decoder: Decoder, kv_dtype: torch.dtype) -> float:
     """At both ends of the range of splits, over slots out of order and partly filled."""
     config, weight = decoder.config, decoder.norm.weight
     cache = KvCache(
@@ -246,7 +265,7 @@ def _attention(fusion: Fusion, decoder: Decoder) -> float:
         num_kv_heads=config.num_kv_heads,
         head_dim=config.head_dim,
         device=weight.device,
-        dtype=weight.dtype,
+        dtype=kv_dtype,
     )
     cache.data.copy_(_random(decoder, *cache.data.shape))
     query = _random(decoder, NUM_ROWS, config.num_heads, config.head_dim)
@@ -263,4 +282,4 @@ def _attention(fusion: Fusion, decoder: Decoder) -> float:
         )
         for splits in fused.SPLITS
     ]
-    return max(difference(output, plain) for output in outputs)
+    return _worst(*(difference(output, plain) for output in outputs))

@@ -37,6 +37,7 @@ from predictor.engine.graphs import GraphOptions, GraphRunner
 from predictor.engine.kernel_cache import SHIPPED
 from predictor.engine.parity import kernel_errors
 from predictor.model import quantized_cuda
+from predictor.model.attention import FP8
 from predictor.model.config import CheckpointError, ModelConfig
 from predictor.model.fused import Fusion
 from predictor.model.model import Model
@@ -106,8 +107,9 @@ def _archs(text: str) -> list[int]:
 
 
 def precompile(models: Iterable[ModelConfig], arch: int, folder: Path) -> tuple[int, int]:
-    """Fill `folder` with kernels for the models in bf16 and in the quantized precisions that the
-    compute capability has; how many kernels, and bytes of all files. RuntimeError if none.
+    """Fill `folder` with kernels for the models in bf16 and in the quantized precisions, and
+    caches, that the compute capability has; how many kernels, and bytes of all files.
+    RuntimeError if none.
 
     In a process for this alone: afterwards Triton in it is of no use for anything else.
     """
@@ -119,6 +121,8 @@ def precompile(models: Iterable[ModelConfig], arch: int, folder: Path) -> tuple[
         for config in models:
             for precision in precisions(arch):
                 _compile_all(config, precision)
+            if arch >= FP8_ARCH:  # no kernel depends on both weights and cache
+                _compile_all(config, "bf16", FP8)
     kernels = list(folder.glob("*/*.cubin"))
     if not kernels:
         raise RuntimeError(f"nothing was compiled for sm_{arch}")
@@ -130,7 +134,9 @@ def precisions(arch: int) -> tuple[str, ...]:
     return ("bf16", "int8", "fp8") if arch >= FP8_ARCH else ("bf16", "int8")
 
 
-def _compile_all(config: ModelConfig, precision: str) -> None:
+def _compile_all(
+    config: ModelConfig, precision: str, kv_dtype: torch.dtype = torch.bfloat16
+) -> None:
     """What a start in this precision goes through: its checks, and the rehearsal."""
     with _Pretence():
         model = Model.empty(rehearsal.one_layer_each(config), device=CPU, dtype=torch.bfloat16)
@@ -142,11 +148,11 @@ def _compile_all(config: ModelConfig, precision: str) -> None:
                 quantize_part(part)
             for _, linear, x in quantized_cuda.trials(model):
                 linear(x)
-        kernel_errors(Fusion(), model)
+        kernel_errors(Fusion(), model, kv_dtype)
         options = GraphOptions(use_graphs=False, check_kernels=False)
         runner = GraphRunner(
             model, num_slots=rehearsal.NUM_SLOTS, max_model_len=rehearsal.MAX_LENGTH,
-            options=options,
+            options=options, kv_dtype=kv_dtype,
         )  # fmt: skip
         rehearsal.rehearse(runner)
 

@@ -23,11 +23,19 @@ from predictor.model.model import Model
 class TorchRunner:
     """Plain PyTorch on CPU or CUDA."""
 
-    def __init__(self, model: Model, *, num_slots: int, max_model_len: int) -> None:
+    def __init__(
+        self,
+        model: Model,
+        *,
+        num_slots: int,
+        max_model_len: int,
+        kv_dtype: torch.dtype | None = None,
+    ) -> None:
+        """`kv_dtype`: what the cache holds; None = what activations are."""
         self._model = model
         self._device = model.device
         self._log_mel = LogMel(model.config.audio.num_mel_bins, device=model.device)
-        self._cache = model.new_cache(num_slots, max_model_len)
+        self._cache = model.new_cache(num_slots, max_model_len, kv_dtype)
         self._limits = Limits(
             max_model_len=max_model_len,
             vocab_size=model.config.text.vocab_size,

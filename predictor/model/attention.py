@@ -18,6 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+FP8 = torch.float8_e4m3fn  # of a cache in 8 bits; it has no scale
+FP8_MAX = torch.finfo(FP8).max  # 448
+
 
 def to_device(array: np.ndarray[Any, Any], device: torch.device) -> Tensor:
     """Send an array without waiting: from pageable memory, more than 64 KiB would wait."""
@@ -172,8 +175,28 @@ class KvCache:
     def write(self, layer: int, places: Tensor, key: Tensor, value: Tensor) -> None:
         """Store key and value [T, K, D] at `places` [T] = slot * max_length + position."""
         flat = self._flat[layer]
-        flat[0].index_copy_(0, places, key)
-        flat[1].index_copy_(0, places, value)
+        write_places(flat[0], places, key)
+        write_places(flat[1], places, value)
+
+
+def write_places(part: Tensor, places: Tensor, values: Tensor) -> None:
+    """Store values [T, K, D] at `places` [T] of keys or values [places, K, D].
+
+    8 bits hold what is beyond their range as the end of it.
+    """
+    if part.dtype == FP8:  # beyond the range the conversion gives NaN
+        values = values.clamp(-FP8_MAX, FP8_MAX).to(FP8)
+    _indexable(part).index_copy_(0, places, _indexable(values))
+
+
+def select(part: Tensor, dim: int, index: Tensor) -> Tensor:
+    """`part.index_select`, for a cache of any type."""
+    return _indexable(part).index_select(dim, index).view(part.dtype)
+
+
+def _indexable(part: Tensor) -> Tensor:
+    """The same memory; as integers where it is 8-bit floats, which torch does not index."""
+    return part.view(torch.uint8) if part.dtype == FP8 else part
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +229,7 @@ class CacheView:
             last = self.first_slot + self.num_sequences
             keys_values = keys_values[:, self.first_slot : last]
         else:
-            keys_values = keys_values.index_select(1, self.slots)
+            keys_values = select(keys_values, 1, self.slots)
         keys, values = keys_values.transpose(2, 3).unbind(0)
         return keys, values
 
@@ -215,8 +238,9 @@ def cached_attention(query: Tensor, keys: Tensor, values: Tensor, view: CacheVie
     """One new token of each sequence over its cache: query [B, H, D] -> [B, H, D].
 
     The query heads that share a key head are handed over as if they were query positions, so no
-    key is ever repeated in memory.
+    key is ever repeated in memory. A cache in fewer bits is widened to what the query is.
     """
+    keys, values = keys.to(query.dtype), values.to(query.dtype)
     num_sequences, num_heads, head_dim = query.shape
     grouped = query.view(num_sequences, keys.shape[1], -1, head_dim)  # [B, K, H/K, D]
     output = F.scaled_dot_product_attention(grouped, keys, values, attn_mask=view.key_mask)

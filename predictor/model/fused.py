@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from predictor.model.attention import KvCache, Packing, packed_attention
+from predictor.model.attention import KvCache, Packing, packed_attention, select, write_places
 from predictor.model.decoder import Decoder, DecoderLayer, Rotation
 from predictor.model.quantized_cuda import Fp8Linear
 
@@ -39,8 +39,8 @@ class Fusion:
     encoder: bool = True  # first convolution, activations and norms of the audio tower
     features: bool = True  # frames and power of the log-mel
     prefill: bool = True  # attention inside prompts, in 16 bit
-    # Decode attention: our split kernel; PyTorch's flash kernel (16 bit); or masked over whole
-    # slots, which runs anywhere and reads everything.
+    # Decode attention: our split kernel; PyTorch's flash kernel (16-bit caches); or masked over
+    # whole slots, which runs anywhere and reads everything.
     attention: AttentionKind = "split"
     tile: tuple[int, int, int] = (64, 4, 3)  # of the split kernel, see decode_attention
 
@@ -270,7 +270,9 @@ class _FlashReader:
 
 def masked_attention(query: Tensor, cache: CachePair, slots: Tensor, lengths: Tensor) -> Tensor:
     """The plain twin of `kernels.decode_attention`; reads whole slots."""
-    keys, values = (part.index_select(0, slots).transpose(1, 2) for part in cache)  # [B, K, S, D]
+    keys, values = (  # [B, K, S, D]
+        select(part, 0, slots).to(query.dtype).transpose(1, 2) for part in cache
+    )
     num_rows, num_heads, dim = query.shape
     grouped = query.reshape(num_rows, keys.shape[1], -1, dim)
     places = torch.arange(keys.shape[2], device=query.device)
@@ -308,5 +310,5 @@ def plain_norm_rope_write(
     num_kv_heads = keys.shape[1]
     rotated = rotation.apply(F.rms_norm(qkv[:, :num_rotated], (dim,), eps=eps) * norm)
     qkv[:, :num_rotated] = rotated
-    keys.index_copy_(0, places, rotated[:, -num_kv_heads:])
-    values.index_copy_(0, places, qkv[:, num_rotated:])
+    write_places(keys, places, rotated[:, -num_kv_heads:])
+    write_places(values, places, qkv[:, num_rotated:])

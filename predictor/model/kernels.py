@@ -14,6 +14,7 @@ from torch import Tensor
 LOG2_E = 1.4426950408889634
 ROWS_OF_A_TILE = 16  # the least that a matrix unit multiplies; grouped query heads fill some
 HEAD_BLOCK = 8192  # logits that one program reduces
+FP8_MAX = tl.constexpr(448.0)  # the largest float8e4nv
 
 
 @triton.jit
@@ -52,6 +53,24 @@ def add_rms_norm(x: Tensor, add: Tensor | None, weight: Tensor, eps: float) -> T
         HAS_ADD=add is not None, BLOCK=block, num_warps=4 if block <= 2048 else 8,
     )  # fmt: skip
     return out
+
+
+@triton.jit
+def as_stored(values, dtype: tl.constexpr):
+    """What a cache of `dtype` holds; 8 bits hold what is beyond their range as the end of it."""
+    if dtype == tl.float8e4nv:
+        values = values.to(tl.float32)
+        values = tl.clamp(values, -FP8_MAX, FP8_MAX, propagate_nan=tl.PropagateNan.ALL)
+    return values.to(dtype)
+
+
+@triton.jit
+def as_multiplied(query, dtype: tl.constexpr):
+    """The query as it is multiplied with a cache of `dtype`: 8 bits are widened to float16, two
+    values in one instruction on compute capability 8.9 and 9.0, where bfloat16 takes several."""
+    if dtype == tl.float8e4nv:
+        query = query.to(tl.float16)
+    return query
 
 
 @triton.jit
@@ -96,12 +115,13 @@ def _rope_kernel(
     place_row = place * (KV_HEADS * 2 * HALF)
     is_key = (head >= HEADS) & rotated
     key_offsets = place_row + offsets - HEADS * (2 * HALF)
-    tl.store(key_cache_ptr + key_offsets, new_low, mask=is_key)
-    tl.store(key_cache_ptr + key_offsets + HALF, new_high, mask=is_key)
+    dtype: tl.constexpr = key_cache_ptr.dtype.element_ty
+    tl.store(key_cache_ptr + key_offsets, as_stored(new_low, dtype), mask=is_key)
+    tl.store(key_cache_ptr + key_offsets + HALF, as_stored(new_high, dtype), mask=is_key)
     is_value = (head >= HEADS + KV_HEADS) & exists
     value_offsets = place_row + offsets - (HEADS + KV_HEADS) * (2 * HALF)
-    tl.store(value_cache_ptr + value_offsets, raw_low, mask=is_value)
-    tl.store(value_cache_ptr + value_offsets + HALF, raw_high, mask=is_value)
+    tl.store(value_cache_ptr + value_offsets, as_stored(raw_low, dtype), mask=is_value)
+    tl.store(value_cache_ptr + value_offsets + HALF, as_stored(raw_high, dtype), mask=is_value)
 
 
 def norm_rope_write(
@@ -188,6 +208,7 @@ def _attention_kernel(
         mask=is_head[:, None],
         other=0.0,
     )
+    query = as_multiplied(query, keys_ptr.dtype.element_ty)
     base = (slot * max_length * KV_HEADS + kv_head) * DIM
     peak = tl.full([TILE], -float("inf"), tl.float32)
     total = tl.zeros([TILE], tl.float32)
@@ -200,7 +221,7 @@ def _attention_kernel(
             mask=exists[None, :],
             other=0.0,
         )
-        scores = tl.dot(query, keys, input_precision=PRECISION) * scale
+        scores = tl.dot(query, keys.to(query.dtype), input_precision=PRECISION) * scale
         scores = tl.where(exists[None, :], scores, -float("inf"))
         new_peak = tl.maximum(peak, tl.max(scores, axis=1))
         weights = tl.exp2(scores - new_peak[:, None])
@@ -211,7 +232,8 @@ def _attention_kernel(
             mask=exists[:, None],
             other=0.0,
         )
-        products = tl.dot(weights.to(values.dtype), values, input_precision=PRECISION)
+        values = values.to(query.dtype)
+        products = tl.dot(weights.to(query.dtype), values, input_precision=PRECISION)
         sums = sums * fade[:, None] + products
         peak = new_peak
     if SPLITS == 1:

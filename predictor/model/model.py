@@ -44,8 +44,13 @@ class Model(nn.Module):
     def dtype(self) -> torch.dtype:
         return self.decoder.norm.weight.dtype
 
-    def new_cache(self, num_slots: int, max_length: int) -> KvCache:
-        """A key/value cache for `num_slots` sequences of up to `max_length` tokens."""
+    def new_cache(
+        self, num_slots: int, max_length: int, dtype: torch.dtype | None = None
+    ) -> KvCache:
+        """A key/value cache for `num_slots` sequences of up to `max_length` tokens.
+
+        `dtype`: what it holds; None = what activations are.
+        """
         text = self.config.text
         return KvCache(
             num_layers=text.num_layers,
@@ -54,7 +59,7 @@ class Model(nn.Module):
             num_kv_heads=text.num_kv_heads,
             head_dim=text.head_dim,
             device=self.device,
-            dtype=self.dtype,
+            dtype=dtype or self.dtype,
         )
 
     def tensors(self) -> dict[str, Tensor]:

@@ -1,4 +1,5 @@
-"""The precisions a model can run in: one name for what the weights, activations and cache are."""
+"""The precisions a model can run in: one name for what weights and activations are, and one for
+what the key/value cache holds."""
 
 from __future__ import annotations
 
@@ -6,7 +7,10 @@ from dataclasses import dataclass
 
 import torch
 
+from predictor.model.attention import FP8
+
 AUTO = "auto"
+FP8_CAPABILITY = (8, 9)  # the first compute capability with 8-bit floats
 _FLOATS = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
@@ -25,7 +29,7 @@ class Precision:
     """How a model is held in memory and computed."""
 
     name: str  # the dtype's, or the quantization's
-    dtype: torch.dtype  # of activations and cache, and of the weights that are not quantized
+    dtype: torch.dtype  # of activations, and of the weights that are not quantized
     is_quantized: bool = False  # the linear layers' weights are what the name says
 
 
@@ -44,3 +48,32 @@ def choose_precision(name: str | torch.dtype, device: torch.device) -> Precision
         return Precision(name, _FLOATS[name])
     beside = "float32" if device.type == "cpu" else "bfloat16"
     return Precision(name, _FLOATS[beside], is_quantized=True)
+
+
+def choose_kv_dtype(name: str, precision: Precision, device: torch.device) -> torch.dtype:
+    """What the cache holds: "auto" is what activations are, "fp8" 8-bit floats.
+
+    ValueError where 8 bits cannot be read, and beside float32.
+    """
+    if name == AUTO:
+        return precision.dtype
+    if name != "fp8":
+        raise ValueError(f"kv_precision must be auto or fp8, is {name!r}")
+    if device.type != "cuda":
+        raise ValueError(f"kv_precision 'fp8' needs a CUDA device, not {str(device)!r}")
+    if precision.dtype == torch.float32:
+        raise ValueError("kv_precision 'fp8' needs a precision of 16 bits or less, not fp32")
+    capability, has = capability_of(device)
+    if capability < FP8_CAPABILITY:
+        raise ValueError(
+            f"kv_precision 'fp8' needs compute capability 8.9 or higher, {has}: use kv_precision "
+            "'auto'"
+        )
+    return FP8
+
+
+def capability_of(device: torch.device) -> tuple[tuple[int, int], str]:
+    """A CUDA device's compute capability, and a sentence that says so by the device's name."""
+    capability = torch.cuda.get_device_capability(device)
+    name = torch.cuda.get_device_name(device)
+    return capability, f"{name} has compute capability {'.'.join(map(str, capability))}"

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from predictor.model.decoder import DecoderLayer
 from predictor.model.model import Model
+from predictor.model.precision import FP8_CAPABILITY, capability_of
 
 LINEARS = ("qkv", "attention_out", "gate_up", "ffn_out")  # of every DecoderLayer
 FP8_MAX = 448.0  # the largest float8_e4m3fn
@@ -187,10 +188,8 @@ def refusal_on(device: torch.device, precision: str) -> str | None:
         return f"precision must be {' or '.join(KINDS)} to quantize on CUDA, is {precision!r}"
     if device.type != "cuda":
         return f"precision {precision!r} of this kind needs a CUDA device, not {str(device)!r}"
-    capability = torch.cuda.get_device_capability(device)
-    name = torch.cuda.get_device_name(device)
-    has = f"{name} has compute capability {'.'.join(map(str, capability))}"
-    if precision == "fp8" and capability < (8, 9):
+    capability, has = capability_of(device)
+    if precision == "fp8" and capability < FP8_CAPABILITY:
         return (
             f"precision 'fp8' needs compute capability 8.9 or higher, {has}: use precision "
             "'int8' or leave the weights in 16 bits"

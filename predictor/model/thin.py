@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from predictor.model.attention import KvCache
+from predictor.model.attention import KvCache, write_places
 from predictor.model.decoder import Decoder, DecoderLayer
 from predictor.model.fused import CachePair, StepPlaces, masked_attention, plain_choose
 
@@ -71,14 +71,14 @@ class ThinDecoder:
         return self._decoder.embedding.weight if head is None else head.weight
 
 
-def thin_difference(decoder: Decoder, max_length: int = 160) -> float:
+def thin_difference(decoder: Decoder, kv_dtype: torch.dtype, max_length: int = 160) -> float:
     """Relative distance of one layer and the head from their plain twins, on random inputs."""
     config, layer = decoder.config, decoder.layers[0]
     assert isinstance(layer, DecoderLayer)
     weight = decoder.norm.weight
     cache = torch.randn(
         2, 5, max_length, config.num_kv_heads, config.head_dim, device=weight.device
-    ).to(weight.dtype)
+    ).to(kv_dtype)
     lengths = torch.tensor([max_length, 78], dtype=torch.int32, device=weight.device)
     slots = torch.tensor([3, 0], device=weight.device)
     positions = lengths.long() - 1
@@ -88,7 +88,7 @@ def thin_difference(decoder: Decoder, max_length: int = 160) -> float:
 
     def attend(_: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         for part, new in zip(theirs.flatten(1, 2).unbind(0), (key, value), strict=True):
-            part.index_copy_(0, where.places, new)
+            write_places(part, where.places, new)
         pair = (theirs[0], theirs[1])
         return masked_attention(query, pair, where.slots, where.lengths)
 
@@ -109,7 +109,8 @@ def thin_difference(decoder: Decoder, max_length: int = 160) -> float:
         (logprob, expected),
         (logits.gather(1, token[:, None]), logits.amax(1, keepdim=True)),
     )
-    return max(float((a.double() - b.double()).norm() / b.double().norm()) for a, b in pairs)
+    distances = [(a.double() - b.double()).norm() / b.double().norm() for a, b in pairs]
+    return float(torch.stack(distances).max())  # NaN where one is
 
 
 def _no_cache(decoder: Decoder) -> KvCache:

@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from predictor.model.kernels import as_multiplied, as_stored
 from predictor.model.thin_kernels import ELEMENTS, begin, has_pdl, launch_options
 
 LOG2_E = 1.4426950408889634
@@ -18,7 +19,7 @@ SPLITS = 4  # programs among which one sequence's cache of one key head is divid
 
 @triton.jit
 def _rotated(low, high, norm_low, norm_high, cos, sin, eps, HALF: tl.constexpr):
-    """Norm and rotate heads [R, HALF] x 2, rounded as a cache of their type holds them."""
+    """Norm and rotate heads [R, HALF] x 2, rounded to their type."""
     dtype = low.dtype
     low, high = low.to(tl.float32), high.to(tl.float32)
     power = tl.sum(low * low, axis=1) + tl.sum(high * high, axis=1)
@@ -97,7 +98,12 @@ def _attention_kernel(
         cos, sin, eps, HALF,
     )  # fmt: skip
     value = tl.load(qkv + (HEADS + KV_HEADS + kv_head) * dim + lane)
-    # The first split has the new token, which no cache holds yet, and writes it there.
+    # The first split has the new token, which no cache holds yet, and writes it there; what it
+    # attends to is what was written.
+    dtype: tl.constexpr = keys_ptr.dtype.element_ty
+    query_low, query_high = as_multiplied(query_low, dtype), as_multiplied(query_high, dtype)
+    key_low, key_high = as_stored(key_low, dtype), as_stored(key_high, dtype)
+    value = as_stored(value, dtype)
     is_first = split == 0
     place = base + position * (KV_HEADS * dim)
     tl.store(keys_ptr + place + half[None, :], key_low, mask=is_first)
@@ -111,6 +117,7 @@ def _attention_kernel(
     sums = tl.zeros([TILE, dim], tl.float32) + value.to(tl.float32)[None, :] * own
     for start in range(first, last, BLOCK):
         exists = start + tl.arange(0, BLOCK) < last
+        keys_low, keys_high = keys_low.to(query_low.dtype), keys_high.to(query_low.dtype)
         scores = tl.dot(query_low, keys_low, input_precision=PRECISION)
         scores = (scores + tl.dot(query_high, keys_high, input_precision=PRECISION)) * scale
         scores = tl.where(exists[None, :], scores, -float("inf"))
@@ -118,7 +125,8 @@ def _attention_kernel(
         weights = tl.exp2(scores - new_peak[:, None])
         fade = tl.exp2(peak - new_peak)
         total = total * fade + tl.sum(weights, axis=1)
-        products = tl.dot(weights.to(values.dtype), values, input_precision=PRECISION)
+        values = values.to(query_low.dtype)
+        products = tl.dot(weights.to(query_low.dtype), values, input_precision=PRECISION)
         sums = sums * fade[:, None] + products
         peak = new_peak
         at = start + BLOCK + tl.arange(0, BLOCK)

@@ -135,7 +135,12 @@ class Bench:
             self.output.parent.mkdir(parents=True, exist_ok=True)
             self.output.write_text(json.dumps(_rounded(self.result), indent=1) + "\n")
 
-    def graph_runner(self, graph_options: GraphOptions | None = None, slots: int = 0) -> Any:
+    def graph_runner(
+        self,
+        graph_options: GraphOptions | None = None,
+        slots: int = 0,
+        kv_dtype: torch.dtype | None = None,
+    ) -> Any:
         assert self.model is not None
         settings = options()
         return GraphRunner(
@@ -143,6 +148,7 @@ class Bench:
             num_slots=slots or self.num_slots,
             max_model_len=settings.max_model_len,
             options=graph_options,
+            kv_dtype=kv_dtype,
         )
 
     @property

@@ -1,12 +1,13 @@
-"""What 8-bit weights bring on a GPU: bf16, fp8 and int8 side by side, and the errors they cost.
+"""What 8-bit weights and caches bring on a GPU, side by side with bf16, and the errors they cost.
 
     python -m tests.bench.precision --output tests/bench/results/precision-GPU.json
     python -m tests.bench.precision --shapes tiny --device cpu --budget_s 60     (a smoke test)
 
 For each precision, in a process of its own, so that a fault costs no other's rows: decode steps by
 batch, a prefill step of 20 clips, offline RTFx of 30 s clips, error rate of the embedded checkpoint
-on the evaluation set, and the four products alone. Random weights of the true shapes; on a CPU the
-plain twins run. The file is written anew after each row.
+on the evaluation set, and the four products alone; what ends in `+kv_fp8` has an 8-bit cache.
+Random weights of the true shapes; on a CPU the plain twins run. The file is written anew after each
+row.
 """
 
 from __future__ import annotations
@@ -30,10 +31,11 @@ import torch
 from predictor.engine.build import make_runner
 from predictor.engine.engine import Engine
 from predictor.engine.graphs import GraphOptions
+from predictor.engine.memory import plan_slots, work_bytes
 from predictor.engine.options import EngineOptions
 from predictor.engine.sequence import Sequence
 from predictor.model import quantized
-from predictor.model.attention import Packing
+from predictor.model.attention import FP8, Packing
 from predictor.model.decoder import DecoderLayer
 from predictor.model.model import Model
 from predictor.model.quantized_cuda import (
@@ -47,8 +49,9 @@ from tests.bench.engine import Bench
 from tests.bench.load import options
 from tests.bench.parts import point_at_all, timed_ms
 
-PRECISIONS = ("bf16", "fp8", "int8")
-BATCHES = (1, 8, 32, 128, 256)
+KV_FP8 = "+kv_fp8"  # of a precision whose cache is in 8 bits
+PRECISIONS = ("bf16", "fp8", "int8", f"bf16{KV_FP8}", f"fp8{KV_FP8}")
+BATCHES = (1, 8, 32, 128, 256, 512)
 GEMM_ROWS = (1, 8, 16, 32, 64, 128, 256, 512, 8192)
 CONTEXT = 460  # tokens of context at a decode step
 GRACE_S = 60.0  # beyond a process's budget, before it is ended
@@ -73,6 +76,8 @@ class PrecisionBench:
     def __init__(self, bench: Bench, precision: str) -> None:
         self.bench = bench
         self.precision = precision
+        self.weights = precision.removesuffix(KV_FP8)
+        self.kv_dtype = FP8 if precision.endswith(KV_FP8) else bench.dtype
         self.runner: Any = None
 
     def run(self, shape: str) -> None:
@@ -83,7 +88,8 @@ class PrecisionBench:
         name = "offline 2 s" if self.bench.small else "offline 30 s"
         self.row(name, self.offline, least_s=20.0)
         self.row("errors", self.errors, least_s=15.0)
-        self.row("products", self.products, least_s=15.0)
+        if self.precision == self.weights:  # products know nothing of a cache
+            self.row("products", self.products, least_s=15.0)
         if self.precision == "fp8" and self.bench.device.type == "cuda":
             self.row("decode steps, rows quantized apart", self.decode_steps_apart, least_s=15.0)
 
@@ -97,13 +103,14 @@ class PrecisionBench:
         return self.bench.model
 
     def start(self) -> dict[str, Any]:
-        """Quantize, check, and capture every graph."""
+        """Quantize, check, and capture every graph; and how many sequences memory holds."""
         before = self._allocated()
         began = time.perf_counter()
-        quantize(self.model, self.precision)
+        quantize(self.model, self.weights)
         quantized_s = time.perf_counter() - began
         after = self._allocated()
-        self.runner = self.bench.graph_runner()
+        slots = self._slots_that_fit()
+        self.runner = self.bench.graph_runner(kv_dtype=self.kv_dtype)
         if self.bench.device.type == "cuda":
             while self.runner.idle():
                 pass
@@ -114,8 +121,18 @@ class PrecisionBench:
             "weights_gb_before": before,
             "weights_gb": after,
             "ready_s": time.perf_counter() - began,
-            "note": f"{after:.2f} GB of {before:.2f}",
+            "slots_that_fit": slots,
+            "note": f"{after:.2f} GB of {before:.2f}; room for {slots} sequences",
         }
+
+    def _slots_that_fit(self) -> int:
+        """As a start plans them, if any number is asked for."""
+        settings = options(max_num_seqs=10**6)
+        work = work_bytes(self.model.config, options(), settings.max_model_len, self.bench.dtype)
+        return plan_slots(
+            self.model.config.text, settings, settings.max_model_len, self.bench.device,
+            self.kv_dtype, 2 * work,
+        )  # fmt: skip
 
     def _allocated(self) -> float:
         if self.bench.device.type != "cuda":
@@ -205,7 +222,7 @@ class PrecisionBench:
 
         spoken = recordings()[: 6 if self.bench.small else None]
         model = load_model(TINY, device=self.bench.device, dtype=self.bench.dtype)
-        quantize(model, self.precision)
+        quantize(model, self.weights)
         settings = EngineOptions(max_num_seqs=32, max_model_len=1024)
         engine = Engine(
             make_runner(
@@ -214,6 +231,7 @@ class PrecisionBench:
                 max_model_len=1024,
                 max_prefill_audio_s=120.0,
                 max_prefill_tokens=8192,
+                kv_dtype=self.kv_dtype,
             ),
             settings,
         )
@@ -359,7 +377,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--precisions", default=",".join(PRECISIONS), help="comma-separated")
     parser.add_argument("--precision", choices=PRECISIONS, help="this one, in this process")
-    parser.add_argument("--budget_s", type=float, default=400.0)
+    parser.add_argument("--budget_s", type=float, default=600.0)
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)

@@ -121,6 +121,7 @@ def test_optional_settings_are_switched_off_by_their_word(tmp_path: Path) -> Non
         (["--http_port=70000"], ["http_port='70000'", "from 0 to 65535"]),
         (["--kv_memory_fraction=nan"], ["kv_memory_fraction='nan'", "from 0.01 to 1"]),
         (["--precision=int4"], ["precision='int4'", "auto, fp32, bf16, fp16, int8"]),
+        (["--kv_precision=int8"], ["kv_precision='int8'", "auto, fp8"]),
         (["--enable_grpc=maybe"], ["enable_grpc='maybe'", "true or false"]),
         (["--api_keys=x"], ["'--api_keys'", "unknown"]),
     ],
@@ -280,6 +281,7 @@ def test_defaults_are_those_of_the_parts_they_go_to() -> None:
     for option in (
         "max_num_seqs",
         "max_model_len",
+        "kv_precision",
         "kv_memory_fraction",
         "max_prefill_audio_s",
         "max_waiting_requests",

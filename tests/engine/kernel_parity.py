@@ -1,6 +1,7 @@
 """A program: the fused kernels, interpreted on the CPU, against their plain twins.
 
-Ends with an error when a kernel differs, or when a whole prefill and decode does.
+Ends with an error when a kernel differs, or when a whole prefill and decode does, with a cache of
+either kind.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from predictor.engine.options import EngineOptions
 from predictor.engine.parity import kernel_errors
 from predictor.engine.runner import TorchRunner
 from predictor.engine.sequence import Limits, Sequence
+from predictor.model.attention import FP8
 from predictor.model.fused import Fusion
+from predictor.model.model import Model
 from predictor.model.weights import load_model
 from predictor.types import EngineRequest
 
@@ -53,16 +56,23 @@ def main() -> None:
         fusion = Fusion()
         if dtype == torch.bfloat16:  # the interpreter multiplies bfloat16 matrices as integers
             fusion = Fusion(attention="masked", thin=False, encoder=False, prefill=False)
-        errors = kernel_errors(fusion, model)
-        if errors:
-            raise SystemExit(f"{dtype}: {errors}")
+        for kv_dtype in (dtype, FP8) if dtype != torch.float32 else (dtype,):
+            errors = kernel_errors(fusion, model, kv_dtype)
+            if errors:
+                raise SystemExit(f"{dtype}, cache {kv_dtype}: {errors}")
     model = load_model(TINY, device="cpu", dtype=torch.float32)
-    plain = TorchRunner(model, num_slots=2, max_model_len=96)
+    for kv_dtype in (torch.float32, FP8):
+        check_tokens(model, kv_dtype)
+
+
+def check_tokens(model: Model, kv_dtype: torch.dtype) -> None:
+    plain = TorchRunner(model, num_slots=2, max_model_len=96, kv_dtype=kv_dtype)
     fast = GraphRunner(
         model,
         num_slots=2,
         max_model_len=96,
         options=GraphOptions(buckets=(2,), steps=((1, NUM_STEPS),), check_kernels=False),
+        kv_dtype=kv_dtype,
     )
     ours, theirs = sequences(fast.limits), sequences(plain.limits)
     for runner, running in ((fast, ours), (plain, theirs)):
@@ -74,7 +84,8 @@ def main() -> None:
                 break
             output = runner.decode(running)
     if [s.tokens[:NUM_STEPS] for s in ours] != [s.tokens[:NUM_STEPS] for s in theirs]:
-        raise SystemExit(f"{[s.tokens for s in ours]} instead of {[s.tokens for s in theirs]}")
+        found, expected = [s.tokens for s in ours], [s.tokens for s in theirs]
+        raise SystemExit(f"cache {kv_dtype}: {found} instead of {expected}")
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ import torch
 from triton import knobs
 
 from predictor.engine import kernel_cache, precompile
+from predictor.model.attention import FP8
 from predictor.model.config import ModelConfig
 
 
@@ -30,8 +31,11 @@ def main() -> None:
         precompile._make_library(Path(library))
         kernel_cache.use_kernels(arch)
         precompile._stand_in(arch, own, Path(library))
+        config = ModelConfig.from_folder(Path(model))
         for precision in precompile.precisions(arch):
-            precompile._compile_all(ModelConfig.from_folder(Path(model)), precision)
+            precompile._compile_all(config, precision)
+            if arch >= precompile.FP8_ARCH:
+                precompile._compile_all(config, precision, FP8)
     print(sum(hits), len(hits) - sum(hits))
 
 

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from predictor.engine import EngineOptions, build_engine
+from predictor.engine import EngineOptions, build, build_engine, memory
 from predictor.engine.build import choose_device
 from predictor.engine.memory import free_bytes, free_host_bytes, plan_slots, slot_bytes
 from predictor.model import quantized_cpu
-from predictor.model.config import CheckpointError, TextConfig
+from predictor.model.attention import FP8
+from predictor.model.config import CheckpointError, ModelConfig, TextConfig
 from predictor.model.model import Model
 from predictor.model.precision import Precision, choose_precision
 
@@ -39,6 +40,8 @@ def test_a_missing_checkpoint_is_named(tmp_path: Path) -> None:
 def test_a_slot_takes_what_the_cache_allocates(model: Model) -> None:
     cache = model.new_cache(3, 50)
     assert 3 * slot_bytes(model.config.text, 50, model.dtype) == cache.data.nbytes
+    small = model.new_cache(3, 50, FP8)
+    assert 3 * slot_bytes(model.config.text, 50, FP8) == small.data.nbytes
 
 
 BIG = TextConfig(
@@ -55,6 +58,13 @@ def test_the_plan_keeps_to_the_fraction_of_what_is_free() -> None:
     assert slot_bytes(BIG, 1024, torch.bfloat16) == 112 * 1024 * 1024
     assert slots * slot_bytes(BIG, 1024, torch.bfloat16) == pytest.approx(free * 0.5, rel=0.1)
     assert plan_slots(BIG, replace(options, max_num_seqs=2), 64, CPU, torch.bfloat16) == 2
+
+
+def test_twice_as_many_slots_fit_in_8_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    options = EngineOptions(max_num_seqs=1_000_000, kv_memory_fraction=0.5)
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 100 * slot_bytes(BIG, 64, FP8))
+    assert plan_slots(BIG, options, 64, CPU, FP8) == 50
+    assert plan_slots(BIG, options, 64, CPU, torch.bfloat16) == 25
 
 
 def test_a_sequence_that_cannot_fit_is_refused_with_the_figures() -> None:
@@ -110,6 +120,32 @@ def test_int8_is_refused_where_torch_has_no_product_for_it(
     monkeypatch.setattr(quantized_cpu, "ENGINE", "an engine of another processor")
     with pytest.raises(ValueError, match=r"precision 'int8' needs torch's an engine.*use fp32"):
         build_engine(native, "cpu", "int8", EngineOptions())
+
+
+def test_an_8_bit_cache_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="kv_precision 'fp8' needs a CUDA device, not 'cpu'"):
+        build_engine(tmp_path, "cpu", "bfloat16", EngineOptions(kv_precision="fp8"))
+
+
+@pytest.mark.parametrize("kv_precision", ["auto", "fp8"])
+def test_the_runner_the_rehearsal_and_the_plan_have_the_cache_that_is_asked_for(
+    native: Path, monkeypatch: pytest.MonkeyPatch, kv_precision: str
+) -> None:
+    expected = {"auto": torch.bfloat16, "fp8": FP8}[kv_precision]
+    monkeypatch.setattr(
+        build, "choose_kv_dtype", lambda name, *_: {"auto": torch.bfloat16, "fp8": FP8}[name]
+    )
+    rehearsed: list[torch.dtype] = []
+    monkeypatch.setattr(build, "_rehearse", lambda *arguments: rehearsed.append(arguments[-1]))
+    options = EngineOptions(max_model_len=64, kv_memory_fraction=1.0, kv_precision=kv_precision)
+    config = ModelConfig.from_folder(native)
+    work = memory.work_bytes(config, options, 64, torch.bfloat16)
+    free = work + 3 * slot_bytes(config.text, 64, torch.bfloat16)
+    monkeypatch.setattr(memory, "free_bytes", lambda device: free)
+    runner = build.build_runner(native, "cpu", "bfloat16", options)
+    assert runner._cache.data.dtype == expected
+    assert rehearsed == [expected]
+    assert runner.num_slots == {"auto": 3, "fp8": 6}[kv_precision]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")

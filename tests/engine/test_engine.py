@@ -16,7 +16,9 @@ from predictor.engine.options import StepStats
 from predictor.engine.runner import TorchRunner
 from predictor.engine.stream import TokenStream
 from predictor.errors import InternalError, InvalidInput, NotReady, Overloaded
+from predictor.model.attention import FP8
 from predictor.model.config import num_audio_tokens
+from predictor.model.model import Model
 from predictor.types import EngineRequest, TokenChunk
 from tests.engine.conftest import OPTIONS, Known, StartEngine
 from tests.engine.faulty import FaultyRunner, Gate, Ids
@@ -314,6 +316,15 @@ async def test_a_scrubbed_slot_is_as_good_as_new(
     engine = start_engine(runner)
     streams = [engine.submit(known[i].request) for i in (2, 4, 7)]
     assert [await tokens_of(s) for s in streams] == [known[i].tokens for i in (2, 4, 7)]
+
+
+def test_a_slot_of_an_8_bit_cache_is_scrubbed_too(model: Model) -> None:
+    runner = TorchRunner(model, num_slots=3, max_model_len=20, kv_dtype=FP8)
+    runner._cache.data.fill_(float("nan"))
+    runner.scrub([0, 2])
+    numbers = runner._cache.data.float()
+    assert numbers[:, :, 1].isnan().all()
+    assert not numbers[:, :, ::2].any()
 
 
 async def test_a_hanging_step_shows(

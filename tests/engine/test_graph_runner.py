@@ -15,8 +15,10 @@ import pytest
 
 from predictor.engine.engine import Engine
 from predictor.engine.graphs import GraphOptions, GraphRunner
+from predictor.engine.runner import TorchRunner
 from predictor.engine.sequence import Sequence
 from predictor.engine.stream import TokenStream
+from predictor.model.attention import FP8
 from predictor.model.fused import PLAIN
 from predictor.model.model import Model
 from tests.engine.conftest import OPTIONS, Known, StartEngine
@@ -57,6 +59,26 @@ async def test_tokens_do_not_depend_on_company(
     answers = await asyncio.gather(*(collect(engine.submit(k.request)) for k in known))
     for answer, expected in zip(answers, known, strict=True):
         assert tuple(answer) == expected.tokens
+
+
+async def test_both_runners_give_the_same_tokens_with_an_8_bit_cache(
+    model: Model, known: list[Known], start_engine: StartEngine
+) -> None:
+    """More sequences than slots; and no token where a sequence's slot held another's before."""
+    sizes = {"num_slots": 2, "max_model_len": OPTIONS.max_model_len}
+    options = GraphOptions(buckets=(1,), fusion=PLAIN, check_kernels=False)
+    runners = (
+        GraphRunner(model, **sizes, options=options, kv_dtype=FP8),
+        TorchRunner(model, **sizes, kv_dtype=FP8),
+    )
+    answers = []
+    for runner in runners:
+        assert runner._cache.data.dtype == FP8
+        engine = start_engine(runner, replace(OPTIONS, max_num_seqs=2))
+        answers.append(await asyncio.gather(*(collect(engine.submit(k.request)) for k in known)))
+        assert await collect(engine.submit(known[0].request)) == answers[0][0]
+    assert answers[0] == answers[1]
+    assert answers[0] != [list(k.tokens) for k in known]  # of a cache that is not rounded
 
 
 async def arrive_and_leave(engine: Engine, known: list[Known], seed: int) -> None:

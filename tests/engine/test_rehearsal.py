@@ -10,6 +10,7 @@ import torch
 from predictor.engine.graphs import GraphOptions, GraphRunner
 from predictor.engine.rehearsal import BATCHES, MAX_LENGTH, NUM_SLOTS, rehearse, stand_in
 from predictor.engine.runner import TorchRunner
+from predictor.model.attention import FP8
 from predictor.model.config import ModelConfig
 from predictor.model.fused import PLAIN
 from predictor.model.model import Model
@@ -44,10 +45,17 @@ def test_every_batch_of_the_first_graphs_is_run(native: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_fast_runner_takes_it_too(native: Path, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("kv_dtype", [None, FP8])
+def test_the_fast_runner_takes_it_too(
+    native: Path, dtype: torch.dtype, kv_dtype: torch.dtype | None
+) -> None:
     options = GraphOptions(use_graphs=False, fusion=PLAIN)
     model = stand_in(ModelConfig.from_folder(native), CPU, dtype)
-    rehearse(GraphRunner(model, num_slots=NUM_SLOTS, max_model_len=MAX_LENGTH, options=options))
+    runner = GraphRunner(
+        model, num_slots=NUM_SLOTS, max_model_len=MAX_LENGTH, options=options, kv_dtype=kv_dtype
+    )
+    rehearse(runner)
+    assert runner._cache.data.dtype == (kv_dtype or dtype)
 
 
 def test_the_stand_in_has_one_layer_of_the_models_shapes(native: Path) -> None:

@@ -182,8 +182,9 @@ def test_dropping_all_leaves_it_empty_and_usable() -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [("max_num_seqs", 0), ("max_waiting_audio_s", 0.0), ("kv_memory_fraction", 1.1),
-     ("stall_timeout_s", float("nan")), ("max_tokens_per_audio_s", float("inf"))],
+     ("stall_timeout_s", float("nan")), ("max_tokens_per_audio_s", float("inf")),
+     ("kv_precision", "int8")],
 )  # fmt: skip
-def test_options_out_of_range_are_refused_by_name(name: str, value: float) -> None:
+def test_options_out_of_range_are_refused_by_name(name: str, value: float | str) -> None:
     with pytest.raises(ValueError, match=f"{name} must be"):
         EngineOptions(**{name: value})  # type: ignore[arg-type]

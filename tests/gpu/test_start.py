@@ -52,18 +52,29 @@ def test_weights_on_the_device_are_those_of_the_files(
         assert torch.equal(tensor.cpu(), stored[name].to(dtype)), name
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize(
+    ("dtype", "kv_dtype"),
+    [
+        (torch.bfloat16, torch.bfloat16),
+        (torch.bfloat16, torch.float8_e4m3fn),
+        (torch.float32, torch.float32),
+    ],
+)
 def test_a_rehearsal_leaves_nothing_to_compile_and_no_memory(
-    folder: Path, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    folder: Path,
+    dtype: torch.dtype,
+    kv_dtype: torch.dtype,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     from triton import knobs
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     config = ModelConfig.from_folder(folder)
     precision = choose_precision(dtype, CUDA)
-    build._rehearse(config, CUDA, precision)
+    build._rehearse(config, CUDA, precision, kv_dtype)
     after = torch.cuda.memory_allocated()
-    build._rehearse(config, CUDA, precision)
+    build._rehearse(config, CUDA, precision, kv_dtype)
     assert torch.cuda.memory_allocated() == after
     compiled: list[str] = []
 
@@ -73,15 +84,23 @@ def test_a_rehearsal_leaves_nothing_to_compile_and_no_memory(
     monkeypatch.setattr(knobs.runtime, "jit_post_compile_hook", note)
     model = load_model(folder, device=CUDA, dtype=dtype)
     runner = build.make_runner(
-        model, num_slots=32, max_model_len=768, max_prefill_audio_s=120.0, max_prefill_tokens=8192
+        model,
+        num_slots=32,
+        max_model_len=768,
+        max_prefill_audio_s=120.0,
+        max_prefill_tokens=8192,
+        kv_dtype=kv_dtype,
     )
     rehearse_again(runner)
     assert not compiled
 
 
-@pytest.mark.parametrize("name", ["bfloat16", "fp8", "int8"])
+@pytest.mark.parametrize(
+    ("precision", "kv_precision"),
+    [("bfloat16", "auto"), ("fp8", "auto"), ("int8", "auto"), ("bfloat16", "fp8"), ("fp8", "fp8")],
+)
 def test_kernels_compiled_without_a_device_are_all_that_a_start_needs(
-    folder: Path, tmp_path: Path, name: str, shipped: Path
+    folder: Path, tmp_path: Path, precision: str, kv_precision: str, shipped: Path
 ) -> None:
     """In a process of its own, which has compiled nothing yet; its own folder stays empty."""
     own = tmp_path / "own"
@@ -92,7 +111,8 @@ from predictor.engine import EngineOptions, build, kernel_cache
 from predictor.logs import configure_logging
 configure_logging("json", "info")
 kernel_cache.SHIPPED = Path({str(shipped)!r})
-build.build_runner(Path({str(folder)!r}), "cuda", {name!r}, EngineOptions(max_num_seqs=8))
+options = EngineOptions(max_num_seqs=8, kv_precision={kv_precision!r})
+build.build_runner(Path({str(folder)!r}), "cuda", {precision!r}, options)
 import sys
 print("torch._dynamo" in sys.modules)
 """

@@ -1,7 +1,7 @@
 """A program: compiles the Triton kernels for sm_90 and prints what each one takes.
 
-Ends with an error where one does not compile, or where a thin step's kernel waits for the kernel
-ahead of it before it has asked for its weights.
+Ends with an error where one does not compile, where a thin step's kernel waits for the kernel ahead
+of it before it has asked for its weights, or where an 8-bit cache is not widened by the hardware.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Mapping
+from itertools import product
 from typing import Any
 
 import triton
@@ -27,6 +28,8 @@ from predictor.model import (
 
 HOPPER = GPUTarget("cuda", 90, 32)
 HALF, FLOAT, LONG, INT = "*bf16", "*fp32", "*i64", "*i32"
+CACHES = (HALF, "*fp8e4nv")  # what they hold
+WIDENED = "cvt.rn.f16x2.e4m3x2"  # two values in one instruction
 HEADS, KV_HEADS, DIM, HIDDEN, FFN, VOCAB = 16, 8, 128, 2048, 6144, 151_936
 ALIGNED = (
     "width",
@@ -59,6 +62,12 @@ def compiled(kernel: Any, types: Mapping[str, str], **constants: Any) -> str:
     return ptx
 
 
+def require_widened(ptx: str, cache: str) -> None:
+    """An 8-bit cache is widened by the hardware, to float16."""
+    if (WIDENED in ptx) != (cache != HALF) or "bf16x2.e4m3x2" in ptx:
+        raise SystemExit(f"a cache of {cache} is widened in another way")
+
+
 def asks_before_it_waits(ptx: str) -> bool:
     return PTX_LOAD in ptx[: ptx.index(PTX_WAIT)]
 
@@ -88,20 +97,25 @@ def compile_encoder() -> None:
 def compile_language_model() -> None:
     for has_add in (False, True):
         compiled(kernels._norm_kernel, {"eps": "fp32"}, HAS_ADD=has_add, BLOCK=HIDDEN)
-    compiled(
-        kernels._rope_kernel, {"eps": "fp32", "positions_ptr": LONG, "places_ptr": LONG},
-        HEADS=HEADS, KV_HEADS=KV_HEADS, HALF=DIM // 2, BLOCK_H=32,
-    )  # fmt: skip
+    for cache in CACHES:
+        compiled(
+            kernels._rope_kernel,
+            {"eps": "fp32", "positions_ptr": LONG, "places_ptr": LONG}
+            | {"key_cache_ptr": cache, "value_cache_ptr": cache},
+            HEADS=HEADS, KV_HEADS=KV_HEADS, HALF=DIM // 2, BLOCK_H=32,
+        )  # fmt: skip
     compiled(kernels._swiglu_kernel, {}, BLOCK=1024)
     parts = {"peak_ptr": FLOAT, "total_ptr": FLOAT}
-    for splits in (1, 8):
-        compiled(
+    for splits, cache in product((1, 8), CACHES):
+        ptx = compiled(
             kernels._attention_kernel,
             {**parts, "slots_ptr": LONG, "lengths_ptr": INT, "scale": "fp32"}
+            | {"keys_ptr": cache, "values_ptr": cache}
             | ({} if splits == 1 else {"out_ptr": FLOAT}),
             KV_HEADS=KV_HEADS, GROUP=HEADS // KV_HEADS, DIM=DIM, TILE=16, BLOCK=64,
             SPLITS=splits, PRECISION="tf32",
         )  # fmt: skip
+        require_widened(ptx, cache)
     compiled(
         prefill_kernels._prefill_attention_kernel, {"tiles_ptr": INT, "scale": "fp32"},
         KV_HEADS=KV_HEADS, GROUP=HEADS // KV_HEADS, DIM=DIM, ROWS=128, BLOCK=64, PRECISION="tf32",
@@ -134,12 +148,15 @@ def compile_thin() -> None:
             ))  # fmt: skip
     parts = {"sums_ptr": FLOAT, "peak_ptr": FLOAT, "total_ptr": FLOAT}
     splits = thin_attention_kernels.SPLITS
-    waiting.append(compiled(
-        thin_attention_kernels._attention_kernel,
-        {**parts, "slots_ptr": LONG, "positions_ptr": LONG, "scale": "fp32", "eps": "fp32"},
-        HEADS=HEADS, KV_HEADS=KV_HEADS, HALF=DIM // 2, TILE=16, BLOCK=64, SPLITS=splits,
-        PRECISION="tf32", PDL=True,
-    ))  # fmt: skip
+    for cache in CACHES:
+        waiting.append(compiled(
+            thin_attention_kernels._attention_kernel,
+            {**parts, "slots_ptr": LONG, "positions_ptr": LONG, "scale": "fp32", "eps": "fp32"}
+            | {"keys_ptr": cache, "values_ptr": cache},
+            HEADS=HEADS, KV_HEADS=KV_HEADS, HALF=DIM // 2, TILE=16, BLOCK=64, SPLITS=splits,
+            PRECISION="tf32", PDL=True,
+        ))  # fmt: skip
+        require_widened(waiting[-1], cache)
     waiting.append(compiled(
         thin_attention_kernels._attended_kernel, parts,
         ROWS=1, N=HIDDEN, K=HEADS * DIM, DIM=DIM, BLOCK_N=8, BLOCK_K=2048, SPLITS=splits,
