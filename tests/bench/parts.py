@@ -73,7 +73,7 @@ def prefill_parts(
     positions = torch.cat([torch.arange(n) for n in lengths]).to(device)
     starts = torch.tensor([s.slot * runner._cache.max_length for s in sequences])
     places = positions + starts.repeat_interleave(torch.tensor(lengths)).to(device)
-    packing = Packing.of(lengths, device=device, dtype=model.dtype)
+    packing = Packing.of(lengths, device=device, dtype=model.dtype, are_prompts=True)
     x = torch.randn(total, model.config.text.hidden_size, device=device).to(model.dtype)
     for name, fusion in (("fused", runner.fusion), ("plain", PLAIN)):
         decoder = FusedDecoder(model.decoder, runner._cache, fusion)

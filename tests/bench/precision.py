@@ -192,7 +192,7 @@ class PrecisionBench:
         positions = torch.cat([torch.arange(n) for n in lengths]).to(device)
         starts = torch.arange(num_clips) * runner._cache.max_length
         places = positions + starts.repeat_interleave(torch.tensor(lengths)).to(device)
-        packing = Packing.of(lengths, device=device, dtype=self.model.dtype)
+        packing = Packing.of(lengths, device=device, dtype=self.model.dtype, are_prompts=True)
         x = torch.randn(sum(lengths), self.model.config.text.hidden_size, device=device)
         x = x.to(self.model.dtype)
         language_ms = timed_ms(

@@ -179,6 +179,9 @@ class Bench:
     def _ship(self, folder: Path, kernels: Path) -> Path:
         """Compile a shape's kernels as the image is built; where they are."""
         arch = compute_capability()
+        made: Path | None = self.arguments.kernels
+        if made is not None:
+            return made / f"sm_{arch}"
         if arch is None or "cpu" in self.arguments.server:
             return kernels  # there is nothing to compile
         command = [sys.executable, "-m", "predictor.engine.precompile", "--models", str(folder)]
@@ -268,6 +271,9 @@ def main() -> None:
     parser.add_argument("--at_once", type=int, default=AT_ONCE, help=f"pieces of {PIECE_S} s")
     parser.add_argument("--budget_s", type=float, default=240.0)
     parser.add_argument("--checkpoints", type=Path, help="keep checkpoints in this folder")
+    parser.add_argument(
+        "--kernels", type=Path, help="compiled before, by predictor.engine.precompile"
+    )
     parser.add_argument("--output", type=Path)
     parser.add_argument("server", nargs="*", help="after `--`: further flags of the server")
     bench = Bench(parser.parse_args())
