@@ -69,12 +69,13 @@ HTTP_HEADS = (
     ("负载", "引擎在服务进程内", "引擎在单独进程内（CUDA 默认）", "延迟中位数"),
 )
 PRECISION_HEADS = (
-    ("`precision`", "weights", "decode step, 1 sequence", "32", "256",
-     "prefill of 600 s, language model",
-     "30 s clips, 256 at once", "errors"),
-    ("`precision`", "权重", "解码步，1 路", "32 路", "256 路", "600 秒 prefill，语言模型",
-     "30 秒音频，256 路并发", "错误率"),
+    ("`precision`", "`kv_precision`", "weights", "decode step, 1 sequence", "32", "256",
+     "prefill of 600 s, language model", "30 s clips, 512 at once", "errors"),
+    ("`precision`", "`kv_precision`", "权重", "解码步，1 路", "32 路", "256 路",
+     "600 秒 prefill，语言模型", "30 秒音频，512 路并发", "错误率"),
 )  # fmt: skip
+PRECISION_ROWS = ("bf16", "bf16+kv_fp8", "fp8", "fp8+kv_fp8", "int8")
+PRECISION_CLIPS = 512  # at once; a row of fewer does not belong into that column
 EDGE_PRECISIONS = ("fp32", "bf16", "int8")
 EDGE_HEADS = (
     ("`precision`", "first token", "last token", "real-time factor", "on one core",
@@ -135,15 +136,18 @@ def http(results: dict[str, Any], language: int) -> str:
 def precision(results: dict[str, Any], language: int) -> str:
     """The precisions on the measured GPU."""
     heads = PRECISION_HEADS[language]
-    lines = [f"| {' | '.join(heads)} |", f"| --- |{' ---: |' * (len(heads) - 1)}"]
-    for name in ("bf16", "fp8", "int8"):
+    lines = [f"| {' | '.join(heads)} |", f"| --- | --- |{' ---: |' * (len(heads) - 2)}"]
+    for name in PRECISION_ROWS:
         start, steps, prefill, offline, errors = (
             results["rows"][f"1.7B {name} {row}"]
             for row in ("start", "decode steps", "prefill step", "offline 30 s", "errors")
         )
-        cells = [f"`{name}`", f"{start['weights_gb']:.1f} GB"]
+        weights, _, cache = name.partition("+kv_")
+        cells = [f"`{weights}`", f"`{cache or 'auto'}`", f"{start['weights_gb']:.1f} GB"]
         cells += [f"{steps[f'step_{batch}_ms']:.2f} ms" for batch in (1, 32, 256)]
-        cells += [f"{prefill['language_model_ms']:.0f} ms", f"{offline['value']:,.0f} RTFx"]
+        cells.append(f"{prefill['language_model_ms']:.0f} ms")
+        has_all = offline["num_slots"] == PRECISION_CLIPS
+        cells += [f"{offline['value']:,.0f} RTFx" if has_all else ""]
         cells.append(f"{errors['value']:.2f} %")
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -7,11 +7,12 @@ from typing import Any
 
 import yaml
 
+from predictor.engine import EngineOptions
 from tests.bench import readme, sizes
 from tests.manifests.objects import MANIFESTS
 
 README = (MANIFESTS / "README.md").read_text()
-RESULTS: dict[str, Any] = json.loads(readme.RESULTS.read_text())
+RESULTS: dict[str, Any] = readme.load_results()
 ROWS = RESULTS["rows"]
 STEADY = ROWS["1.7B steady 32 x 10 s, p95/p50"]
 STEPS = ROWS["1.7B decode steps"]
@@ -45,6 +46,28 @@ def test_the_components_say_the_same() -> None:
     ratio = STEPS["step_32_ms"] / STEPS["step_1_ms"]
     assert f"{ratio:.1f} times that of one" in texts["knative-autoscaling"]
     assert f"{rate} audio seconds a second" in texts["keda"]
+
+
+def test_the_base_asks_for_the_memory_that_was_measured() -> None:
+    """And for the recordings that the server may hold, in each of its two processes."""
+    [run] = [r for r in ROWS["1.7B start, warm"]["runs"] if "rss_peak_mib" in r]
+    runtime = (MANIFESTS / "base" / "serving-runtime.yaml").read_text()
+    [line] = [row for row in README.splitlines() if row.startswith("| 4 Gi requested and 8 Gi")]
+    for text in (runtime, line):
+        assert f"{run['rss_peak_mib']:,} MiB" in text
+        assert f"{run['at_once']} pieces of {run['piece_s']} s at once" in " ".join(
+            text.replace("#", " ").split()
+        )
+    [container] = yaml.safe_load(runtime)["spec"]["containers"]
+    requested, allowed = (
+        mebibytes(container["resources"][kind]["memory"]) for kind in ("requests", "limits")
+    )
+    config = json.loads((MANIFESTS / "base" / "model-config.json").read_text())
+    assert "max_held_audio_s" not in config
+    held = EngineOptions().max_waiting_audio_s * 16_000 * 4 / 2**20
+    assert run["rss_peak_mib"] + 2 * held < requested
+    weights = 2 * 2_038_052_480 / 2**20  # in the page cache, which counts for the limit
+    assert run["rss_peak_mib"] + 2 * held + weights < allowed
 
 
 EDGE: dict[str, Any] = json.loads((readme.FOLDER / "edge-cpu.json").read_text())["rows"]
