@@ -194,7 +194,9 @@ def _import_late(settings: Settings) -> None:
         names.append("predictor.engine.build")
         if has_cuda():
             names += ["predictor.engine.graphs", "predictor.engine.rehearsal"]
-            kinds = ("kernels", "encoder_kernels", "thin_kernels", "thin_attention_kernels")
+            names += ["predictor.engine.kernel_cache"]
+            kinds = ["kernels", "encoder_kernels", "prefill_kernels"]
+            kinds += ["thin_kernels", "thin_attention_kernels"]
             names += ["predictor.audio.mel_kernels", *(f"predictor.model.{k}" for k in kinds)]
     for name in names:
         importlib.import_module(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 from predictor import loading
 from predictor.config import load_settings
 from predictor.loading import Loading
+from predictor.model import readahead
 from predictor.model.config import CheckpointError
 from predictor.model.readahead import read_ahead
 
@@ -72,6 +74,32 @@ def test_reading_ahead_fails_silently(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "absent", TINY):
         for thread in read_ahead(folder):
             thread.join()
+
+
+def test_reading_ahead_takes_what_the_loader_will_and_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetched: list[str] = []
+    monkeypatch.setattr(
+        readahead, "_fetch", lambda pieces: fetched.extend(file.name for file, _ in pieces)
+    )
+    for name in ("a.safetensors", "b.safetensors", "model.safetensors", "other.safetensors"):
+        (tmp_path / name).write_bytes(bytes(1000))
+
+    def read() -> list[str]:
+        fetched.clear()
+        for thread in read_ahead(tmp_path):
+            thread.join()
+        return sorted(fetched)
+
+    assert read() == ["model.safetensors"]
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"x": "a.safetensors", "y": "b.safetensors"}}))
+    assert read() == ["a.safetensors", "b.safetensors"]
+    monkeypatch.setattr(readahead, "free_host_bytes", lambda root: 2500)
+    assert read() == []
+    index.write_text("[]")
+    assert read() == []
 
 
 def test_reading_ahead_brings_the_whole_file_into_memory(tmp_path: Path) -> None:

@@ -57,18 +57,18 @@ def build_runner(
         torch.backends.cudnn.allow_tf32 = False  # TF32 would cost three digits
     quantize_part = quantizer(chosen.name, device) if chosen.is_quantized else None
     config = ModelConfig.from_folder(model_path)
+    max_model_len = min(options.max_model_len, config.text.max_positions)
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         logger.info("device open")
     with ThreadPoolExecutor(1, "rehearsal") as beside:
-        rehearsal = beside.submit(_rehearse, config, device, chosen, kv_dtype)
+        rehearsal = beside.submit(_rehearse, config, device, chosen, kv_dtype, max_model_len)
         model = load_model(model_path, device=device, dtype=dtype, quantize_part=quantize_part)
         rehearsal.result()
     if chosen.is_quantized:
         check_quantized(model, chosen.name)
     if device.type == "cuda":
         torch.cuda.empty_cache()  # the cache is planned from what is free
-    max_model_len = min(options.max_model_len, config.text.max_positions)
     work = work_bytes(config, options, max_model_len, dtype)
     if device.type == "cuda":
         work *= 2  # graphs have memory of their own, beside what runs call by call
@@ -88,45 +88,55 @@ def build_runner(
 
 
 def _rehearse(
-    config: ModelConfig, device: torch.device, precision: Precision, kv_dtype: torch.dtype
+    config: ModelConfig,
+    device: torch.device,
+    precision: Precision,
+    kv_dtype: torch.dtype,
+    max_model_len: int,
 ) -> None:
     """Compile on CUDA what serving will run; whatever fails here, the real runner will say."""
     if device.type != "cuda":
         return
-    from triton import knobs
-
-    from predictor.engine.graphs import GraphOptions, GraphRunner
-    from predictor.engine.kernel_cache import use_kernels
-    from predictor.engine.rehearsal import MAX_LENGTH, NUM_SLOTS, rehearse, stand_in
-
     began_s = time.monotonic()
-    compiled: list[bool] = []
-    knobs.compilation.listener = lambda **step: compiled.append(not step["cache_hit"])
     try:
-        with torch.cuda.device(device):
-            major, minor = torch.cuda.get_device_capability(device)
-            use_kernels(10 * major + minor)
-            model = stand_in(config, device, precision.dtype)
-            if precision.is_quantized:
-                quantize(model, precision.name)
-            # Without graphs: a capture minds what other threads do to the device.
-            options = GraphOptions(use_graphs=False)
-            runner = GraphRunner(
-                model, num_slots=NUM_SLOTS, max_model_len=MAX_LENGTH, options=options,
-                kv_dtype=kv_dtype,
-            )  # fmt: skip
-            rehearse(runner)
-            torch.cuda.synchronize()
-            # Each thread that compiled left a workspace of 32 MiB to the matrix library.
-            torch._C._cuda_clearCublasWorkspaces()
+        compiled = _compiled_by_rehearsal(config, device, precision, kv_dtype, max_model_len)
     except Exception:
         logger.exception("the rehearsal failed; the start goes on without it")
         return
-    finally:
-        knobs.compilation.listener = None
     seconds = time.monotonic() - began_s
     counts = {"compiled": sum(compiled), "found": len(compiled) - sum(compiled)}
     logger.info("kernels ready", extra={"fields": {"seconds": round(seconds, 3), **counts}})
+
+
+def _compiled_by_rehearsal(
+    config: ModelConfig,
+    device: torch.device,
+    precision: Precision,
+    kv_dtype: torch.dtype,
+    max_model_len: int,
+) -> list[bool]:
+    """Whether each kernel that came up had to be compiled."""
+    from predictor.engine.graphs import GraphOptions, GraphRunner
+    from predictor.engine.kernel_cache import noted, use_kernels
+    from predictor.engine.rehearsal import NUM_SLOTS, rehearse, slot_length, stand_in
+
+    with torch.cuda.device(device), noted() as compiled:
+        major, minor = torch.cuda.get_device_capability(device)
+        use_kernels(10 * major + minor)
+        model = stand_in(config, device, precision.dtype)
+        if precision.is_quantized:
+            quantize(model, precision.name)
+        # Without graphs: a capture minds what other threads do to the device.
+        options = GraphOptions(use_graphs=False)
+        runner = GraphRunner(
+            model, num_slots=NUM_SLOTS, max_model_len=slot_length(max_model_len), options=options,
+            kv_dtype=kv_dtype,
+        )  # fmt: skip
+        rehearse(runner)
+        torch.cuda.synchronize()
+        # Each thread that compiled left a workspace of 32 MiB to the matrix library.
+        torch._C._cuda_clearCublasWorkspaces()
+    return compiled
 
 
 def make_runner(

@@ -52,7 +52,7 @@ class GraphOptions:
     run_ahead: bool = True  # start the next look before the last one is read
     fusion: Fusion = field(default_factory=Fusion)
     check_kernels: bool = True  # compare each kernel with its plain twin at start
-    # What a step may hold: no larger prefill gets a graph.
+    # What a step may hold, or one clip: no larger prefill gets a graph.
     max_prefill_audio_s: float = 640.0
     max_prefill_tokens: int = 8192
 

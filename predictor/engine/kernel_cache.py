@@ -10,6 +10,8 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar
 
@@ -21,38 +23,47 @@ logger = logging.getLogger(__name__)
 SHIPPED = Path(__file__).parents[1] / "kernels"
 
 
-def shipped_folder(arch: int) -> Path:
-    """Of kernels for a compute capability, 90 for 9.0."""
-    return SHIPPED / f"sm_{arch}"
+def folder_of(arch: int, kernels: Path) -> Path:
+    """Where kernels for a compute capability lie, 90 for 9.0."""
+    return kernels / f"sm_{arch}"
 
 
 def use_kernels(arch: int) -> None:
     """Let Triton find what was shipped for this kind of device, and write where it can."""
     _ensure_writable()
-    LayeredCache.shipped = shipped_folder(arch)
+    LayeredCache.shipped = folder_of(arch, SHIPPED)
     if LayeredCache.shipped.is_dir():
         knobs.cache.manager_class = LayeredCache
 
 
+@contextmanager
+def noted() -> Iterator[list[bool]]:
+    """Grows by one for each kernel that comes up meanwhile: whether it had to be compiled."""
+    compiled: list[bool] = []
+    knobs.compilation.listener = lambda **step: compiled.append(not step["cache_hit"])
+    try:
+        yield compiled
+    finally:
+        knobs.compilation.listener = None
+
+
 def _ensure_writable() -> None:
-    """Without a folder to compile into every kernel would be switched off: where the one that is
-    set cannot be written to, take a new temporary one."""
-    folder = os.environ.get("TRITON_CACHE_DIR")
-    if not folder:
-        return
+    """Without a folder to compile into every kernel would be switched off, also those that need no
+    compiling: where Triton's cannot be written to, take a new temporary one."""
+    folder = knobs.cache.dir
     try:
         os.makedirs(folder, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             return
     except OSError as error:
         os.environ["TRITON_CACHE_DIR"] = tempfile.mkdtemp(prefix="kernels-")
-        logger.warning("TRITON_CACHE_DIR is not used, nothing is kept for later starts: %s", error)
+        logger.warning("%s is not used, no kernel is kept for later starts: %s", folder, error)
 
 
 class LayeredCache(FileCacheManager):  # type: ignore[misc]
     """One entry: this machine's if it has it, or else the shipped one."""
 
-    shipped: ClassVar[Path] = SHIPPED
+    shipped: ClassVar[Path]
 
     def get_file(self, filename: str) -> str | None:
         """The path of one file of the entry."""

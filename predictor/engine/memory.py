@@ -11,6 +11,7 @@ from predictor.audio.mel import FFT_SAMPLES
 from predictor.engine.options import EngineOptions
 from predictor.model.config import CHUNK_FRAMES, TOKENS_PER_CHUNK, ModelConfig, TextConfig
 from predictor.model.encoder import CONV_BATCH_CHUNKS
+from predictor.model.host_memory import free_host_bytes
 
 
 def plan_slots(
@@ -78,29 +79,3 @@ def free_bytes(device: torch.device) -> int | None:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     return free_host_bytes(Path("/"))
-
-
-def free_host_bytes(root: Path) -> int | None:
-    """The machine's available memory or the container's, whichever is less (Linux only)."""
-    known = [_meminfo(root / "proc/meminfo"), _cgroup(root / "sys/fs/cgroup")]
-    return min((size for size in known if size is not None), default=None)
-
-
-def _meminfo(file: Path) -> int | None:
-    if not file.is_file():
-        return None
-    for line in file.read_text(encoding="ascii").splitlines():
-        name, _, value = line.partition(":")
-        if name == "MemAvailable":
-            return int(value.split()[0]) * 1024
-    return None
-
-
-def _cgroup(folder: Path) -> int | None:
-    limit, used = folder / "memory.max", folder / "memory.current"
-    if not (limit.is_file() and used.is_file()):
-        return None
-    text = limit.read_text(encoding="ascii").strip()
-    if text == "max":
-        return None
-    return max(0, int(text) - int(used.read_text(encoding="ascii")))

@@ -34,7 +34,7 @@ from triton.runtime import build, driver
 
 from predictor.engine import rehearsal
 from predictor.engine.graphs import GraphOptions, GraphRunner
-from predictor.engine.kernel_cache import SHIPPED
+from predictor.engine.kernel_cache import SHIPPED, folder_of
 from predictor.engine.parity import kernel_errors
 from predictor.model import quantized_cuda
 from predictor.model.attention import FP8
@@ -46,6 +46,7 @@ from predictor.model.published import PUBLISHED
 # Compute capabilities: A100, A10, L4 and L40S, H100 and H200, B200, RTX PRO of the same generation.
 ARCHS = (80, 86, 89, 90, 100, 120)
 LEAST_ARCH = 80  # with bf16
+MAX_PROCESSES = 2  # of 1.3 GB each, wherever an image is built
 FP8_ARCH = 89  # the first one
 CPU = torch.device("cpu")
 
@@ -72,11 +73,11 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, default=SHIPPED, help="default: %(default)s")
     arguments = parser.parse_args(argv)
     began_s = time.monotonic()
-    num_processes = min(len(arguments.archs), len(os.sched_getaffinity(0)))
+    num_processes = min(MAX_PROCESSES, len(arguments.archs), len(os.sched_getaffinity(0)))
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(num_processes, mp_context=spawn, max_tasks_per_child=1) as pool:
         works = [
-            pool.submit(precompile, arguments.models, arch, arguments.output / f"sm_{arch}")
+            pool.submit(precompile, arguments.models, arch, folder_of(arch, arguments.output))
             for arch in arguments.archs
         ]
         for arch, work in zip(arguments.archs, works, strict=True):

@@ -193,7 +193,7 @@ class PrefillGraphs:
         window_chunks: int,
         scratch: int,
     ) -> None:
-        """`max_audio_s`, `max_tokens`: what one step may hold: no larger bucket is ever made."""
+        """`max_audio_s`, `max_tokens`: what a step may hold, or one clip: none is larger."""
         self._log_mel, self._encoder, self._decoder = log_mel, encoder, decoder
         self._scratch = scratch
         window_tokens = window_chunks * TOKENS_PER_CHUNK

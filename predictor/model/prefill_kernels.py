@@ -15,6 +15,7 @@ from torch import Tensor
 from predictor.model.attention import TILE_TOKENS
 
 LOG2_E = 1.4426950408889634
+BLOCK_KEYS = 64  # that a program multiplies with at a time
 
 
 @triton.jit
@@ -79,6 +80,7 @@ def _prefill_attention_kernel(
     KV_HEADS: tl.constexpr,
     GROUP: tl.constexpr,
     DIM: tl.constexpr,
+    TOKENS: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -94,6 +96,8 @@ def _prefill_attention_kernel(
         token = first + row // GROUP
         head = kv_head * GROUP + row % GROUP
         exists = token < end
+        if ROWS != TOKENS * GROUP:  # rows that only fill a power of two
+            exists = exists & (row < TOKENS * GROUP)
         rows = token.to(tl.int64) * token_stride + head * DIM
         query = tl.load(query_ptr + rows[:, None] + dim[None, :], mask=exists[:, None], other=0.0)
         keys_ptr += kv_head * DIM
@@ -107,7 +111,7 @@ def _prefill_attention_kernel(
             query, keys_ptr, values_ptr, token_stride, start, middle, token, peak, total, sums,
             scale, DIM, BLOCK, False, PRECISION,
         )  # fmt: skip
-        last = tl.minimum(first + ROWS // GROUP, end)
+        last = tl.minimum(first + TOKENS, end)
         peak, total, sums = _attend(
             query, keys_ptr, values_ptr, token_stride, middle, last, token, peak, total, sums,
             scale, DIM, BLOCK, True, PRECISION,
@@ -122,15 +126,11 @@ def prefill_attention(
     key: Tensor,
     value: Tensor,
     tiles: Tensor,
-    *,
-    block: int = 64,
-    num_warps: int = 8,
-    num_stages: int = 3,
 ) -> Tensor:
     """Causal attention inside packed prompts: query [T, H, D], keys and values [T, K, D].
 
     Gives [T, H, D], of which tokens in no tile are not written. All three are parts of one
-    [T, H + 2K, D]; tiles [n, 3] int32 as `prompt_tiles` makes them. `block`: keys of one step.
+    [T, H + 2K, D]; tiles [n, 3] int32 as `prompt_tiles` makes them.
     """
     num_tokens, heads, dim = query.shape
     kv_heads = key.shape[1]
@@ -139,7 +139,7 @@ def prefill_attention(
     _prefill_attention_kernel[(len(tiles), kv_heads)](
         query, key, value, tiles, out, query.stride(0), LOG2_E / dim**0.5,
         KV_HEADS=kv_heads, GROUP=heads // kv_heads, DIM=dim,
-        ROWS=TILE_TOKENS * triton.next_power_of_2(heads // kv_heads), BLOCK=block,
-        PRECISION="ieee" if in_float32 else "tf32", num_warps=num_warps, num_stages=num_stages,
+        TOKENS=TILE_TOKENS, ROWS=TILE_TOKENS * triton.next_power_of_2(heads // kv_heads),
+        BLOCK=BLOCK_KEYS, PRECISION="ieee" if in_float32 else "tf32", num_warps=8, num_stages=3,
     )  # fmt: skip
     return out

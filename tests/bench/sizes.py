@@ -1,4 +1,4 @@
-"""Writes what manifests/README.md says about the measured GPU from the benchmark's result file.
+"""Writes what manifests/README.md says about the measured GPU from the benchmarks' result files.
 
 python -m tests.bench.sizes
 """

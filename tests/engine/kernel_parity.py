@@ -20,9 +20,10 @@ from predictor.engine.options import EngineOptions
 from predictor.engine.parity import kernel_errors
 from predictor.engine.runner import TorchRunner
 from predictor.engine.sequence import Limits, Sequence
-from predictor.model.attention import FP8
+from predictor.model.attention import FP8, Packing, packed_attention, prompt_tiles
 from predictor.model.fused import Fusion
 from predictor.model.model import Model
+from predictor.model.prefill_kernels import prefill_attention
 from predictor.model.weights import load_model
 from predictor.types import EngineRequest
 
@@ -48,9 +49,22 @@ def sequences(limits: Limits) -> list[Sequence]:
     return made
 
 
+def check_prefill(num_heads: int, num_kv_heads: int) -> None:
+    """Every token, of prompts of some tiles; groups of heads need not be a power of two."""
+    lengths, heads = [200, 3, 64], [num_heads, num_kv_heads, num_kv_heads]
+    query, key, value = torch.split(torch.randn(sum(lengths), sum(heads), 32), heads, dim=1)
+    ours = prefill_attention(query, key, value, torch.from_numpy(prompt_tiles(lengths)))
+    packing = Packing.of(lengths, device=query.device, dtype=query.dtype)
+    error = (ours - packed_attention(query, key, value, packing, causal=True)).abs().max()
+    if not error <= 1e-5:
+        raise SystemExit(f"prefill attention of {num_heads} over {num_kv_heads} heads: {error:.1e}")
+
+
 @torch.inference_mode()
 def main() -> None:
     torch.set_num_threads(1)
+    for num_heads, num_kv_heads in ((4, 2), (6, 2), (10, 2), (2, 2)):
+        check_prefill(num_heads, num_kv_heads)
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
         model = load_model(TINY, device="cpu", dtype=dtype)
         fusion = Fusion()

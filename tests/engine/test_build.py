@@ -12,10 +12,11 @@ import torch
 
 from predictor.engine import EngineOptions, build, build_engine, memory
 from predictor.engine.build import choose_device
-from predictor.engine.memory import free_bytes, free_host_bytes, plan_slots, slot_bytes
+from predictor.engine.memory import free_bytes, plan_slots, slot_bytes
 from predictor.model import quantized_cpu
 from predictor.model.attention import FP8
 from predictor.model.config import CheckpointError, ModelConfig, TextConfig
+from predictor.model.host_memory import free_host_bytes
 from predictor.model.model import Model
 from predictor.model.precision import Precision, choose_precision
 
@@ -135,8 +136,8 @@ def test_the_runner_the_rehearsal_and_the_plan_have_the_cache_that_is_asked_for(
     monkeypatch.setattr(
         build, "choose_kv_dtype", lambda name, *_: {"auto": torch.bfloat16, "fp8": FP8}[name]
     )
-    rehearsed: list[torch.dtype] = []
-    monkeypatch.setattr(build, "_rehearse", lambda *arguments: rehearsed.append(arguments[-1]))
+    rehearsed: list[tuple[torch.dtype, int]] = []
+    monkeypatch.setattr(build, "_rehearse", lambda *arguments: rehearsed.append(arguments[-2:]))
     options = EngineOptions(max_model_len=64, kv_memory_fraction=1.0, kv_precision=kv_precision)
     config = ModelConfig.from_folder(native)
     work = memory.work_bytes(config, options, 64, torch.bfloat16)
@@ -144,7 +145,7 @@ def test_the_runner_the_rehearsal_and_the_plan_have_the_cache_that_is_asked_for(
     monkeypatch.setattr(memory, "free_bytes", lambda device: free)
     runner = build.build_runner(native, "cpu", "bfloat16", options)
     assert runner._cache.data.dtype == expected
-    assert rehearsed == [expected]
+    assert rehearsed == [(expected, 64)]
     assert runner.num_slots == {"auto": 3, "fp8": 6}[kv_precision]
 
 

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from predictor.engine import kernel_cache
 from tests.bench.environment import ROOT
+
+kernel_cache = pytest.importorskip("predictor.engine.kernel_cache", reason="needs Triton")
 
 TINY = ROOT / "predictor" / "checkpoints" / "tiny"
 ARCH = 90
@@ -27,7 +28,7 @@ def run(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def shipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Kernels of the embedded checkpoint, as an image has them: moved since, and read-only."""
+    """Kernels of the embedded checkpoint, and not where they were made."""
     made = tmp_path_factory.mktemp("made") / "kernels"
     done = run("predictor.engine.precompile", "--models", TINY, "--archs", ARCH, "--output", made)
     assert done.returncode == 0, done.stderr
@@ -48,10 +49,12 @@ def start(shipped: Path, own: Path, arch: int = ARCH) -> tuple[int, int]:
 def test_a_start_finds_every_shipped_kernel_and_writes_nothing(
     shipped: Path, tmp_path: Path
 ) -> None:
+    before = sorted(shipped.rglob("*"))
     found, compiled = start(shipped, tmp_path)
     assert found > 20
     assert compiled == 0
     assert not [file for file in tmp_path.rglob("*") if file.is_file()]
+    assert sorted(shipped.rglob("*")) == before
 
 
 def test_what_is_missing_is_compiled_and_kept(shipped: Path, tmp_path: Path) -> None:
@@ -97,4 +100,14 @@ def test_a_folder_that_cannot_be_written_is_replaced(
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "file" / "kernels"))
     kernel_cache._ensure_writable()
     assert Path(os.environ["TRITON_CACHE_DIR"]).is_dir()
-    assert "TRITON_CACHE_DIR is not used" in caplog.text
+    assert f"{tmp_path / 'file' / 'kernels'} is not used" in caplog.text
+
+
+def test_nor_need_the_home_be_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.delenv("TRITON_CACHE_DIR", raising=False)
+    monkeypatch.setenv("TRITON_HOME", str(tmp_path / "file"))
+    kernel_cache._ensure_writable()
+    assert Path(os.environ.pop("TRITON_CACHE_DIR")).is_dir()

@@ -171,3 +171,8 @@ def test_every_rule_is_broken() -> None:
 @pytest.mark.parametrize("case", CASES, ids=ids(CASES))
 def test_a_broken_pod_is_caught(knative: Objects, case: Case) -> None:
     breaks(rule(case[0]), knative, case)
+
+
+@pytest.mark.parametrize("flag", sorted(ON))
+def test_each_flag_is_needed(knative: Objects, flag: str) -> None:
+    assert any(flag in problem for problem in pod_rules.knative_refusals(knative, ON - {flag}))

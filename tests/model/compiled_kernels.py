@@ -118,7 +118,8 @@ def compile_language_model() -> None:
         require_widened(ptx, cache)
     compiled(
         prefill_kernels._prefill_attention_kernel, {"tiles_ptr": INT, "scale": "fp32"},
-        KV_HEADS=KV_HEADS, GROUP=HEADS // KV_HEADS, DIM=DIM, ROWS=128, BLOCK=64, PRECISION="tf32",
+        KV_HEADS=KV_HEADS, GROUP=HEADS // KV_HEADS, DIM=DIM, TOKENS=64, ROWS=128, BLOCK=64,
+        PRECISION="tf32",
     )  # fmt: skip
     compiled(kernels._merge_kernel, {**parts, "sums_ptr": FLOAT}, DIM=DIM, SPLITS=8)
     compiled(kernels._head_kernel, {**parts, "best_ptr": INT}, NUM_BLOCKS=19, BLOCK=8192)
