@@ -156,6 +156,17 @@ def test_cuda_where_there_is_none_is_refused() -> None:
         choose_device("cuda")
 
 
+def test_without_triton_the_start_goes_on(
+    native: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """CUDA builds of torch bring it; where it is missing the plain path serves."""
+    monkeypatch.setitem(sys.modules, "triton", None)
+    monkeypatch.delitem(sys.modules, "predictor.engine.kernel_cache", raising=False)
+    config = ModelConfig.from_folder(native)
+    build._rehearse(config, CUDA, choose_precision("auto", CUDA), torch.bfloat16, 512)
+    assert "the rehearsal failed; the start goes on without it" in caplog.text
+
+
 def modules_after(statement: str) -> set[str]:
     """Top-level modules loaded by a fresh interpreter that runs `statement`."""
     code = f"{statement}\nimport sys\nprint(*{{name.split('.')[0] for name in sys.modules}})"
