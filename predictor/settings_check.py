@@ -31,6 +31,10 @@ def contradictions(values: Mapping[str, Any], sources: Mapping[str, str]) -> lis
         refuse("language_detection", "needs a language for requests that give none")
     if values["http_port"] == values["grpc_port"] != 0 and values["enable_grpc"]:
         refuse("http_port grpc_port", "must differ")
+    if values["kv_precision"] == "fp8" and values["device"] == "cpu":
+        refuse("kv_precision device", "8 bits are for CUDA")
+    if values["kv_precision"] == "fp8" and values["precision"] == "fp32":
+        refuse("kv_precision precision", "8 bits go with 16 bits or less")
     needed = _tokens_needed(values)
     if needed > values["max_model_len"]:
         refuse(

@@ -15,12 +15,14 @@ import logging
 import multiprocessing
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -72,6 +74,11 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--output", type=Path, default=SHIPPED, help="default: %(default)s")
     arguments = parser.parse_args(argv)
+    _require_compiler(parser)
+    try:
+        arguments.output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        parser.error(f"argument --output: {error}")
     began_s = time.monotonic()
     num_processes = min(MAX_PROCESSES, len(arguments.archs), len(os.sched_getaffinity(0)))
     spawn = multiprocessing.get_context("spawn")
@@ -81,11 +88,20 @@ def main(argv: list[str] | None = None) -> None:
             for arch in arguments.archs
         ]
         for arch, work in zip(arguments.archs, works, strict=True):
-            num_kernels, num_bytes = work.result()
+            try:
+                num_kernels, num_bytes = work.result()
+            except BrokenProcessPool:
+                parser.error(f"argument --archs: the compiler ended at {arch}; does it know it?")
             sys.stderr.write(
                 f"sm_{arch}: {num_kernels} kernels, {num_bytes / 2**20:.1f} MiB, after "
                 f"{time.monotonic() - began_s:.0f} s\n"
             )
+
+
+def _require_compiler(parser: argparse.ArgumentParser) -> None:
+    compiler = os.environ.get("CC", "gcc")
+    if shutil.which(compiler) is None:
+        parser.error(f"a C compiler is needed: no {compiler} here (environment variable CC)")
 
 
 def _models(text: str) -> list[ModelConfig]:
@@ -95,7 +111,8 @@ def _models(text: str) -> list[ModelConfig]:
             for name in text.split(",")
         ]
     except CheckpointError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
+        message = f"{error}; {', '.join(PUBLISHED)} or folders, with commas and no spaces"
+        raise argparse.ArgumentTypeError(message) from error
 
 
 def _archs(text: str) -> list[int]:

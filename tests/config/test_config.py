@@ -219,6 +219,11 @@ def test_a_language_beats_detection_from_a_weaker_source(tmp_path: Path) -> None
         (["--grpc_port=8080"], ["http_port=8080", "grpc_port=8080", "must differ"]),
         (["--segment_s=300"], ["segment_s=300", "max_model_len=3072", "tokens"]),
         (["--model_name=a/b"], ["model_name=a/b", "letters"]),
+        (["--kv_precision", "fp8", "--device", "cpu"], ["kv_precision=fp8", "device=cpu", "CUDA"]),
+        (
+            ["--kv_precision", "fp8", "--precision", "fp32"],
+            ["kv_precision=fp8", "precision=fp32", "16 bits or less"],
+        ),
     ],
 )
 def test_contradictions_name_both_sides(argv: list[str], words: list[str]) -> None:

@@ -80,12 +80,17 @@ def test_kernels_of_another_kind_of_device_are_not_taken(shipped: Path, tmp_path
         ("--models", "1.7B,none", "argument --models: none/config.json: no such file"),
         ("--archs", "90,75", "argument --archs: '90,75': numbers from 80 on"),
         ("--archs", "9.0", "argument --archs: '9.0': numbers from 80 on"),
+        ("--archs", "999", "argument --archs: the compiler ended at 999"),
+        ("--models", "3B", "3B/config.json: no such file; 1.7B, 0.6B or folders"),
+        ("--output", "/proc/none", "argument --output: [Errno 2]"),
     ],
 )
 def test_wrong_arguments_are_named(tmp_path: Path, flag: str, value: str, message: str) -> None:
-    done = run("predictor.engine.precompile", flag, value, "--output", tmp_path)
+    given = {"--models": TINY, "--archs": ARCH, "--output": tmp_path} | {flag: value}
+    done = run("predictor.engine.precompile", *(part for pair in given.items() for part in pair))
     assert done.returncode == 2
     assert message in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_folder_that_cannot_be_written_is_replaced(

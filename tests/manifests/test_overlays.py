@@ -102,7 +102,7 @@ def test_edge_keeps_a_gpu_that_a_component_asks_for(tmp_path: Path) -> None:
     file.write_text(file.read_text().replace(component, component + "  - ../../components/gpu\n"))
     for each in predictors(build(overlay)):
         resources = each.container["resources"]
-        assert resources["limits"] == {"cpu": "4", "memory": "5Gi", "nvidia.com/gpu": "1"}
+        assert resources["limits"] == {"cpu": "4", "memory": "6Gi", "nvidia.com/gpu": "1"}
         assert resources["requests"] == {"cpu": "2", "memory": "4Gi", "nvidia.com/gpu": "1"}
 
 

@@ -94,7 +94,9 @@ def test_the_edge_overlay_asks_for_what_was_measured() -> None:
     assert peaks["int8"] <= mebibytes(asked["requests/memory"])
     config = json.loads((MANIFESTS / "overlays" / "edge" / "model-config.json").read_text())
     full = config["batch_size"] * config["max_model_len"] * 224 / 1024
-    assert peaks["int8"] + full * 2 / 3 <= mebibytes(asked["limits/memory"])
+    held = EngineOptions().max_waiting_audio_s * 16_000 * 4 / 2**20
+    bodies = load_settings([], {}).max_pending_bytes / 2**20
+    assert peaks["int8"] + full * 2 / 3 + held + bodies <= mebibytes(asked["limits/memory"])
     assert int(asked["requests/cpu"]) == config["num_threads"]
     assert config["precision"] == "int8"
 
