@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -251,6 +252,25 @@ def test_the_pipelines_gpu_image_has_what_the_predictors_has() -> None:
     assert "COPY predictor predictor" in pipelines
     runtimes = [text.split(" AS base-gpu\n")[1] for text in (pipelines, predictor)]
     assert runtimes[0].split("\nFROM ")[0] == runtimes[1].split("\nFROM ")[0]
+
+
+@pytest.mark.parametrize(
+    ("variant", "called"), [("gpu", "-m predictor.engine.precompile"), ("cpu", "")]
+)
+def test_the_gpu_image_gets_its_kernels_compiled(variant: str, called: str, tmp_path: Path) -> None:
+    """The Dockerfile's own command, with a Python that says how it is called."""
+    last = (ROOT / "predictor" / "Dockerfile").read_text().split("\nFROM ")[-1]
+    assert "\nARG VARIANT\n" in last
+    [command] = re.findall(r"^RUN (if .*precompile.*)$", last, re.MULTILINE)
+    python = tmp_path / "bin" / "python"
+    python.parent.mkdir()
+    python.write_text('#!/bin/sh\nprintf %s "$*"\n')
+    python.chmod(0o755)
+    environment = {"PATH": os.defpath, "VARIANT": variant, "VIRTUAL_ENV": str(tmp_path)}
+    done = subprocess.run(
+        ["sh", "-c", command], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == called
 
 
 def test_the_compiled_pipelines_name_the_images_that_make_builds() -> None:
