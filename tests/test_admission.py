@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from contextlib import ExitStack
 
 import pytest
@@ -22,14 +23,16 @@ def admission(max_held_audio_s: float = 10.0) -> Admission:
     durations_s=st.lists(st.floats(0.01, 30.0), min_size=1, max_size=20),
     order=st.randoms(use_true_random=False),
 )
-def test_an_empty_replica_holds_nothing_at_all(durations_s: list[float], order: object) -> None:
+def test_an_empty_replica_holds_nothing_at_all(
+    durations_s: list[float], order: random.Random
+) -> None:
     """Sums of floats leave a rest, with which a long recording would be refused for ever."""
     replica = admission(1e6)
     held = []
     for duration_s in durations_s:
         held.append(ExitStack())
         held[-1].enter_context(replica.hold(duration_s))
-    order.shuffle(held)  # type: ignore[attr-defined]
+    order.shuffle(held)
     for each in held:
         each.close()
     assert replica.held_audio_s == 0

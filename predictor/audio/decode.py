@@ -22,6 +22,7 @@ from predictor.audio.limits import AudioLimits, AudioOptions
 from predictor.audio.mono import check_sample_rate, too_long
 from predictor.audio.pcm import PcmLayout, decode_pcm, raw_layout
 from predictor.audio.pool import DecoderPool
+from predictor.audio.resample import resample
 from predictor.audio.sniff import FORMATS, sniff
 from predictor.audio.wav import plain_wav
 from predictor.audio.worker import Job
@@ -31,7 +32,6 @@ from predictor.types import SAMPLE_RATE_HZ, Samples
 __all__ = ["AudioDecoder", "AudioLimits", "AudioOptions"]
 
 _T = TypeVar("_T")
-RESAMPLING: Final = "predictor.audio.resample"
 _WAVEFORM_SCALES: Final = {"int16": 2.0**15, "int32": 2.0**31, "float32": 1.0, "float64": 1.0}
 
 
@@ -48,9 +48,9 @@ class AudioDecoder:
     def start(self) -> None:
         """Start the worker processes and wait for them (below a second)."""
         self._pool.start()
-        # Beside the loading of the model, and before it is needed: it imports torch, as nothing
-        # else in the server does where the engine has a process of its own.
-        threading.Thread(target=importlib.import_module, args=(RESAMPLING,)).start()
+        # What resampling imports, beside the loading of the model and before it is needed: it
+        # brings torch, as nothing else in a server does whose engine has a process of its own.
+        threading.Thread(target=importlib.import_module, args=("torchaudio.transforms",)).start()
 
     def close(self) -> None:
         """End the workers; what is still being decoded fails with NotReady."""
@@ -139,7 +139,7 @@ class AudioDecoder:
         """Resample, refuse what is not finite, filter."""
         if len(samples) == 0:
             raise AudioError(f"{field}: holds no samples", field=field, value=0, limit=1)
-        resampled = _to_16_khz(samples, rate_hz)
+        resampled = resample(samples, rate_hz)
         _check_finite(resampled, field)
         return apply_filters(resampled, self._options)
 
@@ -176,14 +176,6 @@ def _scaled(array: NDArray[Any], scale: float) -> NDArray[np.float32]:
     with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite, refused later
         samples = array.astype(np.float32)
     return samples if scale == 1.0 else samples / np.float32(scale)
-
-
-def _to_16_khz(samples: NDArray[np.float32], rate_hz: int) -> Samples:
-    if rate_hz == SAMPLE_RATE_HZ:
-        return np.array(samples, dtype=np.float32)  # what was read may not be written to
-    from predictor.audio.resample import resample  # late, see `AudioDecoder.start`
-
-    return resample(samples, rate_hz)
 
 
 def _check_finite(samples: Samples, field: str) -> None:

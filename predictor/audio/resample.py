@@ -1,19 +1,22 @@
-"""To 16 kHz with torchaudio: anti-aliased, in blocks, with kernels of bounded size for any rate."""
+"""To 16 kHz with torchaudio: anti-aliased, in blocks, with kernels of bounded size for any rate.
+
+torch is imported where it is used: no recording at 16 kHz needs it.
+"""
 
 from __future__ import annotations
 
 from fractions import Fraction
 from functools import lru_cache
 from math import ceil
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch.nn import functional as F
-from torchaudio.transforms import Resample
 
 from predictor.types import SAMPLE_RATE_HZ, Samples
+
+if TYPE_CHECKING:
+    from torchaudio.transforms import Resample
 
 # Flat to 7 kHz and 55 dB down from 8.2 kHz on; torchaudio's default (6 zero crossings, Hann) is
 # only 8 dB down there, so that what lies above would fold into the speech band.
@@ -83,6 +86,8 @@ def _half_width(ratio: Fraction) -> int:
 
 def _resample_by(samples: NDArray[np.float32], ratio: Fraction) -> Samples:
     """[n] to [ceil(n / ratio)], block by block: the joints are those of one long pass."""
+    import torch
+
     transform = widened(ratio, max(1, _WIDE_ROWS // ratio.denominator))
     source, target = transform.orig_freq, transform.new_freq
     margin = ceil(transform.width / source)  # in periods of `source` samples
@@ -105,6 +110,10 @@ def widened(ratio: Fraction, multiple: int) -> Resample:
     48 to 16 kHz has a kernel of one row, for which a convolution is eight times slower than for the
     same row written out 16 times, each shifted by one period. A multiple of 1 is torchaudio's own.
     """
+    import torch
+    from torch.nn import functional as F
+    from torchaudio.transforms import Resample
+
     source, target = ratio.as_integer_ratio()
     transform = Resample(
         source * multiple,

@@ -60,7 +60,7 @@ def _ensure_writable() -> None:
         logger.warning("%s is not used, no kernel is kept for later starts: %s", folder, error)
 
 
-class LayeredCache(FileCacheManager):  # type: ignore[misc]
+class LayeredCache(FileCacheManager):
     """One entry: this machine's if it has it, or else the shipped one."""
 
     shipped: ClassVar[Path]

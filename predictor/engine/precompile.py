@@ -18,6 +18,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -74,7 +75,8 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--output", type=Path, default=SHIPPED, help="default: %(default)s")
     arguments = parser.parse_args(argv)
-    _require_compiler(parser)
+    if missing := missing_compiler():
+        parser.error(missing)
     try:
         arguments.output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -98,10 +100,14 @@ def main(argv: list[str] | None = None) -> None:
             )
 
 
-def _require_compiler(parser: argparse.ArgumentParser) -> None:
+def missing_compiler() -> str | None:
+    """What the C launchers need and this machine lacks."""
     compiler = os.environ.get("CC", "gcc")
     if shutil.which(compiler) is None:
-        parser.error(f"a C compiler is needed: no {compiler} here (environment variable CC)")
+        return f"a C compiler is needed: no {compiler} here (environment variable CC)"
+    scheme = sysconfig.get_default_scheme().replace("posix_local", "posix_prefix")  # as Triton's
+    headers = Path(sysconfig.get_path("include", scheme)) / "Python.h"
+    return None if headers.is_file() else f"Python's headers are needed: no {headers} here"
 
 
 def _models(text: str) -> list[ModelConfig]:
@@ -198,7 +204,7 @@ class _Pretence(TorchFunctionMode):
 _UNSET = {torch.empty, torch.empty_like, torch.Tensor.new_empty}
 
 
-class _Driver(nvidia.CudaDriver):  # type: ignore[misc]
+class _Driver(nvidia.CudaDriver):
     """Compiles for one kind of device, and has none."""
 
     def __init__(self, arch: int) -> None:
@@ -247,7 +253,7 @@ def _make_library(folder: Path) -> None:
     soname = "libcuda.so.1"
     command = [os.environ.get("CC", "gcc"), "-shared", "-fPIC", f"-Wl,-soname,{soname}"]
     command += ["-o", str(folder / soname), str(source)]
-    subprocess.run(command, check=True)  # noqa: S603  nothing of it comes from outside
+    subprocess.run(command, check=True)  # noqa: S603  our own source
 
 
 if __name__ == "__main__":

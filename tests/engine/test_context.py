@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 
 import pytest
 
@@ -11,23 +12,18 @@ from predictor.engine.context import open_early
 
 
 class Driver:
-    """A driver that notes what it is asked for."""
+    """A driver that notes what it is asked for, with the numbers among the arguments."""
 
     def __init__(self, result: int = 0) -> None:
-        self.result = result
-        self.calls: list[tuple[str, object]] = []
+        self._result = result
+        self.calls: list[tuple[object, ...]] = []
 
-    def cuInit(self, flags: int) -> int:  # noqa: N802  the driver's name
-        self.calls.append(("init", flags))
-        return self.result
+    def __getattr__(self, function: str) -> Callable[..., int]:
+        def call(*arguments: object) -> int:
+            self.calls.append((function, *(n for n in arguments if isinstance(n, int))))
+            return self._result
 
-    def cuDeviceGet(self, handle: object, index: int) -> int:  # noqa: N802
-        self.calls.append(("get", index))
-        return self.result
-
-    def cuDevicePrimaryCtxRetain(self, context: object, handle: object) -> int:  # noqa: N802
-        self.calls.append(("retain", None))
-        return self.result
+        return call
 
 
 @pytest.mark.parametrize(("device", "index"), [("auto", 0), ("cuda", 0), ("cuda:3", 3)])
@@ -39,14 +35,18 @@ def test_the_devices_context_is_retained(
     thread = open_early(device)
     assert thread is not None
     thread.join()
-    assert driver.calls == [("init", 0), ("get", index), ("retain", None)]
+    assert driver.calls == [
+        ("cuInit", 0),
+        ("cuDeviceGet", index),
+        ("cuDevicePrimaryCtxRetain",),
+    ]
 
 
 def test_a_driver_that_fails_is_asked_for_nothing_more(monkeypatch: pytest.MonkeyPatch) -> None:
     driver = Driver(result=100)
     monkeypatch.setattr(ctypes, "CDLL", lambda name: driver)
     context._retain(0)
-    assert driver.calls == [("init", 0)]
+    assert driver.calls == [("cuInit", 0)]
 
 
 def test_no_driver_is_no_error_here(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,10 @@ import pytest
 from tests.bench.environment import ROOT
 
 kernel_cache = pytest.importorskip("predictor.engine.kernel_cache", reason="needs Triton")
+precompile = pytest.importorskip("predictor.engine.precompile", reason="needs Triton")
+needs_compiler = pytest.mark.skipif(
+    precompile.missing_compiler() is not None, reason=precompile.missing_compiler() or ""
+)
 
 TINY = ROOT / "predictor" / "checkpoints" / "tiny"
 ARCH = 90
@@ -46,6 +50,7 @@ def start(shipped: Path, own: Path, arch: int = ARCH) -> tuple[int, int]:
     return found, compiled
 
 
+@needs_compiler
 def test_a_start_finds_every_shipped_kernel_and_writes_nothing(
     shipped: Path, tmp_path: Path
 ) -> None:
@@ -57,6 +62,7 @@ def test_a_start_finds_every_shipped_kernel_and_writes_nothing(
     assert sorted(shipped.rglob("*")) == before
 
 
+@needs_compiler
 def test_what_is_missing_is_compiled_and_kept(shipped: Path, tmp_path: Path) -> None:
     fewer, own = tmp_path / "shipped", tmp_path / "own"
     shutil.copytree(shipped, fewer)
@@ -68,12 +74,14 @@ def test_what_is_missing_is_compiled_and_kept(shipped: Path, tmp_path: Path) -> 
     assert start(fewer, own) == (found + compiled, 0)
 
 
+@needs_compiler
 def test_kernels_of_another_kind_of_device_are_not_taken(shipped: Path, tmp_path: Path) -> None:
     found, compiled = start(shipped, tmp_path, arch=80)
     assert found == 0
     assert compiled > 20
 
 
+@needs_compiler
 @pytest.mark.parametrize(
     ("flag", "value", "message"),
     [
@@ -91,6 +99,13 @@ def test_wrong_arguments_are_named(tmp_path: Path, flag: str, value: str, messag
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_what_the_compiler_lacks_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CC", str(tmp_path / "cc"))
+    done = run("predictor.engine.precompile", "--models", TINY, "--output", tmp_path)
+    assert done.returncode == 2
+    assert f"a C compiler is needed: no {tmp_path / 'cc'} here" in done.stderr
 
 
 def test_a_folder_that_cannot_be_written_is_replaced(
