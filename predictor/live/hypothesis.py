@@ -96,7 +96,7 @@ class Hypothesis:
                 return
 
     def _is_word_end(self, end: int) -> bool:
-        """Whether a word ends before token `end` in all of the hypotheses that are compared."""
+        """Whether a word ends before token `end`."""
         assert self._text_start is not None
         text, rest = _decode(self._data(self._text_start, end))
         if rest or not text.strip() or text[-1].isspace():
@@ -104,14 +104,10 @@ class Hypothesis:
         last = text[-1]
         if is_unspaced(last) and not _is_mark(last):
             return True
-        # At a hypothesis's end a full stop stands for the end of the audio: it may yet go.
-        followers = [tokens[end] if len(tokens) > end else None for tokens in self._recent]
-        if None in followers:
+        if len(self.tokens) == end:
+            # There a full stop stands for the end of the audio, and a word may go on.
             return False
-        if _is_mark(last):
-            return True
-        firsts = [self._tokenizer.token_bytes(token) for token in followers if token is not None]
-        return all(_begins_word(data) for data in firsts)
+        return _is_mark(last) or _begins_word(self._tokenizer.token_bytes(self.tokens[end]))
 
     def _data(self, start: int, end: int) -> bytes:
         return b"".join(map(self._tokenizer.token_bytes, self.tokens[start:end]))
