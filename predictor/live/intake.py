@@ -26,6 +26,7 @@ MAX_RATE_HZ: Final = 192_000
 _ZERO_CROSSINGS: Final = 32  # of the filter, on each side: flat to 7 kHz, 55 dB down from 8.2
 _ROLLOFF: Final = 0.945
 _KAISER_BETA: Final = 10.0
+_HIGH_PASS_TAPS: Final = 511
 _PHASES: Final = 512  # of a table between whose rows weights are interpolated
 
 
@@ -63,12 +64,15 @@ class Intake:
     """The bytes of one stream on their way to frames."""
 
     format: WireFormat
+    high_pass_hz: float | None = None  # corner frequency of a filter against rumble and hum
     _rest: bytes = b""  # half a sample
     _resampler: Resampler = field(init=False)
+    _high_pass: HighPass | None = field(init=False)
     _waiting: Samples = field(default_factory=lambda: np.zeros(0, np.float32))
 
     def __post_init__(self) -> None:
         self._resampler = Resampler(self.format.sample_rate_hz)
+        self._high_pass = None if self.high_pass_hz is None else HighPass(self.high_pass_hz)
 
     def feed(self, data: bytes) -> Samples:
         """Whole frames [n, 512] that are complete with these bytes."""
@@ -76,6 +80,8 @@ class Intake:
         whole = len(data) // self.format.bytes_per_sample * self.format.bytes_per_sample
         self._rest = data[whole:]
         samples = self._resampler.feed(decode(data[:whole], self.format.encoding))
+        if self._high_pass is not None:
+            samples = self._high_pass.feed(samples)
         waiting = np.concatenate([self._waiting, samples])
         count = len(waiting) // FRAME_SAMPLES
         self._waiting = waiting[count * FRAME_SAMPLES :]
@@ -164,6 +170,27 @@ class Resampler:
         weights = table[row] * (1 - between) + table[row + 1] * between
         output: Samples = np.einsum("ij,ij->i", windows, weights)
         return output
+
+
+class HighPass:
+    """A linear-phase filter at 16 kHz; its output is half a filter, 16 ms, late."""
+
+    def __init__(self, corner_hz: float) -> None:
+        cutoff = 2 * corner_hz / SAMPLE_RATE_HZ
+        place = np.arange(_HIGH_PASS_TAPS) - _HIGH_PASS_TAPS // 2
+        low = cutoff * np.sinc(cutoff * place) * np.hamming(_HIGH_PASS_TAPS)
+        taps = -low / low.sum()
+        taps[_HIGH_PASS_TAPS // 2] += 1.0
+        self._taps = taps.astype(np.float32)
+        self._kept = np.zeros(_HIGH_PASS_TAPS - 1, np.float32)
+
+    def feed(self, samples: Samples) -> Samples:
+        """[n] to [n]."""
+        heard = np.concatenate([self._kept, samples])
+        self._kept = heard[len(samples) :]
+        windows = sliding_window_view(heard, _HIGH_PASS_TAPS)[: len(samples)]
+        filtered: Samples = np.einsum("ij,j->i", windows, self._taps)
+        return filtered
 
 
 def _half_width(sample_rate_hz: int) -> int:

@@ -15,10 +15,8 @@ FRAME_SAMPLES = 512  # of the speech detector, 32 ms at 16 kHz: the grain of the
 
 @dataclass(frozen=True, slots=True)
 class LiveOptions:
-    """How often the model looks, and when its text is final. Seconds are seconds of audio."""
+    """What holds for all sessions of a server. Seconds are seconds of audio."""
 
-    step_s: float = 0.5  # of speech between two looks
-    agreement_s: float = 0.5  # hypotheses this far apart must agree on what is committed
     header_s: float = 1.0  # of speech before a detected language is committed
     first_step_s: float = 0.5  # of speech before the first look
     max_silence_s: float = 0.3  # after speech, given to the model: more makes it forget
@@ -27,13 +25,6 @@ class LiveOptions:
     min_pause_s: float = 0.1
     max_utterance_s: float = 24.0  # cut here if there was no pause at all
     max_tokens_per_audio_s: float = 16.0
-    # The text of a finished utterance may differ from what was committed, by being decoded anew.
-    final_redecode: bool = False
-
-    @property
-    def num_agreeing(self) -> int:
-        """Hypotheses in a row that must share a token before it is committed."""
-        return 1 + math.ceil(round(self.agreement_s / self.step_s, 6))
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,3 +60,13 @@ class SessionConfig:
     context: str = ""  # hot words, or any text that helps
     turns: TurnDetection = TurnDetection()
     is_manual: bool = False  # an item ends when the client says so, and not at a pause
+    step_s: float = 0.5  # of speech between two looks
+    agreement_s: float = 0.5  # hypotheses this far apart must agree on what is committed
+    # The text of a finished utterance may differ from what was committed, by being decoded anew.
+    final_redecode: bool = False
+    resumed_text: str = ""  # what was said just before the session's first utterance
+
+    @property
+    def num_agreeing(self) -> int:
+        """Hypotheses in a row that must share a token before it is committed."""
+        return 1 + math.ceil(round(self.agreement_s / self.step_s, 6))

@@ -7,6 +7,7 @@ when or in what pieces it came.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections import deque
 from dataclasses import dataclass, field
@@ -34,6 +35,7 @@ class _Utterance:
     number: int
     begin: int
     speech_start: int
+    config: SessionConfig  # as it was when it began
     prompt: Prompt
     hypothesis: Hypothesis
     next_step: int  # where the model looks again
@@ -42,6 +44,11 @@ class _Utterance:
     last: Outcome | None = None  # of the last step
     goes_on: bool = False  # it was cut while somebody spoke
     ends_item: bool = False
+
+    @property
+    def is_redone(self) -> bool:
+        """Whether its last step forces nothing."""
+        return self.config.final_redecode
 
 
 class LiveSession:
@@ -113,7 +120,7 @@ class LiveSession:
             return self._finish(utterance)
         if self._now < utterance.next_step:
             return None
-        utterance.next_step += round(self._options.step_s * SAMPLE_RATE_HZ)
+        utterance.next_step += round(utterance.config.step_s * SAMPLE_RATE_HZ)
         return self._look(utterance)
 
     def commit(self) -> Step | None:
@@ -141,7 +148,7 @@ class LiveSession:
         self._pending = None
         utterance.last = outcome
         utterance.num_heard = len(step.samples)
-        if step.is_final and self._options.final_redecode:
+        if step.is_final and utterance.is_redone:
             utterance.hypothesis.replace(outcome.tokens, outcome.logprobs)
         else:
             end = utterance.begin + len(step.samples)
@@ -198,9 +205,10 @@ class LiveSession:
             number=self._num_utterances,
             begin=first,
             speech_start=max(speech_start, first),
-            prompt=self._prompts.build(config.context, config.language),
+            config=config,
+            prompt=self._prompt(),
             hypothesis=Hypothesis(
-                self._tokenizer, config.language, options.num_agreeing, options.header_s
+                self._tokenizer, config.language, config.num_agreeing, options.header_s
             ),
             next_step=speech_start + round(options.first_step_s * SAMPLE_RATE_HZ),
             frames=frames,
@@ -210,6 +218,14 @@ class LiveSession:
             self._item = Item(self._num_items, speech_start)
         if not config.is_manual:
             self._events.append(SpeechStarted(self._item.number, speech_start / SAMPLE_RATE_HZ))
+
+    def _prompt(self) -> Prompt:
+        config = self.config
+        if config.resumed_text and self._num_utterances == 1:
+            context = f"{config.context}\n{config.resumed_text}".strip()
+            with contextlib.suppress(InvalidInput):  # together they may be too long
+                return self._prompts.build(context, config.language)
+        return self._prompts.build(config.context, config.language)
 
     def _look_at_unheard(self) -> None:
         begin = max(self._now - self._num_before(), self._turn_start)
@@ -235,7 +251,7 @@ class LiveSession:
         if utterance.ends_item:
             self._events.append(Committed(item.number))
         is_heard = self._audible(utterance) <= utterance.num_heard
-        if is_heard and not self._options.final_redecode:
+        if is_heard and not utterance.is_redone:
             self._complete(utterance, item)
             return None
         self._pending = self._step(utterance, is_final=True)
@@ -248,7 +264,7 @@ class LiveSession:
     def _step(self, utterance: _Utterance, *, is_final: bool) -> Step:
         samples = np.concatenate(utterance.frames)[: self._audible(utterance)]
         hypothesis, options = utterance.hypothesis, self._options
-        is_redone = is_final and options.final_redecode
+        is_redone = is_final and utterance.is_redone
         forced = () if is_redone else hypothesis.forced
         cap = math.ceil(len(samples) / SAMPLE_RATE_HZ * options.max_tokens_per_audio_s)
         return Step(
@@ -283,7 +299,7 @@ class LiveSession:
         assert item is not None
         if not was_committed:
             self._events.append(Committed(item.number))
-        self._events.append(item.completed(is_redone=self._options.final_redecode))
+        self._events.append(item.completed(is_redone=self.config.final_redecode))
         self._item = None
         self._turn_start = self._now
 

@@ -94,7 +94,7 @@ def test_streams_do_not_hear_each_other(studio: Studio, engine: Any, talk: Playe
 
 
 def test_a_wrong_first_language_is_recovered(studio: Studio, engine: Any) -> None:
-    early = LiveOptions(first_step_s=0.2, step_s=0.25)
+    early = LiveOptions(first_step_s=0.2)
     streams = [alone(name) for name in WRONG_AT_FIRST]
     plays = play_all(studio, engine.submit, streams, options=early)
     first = [played.of(Partial)[0].language for played in plays]
