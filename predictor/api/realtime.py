@@ -8,7 +8,8 @@ import binascii
 import contextlib
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Final
 
 import orjson
@@ -31,11 +32,12 @@ from predictor.api.live_connection import (
 )
 from predictor.api.realtime_config import RealtimeConfig, check_model, from_legacy
 from predictor.api.realtime_events import EventWriter, Json, error_detail, new_id
-from predictor.errors import AsrError, InvalidInput
+from predictor.errors import AsrError, ErrorSpec, InvalidInput
 from predictor.live.events import Completed, Event
 from predictor.live.hub import LiveHub
 from predictor.live.intake import Intake
 from predictor.live.listener import Listener, LiveParts
+from predictor.live.options import SessionConfig
 
 MAX_APPEND_BYTES: Final = 15 << 20  # of base64 in one event, as OpenAI has it
 MIN_COMMIT_S: Final = 0.1
@@ -198,7 +200,7 @@ class _Connection:
             arrived_s = monotonic_s()
             text = message.get("text")
             data = text.encode() if text is not None else message.get("bytes") or b""
-            await queue.put(lambda d=data, a=arrived_s: self._handle(d, a), len(data))
+            await queue.put(partial(self._handle, data, arrived_s), len(data))
 
     async def _handle(self, data: bytes, arrived_s: float) -> None:
         """One client event; what is wrong with it is said and not fatal."""
@@ -280,9 +282,7 @@ class _Connection:
             **self._config.render(),
         }
 
-    def _session_config(self) -> Any:
-        from dataclasses import replace
-
+    def _session_config(self) -> SessionConfig:
         config = self._config.session(self._door.default_language)
         return replace(config, resumed_text=self._resumed_text)
 
@@ -294,7 +294,7 @@ class _Connection:
 class _EmptyCommit(InvalidInput):
     """As OpenAI names it."""
 
-    spec = InvalidInput.spec.__class__(
+    spec = ErrorSpec(
         400, "INVALID_ARGUMENT", "invalid_request_error", "input_audio_buffer_commit_empty"
     )
 

@@ -6,7 +6,7 @@ What this server cannot do is refused with the field's name; nothing is accepted
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from predictor.errors import InvalidInput, NotFound
@@ -38,13 +38,14 @@ Json = Mapping[str, Any]
 class RealtimeConfig:
     """What `session.update` may change."""
 
-    wire: WireFormat = WireFormat()
+    wire: WireFormat = field(default_factory=WireFormat)
     model: str | None = None
     language: str | None = None  # canonical name
     prompt: str = ""
     keywords: tuple[str, ...] = ()
     delay: str = "low"
-    turns: TurnDetection | None = TurnDetection()  # None = manual turns
+    # None = manual turns
+    turns: TurnDetection | None = field(default_factory=TurnDetection)
     noise_reduction: str | None = None
     with_logprobs: bool = False
     final_redecode: bool = False  # our own field
@@ -268,11 +269,11 @@ def _object(name: str, given: object) -> Json:
 
 
 def _known(name: str, fields: Json, allowed: Sequence[str]) -> None:
-    for field in fields:
-        if field not in allowed:
+    for given in fields:
+        if given not in allowed:
             raise InvalidInput(
-                f"{name}.{field[:60]}: unknown field, the known ones are {', '.join(allowed)}",
-                field=f"{name}.{field[:60]}",
+                f"{name}.{given[:60]}: unknown field, the known ones are {', '.join(allowed)}",
+                field=f"{name}.{given[:60]}",
                 limit=list(allowed),
             )
 

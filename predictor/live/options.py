@@ -6,7 +6,7 @@ The defaults are those of a study with the evaluation set: see the README's sect
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from predictor.errors import InvalidInput
 
@@ -58,7 +58,7 @@ class SessionConfig:
 
     language: str | None = None  # canonical name; None = detected for each utterance
     context: str = ""  # hot words, or any text that helps
-    turns: TurnDetection = TurnDetection()
+    turns: TurnDetection = field(default_factory=TurnDetection)
     is_manual: bool = False  # an item ends when the client says so, and not at a pause
     step_s: float = 0.5  # of speech between two looks
     agreement_s: float = 0.5  # hypotheses this far apart must agree on what is committed

@@ -1,4 +1,4 @@
-"""Plays audio into live sessions on a real engine, as fast as it goes, and measures what they say."""
+"""Plays audio into live sessions on a real engine, as fast as it goes; measures what they say."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from typing import Any
 import numpy as np
 
 from predictor.audio.vad import FRAME_SAMPLES, SpeechDetector, VadState
+from predictor.engine.engine import Engine
+from predictor.live.engine_steps import KeptSteps, SubmittedSteps
 from predictor.live.events import Completed, Event, Partial, SpeechStopped
 from predictor.live.options import LiveOptions, SessionConfig
 from predictor.live.session import LiveSession
 from predictor.live.steps import Outcome, Step, StepEngine
 from predictor.text.prompt import PromptBuilder
 from predictor.text.tokenizer import TextTokenizer
-from tests.live.streams import RATE, Stream
+from tests.live.streams import Stream
 
 
 @dataclass(frozen=True)
@@ -55,10 +57,11 @@ async def play(
     studio: Studio,
     engine: StepEngine,
     samples: np.ndarray,
-    options: LiveOptions = LiveOptions(),
-    config: SessionConfig = SessionConfig(),
+    options: LiveOptions | None = None,
+    config: SessionConfig | None = None,
 ) -> Played:
     """The whole of `samples`, then a commit of what is left."""
+    options, config = options or LiveOptions(), config or SessionConfig()
     session = LiveSession(studio.prompts, studio.tokenizer, options, config)
     played = Played()
     whole = len(samples) // FRAME_SAMPLES * FRAME_SAMPLES
@@ -86,17 +89,25 @@ async def answer(
     played.events += [(session.now_s, event) for event in session.take_events()]
 
 
-def play_all(studio: Studio, submit: Any, streams: list[Stream], **more: Any) -> list[Played]:
-    """Several streams beside each other, each with its own engine client."""
+def play_all(
+    studio: Studio, engine: Engine, streams: list[Stream], *, is_kept: bool = True, **more: Any
+) -> list[Played]:
+    """Several streams beside each other; `is_kept`: their utterances stay in the engine."""
 
     async def run() -> list[Played]:
-        from predictor.live.engine_steps import SubmittedSteps
-
         gate = asyncio.Semaphore(16)
 
         async def one(stream: Stream) -> Played:
             async with gate:
-                return await play(studio, SubmittedSteps(submit), stream.samples, **more)
+                steps = (
+                    KeptSteps(engine.extend, engine.close)
+                    if is_kept
+                    else SubmittedSteps(engine.submit)
+                )
+                try:
+                    return await play(studio, steps, stream.samples, **more)
+                finally:
+                    steps.close()
 
         return list(await asyncio.gather(*map(one, streams)))
 
@@ -169,7 +180,3 @@ def endpoint_delays_s(stream: Stream, played: Played) -> list[float]:
             if len(before):
                 found.append(time_s - float(before[-1]))
     return found
-
-
-def seconds(num_samples: int) -> float:
-    return num_samples / RATE
