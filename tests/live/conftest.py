@@ -13,6 +13,7 @@ from predictor.engine.engine import Engine
 from predictor.engine.options import EngineOptions
 from predictor.text.prompt import PromptBuilder
 from predictor.text.tokenizer import TextTokenizer
+from tests.api import conftest as api_conftest
 from tests.live.play import Studio
 
 CHECKPOINT = Path(__file__).parents[2] / "predictor" / "checkpoints" / "tiny"
@@ -33,3 +34,8 @@ def studio() -> Studio:
     """Prompts, tokenizer and speech detector."""
     tokenizer = TextTokenizer.load(CHECKPOINT)
     return Studio(PromptBuilder(tokenizer, 512), tokenizer, load_detector("silero"))
+
+
+# The running servers are those of the routes' tests.
+start_server = api_conftest.start_server
+server = api_conftest.server
