@@ -140,7 +140,8 @@ class Metrics:
         )
         self.load = Gauge(
             "qwen3_asr_load",
-            "(waiting + in-flight audio seconds) / capacity; scale out before it reaches 1.",
+            "(waiting + in-flight audio seconds) / capacity + live sessions / their limit; scale out "
+            "before it reaches 1.",
             registry=registry,
         )
 
@@ -246,11 +247,13 @@ class Metrics:
         stats: Callable[[], EngineGauges],
         held_audio_s: Callable[[], float],
         capacity_audio_s: float,
+        live_share: Callable[[], float],
     ) -> None:
         """Read gauges at every scrape from the engine's `stats` and from what was admitted.
 
         Admitted audio that does not run waits: in the engine's queue, or as a later piece of a long
-        recording. All in seconds of audio.
+        recording. All in seconds of audio. `live_share`: how much of its live sessions the replica
+        has, 0 to 1.
         """
 
         def waiting() -> float:
@@ -261,4 +264,4 @@ class Metrics:
         self.audio_in_flight_seconds.set_function(lambda: stats().running_audio_s)
         self.sequences_waiting.set_function(lambda: stats().num_waiting)
         self.sequences_running.set_function(lambda: stats().num_running)
-        self.load.set_function(lambda: held_audio_s() / capacity_audio_s)
+        self.load.set_function(lambda: held_audio_s() / capacity_audio_s + live_share())

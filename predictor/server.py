@@ -56,7 +56,12 @@ class AsrServer(ModelServer):  # type: ignore[misc]  # KServe is untyped
     """Serves one AsrModel over HTTP and gRPC until SIGTERM or SIGINT."""
 
     def __init__(
-        self, settings: Settings, model: AsrModel, decoder: AudioDecoder, metrics: Metrics
+        self,
+        settings: Settings,
+        model: AsrModel,
+        decoder: AudioDecoder,
+        metrics: Metrics,
+        live: LiveHub,
     ) -> None:
         super().__init__(
             http_port=settings.http_port,
@@ -74,7 +79,7 @@ class AsrServer(ModelServer):  # type: ignore[misc]  # KServe is untyped
         self.dataplane = AsrDataPlane(self.registered_models, settings.max_items)
         self.model_repository_extension = ClosedRepository(self.registered_models)
         self.keys = KeyRing(settings.api_keys)
-        self.live = LiveHub(settings.max_live_sessions, metrics)
+        self.live = live
         self.app = create_app(
             self.dataplane,
             self.model_repository_extension,
@@ -198,6 +203,7 @@ def build_server(
     KServe's own metrics are in the default `registry`; another one is for tests.
     """
     metrics = Metrics(registry)
+    hub = LiveHub(settings.max_live_sessions, metrics)
     decoder = AudioDecoder(
         _audio_limits(settings),
         num_workers=settings.num_decode_workers,
@@ -209,13 +215,13 @@ def build_server(
     )
     model = AsrModel(
         settings.model_name,
-        lambda: _load(settings, metrics, loading or Loading(settings)),
+        lambda: _load(settings, metrics, loading or Loading(settings), hub),
         decoder,
         ready_clip(),
         metrics,
         ModelOptions(settings.request_timeout_s, parse_language(settings.language)),
     )
-    return AsrServer(settings, model, decoder, metrics)
+    return AsrServer(settings, model, decoder, metrics, hub)
 
 
 def _audio_limits(settings: Settings) -> AudioLimits:
@@ -241,7 +247,7 @@ def _observer(metrics: Metrics) -> Callable[[StepStats], None]:
     return observe
 
 
-def _load(settings: Settings, metrics: Metrics, loading: Loading) -> Loaded:
+def _load(settings: Settings, metrics: Metrics, loading: Loading, hub: LiveHub) -> Loaded:
     """Wait for the checkpoint and build what transcribes with it. Slow; runs in a thread."""
     checkpoint = loading.result(_observer(metrics))
     tokenizer, engine = checkpoint.tokenizer, checkpoint.made.engine
@@ -257,7 +263,9 @@ def _load(settings: Settings, metrics: Metrics, loading: Loading) -> Loaded:
         options=LiveOptions(),
         metrics=metrics,
     )
-    metrics.watch(engine.stats, lambda: admission.held_audio_s, settings.max_held_audio_s)
+    metrics.watch(
+        engine.stats, lambda: admission.held_audio_s, settings.max_held_audio_s, lambda: hub.share
+    )
     metrics.model_info.labels(
         model_name=settings.model_name,
         version=__version__,

@@ -18,6 +18,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
+from predictor.api import openapi
 from predictor.api.auth import KeyRing
 from predictor.api.client_secrets import ClientSecrets, key_of_websocket
 from predictor.api.dataplane import AsrDataPlane
@@ -81,8 +82,9 @@ def realtime_router(door: LiveDoor, prefix: str) -> APIRouter:
 
     router.add_api_websocket_route("/realtime", realtime)
     add = router.add_api_route
-    add("/realtime/client_secrets", client_secret, methods=["POST"])
-    add("/realtime/transcription_sessions", transcription_session, methods=["POST"])
+    add("/realtime/client_secrets", client_secret, methods=["POST"], **openapi.CLIENT_SECRET)
+    path = "/realtime/transcription_sessions"
+    add(path, transcription_session, methods=["POST"], **openapi.TRANSCRIPTION_SESSION)
     return router
 
 
