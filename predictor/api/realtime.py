@@ -33,7 +33,7 @@ from predictor.api.live_connection import (
 )
 from predictor.api.realtime_config import RealtimeConfig, check_model, from_legacy
 from predictor.api.realtime_events import EventWriter, Json, error_detail, new_id
-from predictor.errors import AsrError, ErrorSpec, InvalidInput
+from predictor.errors import AsrError, InvalidInput
 from predictor.live.events import Completed, Event
 from predictor.live.hub import LiveHub
 from predictor.live.intake import Intake
@@ -42,6 +42,7 @@ from predictor.live.options import SessionConfig
 
 MAX_APPEND_BYTES: Final = 15 << 20  # of base64 in one event, as OpenAI has it
 MIN_COMMIT_S: Final = 0.1
+EMPTY_COMMIT: Final = "input_audio_buffer_commit_empty"  # OpenAI's code
 GOING_AWAY: Final = 1001
 HIGH_PASS_HZ: Final = {"near_field": 80.0, "far_field": 120.0}
 SUBPROTOCOL: Final = "realtime"
@@ -246,17 +247,20 @@ class _Connection:
         self._writer.with_logprobs = config.with_logprobs
         await self._send(answer, session=self._session())
 
-    async def _commit(self, _event: Json) -> None:
+    async def _commit(self, event: Json) -> None:
         session = self._listener.session
         if not session.has_item and (
             self._config.turns is not None or session.turn_s < MIN_COMMIT_S
         ):
-            raise _EmptyCommit(
-                f"the audio buffer holds {1000 * session.turn_s:.0f} ms without speech in it, "
-                "nothing to commit",
+            empty = InvalidInput(
+                f"the audio buffer holds {1000 * session.turn_s:.0f} ms without speech in it; a "
+                f"manual turn needs {1000 * MIN_COMMIT_S:.0f} ms",
                 field="input_audio_buffer",
-                limit=f"at least {1000 * MIN_COMMIT_S:.0f} ms",
             )
+            event_id = event.get("event_id")
+            detail = error_detail(empty, event_id if isinstance(event_id, str) else None)
+            await self._send("error", error={**detail, "code": EMPTY_COMMIT})
+            return
         await self._listener.commit()
 
     async def _clear(self, _event: Json) -> None:
@@ -291,14 +295,6 @@ class _Connection:
     def _intake(self) -> Intake:
         noise = self._config.noise_reduction
         return Intake(self._config.wire, HIGH_PASS_HZ[noise] if noise else None)
-
-
-class _EmptyCommit(InvalidInput):
-    """As OpenAI names it."""
-
-    spec = ErrorSpec(
-        400, "INVALID_ARGUMENT", "invalid_request_error", "input_audio_buffer_commit_empty"
-    )
 
 
 def _parse(data: bytes) -> Json:
