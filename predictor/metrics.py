@@ -140,8 +140,8 @@ class Metrics:
         )
         self.load = Gauge(
             "qwen3_asr_load",
-            "(waiting + in-flight audio seconds) / capacity + live sessions / their limit; scale out "
-            "before it reaches 1.",
+            "(waiting + in-flight audio seconds) / capacity + live sessions / their limit; scale "
+            "out before it reaches 1.",
             registry=registry,
         )
 
