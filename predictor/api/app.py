@@ -15,6 +15,7 @@ from predictor import __version__
 from predictor.api.auth import KeyRing, RequireKey
 from predictor.api.dataplane import AsrDataPlane, ClosedRepository
 from predictor.api.errors import answer_error, error_response, speaks_openai
+from predictor.api.live_frames import live_router
 from predictor.api.middleware import BodyLimit, ClientGone, RequestContext
 from predictor.api.realtime import LiveDoor, realtime_router
 from predictor.api.routes import (
@@ -59,6 +60,7 @@ def create_app(
     app.include_router(openai_router(dataplane, created, "/openai/v1"))
     for prefix in ("/v1", "/openai/v1"):
         app.include_router(realtime_router(live, prefix))
+    app.include_router(live_router(live))
     app.include_router(v1_router(dataplane, created))
     app.include_router(v2_router(dataplane, repository))
     app.add_exception_handler(HTTPException, _answer)
