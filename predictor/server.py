@@ -97,6 +97,7 @@ class AsrServer(ModelServer):  # type: ignore[misc]  # KServe is untyped
             AppOptions(
                 max_body_bytes=settings.max_body_bytes,
                 max_held_bytes=settings.max_pending_bytes,
+                has_page=settings.enable_page,
                 recognize_details=settings.output_format == "json",
             ),
         )

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import struct
 from collections.abc import AsyncGenerator, AsyncIterator
 from functools import partial
 from typing import Any, Final
@@ -183,6 +184,7 @@ def _audio(request: pb.ModelInferRequest) -> bytes:
 
 def _response(request: pb.ModelInferRequest, line: dict[str, Any]) -> Any:
     response = pb.ModelInferResponse(model_name=request.model_name, id=request.id)
-    output = response.outputs.add(name="event", datatype="BYTES", shape=[1])
-    output.contents.bytes_contents.append(orjson.dumps(line))
+    response.outputs.add(name="event", datatype="BYTES", shape=[1])
+    text = orjson.dumps(line)
+    response.raw_output_contents.append(struct.pack("<I", len(text)) + text)
     return StreamResponse(infer_response=response)
