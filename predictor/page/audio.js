@@ -16,6 +16,7 @@ export async function openMicrophone(base, onSamples) {
   return {
     rate: context.sampleRate,
     stop() {
+      if (context.state === "closed") return;
       capture.port.onmessage = null;
       for (const track of media.getTracks()) track.stop();
       context.close();
