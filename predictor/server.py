@@ -13,6 +13,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 
 import uvicorn
@@ -46,8 +47,14 @@ class AsrServer(ModelServer):  # type: ignore[misc]  # KServe is untyped
     """Serves one AsrModel over HTTP and gRPC until SIGTERM or SIGINT."""
 
     def __init__(
-        self, settings: Settings, model: AsrModel, decoder: AudioDecoder, metrics: Metrics
+        self,
+        settings: Settings,
+        model: AsrModel,
+        decoder: AudioDecoder,
+        metrics: Metrics,
+        engine_lost: Future[None],
     ) -> None:
+        """`engine_lost` is done once the engine has gone for good."""
         super().__init__(
             http_port=settings.http_port,
             grpc_port=settings.grpc_port,
@@ -59,6 +66,7 @@ class AsrServer(ModelServer):  # type: ignore[misc]  # KServe is untyped
         self.model = model
         self.decoder = decoder
         self.metrics = metrics
+        self.engine_lost = engine_lost
         for name in settings.served_names:
             self.register_model(model, name)
         self.dataplane = AsrDataPlane(self.registered_models, settings.max_items)
@@ -103,18 +111,21 @@ class AsrServer(ModelServer):  # type: ignore[misc]  # KServe is untyped
         logger.info("listening", extra={"fields": ports})
         loading = asyncio.create_task(self._load())
         stopping = asyncio.create_task(stop.wait())
+        lost = asyncio.ensure_future(asyncio.wrap_future(self.engine_lost))
         try:
             await asyncio.wait({loading, stopping, serving}, return_when=asyncio.FIRST_COMPLETED)
             if loading.done():
                 loading.result()
                 logger.info("ready")
-                await asyncio.wait({stopping, serving}, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait({stopping, serving, lost}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             await self._end(serving, stop_grpc)
             if not loading.done():
                 # A thread cannot be stopped while it reads weights, and nothing would be lost.
                 logger.info("stopped while loading")
                 os._exit(0)
+            if lost.done():
+                raise RuntimeError("the engine has gone and did not come back")
 
     async def _load(self) -> None:
         await asyncio.to_thread(self.decoder.start)
@@ -177,6 +188,7 @@ def build_server(
     KServe's own metrics are in the default `registry`; another one is for tests.
     """
     metrics = Metrics(registry)
+    engine_lost: Future[None] = Future()
     decoder = AudioDecoder(
         _audio_limits(settings),
         num_workers=settings.num_decode_workers,
@@ -188,13 +200,13 @@ def build_server(
     )
     model = AsrModel(
         settings.model_name,
-        lambda: _load(settings, metrics, loading or Loading(settings)),
+        lambda: _load(settings, metrics, loading or Loading(settings), engine_lost),
         decoder,
         ready_clip(),
         metrics,
         ModelOptions(settings.request_timeout_s, parse_language(settings.language)),
     )
-    return AsrServer(settings, model, decoder, metrics)
+    return AsrServer(settings, model, decoder, metrics, engine_lost)
 
 
 def _audio_limits(settings: Settings) -> AudioLimits:
@@ -220,10 +232,13 @@ def _observer(metrics: Metrics) -> Callable[[StepStats], None]:
     return observe
 
 
-def _load(settings: Settings, metrics: Metrics, loading: Loading) -> Loaded:
+def _load(
+    settings: Settings, metrics: Metrics, loading: Loading, engine_lost: Future[None]
+) -> Loaded:
     """Wait for the checkpoint and build what transcribes with it. Slow; runs in a thread."""
     checkpoint = loading.result(_observer(metrics))
-    tokenizer, engine = checkpoint.tokenizer, checkpoint.made.engine
+    loading.lost.add_done_callback(lambda _: engine_lost.set_result(None))
+    tokenizer, engine = checkpoint.tokenizer, checkpoint.made.client
     prompts = PromptBuilder(tokenizer, settings.max_context_tokens)
     options = TranscriberOptions(segment_s=settings.segment_s)
     admission = Admission(settings.max_held_audio_s, metrics)

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from predictor.engine.options import EngineOptions, EngineStats, Phase
-from predictor.engine.queue_limits import check_room
 from predictor.engine.sequence import Limits, Sequence
 from predictor.errors import InvalidInput
 from predictor.types import EngineRequest
@@ -45,10 +44,10 @@ class Scheduler:
         self._num_finished = 0
         self._num_failed = 0
 
-    def add(self, request: EngineRequest, *, audio_s_per_s: float = 0.0) -> Sequence:
-        """Queue a request. InvalidInput if it can never run, Overloaded if the queue is full.
+    def add(self, request: EngineRequest) -> Sequence:
+        """Queue a request. InvalidInput if it can never run.
 
-        `audio_s_per_s`, the engine's recent speed, turns a full queue into a time to retry after.
+        How much may wait is not decided here: who is admitted is known before audio is decoded.
         """
         if request.request_id in self._by_id:
             raise InvalidInput(
@@ -58,13 +57,6 @@ class Scheduler:
                 limit="unique",
             )
         sequence = Sequence(request, self._limits, self._options)
-        check_room(
-            self._options,
-            num_waiting=len(self._waiting),
-            waiting_audio_s=self._waiting_audio_s,
-            new_audio_s=sequence.audio_s,
-            audio_s_per_s=audio_s_per_s,
-        )
         self._by_id[request.request_id] = sequence
         self._waiting.append(sequence)
         self._waiting_audio_s += sequence.audio_s

@@ -20,10 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from predictor.engine import (
-    Engine,
+    CoreProcess,
+    EngineClient,
     EngineOptions,
-    EngineProcess,
     EngineSpec,
+    RemoteCore,
     StepStats,
     build_engine,
 )
@@ -46,22 +47,25 @@ Observer = Callable[[StepStats], None]
 class MadeEngine:
     """An engine with its weights loaded, not started, and where it runs."""
 
-    engine: Engine | EngineProcess
+    client: EngineClient
     device: str
     dtype: str
 
 
-MakeEngine = Callable[[Settings, Path, Observer], MadeEngine]
+Lost = Callable[[], None]  # the engine has gone for good
+MakeEngine = Callable[[Settings, Path, Observer, Lost], MadeEngine]
 
 
-def make_engine(settings: Settings, folder: Path, on_step: Observer) -> MadeEngine:
+def make_engine(settings: Settings, folder: Path, on_step: Observer, on_lost: Lost) -> MadeEngine:
     """Load the checkpoint in `folder` as the settings say, here or in a process of its own.
 
     Raises CheckpointError, ValueError, RuntimeError.
     """
     if has_own_process(settings):  # then nothing here may touch the device
-        process = EngineProcess(engine_spec(settings, folder), on_step)
-        return MadeEngine(process, process.loaded.device, process.loaded.dtype)
+        process = CoreProcess(engine_spec(settings, folder), on_lost=on_lost)
+        process.load()
+        remote = RemoteCore(process.address, engine_options(settings), on_step, process)
+        return MadeEngine(EngineClient([remote]), remote.device, remote.loaded.dtype)
     import torch
 
     from predictor.engine.start.build import choose_device
@@ -71,8 +75,8 @@ def make_engine(settings: Settings, folder: Path, on_step: Observer) -> MadeEngi
         torch.set_num_threads(settings.num_threads)
     device = choose_device(settings.device)
     precision = choose_precision(settings.dtype, device)
-    engine = build_engine(folder, device, precision.name, engine_options(settings), on_step)
-    return MadeEngine(engine, str(device), precision.name)
+    core = build_engine(folder, device, precision.name, engine_options(settings), on_step)
+    return MadeEngine(EngineClient([core]), core.device, precision.name)
 
 
 def has_own_process(settings: Settings) -> bool:
@@ -126,6 +130,7 @@ class Loading:
         self._make_engine = make_engine
         self._observer: Observer | None = None  # nobody yet: the metrics are still being imported
         self._result: Future[Checkpoint] = Future()
+        self.lost: Future[None] = Future()  # done when the engine has gone for good
         _import_late(settings)
         threading.Thread(target=self._run, name="loading", daemon=True).start()
 
@@ -168,7 +173,9 @@ class Loading:
         )
         with ThreadPoolExecutor(1, "tokenizer") as beside:
             tokenizer = beside.submit(TextTokenizer.load, folder)
-            made = self._make_engine(settings, folder, self._observe)
+            made = self._make_engine(
+                settings, folder, self._observe, lambda: self.lost.set_result(None)
+            )
         return Checkpoint(folder, tokenizer.result(), made)
 
 
@@ -180,8 +187,6 @@ def engine_options(settings: Settings) -> EngineOptions:
         kv_precision=settings.kv_precision,
         kv_memory_fraction=settings.kv_memory_fraction,
         max_prefill_audio_s=settings.max_prefill_audio_s,
-        max_waiting_requests=settings.max_waiting_requests,
-        max_waiting_audio_s=settings.max_held_audio_s,
         max_tokens_per_audio_s=settings.max_tokens_per_audio_s,
         stall_timeout_s=settings.stall_timeout_s,
     )

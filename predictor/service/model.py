@@ -46,6 +46,7 @@ class EngineHandle(Protocol):
     def start(self) -> None: ...
     def stop(self) -> None: ...
     def is_alive(self) -> bool: ...
+    def is_serving(self) -> bool: ...
     def stats(self) -> EngineGauges: ...
 
 
@@ -153,7 +154,7 @@ class AsrModel(Model):  # type: ignore[misc]  # KServe is untyped
 
     def is_serving(self) -> bool:
         """Whether a request would be taken now."""
-        return bool(self.ready) and self.alive()
+        return bool(self.ready) and self.loaded is not None and self.loaded.engine.is_serving()
 
     def is_ready(self) -> bool:
         """Whether requests should be sent here: it serves, and is not about to end."""
@@ -164,7 +165,7 @@ class AsrModel(Model):  # type: ignore[misc]  # KServe is untyped
         return self.is_ready()
 
     def alive(self) -> bool:
-        """False once the engine's loop has stopped turning; a model that is loading is alive."""
+        """False once the engine cannot work again by itself; a model that is loading is alive."""
         return self._stopped or self.loaded is None or self.loaded.engine.is_alive()
 
     async def preprocess(self, payload: Call, headers: dict[str, str] | None = None) -> _Prepared:

@@ -198,9 +198,6 @@ class Settings:
     max_held_audio_s: float = _setting(
         7200.0, "audio waiting or running; more is answered with 429", low=1, high=10_000_000
     )
-    max_waiting_requests: int = _setting(
-        512, "pieces waiting in the engine; more is answered with 429", low=1, high=1_000_000
-    )
     max_tokens_per_audio_s: float = _setting(
         16.0, "cap of the answer for each second of audio; fast speech needs 8", low=1, high=100
     )

@@ -60,6 +60,7 @@ def main() -> None:
     settings = load_settings([f"--model_dir={CHECKPOINT}", *flags], {})
     sys.argv[1:] = []  # KServe parses them while it is imported
     stand_in_for_codecs()
+    from predictor.engine import EngineClient
     from predictor.server import build_server
     from predictor.service import loading
     from predictor.text.tokenizer import TextTokenizer
@@ -77,7 +78,7 @@ def main() -> None:
     TextTokenizer.token_bytes = token_bytes  # type: ignore[method-assign]
 
     def make_engine(
-        settings: Settings, folder: Path, on_step: loading.Observer
+        settings: Settings, folder: Path, on_step: loading.Observer, on_lost: loading.Lost
     ) -> loading.MadeEngine:
         def observe(step: Any) -> None:
             shares.add(step)
@@ -85,7 +86,8 @@ def main() -> None:
 
         options = forced(loading.engine_options(settings))
         make = bench_process if loading.has_own_process(settings) else bench_engine
-        return loading.MadeEngine(make(shape, device, options, observe), device, "auto")
+        client = EngineClient([make(shape, device, options, observe)])
+        return loading.MadeEngine(client, device, "auto")
 
     def look() -> dict[str, Any]:
         return {"cpu_s": time.process_time(), **asdict(shares)}

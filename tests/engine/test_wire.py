@@ -23,7 +23,7 @@ from predictor.engine.link.wire import (
     Submit,
     encode,
 )
-from predictor.engine.options import EngineOptions, StepStats
+from predictor.engine.options import EngineOptions, EngineStats, StepStats
 from predictor.engine.sequence import Limits
 from predictor.types import TokenChunk
 
@@ -52,6 +52,15 @@ stats = st.builds(
     num_running=numbers,
     queue_s=st.lists(floats, max_size=5).map(tuple),
 )
+held = st.builds(
+    EngineStats,
+    num_waiting=numbers,
+    num_running=numbers,
+    waiting_audio_s=floats,
+    running_audio_s=floats,
+    num_slots=numbers,
+    max_model_len=numbers,
+)
 limits = st.builds(
     Limits,
     max_model_len=numbers,
@@ -76,14 +85,15 @@ messages: st.SearchStrategy[Message] = st.one_of(
         number=numbers,
         request_id=st.text(),
         num_samples=numbers,
+        sample_type=st.sampled_from(["float32", "int16"]),
         tokens_before=tokens,
         tokens_after=tokens,
         max_new_tokens=st.integers(1, 2**40),
     ),
     st.builds(Abort, request_id=st.text()),
     st.builds(Chunks, items=st.lists(st.tuples(numbers, chunks()), max_size=6).map(tuple)),
-    st.builds(Stepped, stats=stats),
-    st.builds(Pulse, is_alive=st.booleans()),
+    st.builds(Stepped, now=held, step=st.none() | stats),
+    st.builds(Pulse, is_alive=st.booleans(), now=held),
 )
 
 

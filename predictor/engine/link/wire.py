@@ -1,4 +1,4 @@
-"""What the server and the engine's process say to each other, as bytes on a socket.
+"""What a server and an engine's process say to each other, as bytes on a socket.
 
 A frame is its length, its kind, and its payload: JSON, except for the tokens of a step, which are
 flat arrays, because that frame comes hundreds of times a second. Nothing is pickled. The samples of
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final, TypeAlias, get_args
 
 from predictor import errors
-from predictor.engine.options import EngineOptions, StepStats
+from predictor.engine.options import EngineOptions, EngineStats, StepStats
 from predictor.engine.sequence import Limits
 from predictor.errors import AsrError, InternalError, InvalidInput, RetryableError
 from predictor.types import EngineFinish, TokenChunk
@@ -45,7 +45,7 @@ class EngineSpec:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """The engine is ready to start; what the server must know of it."""
+    """The engine takes requests; what whoever sends some must know of it."""
 
     limits: Limits
     num_slots: int
@@ -63,11 +63,12 @@ class LoadFailed:
 
 @dataclass(frozen=True, slots=True)
 class Submit:
-    """A request; its samples (float32) come as an open file with this frame."""
+    """A request; its samples come as an open file with this frame."""
 
     number: int  # of the request, by which answers name it
     request_id: str
     num_samples: int
+    sample_type: str  # "float32", or "int16" for samples times 32768
     tokens_before: tuple[int, ...]
     tokens_after: tuple[int, ...]
     max_new_tokens: int
@@ -98,16 +99,18 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Stepped:
-    """One step as the observer sees it."""
+    """What the engine holds after a step, and to one of those who listen, the step itself."""
 
-    stats: StepStats
+    now: EngineStats
+    step: StepStats | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Pulse:
-    """Sent every now and then: whether the engine's loop turns."""
+    """Sent every now and then: whether the engine's loop turns, and what it holds."""
 
     is_alive: bool
+    now: EngineStats
 
 
 def pulse_s(options: EngineOptions) -> float:
@@ -161,7 +164,9 @@ def _plain(message: Message) -> dict[str, Any]:
         return {**_shallow(message), "limits": limits}
     if isinstance(message, Failed):
         return {"number": message.number, **_plain_error(message.error)}
-    return _shallow(message.stats if isinstance(message, Stepped) else message)
+    if isinstance(message, Stepped | Pulse):
+        return asdict(message)
+    return _shallow(message)
 
 
 def _shallow(message: Any) -> dict[str, Any]:
@@ -205,8 +210,15 @@ def _read_submit(values: dict[str, Any]) -> Submit:
 
 
 def _read_stepped(values: dict[str, Any]) -> Stepped:
-    queue_s, device_s = tuple(values["queue_s"]), tuple(map(tuple, values["device_s"]))
-    return Stepped(StepStats(**values | {"queue_s": queue_s, "device_s": device_s}))
+    now, step = EngineStats(**values["now"]), values["step"]
+    if step is None:
+        return Stepped(now)
+    queue_s, device_s = tuple(step["queue_s"]), tuple(map(tuple, step["device_s"]))
+    return Stepped(now, StepStats(**step | {"queue_s": queue_s, "device_s": device_s}))
+
+
+def _read_pulse(values: dict[str, Any]) -> Pulse:
+    return Pulse(values["is_alive"], EngineStats(**values["now"]))
 
 
 def _from_json(read: Callable[[dict[str, Any]], Message]) -> Callable[[bytes], Message]:
@@ -254,6 +266,6 @@ _READERS: Final[dict[type, Callable[[bytes], Message]]] = {
     Chunks: _read_chunks,
     Failed: _from_json(lambda values: Failed(values.pop("number"), _error(values))),
     Stepped: _from_json(_read_stepped),
-    Pulse: _from_json(lambda values: Pulse(**values)),
+    Pulse: _from_json(_read_pulse),
 }
 _KINDS: Final = tuple(_READERS)  # a frame's kind is the place in this list
