@@ -15,6 +15,7 @@ import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 from kserve import ModelServer
@@ -117,7 +118,8 @@ class AsrServer(ModelServer):  # type: ignore[misc]  # KServe is untyped
             if loading.done():
                 loading.result()
                 logger.info("ready")
-                await asyncio.wait({stopping, serving, lost}, return_when=asyncio.FIRST_COMPLETED)
+                ends: set[asyncio.Future[Any]] = {stopping, serving, lost}
+                await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         finally:
             await self._end(serving, stop_grpc)
             if not loading.done():

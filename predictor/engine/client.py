@@ -9,14 +9,14 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 
 from predictor.engine.options import EngineStats
 from predictor.engine.protocol import Core, Emission
 from predictor.engine.stream import TokenStream
-from predictor.errors import AsrError, InvalidInput
-from predictor.types import SAMPLE_RATE_HZ, EngineRequest, TokenChunk
+from predictor.errors import AsrError, InvalidInput, Overloaded
+from predictor.types import SAMPLE_RATE_HZ, EngineRequest, ExtendRequest, TokenChunk
 
 
 @dataclass(slots=True)
@@ -33,8 +33,9 @@ class EngineClient:
 
     def __init__(self, cores: Sequence[Core]) -> None:
         self._cores = tuple(cores)
-        self._lock = threading.Lock()  # of the two below
+        self._lock = threading.Lock()  # of the three below
         self._in_flight: dict[str, _InFlight] = {}
+        self._kept: dict[str, int] = {}  # cores of sequences that stay alive
         self._held_audio_s = [0.0] * len(self._cores)  # sent from here and not done, by core
 
     @property
@@ -70,24 +71,57 @@ class EngineClient:
         Raises NotReady at once. The stream raises InvalidInput for what can never run, NotReady
         when the engine stops, InternalError when the request or the engine fails.
         """
-        stream = TokenStream(request.request_id, self._leave)
+        return self._send(request, lambda core: core.submit(request, self._receive))
+
+    def extend(self, request: ExtendRequest) -> TokenStream:
+        """Queue one step of a kept sequence, which its first step makes; as `submit`.
+
+        All steps go to one core, until `close`. The stream raises Overloaded when too much is kept.
+        """
+        return self._send(
+            request, lambda core: core.extend(request, self._receive), request.sequence_id
+        )
+
+    def close(self, sequence_id: str) -> None:
+        """Forget a kept sequence; a step of it that is under way is aborted."""
+        with self._lock:
+            place = self._kept.pop(sequence_id, None)
+        if place is not None:
+            self._cores[place].close(sequence_id)
+
+    def _send(
+        self,
+        request: EngineRequest | ExtendRequest,
+        send: Callable[[Core], None],
+        sequence_id: str | None = None,
+    ) -> TokenStream:
+        request_id = request.request_id
+        stream = TokenStream(request_id, self._leave)
         audio_s = len(request.samples) / SAMPLE_RATE_HZ
         with self._lock:
-            if request.request_id in self._in_flight:
-                stream.push(_in_flight_already(request.request_id))
+            if request_id in self._in_flight:
+                stream.push(_in_flight_already(request_id))
                 return stream
-            place = self._least_loaded()
-            self._in_flight[request.request_id] = _InFlight(stream, place, audio_s)
+            place = self._place_for(sequence_id)
+            self._in_flight[request_id] = _InFlight(stream, place, audio_s)
             self._held_audio_s[place] += audio_s
         try:
-            self._cores[place].submit(request, self._receive)
-        except InvalidInput as error:
-            self._forget(request.request_id)
+            send(self._cores[place])
+        except (InvalidInput, Overloaded) as error:
+            self._forget(request_id)
             stream.push(error)
         except AsrError:
-            self._forget(request.request_id)
+            self._forget(request_id)
             raise
         return stream
+
+    def _place_for(self, sequence_id: str | None) -> int:
+        """The core to send to; the lock is held."""
+        if sequence_id is None:
+            return self._least_loaded()
+        if sequence_id not in self._kept:
+            self._kept[sequence_id] = self._least_loaded()
+        return self._kept[sequence_id]
 
     def abort(self, request_id: str) -> None:
         """End a request with finish "abort" and free its place; unknown ids are ignored."""

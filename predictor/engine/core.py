@@ -15,12 +15,14 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 
+from predictor.engine.kept import KeptSequences
 from predictor.engine.options import EngineOptions, EngineStats, StepStats
+from predictor.engine.pcm import with_float_samples
 from predictor.engine.protocol import Emission, Receive, Runner, StepOutput
 from predictor.engine.scheduler import Scheduler, Step
 from predictor.engine.sequence import Limits, Sequence
 from predictor.errors import AsrError, InternalError, NotReady
-from predictor.types import EngineRequest
+from predictor.types import EngineRequest, ExtendRequest
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +51,7 @@ class EngineCore:
         self._options = options
         self._on_step = on_step
         self._scheduler = Scheduler(options, runner.limits, runner.num_slots)
+        self._kept = KeptSequences(options, runner.limits)
         self._receivers: dict[str, Receive] = {}
         self._changed = threading.Condition()  # guards all of the above and the flags below
         self._thread: threading.Thread | None = None
@@ -109,11 +112,29 @@ class EngineCore:
         Raises InvalidInput or NotReady at once.
         """
         with self._changed:
-            if self._ending or self._dead:
-                raise NotReady(SHUTTING_DOWN if self._ending else HAS_FAILED)
-            self._scheduler.add(request)
+            self._check_open()
+            self._scheduler.add(with_float_samples(request))
             self._receivers[request.request_id] = receive
             self._changed.notify_all()
+
+    def extend(self, request: ExtendRequest, receive: Receive) -> None:
+        """Queue one step of a kept sequence, which its first step makes: new audio, then the
+        answer to the whole utterance from its start. As `submit`, and Overloaded when too much is
+        kept. A step that is refused, or aborted, leaves what was heard before it in place; an
+        aborted one's samples count too.
+        """
+        with self._changed:
+            self._check_open()
+            self._kept.extend(with_float_samples(request), self._scheduler)
+            self._receivers[request.request_id] = receive
+            self._changed.notify_all()
+
+    def close(self, sequence_id: str) -> None:
+        """Forget a kept sequence; a step of it that is under way is aborted."""
+        with self._changed:
+            request_id = self._kept.close(sequence_id)
+        if request_id is not None:
+            self.abort(request_id)
 
     def abort(self, request_id: str) -> None:
         """End a request with finish "abort" and free its place; unknown ids are ignored."""
@@ -123,6 +144,10 @@ class EngineCore:
             self._changed.notify_all()
         if sequence is not None and receive is not None:
             self._deliver([(receive, (request_id, sequence.abort_chunk()))])
+
+    def _check_open(self) -> None:
+        if self._ending or self._dead:
+            raise NotReady(SHUTTING_DOWN if self._ending else HAS_FAILED)
 
     def _loop(self) -> None:
         try:
@@ -200,6 +225,9 @@ class EngineCore:
         with self._changed:
             if self._ending:
                 return []
+            for sequence, found in output.prefilled.items():
+                if not sequence.aborted:
+                    sequence.prefilled(found)
             results = zip(step.sequences, output.tokens, output.logprobs, strict=True)
             for sequence, tokens, logprobs in results:
                 if any(math.isnan(logprob) for logprob in logprobs):

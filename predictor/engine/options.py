@@ -19,6 +19,10 @@ class EngineOptions:
     kv_memory_fraction: float = 0.85  # of the memory free once the weights are loaded
     max_prefill_audio_s: float = 120.0  # seconds of audio prefilled in one step, or one clip
     max_prefill_tokens: int = 8192  # audio and prompt tokens of one step, or one sequence
+    max_kept_sequences: int = (
+        1024  # sequences that stay alive; beyond it extend() raises Overloaded
+    )
+    max_kept_audio_s: float = 14_400.0  # seconds of audio of them all; beyond it likewise
     max_tokens_per_audio_s: float = 16.0  # caps the answer; fast speech needs about 8
     min_token_cap: int = 64  # the cap for the shortest clips
     max_repeat_period: int = 20  # longest pattern, in tokens, that counts as a repetition

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Sequence as Batch
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
 from predictor.engine.options import EngineStats
-from predictor.engine.sequence import Limits, Sequence
+from predictor.engine.sequence import Limits, Prefilled, Sequence
 from predictor.errors import AsrError
-from predictor.types import EngineRequest, TokenChunk
+from predictor.types import EngineRequest, ExtendRequest, TokenChunk
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +27,8 @@ class StepOutput:
     tokens: list[list[int]]
     logprobs: list[list[float]]
     device_s: tuple[tuple[str, float], ...] = ()  # what the device took for which part of the work
+    # What the prefills found out whose first tokens are among these.
+    prefilled: dict[Sequence, Prefilled] = field(default_factory=dict)
 
 
 class Runner(Protocol):
@@ -100,6 +102,14 @@ class Core(Protocol):
 
     def submit(self, request: EngineRequest, receive: Receive) -> None:
         """Queue a request. Raises InvalidInput or NotReady, or hands them to `receive`."""
+        ...
+
+    def extend(self, request: ExtendRequest, receive: Receive) -> None:
+        """Queue one step of a kept sequence. Raises Overloaded too, or hands it to `receive`."""
+        ...
+
+    def close(self, sequence_id: str) -> None:
+        """Forget a kept sequence; a step of it that is under way is aborted."""
         ...
 
     def abort(self, request_id: str) -> None:

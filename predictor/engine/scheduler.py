@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from predictor.engine.options import EngineOptions, EngineStats, Phase
 from predictor.engine.sequence import Limits, Sequence
+from predictor.engine.utterance import Utterance
 from predictor.errors import InvalidInput
 from predictor.types import EngineRequest
 
@@ -44,8 +45,8 @@ class Scheduler:
         self._num_finished = 0
         self._num_failed = 0
 
-    def add(self, request: EngineRequest) -> Sequence:
-        """Queue a request. InvalidInput if it can never run.
+    def add(self, request: EngineRequest, utterance: Utterance | None = None) -> Sequence:
+        """Queue a request, or a step of a kept sequence. InvalidInput if it can never run.
 
         How much may wait is not decided here: who is admitted is known before audio is decoded.
         """
@@ -56,11 +57,16 @@ class Scheduler:
                 value=request.request_id,
                 limit="unique",
             )
-        sequence = Sequence(request, self._limits, self._options)
+        sequence = Sequence(request, self._limits, self._options, utterance)
         self._by_id[request.request_id] = sequence
         self._waiting.append(sequence)
         self._waiting_audio_s += sequence.audio_s
         return sequence
+
+    def is_in_flight(self, request_id: str) -> bool:
+        """It waits or runs, and was not aborted."""
+        sequence = self._by_id.get(request_id)
+        return sequence is not None and not sequence.aborted
 
     def abort(self, request_id: str) -> Sequence | None:
         """Drop a waiting sequence at once, mark a running one; None if it is not in flight.

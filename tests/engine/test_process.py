@@ -27,9 +27,10 @@ from predictor.engine import (
     StepStats,
 )
 from predictor.engine.link.channel import Inbox
-from predictor.engine.link.wire import Failed, Message, Submit, encode
-from predictor.errors import InternalError, InvalidInput, NotReady
+from predictor.engine.link.wire import Failed, Submit, encode
+from predictor.errors import InternalError, InvalidInput, NotReady, Overloaded
 from predictor.model.config import CheckpointError
+from predictor.types import EngineRequest, ExtendRequest
 from tests.engine.conftest import OPTIONS, Known
 from tests.engine.test_engine import chunks_of, is_idle, renamed, tokens_of, until
 
@@ -242,6 +243,68 @@ async def test_a_server_that_stands_still_holds_up_nobody(
     assert engine.is_alive()
 
 
+def step(known: Known, index: int, at: slice, **more: Any) -> ExtendRequest:
+    """A part of a known request's audio as a step of a kept sequence."""
+    request = known.request
+    return ExtendRequest(
+        request_id=f"step{index}",
+        sequence_id="kept",
+        samples=request.samples[at],
+        tokens_before=request.tokens_before,
+        tokens_after=request.tokens_after,
+        max_new_tokens=request.max_new_tokens,
+        **more,
+    )
+
+
+async def test_a_kept_sequence_grows_and_is_heard_as_a_whole(
+    engine: Started, known: list[Known]
+) -> None:
+    await tokens_of(engine.extend(step(known[2], 1, slice(0, 8000))))
+    assert await tokens_of(engine.extend(step(known[2], 2, slice(8000, None)))) == known[2].tokens
+    engine.close("kept")
+    assert await tokens_of(engine.extend(step(known[1], 3, slice(None)))) == known[1].tokens
+    engine.close("kept")
+
+
+async def test_a_sequence_that_died_with_its_process_must_start_anew(
+    start_process: StartProcess, known: list[Known]
+) -> None:
+    """Going on from nothing would answer as if the first half had never been said."""
+    engine = start_process()
+    await tokens_of(engine.extend(step(known[2], 1, slice(0, 8000))))
+    os.kill(engine.pid, signal.SIGKILL)
+    await until(lambda: not engine.is_serving())
+    await until(engine.is_serving)
+    with pytest.raises(NotReady, match="lost what it had heard"):
+        engine.extend(step(known[2], 2, slice(8000, None)))
+    anew = step(known[2], 3, slice(None), starts_anew=True)
+    assert await tokens_of(engine.extend(anew)) == known[2].tokens
+
+
+async def test_what_a_server_kept_goes_with_it(
+    start_process: StartProcess, known: list[Known]
+) -> None:
+    engine = start_process(replace(OPTIONS, max_kept_sequences=1))
+    other = EngineClient([RemoteCore(engine.process.address, OPTIONS)])
+    other.start()
+    await tokens_of(other.extend(step(known[2], 1, slice(0, 8000))))
+    with pytest.raises(Overloaded):
+        await tokens_of(engine.extend(step(known[1], 2, slice(None))))
+    other.stop()
+    engine.close("kept")
+
+    async def is_free() -> bool:
+        try:
+            await tokens_of(engine.extend(step(known[1], 3, slice(None))))
+        except Overloaded:
+            return False
+        return True
+
+    while not await is_free():
+        pass  # the test's time limit ends it
+
+
 async def test_16_bit_samples_are_what_they_say(engine: Started, known: list[Known]) -> None:
     """Samples times 32768, in half the bytes: the same tokens as their values as floats."""
     rounded = np.rint(known[2].request.samples * 2.0**15).clip(-(2**15), 2**15 - 1)
@@ -402,7 +465,8 @@ def test_a_request_whose_samples_are_lost_fails_alone(start_process: StartProces
         channel.connect(str(engine.process.address))
         inbox = Inbox(channel)
         for number in (1, 2):
-            message: Message = Submit(number, f"r{number}", 16_000, "float32", (1,), (2,), 5)
+            samples = np.zeros(16_000, dtype=np.float32)
+            message = Submit(number, EngineRequest(f"r{number}", samples, (1,), (2,), 5))
             channel.sendall(encode(message))
         failed: list[Failed] = []
         while len(failed) < 2:

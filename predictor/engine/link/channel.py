@@ -15,7 +15,8 @@ from typing import Final
 import numpy as np
 
 from predictor.engine.link.wire import Frames, Message, Submit, encode
-from predictor.types import Samples
+from predictor.engine.pcm import with_float_samples
+from predictor.types import EngineRequest, ExtendRequest
 
 _MAX_READ_BYTES: Final = 1 << 18
 _MAX_FDS: Final = 64  # taken from the socket at once
@@ -41,17 +42,20 @@ class Inbox:
             raise RuntimeError("a request's samples were lost: too many open files")
         return self._frames.feed(data) if data else None
 
-    def take_samples(self, message: Submit) -> Samples:
-        """The samples of the next Submit. Copied, because a mapping would keep the file open."""
+    def filled(self, message: Submit) -> EngineRequest | ExtendRequest:
+        """The request of the next Submit with its samples, as float32.
+
+        Copied, because a mapping would keep the file open.
+        """
         fd = self._files.pop(0)
-        samples = np.empty(message.num_samples, dtype=message.sample_type)
+        samples = message.request.samples
         try:
-            num_bytes = os.preadv(fd, [samples.data.cast("B")], 0)
+            num_bytes = os.preadv(fd, [samples.data.cast("B")], 0) if len(samples) else 0
         finally:
             os.close(fd)
         if num_bytes != samples.nbytes:
-            raise RuntimeError(f"{num_bytes} bytes of samples came for {message.num_samples}")
-        return samples if samples.dtype == np.float32 else as_float(samples)
+            raise RuntimeError(f"{num_bytes} bytes of samples came for {len(samples)} samples")
+        return with_float_samples(message.request)
 
     def close(self) -> None:
         """Files that came and were not taken."""
@@ -59,16 +63,12 @@ class Inbox:
             os.close(self._files.pop())
 
 
-def as_float(samples: np.ndarray[tuple[int], np.dtype[np.int16]]) -> Samples:
-    """16-bit samples as the model hears them; exact, since 32768 is a power of two."""
-    return np.multiply(samples, np.float32(2.0**-15), dtype=np.float32)
-
-
-def send_with_samples(channel: socket.socket, message: Submit, samples: Samples) -> None:
-    """Raises BrokenPipeError or ConnectionResetError, OSError when there is no memory."""
+def send_request(channel: socket.socket, message: Submit) -> None:
+    """A request with its samples. Raises OSError, for want of a reader or of memory."""
+    samples = np.ascontiguousarray(message.request.samples)
     frame = encode(message)
     with open(os.memfd_create("samples"), "r+b", buffering=0) as file:
-        rest = samples.data.cast("B")
+        rest = samples.data.cast("B") if len(samples) else memoryview(b"")
         while rest:
             rest = rest[file.write(rest) :]
         num_sent = socket.send_fds(channel, [frame], [file.fileno()])

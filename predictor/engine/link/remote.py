@@ -19,14 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import numpy as np
-
 from predictor.engine.core import HAS_FAILED, SHUTTING_DOWN
-from predictor.engine.link.channel import Inbox, send_with_samples
+from predictor.engine.link.channel import Inbox, send_request
 from predictor.engine.link.process import CoreProcess
 from predictor.engine.link.wire import (
     Abort,
     Chunks,
+    Close,
     Failed,
     Loaded,
     Message,
@@ -40,7 +39,7 @@ from predictor.engine.options import EngineOptions, EngineStats, StepStats
 from predictor.engine.protocol import Emission, Receive
 from predictor.engine.sequence import Limits
 from predictor.errors import AsrError, InternalError, NotReady
-from predictor.types import EngineRequest, TokenChunk
+from predictor.types import EngineRequest, ExtendRequest, TokenChunk
 
 logger = logging.getLogger(__name__)
 
@@ -77,12 +76,13 @@ class RemoteCore:
         self._in_flight: dict[int, _InFlight] = {}
         self._numbers: dict[str, int] = {}
         self._last_number = 0
+        self._kept: set[str] = set()  # sequences that stay alive over there
+        self._lost: set[str] = set()  # those that died with a process
         self._stats: EngineStats | None = None
         self._started = self._serving = self._ending = self._dead = False
         self._loop_turns = True
         self._heard_s = 0.0
-        self._outgoing: queue.SimpleQueue[tuple[Message, EngineRequest | None] | None]
-        self._outgoing = queue.SimpleQueue()
+        self._outgoing: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
         self._writer = threading.Thread(target=self._write, name="engine-writer", daemon=True)
         self._reader = threading.Thread(target=self._read, name="engine-reader", daemon=True)
         self.loaded = self._connect()
@@ -162,12 +162,34 @@ class RemoteCore:
     def submit(self, request: EngineRequest, receive: Receive) -> None:
         """Queue a request. Raises NotReady; all else comes to `receive`."""
         with self._lock:
-            if not self._serving:
-                raise NotReady(self._why_not())
-            number = self._last_number = (self._last_number + 1) % _NUMBERS
-            self._in_flight[number] = _InFlight(request.request_id, receive)
-            self._numbers[request.request_id] = number
-        self._outgoing.put((_submit(number, request), request))
+            self._send(request, receive)
+
+    def extend(self, request: ExtendRequest, receive: Receive) -> None:
+        """Queue a step of a kept sequence. Raises NotReady, also when what it goes on from died
+        with the engine's process: the whole utterance must be sent anew."""
+        with self._lock:
+            if request.sequence_id in self._lost and not request.starts_anew:
+                raise NotReady("the engine started again and lost what it had heard so far")
+            self._send(request, receive)
+            self._lost.discard(request.sequence_id)
+            self._kept.add(request.sequence_id)
+
+    def close(self, sequence_id: str) -> None:
+        """Forget a kept sequence; a step of it that is under way is aborted."""
+        with self._lock:
+            self._lost.discard(sequence_id)
+            if sequence_id in self._kept:
+                self._kept.remove(sequence_id)
+                self._outgoing.put(Close(sequence_id))
+
+    def _send(self, request: EngineRequest | ExtendRequest, receive: Receive) -> None:
+        """The lock is held."""
+        if not self._serving:
+            raise NotReady(self._why_not())
+        number = self._last_number = (self._last_number + 1) % _NUMBERS
+        self._in_flight[number] = _InFlight(request.request_id, receive)
+        self._numbers[request.request_id] = number
+        self._outgoing.put(Submit(number, request))
 
     def _why_not(self) -> str:
         if self._ending:
@@ -177,26 +199,25 @@ class RemoteCore:
     def abort(self, request_id: str) -> None:
         """End a request with finish "abort" and free its place; unknown ids are ignored."""
         if request_id in self._numbers:
-            self._outgoing.put((Abort(request_id), None))
+            self._outgoing.put(Abort(request_id))
 
     def _write(self) -> None:
         """The writer's thread; copying samples is its work and not an event loop's."""
-        while (item := self._outgoing.get()) is not None:
-            message, request = item
+        while (message := self._outgoing.get()) is not None:
             try:
-                if request is None:
+                if not isinstance(message, Submit):
                     self._channel.sendall(encode(message))
-                elif isinstance(message, Submit) and message.number in self._in_flight:
-                    samples = np.ascontiguousarray(request.samples, dtype=message.sample_type)
-                    send_with_samples(self._channel, message, samples)
+                elif message.number in self._in_flight:
+                    send_request(self._channel, message)
             except Exception:
                 if not self._serving or not self._is_connected():
                     continue  # the reader sees it too, and tells everyone
                 # No memory, no descriptors: the others go on.
                 logger.exception("a request could not be passed to the engine's process")
                 if isinstance(message, Submit):
-                    self._take([Failed(message.number, InternalError(message.request_id))])
-            del item, request
+                    error = InternalError(message.request.request_id)
+                    self._take([Failed(message.number, error)])
+            del message  # or its samples would be kept until there is another one
 
     def _is_connected(self) -> bool:
         try:
@@ -278,18 +299,7 @@ class RemoteCore:
             dropped = list(self._in_flight.values())
             self._in_flight.clear()
             self._numbers.clear()
+            self._lost |= self._kept
+            self._kept.clear()
         for found in dropped:
             found.receive([(found.request_id, error(found.request_id))])
-
-
-def _submit(number: int, request: EngineRequest) -> Submit:
-    return Submit(
-        number=number,
-        request_id=request.request_id,
-        num_samples=len(request.samples),
-        sample_type="int16" if request.samples.dtype == np.int16 else "float32",
-        tokens_before=request.tokens_before,
-        tokens_after=request.tokens_after,
-        max_new_tokens=request.max_new_tokens,
-        is_streamed=request.is_streamed,
-    )

@@ -17,13 +17,14 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from predictor.engine.core import EngineCore
 from predictor.engine.link.channel import Inbox, Outbox
 from predictor.engine.link.wire import (
     Abort,
     Chunks,
+    Close,
     EngineSpec,
     Failed,
     Loaded,
@@ -38,7 +39,7 @@ from predictor.engine.protocol import Emission
 from predictor.engine.start.context import open_early
 from predictor.errors import AsrError, InternalError
 from predictor.logs import configure_logging
-from predictor.types import EngineRequest, TokenChunk
+from predictor.types import ExtendRequest, TokenChunk
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +65,7 @@ class Connection:
         self._inbox = Inbox(channel)
         self._core = core
         self._numbers: dict[str, int] = {}  # of its requests in flight, by which it names them
+        self._kept: set[str] = set()  # its sequences that stay alive
 
     def receive(self, emissions: Sequence[Emission]) -> None:
         """Called by the core: one frame for all tokens of a step."""
@@ -87,6 +89,9 @@ class Connection:
         for message in messages or ():
             if isinstance(message, Abort):
                 self._core.abort(message.request_id)
+            elif isinstance(message, Close):
+                self._kept.discard(message.sequence_id)
+                self._core.close(self._ours(message.sequence_id))
             elif isinstance(message, Submit):
                 self._submit(message)
             else:
@@ -94,37 +99,38 @@ class Connection:
         return messages is not None
 
     def _submit(self, message: Submit) -> None:
+        request_id = message.request.request_id
         try:
-            samples = self._inbox.take_samples(message)
-            self._numbers[message.request_id] = message.number
-            self._core.submit(_request(message, samples), self.receive)
+            request = self._inbox.filled(message)
+            self._numbers[request_id] = message.number
+            if isinstance(request, ExtendRequest):
+                self._kept.add(request.sequence_id)
+                ours = replace(request, sequence_id=self._ours(request.sequence_id))
+                self._core.extend(ours, self.receive)
+            else:
+                self._core.submit(request, self.receive)
         except AsrError as error:
             self._fail(message, error)
         except Exception:
-            logger.exception("request %s could not be taken", message.request_id)
-            self._fail(message, InternalError(message.request_id))
+            logger.exception("request %s could not be taken", request_id)
+            self._fail(message, InternalError(request_id))
+
+    def _ours(self, sequence_id: str) -> str:
+        """Two servers may call theirs the same."""
+        return f"{id(self)}:{sequence_id}"
 
     def _fail(self, message: Submit, error: AsrError) -> None:
-        self._numbers.pop(message.request_id, None)
+        self._numbers.pop(message.request.request_id, None)
         self.outbox.post(Failed(message.number, error))
 
     def close(self) -> None:
         """Nobody waits for its requests any more."""
         for request_id in list(self._numbers):
             self._core.abort(request_id)
+        for sequence_id in self._kept:
+            self._core.close(self._ours(sequence_id))
         self._inbox.close()
         self.channel.close()
-
-
-def _request(message: Submit, samples: object) -> EngineRequest:
-    return EngineRequest(
-        message.request_id,
-        samples,  # type: ignore[arg-type]
-        message.tokens_before,
-        message.tokens_after,
-        message.max_new_tokens,
-        message.is_streamed,
-    )
 
 
 class Switchboard:
