@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -77,3 +78,14 @@ def bare_environment(**more: str) -> dict[str, str]:
     """Only what Python needs to start: a process that reads strangers' bytes holds no secrets."""
     passed_on = {name: os.environ[name] for name in _BARE if name in os.environ}
     return {**passed_on, "PYTHONPATH": _ROOT, **more}
+
+
+def num_cpus(root: Path = Path("/")) -> int:
+    """CPUs that this container may use, at least 1: by affinity, and by quota if there is one."""
+    available = len(os.sched_getaffinity(0))
+    try:
+        quota, period = (root / "sys/fs/cgroup/cpu.max").read_text().split()
+        available = min(available, math.ceil(int(quota) / int(period)))
+    except (OSError, ValueError):  # no cgroup of version 2, or no quota ("max")
+        pass
+    return max(1, available)

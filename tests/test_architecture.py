@@ -21,7 +21,9 @@ LAYERS = [
     {"engine"},
     {"service"},
     {"api"},
+    {"ports"},
     {"server"},
+    {"front", "pod"},
     {"__main__"},
     {"demo"},
 ]
@@ -33,6 +35,7 @@ LIGHT = [
     "predictor.audio.limits",
     "predictor.engine.link.process",
     "predictor.engine.link.remote",
+    "predictor.pod",
     "predictor.settings.read",
     "predictor.model.checkpoint.readahead",
     "predictor.text.tokenizer",
@@ -119,7 +122,8 @@ def test_only_the_server_wires() -> None:
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
         }
-        allowed = {"build_engine"} if name in ("engine.link.worker", "service.loading") else set()
+        allowed = {"CoreProcess"} if name == "pod" else set()
+        allowed |= {"build_engine"} if name in ("engine.link.worker", "service.loading") else set()
         allowed |= (
             {"CoreProcess", "RemoteCore", "EngineClient"} if name == "service.loading" else set()
         )

@@ -8,13 +8,12 @@ and reads the weights, and the thread here reads the tokenizer and waits.
 
 from __future__ import annotations
 
-import ctypes
 import importlib
 import logging
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,13 +21,18 @@ from pathlib import Path
 from predictor.engine import (
     CoreProcess,
     EngineClient,
-    EngineOptions,
-    EngineSpec,
     RemoteCore,
     StepStats,
     build_engine,
 )
 from predictor.model.checkpoint.source import resolve_model
+from predictor.service.engines import (
+    devices,
+    engine_options,
+    engine_specs,
+    has_cuda,
+    has_own_process,
+)
 from predictor.settings.fields import Settings
 from predictor.text.tokenizer import TextTokenizer
 
@@ -57,15 +61,19 @@ MakeEngine = Callable[[Settings, Path, Observer, Lost], MadeEngine]
 
 
 def make_engine(settings: Settings, folder: Path, on_step: Observer, on_lost: Lost) -> MadeEngine:
-    """Load the checkpoint in `folder` as the settings say, here or in a process of its own.
+    """Load the checkpoint in `folder` as the settings say, here or in processes of their own.
 
     Raises CheckpointError, ValueError, RuntimeError.
     """
     if has_own_process(settings):  # then nothing here may touch the device
-        process = CoreProcess(engine_spec(settings, folder), on_lost=on_lost)
-        process.load()
-        remote = RemoteCore(process.address, engine_options(settings), on_step, process)
-        return MadeEngine(EngineClient([remote]), remote.device, remote.loaded.dtype)
+        specs = engine_specs(settings, folder)
+        processes = [CoreProcess(on_lost=on_lost) for _ in specs]
+        for process, spec in zip(processes, specs, strict=True):
+            process.spawn(spec)
+        for process in processes:
+            process.wait_loaded()
+        options = engine_options(settings)
+        return _made([RemoteCore(p.address, options, on_step, p) for p in processes])
     import torch
 
     from predictor.engine.start.build import choose_device
@@ -73,42 +81,25 @@ def make_engine(settings: Settings, folder: Path, on_step: Observer, on_lost: Lo
 
     if settings.num_threads is not None:
         torch.set_num_threads(settings.num_threads)
-    device = choose_device(settings.device)
+    device = choose_device(devices(settings)[0])
     precision = choose_precision(settings.dtype, device)
     core = build_engine(folder, device, precision.name, engine_options(settings), on_step)
     return MadeEngine(EngineClient([core]), core.device, precision.name)
 
 
-def has_own_process(settings: Settings) -> bool:
-    """Whether the engine runs in a process of its own: as set, or where there is CUDA."""
-    if settings.engine_process is not None:
-        return settings.engine_process
-    return settings.device != "cpu" and has_cuda()
+def join_engines(addresses: Sequence[Path]) -> MakeEngine:
+    """Engines that somebody else started and looks after, reached at their addresses."""
+
+    def join(settings: Settings, folder: Path, on_step: Observer, on_lost: Lost) -> MadeEngine:
+        options = engine_options(settings)
+        return _made([RemoteCore(address, options, on_step) for address in addresses])
+
+    return join
 
 
-def has_cuda() -> bool:
-    """Whether the driver knows a device. Asked of the driver itself: torch is not imported yet,
-    and would not be needed here at all if the answer is yes."""
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return False
-    count = ctypes.c_int(0)
-    failed = driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count))
-    return not failed and count.value > 0
-
-
-def engine_spec(settings: Settings, folder: Path) -> EngineSpec:
-    """What a process of its own must know to make the same engine."""
-    return EngineSpec(
-        model_path=folder,
-        device=settings.device,
-        dtype=settings.dtype,
-        options=engine_options(settings),
-        num_threads=settings.num_threads,
-        log_format=settings.log_format,
-        log_level=settings.log_level,
-    )
+def _made(cores: Sequence[RemoteCore]) -> MadeEngine:
+    device = ",".join(core.device for core in cores)
+    return MadeEngine(EngineClient(cores), device, cores[0].loaded.dtype)
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,19 +168,6 @@ class Loading:
                 settings, folder, self._observe, lambda: self.lost.set_result(None)
             )
         return Checkpoint(folder, tokenizer.result(), made)
-
-
-def engine_options(settings: Settings) -> EngineOptions:
-    """The settings that are the engine's."""
-    return EngineOptions(
-        max_num_seqs=settings.max_num_seqs,
-        max_model_len=settings.max_model_len,
-        kv_precision=settings.kv_precision,
-        kv_memory_fraction=settings.kv_memory_fraction,
-        max_prefill_audio_s=settings.max_prefill_audio_s,
-        max_tokens_per_audio_s=settings.max_tokens_per_audio_s,
-        stall_timeout_s=settings.stall_timeout_s,
-    )
 
 
 def _import_late(settings: Settings) -> None:

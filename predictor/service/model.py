@@ -92,13 +92,16 @@ class AsrModel(Model):  # type: ignore[misc]  # KServe is untyped
         ready_clip: Samples,
         metrics: Metrics,
         options: ModelOptions,
+        is_pod_ready: Callable[[], bool] = lambda: True,
     ) -> None:
+        """`is_pod_ready`: whether the other fronts of the pod, if there are any, are ready."""
         super().__init__(name)
         self._load_engine = load_engine
         self._decoder = decoder
         self._ready_clip = ready_clip
         self._metrics = metrics
         self._options = options
+        self._is_pod_ready = is_pod_ready
         self._load_lock = threading.Lock()
         self.loaded: Loaded | None = None  # set once the model is ready
         self._draining = False
@@ -158,7 +161,7 @@ class AsrModel(Model):  # type: ignore[misc]  # KServe is untyped
 
     def is_ready(self) -> bool:
         """Whether requests should be sent here: it serves, and is not about to end."""
-        return self.is_serving() and not self._draining
+        return self.is_serving() and not self._draining and self._is_pod_ready()
 
     async def healthy(self) -> bool:
         """KServe's readiness."""

@@ -100,8 +100,8 @@ def bench_process(
 ) -> RemoteCore:
     """The same engine in a process of its own."""
     spec = EngineSpec(Path(shape), device, "auto", settings, log_level=log_level)
-    process = CoreProcess(spec, worker="tests.bench.http_worker")
-    process.load()
+    process = CoreProcess(worker="tests.bench.http_worker")
+    process.load(spec)
     return RemoteCore(process.address, settings, on_step, process)
 
 

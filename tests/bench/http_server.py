@@ -62,7 +62,7 @@ def main() -> None:
     stand_in_for_codecs()
     from predictor.engine import EngineClient
     from predictor.server import build_server
-    from predictor.service import loading
+    from predictor.service import engines, loading
     from predictor.text.tokenizer import TextTokenizer
     from tests.bench.http_engine import bench_engine, bench_process, forced
 
@@ -84,8 +84,8 @@ def main() -> None:
             shares.add(step)
             on_step(step)
 
-        options = forced(loading.engine_options(settings))
-        make = bench_process if loading.has_own_process(settings) else bench_engine
+        options = forced(engines.engine_options(settings))
+        make = bench_process if engines.has_own_process(settings) else bench_engine
         client = EngineClient([make(shape, device, options, observe)])
         return loading.MadeEngine(client, device, "auto")
 

@@ -46,8 +46,8 @@ class Started(EngineClient):
         on_step: Callable[[StepStats], None] | None = None,
         on_lost: Callable[[], None] = lambda: None,
     ) -> None:
-        self.process = CoreProcess(spec, on_lost=on_lost)
-        self.process.load()
+        self.process = CoreProcess(on_lost=on_lost)
+        self.process.load(spec)
         super().__init__([RemoteCore(self.process.address, spec.options, on_step, self.process)])
 
     @property
@@ -334,12 +334,12 @@ def test_what_cannot_be_loaded_says_why(
     native: Path, changes: dict[str, object], error: type[Exception], said: str
 ) -> None:
     with pytest.raises(error, match=said):
-        CoreProcess(replace(spec(native), **changes)).load()  # type: ignore[arg-type]
+        CoreProcess().load(replace(spec(native), **changes))  # type: ignore[arg-type]
 
 
 def test_a_process_that_dies_while_loading_is_an_error(native: Path) -> None:
     with pytest.raises(RuntimeError, match="ended with 1 while loading"):
-        CoreProcess(spec(native), worker="predictor.no_such_module").load()
+        CoreProcess(worker="predictor.no_such_module").load(spec(native))
 
 
 async def test_stopping_ends_streams_in_flight(
@@ -390,8 +390,8 @@ async def test_signals_are_the_servers_to_handle(engine: Started, known: list[Kn
 
 LOADED = "engine = Started(spec(folder)); engine.start()"
 LOADING = (
-    "process = CoreProcess(spec(folder), worker='tests.engine.stuck_worker')\n"
-    "threading.Thread(target=process.load, daemon=True).start()"
+    "process = CoreProcess(worker='tests.engine.stuck_worker')\n"
+    "threading.Thread(target=process.load, args=(spec(folder),), daemon=True).start()"
 )
 
 
@@ -423,12 +423,12 @@ async def test_the_observer_sees_every_step(
 
     engine = start_process(on_step=observe)
     chunks = await chunks_of(engine.submit(known[0].request))
-    await asyncio.to_thread(engine.stop)
+    num_tokens = sum(len(c.token_ids) for c in chunks)
+    await until(lambda: sum(step.num_new_tokens for step in seen) >= num_tokens)
     prefill = seen[0]
     assert (prefill.phase, prefill.num_seqs, prefill.num_prompt_tokens) == ("prefill", 1, 18)
     assert len(prefill.queue_s) == 1
     assert {step.phase for step in seen[1:]} == {"decode"}
-    assert sum(step.num_new_tokens for step in seen) >= sum(len(c.token_ids) for c in chunks)
     assert "observer failed" in caplog.text
 
 

@@ -32,40 +32,58 @@ class CoreProcess:
 
     def __init__(
         self,
-        spec: EngineSpec,
         *,
+        address: Path | None = None,
         on_lost: Callable[[], None] = lambda: None,
         worker: str = WORKER,
     ) -> None:
-        """Start the process; `worker` is the module it runs.
+        """From now on servers may connect, and wait. `worker` is the module that the process runs.
+
+        `address` is the socket's path, in a folder that only we may look into; a new one if None.
 
         `on_lost` is called from a thread when the engine has gone for good.
         """
-        self._spec = spec
+        self._spec: EngineSpec
+        self._process: ChildProcess
+        self._socket: socket.socket | None = None  # to the process, once there is one
         self._worker = worker
         self._on_lost = on_lost
-        self._folder = tempfile.TemporaryDirectory(prefix="asr-")  # only we may look into it
-        self.address = Path(self._folder.name) / "engine"
+        self._folder = None
+        if address is None:
+            self._folder = tempfile.TemporaryDirectory(prefix="asr-")
+            address = Path(self._folder.name) / "engine"
+        self.address = address
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._listener.bind(str(self.address))
         self._listener.listen()
         self._ending = threading.Event()
         self._watcher = threading.Thread(target=self._watch, name="engine-watch", daemon=True)
-        self._spawn()
 
     @property
     def pid(self) -> int:
         """The process id, for whoever looks after the machine."""
         return self._process.pid
 
+    def load(self, spec: EngineSpec) -> Loaded:
+        """`spawn` and `wait_loaded`."""
+        self.spawn(spec)
+        return self.wait_loaded()
+
+    def spawn(self, spec: EngineSpec) -> None:
+        """Start the process."""
+        self._spec = spec
+        self._spawn()
+
     def _spawn(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
         self._socket, theirs = socket.socketpair()
         with theirs:
             fds = (theirs.fileno(), self._listener.fileno())
             self._process = ChildProcess(self._worker, fds, fds, environment())
 
-    def load(self) -> Loaded:
-        """Wait until the engine takes requests; from then on it is watched.
+    def wait_loaded(self) -> Loaded:
+        """Wait until the process takes requests; from then on it is watched.
 
         Raises CheckpointError, ValueError or RuntimeError with the message of the process.
         """
@@ -78,6 +96,7 @@ class CoreProcess:
         return loaded
 
     def _loaded(self) -> Loaded:
+        assert self._socket is not None
         with suppress(BrokenPipeError, ConnectionResetError):  # said below
             self._socket.sendall(encode(self._spec))
         inbox = Inbox(self._socket)
@@ -95,7 +114,6 @@ class CoreProcess:
         self._wait_for_end()
         if not self._ending.is_set():
             logger.info("the engine starts again")
-            self._socket.close()
             self._spawn()
             try:
                 self._loaded()
@@ -108,6 +126,7 @@ class CoreProcess:
             self._on_lost()
 
     def _wait_for_end(self) -> None:
+        assert self._socket is not None
         with suppress(OSError):
             self._socket.recv(1)
         code = self._process.exit_code(None if self._ending.is_set() else _EXIT_S)
@@ -117,14 +136,16 @@ class CoreProcess:
     def stop(self, timeout_s: float = 10.0) -> None:
         """End the process after its current step. Harmless to call twice."""
         self._ending.set()
-        with suppress(OSError):  # it has gone already
-            self._socket.shutdown(socket.SHUT_WR)
-        self._process.exit_code(timeout_s)
-        if self._watcher.is_alive():
-            self._watcher.join()
-        self._socket.close()
+        if self._socket is not None:
+            with suppress(OSError):  # it has gone already
+                self._socket.shutdown(socket.SHUT_WR)
+            self._process.exit_code(timeout_s)
+            if self._watcher.is_alive():
+                self._watcher.join()
+            self._socket.close()
         self._listener.close()
-        self._folder.cleanup()
+        if self._folder is not None:
+            self._folder.cleanup()
 
 
 def _load_error(failed: LoadFailed) -> Exception:

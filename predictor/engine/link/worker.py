@@ -218,7 +218,8 @@ def build(spec: EngineSpec, on_step: OnStep) -> Built:
     device = choose_device(spec.device)
     precision = choose_precision(spec.dtype, device).name
     core = build_engine(spec.model_path, device, precision, spec.options, on_step)
-    return Built(core, describe(core, str(device), precision))
+    name = spec.device if ":" in spec.device else str(device)
+    return Built(core, describe(core, name, precision))
 
 
 def describe(core: EngineCore, device: str, dtype: str) -> Loaded:

@@ -181,6 +181,8 @@ def choose_device(device: str | torch.device) -> torch.device:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     chosen = torch.device(device)
+    if chosen.type == "cpu":
+        return torch.device("cpu")  # an index only tells engines on one CPU apart
     if chosen.type not in ("cpu", "cuda"):
         raise ValueError(f"device must be auto, cpu or cuda[:n], is {str(device)!r}")
     if chosen.type == "cuda" and not torch.cuda.is_available():
