@@ -52,8 +52,8 @@ def main() -> None:
 
     loading = Loading(settings, join_engines(spec.engines))
     sys.argv[1:] = []  # KServe parses them while it is imported
+    from predictor.book import Book
     from predictor.server import PodPlace, build_server
-    from predictor.service.book import Book
 
     book = Book(spec.folder / "book", spec.num_fronts, spec.index)
     place = PodPlace(book, spec.num_fronts, parent, is_late=spec.is_late)

@@ -21,6 +21,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 # Label values. `code` is the HTTP status of the answer (the error table's for gRPC, 499 when the
 # client left first), `protocol` one of PROTOCOLS, `finish_reason` one of types.FinishReason.
 PROTOCOLS = ("v1", "v2", "grpc", "openai", "recognize")
+LIVE_STEP_BUCKETS_S = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 2.0, 5.0)
 CLIENT_CLOSED_REQUEST = 499
 
 LATENCY_BUCKETS_S = (
@@ -62,8 +63,10 @@ class Metrics:
         self._declare_requests(registry)
         self._declare_audio(registry)
         self._declare_model(registry)
+        self._declare_live(registry)
         self._declare_queue(figures)
         self._declare_engine(figures)
+        self._declare_sessions(figures)
         if is_shared:
             known = {metric.name for metric in figures.collect()}
             figures.register(_Shared(known))
@@ -162,7 +165,8 @@ class Metrics:
         )
         self.load = Gauge(
             "qwen3_asr_load",
-            "(waiting + in-flight audio seconds) / capacity; scale out before it reaches 1.",
+            "(waiting + in-flight audio seconds) / capacity + live sessions / their limit; scale "
+            "out before it reaches 1.",
             registry=registry,
         )
 
@@ -228,16 +232,63 @@ class Metrics:
             registry=registry,
         )
 
+    def _declare_sessions(self, registry: CollectorRegistry) -> None:
+        self.live_sessions = Gauge(
+            "qwen3_asr_live_sessions", "Live sessions that are open.", registry=registry
+        )
+        self.live_sessions_limit = Gauge(
+            "qwen3_asr_live_sessions_limit", "Live sessions there may be.", registry=registry
+        )
+
+    def _declare_live(self, registry: CollectorRegistry) -> None:
+        self.live_sessions_refused = Counter(
+            "qwen3_asr_live_sessions_refused",  # _total
+            "Live sessions refused because all places were taken.",
+            registry=registry,
+        )
+        self.live_audio_seconds = Counter(
+            "qwen3_asr_live_audio_seconds",  # _total
+            "Audio that live sessions heard, silence included.",
+            registry=registry,
+        )
+        self.live_step_seconds = Histogram(
+            "qwen3_asr_live_step_seconds",
+            "From the arrival of a step's last audio until its text was there; kind is partial "
+            "or final.",
+            ["kind"],
+            buckets=LIVE_STEP_BUCKETS_S,
+            registry=registry,
+        )
+        self.live_steps_skipped = Counter(
+            "qwen3_asr_live_steps_skipped",  # _total
+            "Partial steps left out because the engine's queue was full.",
+            registry=registry,
+        )
+        self.live_tokens = Counter(
+            "qwen3_asr_live_tokens",  # _total
+            "Tokens of live steps: heard (audio, prompt, committed text), accepted (of the draft), "
+            "decoded.",
+            ["kind"],
+            registry=registry,
+        )
+        self.live_taken_back = Counter(
+            "qwen3_asr_live_taken_back",  # _total
+            "Items whose completed text was not the text committed before.",
+            registry=registry,
+        )
+
     def watch(
         self,
         cores: Sequence[WatchedCore],
         held_audio_s: Callable[[], float],
         capacity_audio_s: float,
+        live_share: Callable[[], float],
     ) -> None:
         """Read gauges at every scrape from the engines and from what the whole pod admitted.
 
         Admitted audio that does not run waits: in an engine's queue, or as a later piece of a long
-        recording. All in seconds of audio.
+        recording. All in seconds of audio. `live_share`: how much of its live sessions the pod
+        has, 0 to 1.
         """
 
         def running() -> float:
@@ -246,7 +297,7 @@ class Metrics:
         self.audio_capacity_seconds.set(capacity_audio_s)
         self.audio_waiting_seconds.set_function(lambda: max(0.0, held_audio_s() - running()))
         self.audio_in_flight_seconds.set_function(running)
-        self.load.set_function(lambda: held_audio_s() / capacity_audio_s)
+        self.load.set_function(lambda: held_audio_s() / capacity_audio_s + live_share())
         for core in cores:
             self._watch_sequences(core)
 

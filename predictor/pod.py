@@ -20,11 +20,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
+from predictor.book import Book
 from predictor.engine import CoreProcess
 from predictor.model.checkpoint.source import resolve_model
 from predictor.ports import reserve
 from predictor.processes import ChildProcess, environment
-from predictor.service.book import Book
 from predictor.service.engines import devices, engine_specs, num_fronts
 from predictor.settings.fields import Settings
 from predictor.settings.transfer import to_json

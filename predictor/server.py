@@ -26,15 +26,23 @@ from prometheus_client import REGISTRY, CollectorRegistry
 from predictor import __version__
 from predictor.api.app import AppOptions, create_app
 from predictor.api.auth import KeyRing
+from predictor.api.client_secrets import ClientSecrets
 from predictor.api.dataplane import AsrDataPlane, ClosedRepository
 from predictor.api.grpc_server import create_grpc_server
+from predictor.api.realtime import LiveDoor
 from predictor.audio.decode import AudioDecoder, AudioLimits, AudioOptions
 from predictor.audio.segment import split
+from predictor.audio.vad import load_detector
+from predictor.book import Book
 from predictor.engine import StepStats
+from predictor.live.engine_steps import KeptSteps
+from predictor.live.hub import LiveHub
+from predictor.live.listener import LiveParts
+from predictor.live.options import LiveOptions
+from predictor.live.speech_batch import SpeechBatch
 from predictor.metrics import Metrics
 from predictor.ports import listen
 from predictor.service.admission import Admission
-from predictor.service.book import Book
 from predictor.service.loading import Loading
 from predictor.service.model import AsrModel, Loaded, ModelOptions
 from predictor.service.ready_clip import ready_clip
@@ -46,6 +54,7 @@ from predictor.text.prompt import PromptBuilder
 logger = logging.getLogger(__name__)
 
 _KEEP_ALIVE_S = 65  # longer than the proxies in front, so that they close first
+_PING_TIMEOUT_S = 60  # a client's answer may stand behind audio that is not read yet
 
 
 class AsrServer(ModelServer):  # type: ignore[misc]  # KServe is untyped
@@ -57,6 +66,7 @@ class AsrServer(ModelServer):  # type: ignore[misc]  # KServe is untyped
         model: AsrModel,
         decoder: AudioDecoder,
         metrics: Metrics,
+        live: LiveHub,
         engine_lost: Future[None],
         place: PodPlace | None,
     ) -> None:
@@ -79,11 +89,20 @@ class AsrServer(ModelServer):  # type: ignore[misc]  # KServe is untyped
         self.dataplane = AsrDataPlane(self.registered_models, settings.max_items)
         self.model_repository_extension = ClosedRepository(self.registered_models)
         self.keys = KeyRing(settings.api_keys)
+        self.live = live
         self.app = create_app(
             self.dataplane,
             self.model_repository_extension,
             metrics,
             self.keys,
+            LiveDoor(
+                dataplane=self.dataplane,
+                hub=self.live,
+                keys=self.keys,
+                secrets=ClientSecrets(settings.api_keys),
+                max_session_s=settings.max_live_session_s,
+                default_language=parse_language(settings.language),
+            ),
             AppOptions(
                 max_body_bytes=settings.max_body_bytes,
                 max_held_bytes=settings.max_pending_bytes,
@@ -97,6 +116,7 @@ class AsrServer(ModelServer):  # type: ignore[misc]  # KServe is untyped
                 access_log=False,
                 lifespan="on",  # where FastAPI sets up tracing, if the environment asks
                 timeout_keep_alive=_KEEP_ALIVE_S,
+                ws_ping_timeout=_PING_TIMEOUT_S,
                 timeout_graceful_shutdown=round(settings.shutdown_grace_s),
             )
         )
@@ -176,6 +196,7 @@ class AsrServer(ModelServer):  # type: ignore[misc]  # KServe is untyped
         self.model.drain()
         if self.model.is_serving():
             await asyncio.sleep(self.settings.shutdown_delay_s)
+        await self.live.drain(self.settings.shutdown_grace_s)
         self.rest.should_exit = True
         await asyncio.gather(serving, stop_grpc())
         if self.model.loaded is not None:
@@ -240,6 +261,7 @@ def build_server(
     engine_lost: Future[None] = Future()
     book = None if place is None else place.book
     share: Callable[[int], int] = (lambda whole: whole) if place is None else place.share
+    hub = LiveHub(settings.max_live_sessions, metrics, book)
     decoder = AudioDecoder(
         _audio_limits(settings),
         num_workers=share(settings.num_decode_workers),
@@ -251,14 +273,14 @@ def build_server(
     )
     model = AsrModel(
         settings.model_name,
-        lambda: _load(settings, metrics, loading or Loading(settings), engine_lost, book),
+        lambda: _load(settings, metrics, loading or Loading(settings), hub, engine_lost, book),
         decoder,
         ready_clip(),
         metrics,
         ModelOptions(settings.request_timeout_s, parse_language(settings.language)),
         is_pod_ready=(lambda: True) if book is None else book.nobody_starts,
     )
-    return AsrServer(settings, model, decoder, metrics, engine_lost, place)
+    return AsrServer(settings, model, decoder, metrics, hub, engine_lost, place)
 
 
 def _audio_limits(settings: Settings) -> AudioLimits:
@@ -288,6 +310,7 @@ def _load(
     settings: Settings,
     metrics: Metrics,
     loading: Loading,
+    hub: LiveHub,
     engine_lost: Future[None],
     book: Book | None,
 ) -> Loaded:
@@ -299,7 +322,20 @@ def _load(
     options = TranscriberOptions(segment_s=settings.segment_s)
     admission = Admission(settings.max_held_audio_s, metrics, book)
     transcriber = Transcriber(engine.submit, split, tokenizer, prompts, options, admission, metrics)
-    metrics.watch(engine.cores, lambda: admission.pod_held_audio_s, settings.max_held_audio_s)
+    live = LiveParts(
+        prompts=prompts,
+        tokenizer=tokenizer,
+        new_steps=lambda: KeptSteps(engine.extend, engine.close),
+        speech=SpeechBatch(load_detector("silero")),
+        options=LiveOptions(),
+        metrics=metrics,
+    )
+    metrics.watch(
+        engine.cores,
+        lambda: admission.pod_held_audio_s,
+        settings.max_held_audio_s,
+        lambda: hub.share,
+    )
     metrics.model_info.labels(
         model_name=settings.model_name,
         version=__version__,
@@ -307,7 +343,7 @@ def _load(
         device=checkpoint.made.device,
         dtype=checkpoint.made.dtype,
     ).set(1)
-    return Loaded(engine, transcriber, prompts, loading.began_s)
+    return Loaded(engine, transcriber, prompts, live, loading.began_s)
 
 
 def _checkpoint_name(settings: Settings, folder: Path) -> str:

@@ -15,10 +15,11 @@ PACKAGE = ROOT / "predictor"
 # Each line may import from the lines above it and from itself.
 LAYERS = [
     {"types", "errors"},
-    {"settings", "metrics", "logs", "processes"},
+    {"settings", "metrics", "logs", "processes", "book"},
     {"text", "model"},
     {"audio"},
     {"engine"},
+    {"live"},
     {"service"},
     {"api"},
     {"ports"},

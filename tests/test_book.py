@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 
+from predictor.book import Book
 from predictor.errors import Overloaded
 from predictor.metrics import Metrics
 from predictor.processes import num_cpus
 from predictor.service.admission import Admission
-from predictor.service.book import Book
 from predictor.settings.read import load_settings
 from predictor.settings.transfer import from_json, to_json
 
@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 def test_what_another_process_holds_counts(tmp_path: Path) -> None:
     path = tmp_path / "book"
     book = Book(path, num_fronts=3, index=0)
-    script = "import sys; from predictor.service.book import Book; from pathlib import Path\n"
+    script = "import sys; from predictor.book import Book; from pathlib import Path\n"
     script += "Book(Path(sys.argv[1]), 3, 1).hold(12.5)"
     subprocess.run([sys.executable, "-c", script, str(path)], cwd=ROOT, check=True)
     book.hold(4.0)
@@ -38,14 +38,14 @@ def test_one_limit_for_all_fronts(tmp_path: Path) -> None:
         for index in range(2)
     ]
     with fronts[0].hold(6.0):
-        with pytest.raises(Overloaded, match="6 s of audio are waiting or running; 5 s more"):
-            with fronts[1].hold(5.0):
-                pass
+        said = "6 s of audio are waiting or running; 5 s more"
+        with pytest.raises(Overloaded, match=said), fronts[1].hold(5.0):
+            pass
         with fronts[1].hold(4.0):
             assert fronts[0].pod_held_audio_s == fronts[1].pod_held_audio_s == 10.0
-    with fronts[1].hold(30.0):  # an empty pod takes any one recording
-        with pytest.raises(Overloaded), fronts[0].hold(1.0):
-            pass
+    # An empty pod takes any one recording.
+    with fronts[1].hold(30.0), pytest.raises(Overloaded), fronts[0].hold(1.0):
+        pass
     assert fronts[0].pod_held_audio_s == 0.0
 
 

@@ -12,9 +12,9 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from predictor.book import Book
 from predictor.errors import Overloaded
 from predictor.metrics import Metrics
-from predictor.service.book import Book
 
 _WINDOW_S = 30.0  # of the recent past, for the pace
 _MAX_RETRY_AFTER_S = 60

@@ -277,7 +277,7 @@ async def test_a_sequence_that_died_with_its_process_must_start_anew(
     await until(lambda: not engine.is_serving())
     await until(engine.is_serving)
     with pytest.raises(NotReady, match="lost what it had heard"):
-        engine.extend(step(known[2], 2, slice(8000, None)))
+        await tokens_of(engine.extend(step(known[2], 2, slice(8000, None))))
     anew = step(known[2], 3, slice(None), starts_anew=True)
     assert await tokens_of(engine.extend(anew)) == known[2].tokens
 

@@ -165,14 +165,20 @@ class RemoteCore:
             self._send(request, receive)
 
     def extend(self, request: ExtendRequest, receive: Receive) -> None:
-        """Queue a step of a kept sequence. Raises NotReady, also when what it goes on from died
-        with the engine's process: the whole utterance must be sent anew."""
+        """Queue a step of a kept sequence. Raises NotReady; all else comes to `receive`.
+
+        NotReady comes there too when what it goes on from died with the engine's process: the whole
+        utterance must be sent anew.
+        """
         with self._lock:
-            if request.sequence_id in self._lost and not request.starts_anew:
-                raise NotReady("the engine started again and lost what it had heard so far")
-            self._send(request, receive)
-            self._lost.discard(request.sequence_id)
-            self._kept.add(request.sequence_id)
+            is_lost = request.sequence_id in self._lost and not request.starts_anew
+            if not is_lost:
+                self._send(request, receive)
+                self._lost.discard(request.sequence_id)
+                self._kept.add(request.sequence_id)
+        if is_lost:
+            error = NotReady("the engine started again and lost what it had heard so far")
+            receive([(request.request_id, error)])
 
     def close(self, sequence_id: str) -> None:
         """Forget a kept sequence; a step of it that is under way is aborted."""

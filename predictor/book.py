@@ -13,7 +13,7 @@ from typing import Final
 
 import numpy as np
 
-_LINE: Final = np.dtype([("held_audio_s", "f8"), ("state", "i8")])
+_LINE: Final = np.dtype([("held_audio_s", "f8"), ("num_sessions", "i8"), ("state", "i8")])
 _ABSENT, _STARTING, _READY = range(3)
 
 
@@ -38,6 +38,16 @@ class Book:
         """This front holds so much now."""
         self._lines["held_audio_s"][self._index] = audio_s
 
+    @property
+    def others_num_sessions(self) -> int:
+        """Live sessions that all other fronts have."""
+        sessions = self._lines["num_sessions"]
+        return int(sessions.sum() - sessions[self._index])
+
+    def have_sessions(self, num_sessions: int) -> None:
+        """This front has so many live sessions now."""
+        self._lines["num_sessions"][self._index] = num_sessions
+
     def starts(self, index: int) -> None:
         """A front is on its way, and the pod is not ready without it."""
         self._lines["state"][index] = _STARTING
@@ -48,7 +58,7 @@ class Book:
 
     def clear(self, index: int) -> None:
         """A front has gone, and what it held with it."""
-        self._lines[index] = (0.0, _ABSENT)
+        self._lines[index] = (0.0, 0, _ABSENT)
 
     def nobody_starts(self) -> bool:
         """Whether no front is on its way to being ready: a pod is ready as one."""
