@@ -138,6 +138,7 @@ async function open(file) {
 
 function receive(current, line) {
   if (line.type === "ready") say(current.microphone ? "listening" : "reading");
+  else if (line.type === "speech_started") rowOf(current, line.item, line.at_s);
   else if (line.type === "partial") partial(current, line);
   else if (line.type === "completed") completed(current, line);
   else if (line.type === "failed" || line.type === "error") say("failed", line.error, true);

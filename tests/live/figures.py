@@ -17,8 +17,7 @@ import numpy as np
 import torch
 
 from predictor.audio.vad import load_detector
-from predictor.engine import build_engine
-from predictor.engine.engine import Engine
+from predictor.engine import EngineClient, build_engine
 from predictor.engine.options import EngineOptions
 from predictor.live.events import Completed, Partial
 from predictor.live.options import SessionConfig
@@ -54,7 +53,9 @@ GOALS = {
 }
 
 
-def measure(studio: Studio, engine: Engine, streams: list[Stream], **more: Any) -> dict[str, Any]:
+def measure(
+    studio: Studio, engine: EngineClient, streams: list[Stream], **more: Any
+) -> dict[str, Any]:
     """The figures of these streams together."""
     plays = play_all(studio, engine, streams, **more)
     wrong = total = 0
@@ -106,7 +107,7 @@ def judge(figures: dict[str, Any], **other: float) -> list[str]:
             if figures[name] > goal]  # fmt: skip
 
 
-def flatness(studio: Studio, engine: Engine, minutes: int) -> dict[str, Any]:
+def flatness(studio: Studio, engine: EngineClient, minutes: int) -> dict[str, Any]:
     """Tokens and steps of the first and the last of so many minutes of the same conversation."""
     [talk] = conversations(60.0)[:1]
     samples = talk.samples[: 60 * 16_000]
@@ -158,9 +159,8 @@ def main() -> None:
     parser.add_argument("--minutes", type=int, default=60, help="of the stream that shows flatness")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    engine = build_engine(
-        CHECKPOINT, "cpu", "float32", EngineOptions(max_num_seqs=16, max_model_len=1024)
-    )
+    options = EngineOptions(max_num_seqs=16, max_model_len=1024)
+    engine = EngineClient([build_engine(CHECKPOINT, "cpu", "float32", options)])
     engine.start()
     tokenizer = TextTokenizer.load(CHECKPOINT)
     studio = Studio(PromptBuilder(tokenizer, 512), tokenizer, load_detector("silero"))
