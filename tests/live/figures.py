@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from tests.live.play import (
     erasure,
     play_all,
 )
-from tests.live.streams import Stream, alone, clips, conversations
+from tests.live.streams import RATE, Stream, alone, clips, conversations
 from tests.tiny.evaluate import edits, units
 
 CHECKPOINT = Path(__file__).parents[2] / "predictor" / "checkpoints" / "tiny"
@@ -107,18 +108,20 @@ def judge(figures: dict[str, Any], **other: float) -> list[str]:
             if figures[name] > goal]  # fmt: skip
 
 
-def flatness(studio: Studio, engine: EngineClient, minutes: int) -> dict[str, Any]:
-    """Tokens and steps of the first and the last of so many minutes of the same conversation."""
-    [talk] = conversations(60.0)[:1]
-    samples = talk.samples[: 60 * 16_000]
-    whole = Stream("hour", np.tile(samples, minutes), (), ())
+def flatness(studio: Studio, engine: EngineClient, rounds: int) -> dict[str, Any]:
+    """What the first and the last of so many rounds of the same minute of talk cost."""
+    [talk] = conversations(57.0)[:1]
+    period = (len(talk.samples) // 512 + 32) * 512  # ends in silence, on a frame
+    minute = np.zeros(period, np.float32)
+    minute[: len(talk.samples)] = talk.samples
+    whole = Stream("rounds", np.tile(minute, rounds), (), ())
     [played] = play_all(studio, engine, [whole])
     rows = []
-    for minute in (1, minutes - 1):  # the first one begins in silence
-        steps = [r for r in played.steps if minute - 1 < r.at_s / 60 - 1e-9 <= minute]
+    for number in (1, rounds):
+        steps = [r for r in played.steps if math.ceil(r.at_s * RATE / period - 1e-9) == number]
         rows.append(
             {
-                "minute": minute,
+                "round": number,
                 "steps": len(steps),
                 "prefilled tokens": sum(
                     r.outcome.num_prompt_tokens + len(r.step.forced) + len(r.step.draft)
@@ -129,7 +132,7 @@ def flatness(studio: Studio, engine: EngineClient, minutes: int) -> dict[str, An
                 ),
             }
         )
-    return {"minutes": minutes, "rows": rows}
+    return {"round s": round(period / RATE, 1), "rounds": rounds, "rows": rows}
 
 
 def _taken_back(played: Played) -> int:
