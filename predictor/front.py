@@ -5,7 +5,6 @@ Started by the pod, which hands it the settings and ends it.
 
 from __future__ import annotations
 
-import gc
 import json
 import logging
 import socket
@@ -15,9 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from predictor.book import Book
 from predictor.logs import configure_logging
 from predictor.settings.fields import Settings
 from predictor.settings.transfer import from_json
+from predictor.startup import importing
 
 if TYPE_CHECKING:
     from predictor.server import AsrServer
@@ -59,20 +60,16 @@ def main(
     parent = socket.socket(fileno=int(sys.argv[1]))
     spec, settings = read_spec(parent)
     configure_logging(settings.log_format, settings.log_level)
-    gc.disable()
-    from predictor.service.loading import Loading, join_engines
+    with importing():
+        from predictor.service.loading import Loading, join_engines
 
-    loading = Loading(settings, (join or join_engines)(spec.engines))
-    sys.argv[1:] = []  # KServe parses them while it is imported
-    from predictor.book import Book
-    from predictor.server import PodPlace, build_server
-
+        loading = Loading(settings, (join or join_engines)(spec.engines))
+        sys.argv[1:] = []  # KServe parses them while it is imported
+        from predictor.server import PodPlace, build_server
     book = Book(spec.folder / "book", spec.num_fronts, spec.index)
     place = PodPlace(book, spec.num_fronts, parent, is_late=spec.is_late)
     server = build_server(settings, loading=loading, place=place)
     arrange(server)
-    gc.freeze()
-    gc.enable()
     server.start()
 
 
