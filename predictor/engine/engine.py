@@ -41,7 +41,7 @@ class Engine:
         self._runner = runner
         self._options = options
         self._on_step = on_step
-        self._scheduler = Scheduler(options, runner.limits, runner.num_slots)
+        self._scheduler = Scheduler(options, runner.limits, runner.num_slots, runner.page_size)
         self._kept = KeptSequences(options, runner.limits)
         self._streams: dict[str, Sink] = {}
         self._changed = threading.Condition()  # guards all of the above and the flags below
@@ -124,7 +124,7 @@ class Engine:
     def close(self, sequence_id: str) -> None:
         """Forget a kept sequence; a step of it that is under way is aborted."""
         with self._changed:
-            request_id = self._kept.close(sequence_id)
+            request_id = self._kept.close(sequence_id, self._scheduler)
         if request_id is not None:
             self.abort(request_id)
 
@@ -195,6 +195,8 @@ class Engine:
         if not self._recovered():
             self._die()
         elif step.phase == "prefill" and len(step.sequences) > 1:
+            with self._changed:
+                self._scheduler.begin_again(step.sequences)
             for sequence in step.sequences:
                 if not self._dead:
                     self._run(Step("prefill", (sequence,)))
@@ -224,7 +226,7 @@ class Engine:
             results = zip(step.sequences, output.tokens, output.logprobs, strict=True)
             for sequence, tokens, logprobs in results:
                 if any(math.isnan(logprob) for logprob in logprobs):
-                    broken.append(sequence.slot)
+                    broken += sequence.pages
                     deliveries += self._failed(sequence)
                 elif tokens and not sequence.aborted:
                     chunk = sequence.extend(tokens, logprobs)
@@ -236,7 +238,7 @@ class Engine:
                         del self._streams[sequence.request.request_id]
             self._speed.add(audio_s=audio_s, seconds=seconds)
         if broken:
-            logger.error("%d sequences gave probabilities that are not numbers", len(broken))
+            logger.error("%d pages gave probabilities that are not numbers", len(broken))
             self._runner.scrub(broken)
         return deliveries
 

@@ -29,14 +29,20 @@ class PromptLayout:
     counts: tuple[int, ...]  # of the W, those of each sequence
 
     @classmethod
-    def of(cls, sequences: Batch[Sequence], slot_length: int) -> PromptLayout:
+    def of(cls, sequences: Batch[Sequence], page_tokens: int) -> PromptLayout:
         """Audio placeholders have token id 0: their embeddings are replaced."""
-        rows, audio_rows, wanted, given, is_forced = [], [], [], [], []
+        nothing = np.zeros(0, dtype=np.int64)
+        rows = [nothing.reshape(3, 0)]
+        audio_rows, wanted, given = [nothing], [nothing], [nothing]
+        is_forced = [nothing.astype(np.bool_)]
         first = 0
         for sequence in sequences:
             tokens, audio = _tokens_of(sequence)
             positions = np.arange(sequence.num_cached, sequence.num_cached + len(tokens))
-            rows.append(np.stack([tokens, positions, sequence.slot * slot_length + positions]))
+            pages = np.asarray(sequence.pages, dtype=np.int64)
+            within = positions % page_tokens
+            places = pages[positions // page_tokens] * page_tokens + within
+            rows.append(np.stack([tokens, positions, places]))
             audio_rows.append(first + audio)
             follows, forced = _checks_of(sequence)
             first += len(tokens)
@@ -46,11 +52,11 @@ class PromptLayout:
         return cls(
             np.concatenate(rows, axis=1),
             np.concatenate(audio_rows),
-            tuple(part.shape[1] for part in rows),
+            tuple(part.shape[1] for part in rows[1:]),
             np.concatenate(wanted),
             np.concatenate(given),
             np.concatenate(is_forced),
-            tuple(len(part) for part in wanted),
+            tuple(len(part) for part in wanted[1:]),
         )
 
     @property

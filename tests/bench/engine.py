@@ -376,9 +376,7 @@ def run_shape(bench: Bench, wanted: Callable[[str], bool]) -> None:
         runner = bench.runner = bench.graph_runner(
             GraphOptions(
                 use_graphs=False,
-                fusion=replace(
-                    PLAIN, attention="masked" if bench.device.type == "cpu" else "flash"
-                ),
+                fusion=PLAIN,
                 check_kernels=False,
             )
         )

@@ -102,7 +102,7 @@ def test_tokens_stay_the_same_in_any_mix_in_int8(
 
 
 def run_through(actions: list[tuple[str, int]], known: list[Known], runner: TorchRunner) -> None:
-    drive = Drive(runner, Scheduler(OPTIONS, runner.limits, runner.num_slots))
+    drive = Drive(runner, Scheduler(OPTIONS, runner.limits, runner.num_slots, runner.page_size))
     for action, number in actions:
         if action == "add":
             drive.add(known[number])

@@ -127,7 +127,7 @@ def test_attention_equals_its_twin(
 @pytest.mark.parametrize("precision", ["bfloat16", "float16", "fp8", "int8"])
 @torch.inference_mode()
 def test_no_kernel_is_switched_off(precision: str) -> None:
-    """The thin step's, too, by the checks of a start; and flash attention, which cannot read it."""
+    """The thin step's, too, by the checks of a start."""
     torch.manual_seed(0)
     dtype = torch.float16 if precision == "float16" else torch.bfloat16
     model = load_model(TINY, device=CUDA, dtype=dtype)
@@ -135,7 +135,6 @@ def test_no_kernel_is_switched_off(precision: str) -> None:
         quantize(model, precision)
     assert kernel_errors(Fusion(), model, FP8) == {}
     assert checked(Fusion(), model, FP8) == Fusion()
-    assert checked(Fusion(attention="flash"), model, FP8) == Fusion(attention="masked")
 
 
 def test_slots_are_scrubbed() -> None:
