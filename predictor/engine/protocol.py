@@ -59,6 +59,10 @@ class Runner(Protocol):
         of earlier ones; False when nothing is left to do."""
         ...
 
+    def between_steps(self) -> None:
+        """Called while sequences run: make one thing that the last steps missed, if any."""
+        ...
+
     def recover(self) -> bool:
         """After a step failed: give back memory; False when the device is beyond use."""
         ...

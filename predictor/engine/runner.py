@@ -118,6 +118,9 @@ class TorchRunner:
         """Nothing to prepare."""
         return False
 
+    def between_steps(self) -> None:
+        """Nothing to prepare."""
+
     def recover(self) -> bool:
         """Give back cached memory and try the device; False when it is beyond use."""
         try:

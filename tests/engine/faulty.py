@@ -66,6 +66,9 @@ class FaultyRunner:
     def idle(self) -> bool:
         return self.inner.idle()
 
+    def between_steps(self) -> None:
+        self.inner.between_steps()
+
     def recover(self) -> bool:
         return self.recovers and self.inner.recover()
 

@@ -186,7 +186,7 @@ def test_without_triton_the_start_goes_on(
     monkeypatch.setitem(sys.modules, "triton", None)
     monkeypatch.delitem(sys.modules, "predictor.engine.start.kernel_cache", raising=False)
     config = ModelConfig.from_folder(native)
-    build._rehearse(config, CUDA, choose_precision("auto", CUDA), torch.bfloat16, 512)
+    build._rehearse(config, CUDA, choose_precision("auto", CUDA), torch.bfloat16)
     assert "the rehearsal failed; the start goes on without it" in caplog.text
 
 

@@ -442,3 +442,41 @@ async def test_what_is_not_streamed_comes_at_the_start_and_at_the_end(
         assert len(chunks) <= 2
         assert tuple(t for chunk in chunks for t in chunk.token_ids) == long.tokens
         assert len([lp for chunk in chunks for lp in chunk.logprobs]) == len(long.tokens)
+
+
+async def test_a_device_that_hangs_while_it_prepares_shows(
+    faulty: FaultyRunner, start_engine: StartEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one that hangs in a step."""
+    hangs, goes_on = threading.Event(), threading.Event()
+
+    def idle() -> bool:
+        hangs.set()
+        assert goes_on.wait(30)
+        return False
+
+    monkeypatch.setattr(faulty, "idle", idle)
+    engine = start_engine(faulty, replace(OPTIONS, stall_timeout_s=0.02))
+    assert hangs.wait(30)
+    while engine.is_alive():
+        await asyncio.sleep(0.005)
+    goes_on.set()
+    while not engine.is_alive():
+        await asyncio.sleep(0.005)
+
+
+async def test_a_runner_prepares_between_steps_too(
+    faulty: FaultyRunner, known: list[Known], start_engine: StartEngine,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """What fails there fails nobody."""
+    calls: list[int] = []
+
+    def between_steps() -> None:
+        calls.append(len(faulty.steps))
+        raise RuntimeError("no graph today")
+
+    monkeypatch.setattr(faulty, "between_steps", between_steps)
+    engine = start_engine(faulty)
+    assert await tokens_of(engine.submit(known[7].request)) == known[7].tokens
+    assert calls[0] >= 1

@@ -344,6 +344,13 @@ class GraphRunner(TorchRunner):
         missing = 0 if self._prefill_graphs is None else self._prefill_graphs.next_missing_s
         return missing or float("inf")
 
+    def between_steps(self) -> None:
+        """Capture the prefill graph that the last steps missed; those of decode are made as they
+        come up."""
+        graphs = self._prefill_graphs
+        if self._capturer is not None and graphs is not None and graphs.was_missed:
+            self.capture_prefill()
+
     def idle(self) -> bool:
         """Let go of what has ended, or capture one graph that is missing still, the smallest."""
         if self._pending or self._unclaimed or self._loop.knows_any:
@@ -356,7 +363,8 @@ class GraphRunner(TorchRunner):
         if self._capturer is None:
             return False
         missing = [bucket for bucket in self._buckets if bucket not in self._loop.graphs]
-        if self._prefill_missing_s() < float("inf") and not (missing and missing[0] <= 8):
+        has_prefill = self._prefill_graphs is not None and self._prefill_graphs.has_missing
+        if has_prefill and not (missing and missing[0] <= 8):
             self.capture_prefill()
         elif missing:
             self.capture(missing[0])
