@@ -44,10 +44,9 @@ def parts(some: list[Sequence], chosen: Bucket) -> dict[str, np.ndarray]:
     stretches = [stretch for each in some for stretch in each.stretches()]
     layout, scratch = PromptLayout.of(some, PAGE), (SCRATCH, SCRATCH_PAGE * PAGE)
     filled = chosen.fill(some, layout, stretches, scratch)
-    sent = np.split(filled, np.cumsum(chosen.sizes())[:-1])
     return {
-        name: piece[: int(np.prod(shape))].reshape(shape)
-        for piece, (name, shape) in zip(sent, chosen.parts().items(), strict=True)
+        part.name: filled[part.first : part.first + part.size].reshape(part.shape)
+        for part in chosen.parts
     }
 
 

@@ -106,16 +106,20 @@ def test_attention_equals_its_twin(
         return torch.randn(size, generator=generator, device=CUDA)
 
     for num_rows in (1, 2, 3, 17, 64, 200):
-        cache = (2 * normal(2, num_rows + 1, max_length, num_kv_heads, dim)).to(FP8)
+        num_pages = 8 * (num_rows + 1)
+        cache = (2 * normal(2, num_pages, 64, num_kv_heads, dim)).to(FP8)
+        tables = torch.randperm(num_pages, generator=generator, device=CUDA).view(-1, 8)
         query = normal(num_rows, num_heads, dim).to(dtype)
         slots = torch.randperm(num_rows + 1, generator=generator, device=CUDA)[:num_rows]
         lengths = torch.randint(1, max_length + 1, (num_rows,), generator=generator, device=CUDA)
         lengths[0] = max_length
         lengths = lengths.to(torch.int32)
         pair = (cache[0], cache[1])
-        twin = masked_attention(query.float(), pair, slots, lengths)
+        twin = masked_attention(query.float(), pair, tables, slots, lengths)
         for splits in (1, 8, 32):
-            ours = kernels.decode_attention(query, pair, slots, lengths, splits=splits, tile=tile)
+            ours = kernels.decode_attention(
+                query, pair, tables, slots, lengths, splits=splits, tile=tile
+            )
             assert ours.dtype == dtype
             error = difference(ours, twin)
             worst = max(worst, error)

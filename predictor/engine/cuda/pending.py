@@ -94,7 +94,7 @@ class PendingPrefill(PendingStep):
     """Its results are [1, W, 3] float32 as `verify.settle` makes them."""
 
     layout: PromptLayout
-    loudest: Tensor  # [stretches] on the host
+    loudest: Tensor | None  # [stretches] on the host; None where nobody asks for it
     num_stretches: tuple[int, ...]  # of each sequence
 
     @classmethod
@@ -104,15 +104,16 @@ class PendingPrefill(PendingStep):
         layout: PromptLayout,
         results: Tensor,
         loudest: Tensor,
+        num_stretches: tuple[int, ...],
         marks: Marks,
     ) -> PendingPrefill:
         """Let results and loudest bins, which are on the device, come to the host."""
-        num_stretches = tuple(len(s.stretches()) for s in sequences)
         pinned = results.device.type == "cuda"
         on_host = torch.empty(1, len(layout.wanted), 3, pin_memory=pinned)
         on_host[0].copy_(results[: len(layout.wanted)], non_blocking=True)
-        heard = torch.empty(max(1, sum(num_stretches)), pin_memory=pinned)
-        if any(num_stretches):
+        heard = None
+        if sum(num_stretches) > 0 and any(s.utterance is not None for s in sequences):
+            heard = torch.empty(sum(num_stretches), pin_memory=pinned)
             heard.copy_(loudest[: len(heard)], non_blocking=True)
         marks.end_of("prefill")
         return cls(*_identity(sequences), on_host, marks, layout, heard, num_stretches)
@@ -120,8 +121,10 @@ class PendingPrefill(PendingStep):
     def _read(self) -> Iterator[Arrived]:
         tokens, logprobs, given = self.results[0].double().numpy().T
         ids, values, found = verified(self.layout, tokens.astype(np.int64), logprobs, given)
-        heard = iter(self.loudest.tolist())
-        loudest = [[next(heard) for _ in range(count)] for count in self.num_stretches]
+        loudest: list[list[float]] = [[] for _ in self.sequences]
+        if self.loudest is not None:
+            heard = iter(self.loudest.tolist())
+            loudest = [[next(heard) for _ in range(count)] for count in self.num_stretches]
         return map(Arrived, self.sequences, ids, values, prefilled(found, loudest))
 
 

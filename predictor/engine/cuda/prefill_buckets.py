@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Batch
 from dataclasses import dataclass, field
+from math import prod
 
 import numpy as np
 from numpy.typing import NDArray
 
 from predictor.engine.cuda.verify import Checks
 from predictor.engine.prompts import PromptLayout
+from predictor.engine.scheduler import MAX_CHECKS
 from predictor.engine.sequence import Sequence
 from predictor.model.attention import TILE_TOKENS, prompt_tiles
 from predictor.model.config import TOKENS_PER_CHUNK
@@ -25,7 +27,7 @@ from predictor.model.stretch import Stretch
 Ints = NDArray[np.int64]
 
 STEP_TOKENS = 96  # of a kept sequence's prompt, answer and draft, beside its audio tokens
-STEP_CHECKS = 48  # of them in the answer or draft; at least so many rows of logits
+STEP_CHECKS = 72  # of them in the answer or draft; at least so many rows of logits
 MORE_SAMPLES = 1024  # of a stretch, beyond its whole seconds
 PROMPT_TOKENS = 32  # of all sequences of a step together, beside their audio tokens
 PADDING_TOKENS = 128  # longest prompt of padding
@@ -58,6 +60,16 @@ class Size:
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """One of the tensors that the host sends in one piece."""
+
+    name: str
+    shape: tuple[int, ...]
+    first: int  # where it starts in the piece
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
 class Bucket:
     """The sizes of one graph."""
 
@@ -69,6 +81,8 @@ class Bucket:
     num_tokens: int = field(init=False)  # of all prompts
     num_sequences: int = field(init=False)
     num_wanted: int = field(init=False)
+    parts: tuple[Part, ...] = field(init=False, repr=False, compare=False)  # what the host sends
+    num_ints: int = field(init=False, repr=False, compare=False)  # of all parts
 
     def __post_init__(self) -> None:
         wanted = self.num_audio_tokens + PROMPT_TOKENS * (1 + self.num_chunks // 16)
@@ -79,8 +93,15 @@ class Bucket:
             num_sequences = 2 * self.num_steps
         object.__setattr__(self, "num_tokens", min(wanted, max(least, self.max_tokens)))
         object.__setattr__(self, "num_sequences", num_sequences)
-        num_wanted = max(num_sequences, STEP_CHECKS * self.num_steps)
+        num_wanted = max(num_sequences, min(MAX_CHECKS, STEP_CHECKS * self.num_steps))
         object.__setattr__(self, "num_wanted", num_wanted)
+        parts, first = [], 0
+        for name, shape in self._shapes().items():
+            parts.append(Part(name, shape, first, prod(shape)))
+            # Even: what starts at a multiple of 16 bytes needs no kernel of its own.
+            first += 2 * -(-prod(shape) // 2)
+        object.__setattr__(self, "parts", tuple(parts))
+        object.__setattr__(self, "num_ints", first)
 
     @property
     def num_audio_tokens(self) -> int:
@@ -128,8 +149,7 @@ class Bucket:
             and size.longest_prompt <= self.longest_prompt
         )
 
-    def parts(self) -> dict[str, tuple[int, ...]]:
-        """Names and shapes of what the host sends."""
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
         rows, tokens = self.num_audio_tokens, self.num_tokens
         return {
             "table": (5, self.num_chunks),  # as `chunk_table` makes it
@@ -144,10 +164,6 @@ class Bucket:
             "checks": (4, self.num_wanted),  # as `Checks.rows` makes them
             "slots": (self.num_sequences,),
         }
-
-    def sizes(self) -> list[int]:
-        """Of each part, even: what starts at a multiple of 16 bytes needs no kernel of its own."""
-        return [2 * -(-int(np.prod(shape)) // 2) for shape in self.parts().values()]
 
     def fill(
         self,
@@ -177,7 +193,7 @@ class Bucket:
         tiles = prompt_tiles(np.diff(bounds).tolist(), cached, slots)
         nowhere = np.full(self.num_audio_tokens - sum(num_tokens), self.num_tokens)
         checks = Checks.rows(layout, self.num_wanted, self.num_sequences, self.num_tokens - 1)
-        parts = [
+        filled = [
             np.concatenate([table, silent], axis=1).ravel(),
             before.view(np.int32),
             followed.ravel(),
@@ -190,12 +206,10 @@ class Bucket:
             checks.ravel(),
             np.array(slots + [scratch_slot] * (self.num_sequences - len(slots))),
         ]
-        sent = np.zeros(sum(self.sizes()), dtype=np.int64)
-        first = 0
-        for part, size, shape in zip(parts, self.sizes(), self.parts().values(), strict=True):
-            assert len(part) <= np.prod(shape)
-            sent[first : first + len(part)] = part
-            first += size
+        sent = np.zeros(self.num_ints, dtype=np.int64)
+        for part, values in zip(self.parts, filled, strict=True):
+            assert len(values) <= part.size
+            sent[part.first : part.first + len(values)] = values
         return sent
 
     def _encoder_rows(self, num_tokens: list[int], num_frames: Batch[int]) -> tuple[Ints, Ints]:

@@ -36,7 +36,7 @@ BUCKETS_S = (
     2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 160, 192, 224, 256, 320, 384, 448, 512, 560, 584,
     608,
 )  # fmt: skip
-STEP_BUCKETS = (1, 2, 4, 8, 16, 32)  # kept sequences, each with an open window
+STEP_BUCKETS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)  # kept sequences, each with an open window
 
 
 class PrefillGraphs:
@@ -133,7 +133,7 @@ class _PrefillGraph:
         # A stretch begins before its first frame, and its last samples may be too few for another.
         num_samples = bucket.num_chunks * CHUNK_SAMPLES + bucket.num_stretches * MORE_SAMPLES
         self._waveforms = torch.zeros(num_samples, device=device)
-        self._ints = torch.zeros(sum(bucket.sizes()), dtype=torch.int64, device=device)
+        self._ints = torch.zeros(bucket.num_ints, dtype=torch.int64, device=device)
         self._results = torch.zeros(bucket.num_wanted, 3, device=device)
         self._loudest = torch.zeros(bucket.num_stretches + 1, device=device)
         self._graph: torch.cuda.CUDAGraph | None = None
@@ -166,10 +166,9 @@ class _PrefillGraph:
 
     def _run(self, log_mel: DeviceLogMel, encoder: FusedEncoder, decoder: FusedDecoder) -> None:
         bucket = self.bucket
-        pieces = torch.split(self._ints, bucket.sizes())
         parts = {
-            name: piece[: int(np.prod(shape))].view(shape)
-            for piece, (name, shape) in zip(pieces, bucket.parts().items(), strict=True)
+            part.name: self._ints[part.first : part.first + part.size].view(part.shape)
+            for part in bucket.parts
         }
         before = parts["before"].to(torch.int32).view(torch.float32)
         chunks, loudest = log_mel.features(

@@ -154,7 +154,8 @@ class GraphRunner(TorchRunner):
         for sequence in sequences:  # what was read before it was preempted is made anew
             self._unclaimed.pop(sequence, None)
         layout = PromptLayout.of(sequences, self._cache.page_tokens)
-        stretches = [stretch for s in sequences for stretch in s.stretches()]
+        parts = [s.stretches() for s in sequences]
+        stretches = [stretch for part in parts for stretch in part]
         self._loop.bring_pages(sequences)
         started = None
         if self._prefill_graphs is not None:
@@ -162,7 +163,8 @@ class GraphRunner(TorchRunner):
         if started is None:
             started = self._prefill(sequences, layout, stretches, marks)
         self._loop.own(sequences)
-        self._pending.append(PendingPrefill.start(sequences, layout, *started, marks))
+        counts = tuple(len(part) for part in parts)
+        self._pending.append(PendingPrefill.start(sequences, layout, *started, counts, marks))
         return StepOutput([[] for _ in sequences], [[] for _ in sequences])
 
     def _prefill(
