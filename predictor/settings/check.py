@@ -38,8 +38,8 @@ def contradictions(values: Mapping[str, Any], sources: Mapping[str, str]) -> lis
     devices = values["devices"] or ()
     if any(not index.isdigit() for index in devices) or len(set(devices)) < len(devices):
         refuse("devices", "must be different whole numbers, separated by commas")
-    if values["engine_process"] is False and len(devices) > 1:
-        refuse("engine_process devices", "several engines need processes of their own")
+    if values["engine_process"] is False and devices not in ((), ("0",)):
+        refuse("engine_process devices", "an engine on a device of its own needs its own process")
     if values["engine_process"] is False and (values["num_front_processes"] or 1) > 1:
         refuse("engine_process num_front_processes", "several fronts need an engine apart")
     needed = _tokens_needed(values)
