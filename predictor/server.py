@@ -24,8 +24,8 @@ from predictor.api.app import AppOptions, create_app
 from predictor.api.auth import KeyRing
 from predictor.api.dataplane import AsrDataPlane, ClosedRepository
 from predictor.api.grpc_server import create_grpc_server
-from predictor.audio.decode import AudioDecoder, AudioLimits, AudioOptions
-from predictor.audio.segment import split
+from predictor.audio.cut import split
+from predictor.audio.decode import AudioDecoder, AudioLimits, AudioOptions, CutOptions
 from predictor.engine import StepStats
 from predictor.metrics import Metrics
 from predictor.service.admission import Admission
@@ -181,10 +181,11 @@ def build_server(
         _audio_limits(settings),
         num_workers=settings.num_decode_workers,
         options=AudioOptions(
-            channel=settings.audio_channel,
+            channel="mix" if settings.audio_channel is None else settings.audio_channel,
             high_pass_hz=settings.high_pass_hz,
             loudness_lufs=settings.loudness_lufs,
         ),
+        cuts=CutOptions(segment_s=settings.segment_s),
     )
     model = AsrModel(
         settings.model_name,

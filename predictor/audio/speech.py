@@ -65,6 +65,11 @@ class SpeechFinder:
         """The span that was open at the end, if there is one."""
         return self._closed() if self.start is not None else []
 
+    def restart(self, frame: int) -> None:
+        """The open span begins at `frame` from now on, and is speech whatever follows."""
+        self.start, self._end = frame, max(frame + 1, self._end)
+        self._num_spoken = self._min_speech
+
     def _closed(self) -> list[tuple[int, int]]:
         assert self.start is not None
         span, is_speech = (self.start, self._end), self.is_speaking
