@@ -237,4 +237,5 @@ def _segment(segment: Segment) -> dict[str, Any]:
         "no_speech_prob": None,  # OpenAI's schema has the field; this model gives no such number
         "confidence": segment.confidence,
         "finish_reason": segment.finish_reason,
+        **({} if segment.channel is None else {"channel": segment.channel}),
     }

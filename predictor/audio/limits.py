@@ -36,6 +36,17 @@ class AudioOptions:
     loudness_lufs: float | None = None  # integrated loudness to bring each piece to (BS.1770)
 
 
+def channel_of(text: str) -> Channel:
+    """The channel that "mix", "separate" or a number from 0 names. Raises ValueError."""
+    if text == "mix":
+        return "mix"
+    if text == "separate":
+        return "separate"
+    if not (text.isascii() and text.isdigit() and len(text) <= 2):
+        raise ValueError("must be mix, separate or the number of a channel, from 0")
+    return int(text)
+
+
 @dataclass(frozen=True, slots=True)
 class CutOptions:
     """Which parts of a recording are transcribed, as pieces of bounded length."""
@@ -45,4 +56,4 @@ class CutOptions:
     threshold: float = 0.5  # probability at which speech begins; it ends 0.15 below
     margin_s: float = 0.2  # heard before speech begins and after it has ended
     min_speech_s: float = 0.1  # what is shorter is no speech
-    min_silence_s: float = 1.0  # what is shorter is a pause within one piece
+    min_silence_s: float = 0.5  # what is shorter is a pause within one piece

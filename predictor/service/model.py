@@ -13,13 +13,14 @@ import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from kserve import Model
 
 from predictor.audio.decode import AudioDecoder, Source
 from predictor.errors import DeadlineExceeded, InvalidInput, NotReady
+from predictor.live.listener import LiveParts
 from predictor.metrics import EngineGauges, Metrics
 from predictor.service.calls import Call, Recording
 from predictor.service.recordings import RecordingRunner, Task
@@ -46,6 +47,7 @@ class Loaded:
     engine: EngineHandle
     transcriber: Transcriber
     prompts: PromptBuilder
+    live: LiveParts
     began_s: float | None = None  # time.monotonic(), where it began before `load` was called
 
 
@@ -229,12 +231,26 @@ class AsrModel(Model):  # type: ignore[misc]  # KServe is untyped
         return self.loaded
 
     def _source(self, recording: Recording) -> Source:
+        options, cuts = self._decoder.options, self._decoder.cuts
+        if recording.channel is not None or recording.track is not None:
+            channel = options.channel if recording.channel is None else recording.channel
+            options = replace(options, channel=channel, track=recording.track)
+        if recording.vad is not None:
+            cuts = replace(cuts, vad=recording.vad)
         if recording.waveform is not None:
             return self._decoder.waveform_source(
-                recording.waveform, recording.sample_rate_hz, field=recording.field
+                recording.waveform,
+                recording.sample_rate_hz,
+                field=recording.field,
+                options=options,
+                cuts=cuts,
             )
         return self._decoder.source(
-            recording.data or b"", content_type=recording.content_type, field=recording.field
+            recording.data or b"",
+            content_type=recording.content_type,
+            field=recording.field,
+            options=options,
+            cuts=cuts,
         )
 
     def _too_late(self) -> DeadlineExceeded:

@@ -50,13 +50,16 @@ Pieces = AsyncGenerator[AudioPiece | AudioEnd]  # of one recording; the last ite
 Submit = Callable[[EngineRequest], TokenStream]  # raises Overloaded when the queue is full
 Split = Callable[[Samples, float], Sequence[tuple[int, int]]]  # pieces as (start, end) in samples
 
+MAX_SEGMENTS_AT_ONCE = 8
+
 
 @dataclass(frozen=True, slots=True)
 class TranscriberOptions:
     """How recordings are cut."""
 
     segment_s: float  # longer recordings are cut near this length, at the quietest place
-    max_segments_at_once: int = 8  # of one recording, so that it leaves room for others
+    # Of one recording, so that it leaves room for others.
+    max_segments_at_once: int = MAX_SEGMENTS_AT_ONCE
 
 
 _NO_CAP = 1 << 31  # the engine caps the answer by the audio's length anyway
