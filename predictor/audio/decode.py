@@ -42,7 +42,11 @@ class Credit(Protocol):
     """Seconds of audio that a recording may keep in memory."""
 
     async def grow(self, audio_s: float, kept_s: float) -> None:
-        """Returns when there is room for `audio_s` more; `kept_s` can only be freed by more."""
+        """Returns when there is room for `audio_s` more; `kept_s` can only be freed by more.
+
+        Who holds nothing else must not wait for others, or all might wait for each other; below 0
+        it may.
+        """
         ...
 
     def release(self, audio_s: float) -> None:
@@ -208,8 +212,11 @@ class AudioDecoder:
                             message.busy_s,
                         )
                         return
-                    wanted_s = message.decoded_s + _CHUNK_S * max(1, message.num_channels)
-                    await credit.grow(wanted_s - granted_s, message.waiting_s)
+                    chunk_s = min(_CHUNK_S * max(1, message.num_channels), self.window_s / 4)
+                    wanted_s = message.decoded_s + chunk_s
+                    # Where it begins again it keeps nothing, and can wait for room like others.
+                    kept_s = message.waiting_s if decoding.is_in_its_lane() else -1.0
+                    await credit.grow(wanted_s - granted_s, kept_s)
                     granted_s = wanted_s
                     decoding.grant(granted_s)
 

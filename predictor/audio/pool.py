@@ -240,6 +240,17 @@ class Decoding:
     async def __aexit__(self, *_: object) -> None:
         self._stop()
 
+    def is_in_its_lane(self) -> bool:
+        """For a job that asks for more: whether it goes on where it is when it is granted that.
+
+        If not it has left its place to others, and begins again among the long ones.
+        """
+        if self._lane is self._long:
+            return True
+        self._stop()
+        self._lane = self._long
+        return False
+
     async def next(self) -> Received:
         """Raises AudioError, AudioTooLong, InvalidInput, InternalError, NotReady."""
         while True:
@@ -258,13 +269,9 @@ class Decoding:
 
     def grant(self, total_s: float) -> None:
         """The answer to a message that asks for more."""
-        assert self._call is not None
         self._job = replace(self._job, granted_s=total_s)
-        if self._lane is self._long:
+        if self._call is not None:
             self._call.answers.put(total_s)
-        else:
-            self._stop()
-            self._lane = self._long
 
     def _stop(self) -> None:
         if self._call is not None:

@@ -86,7 +86,7 @@ class Admission:
         def needs_no_room() -> bool:
             return lease.held_s <= kept_s + _ROUNDING_S or self.held_audio_s <= _ROUNDING_S
 
-        while lease.held_s + audio_s > lease.window_s + max(0.0, kept_s) and not needs_no_room():
+        while 0 <= kept_s < lease.held_s + audio_s - lease.window_s and not needs_no_room():
             await self._change()
         if needs_no_room() or self._fits(audio_s):
             return
@@ -162,7 +162,8 @@ class Lease:
 
     async def grow(self, audio_s: float, kept_s: float) -> None:
         """Returns when `audio_s` more are held. Of what is held already `kept_s` can only be given
-        back when there is more; a recording that holds nothing else waits for nobody."""
+        back when there is more; a recording that holds nothing else waits for nobody (below 0:
+        for everybody)."""
         await self._admission._room(self, audio_s, kept_s)
         self.held_s += audio_s
         self._admission._add(audio_s)

@@ -75,12 +75,13 @@ class RecordingRunner:
     ) -> list[Lease]:
         """Of those that begin at once, at least one. Raises Overloaded."""
         leases: list[Lease] = []
-        left_s = _WINDOWS_AT_ONCE * self._decoder.window_s
+        window_s, capacity_s = self._decoder.window_s, transcriber.admission.max_held_audio_s
+        left_s = min(_WINDOWS_AT_ONCE * window_s, capacity_s / 2)
         for task in tasks:
             left_s -= task.source.first_s
             if leases and left_s < 0:
                 break
-            lease = transcriber.admission.lease(task.source.first_s, self._decoder.window_s)
+            lease = transcriber.admission.lease(task.source.first_s, window_s)
             leases.append(stack.enter_context(lease))
         return leases
 
