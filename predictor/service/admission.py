@@ -16,20 +16,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Self
 
+from predictor.book import Book
 from predictor.errors import Overloaded
 from predictor.metrics import Metrics
 
 _WINDOW_S = 30.0  # of the recent past, for the pace
 _MAX_RETRY_AFTER_S = 60
 _ROUNDING_S = 1e-3
+_LOOK_S = 0.05
 
 
 class Admission:
     """Holds up to `max_held_audio_s` seconds of audio, waiting or running. For one event loop."""
 
-    def __init__(self, max_held_audio_s: float, metrics: Metrics) -> None:
+    def __init__(self, max_held_audio_s: float, metrics: Metrics, book: Book | None = None) -> None:
+        """`book`: of what other fronts of the pod hold, which counts as well."""
         self.max_held_audio_s = max_held_audio_s
-        self.held_audio_s = 0.0
+        self.held_audio_s = 0.0  # by this front
+        self._book = book
         self._num_leases = 0
         self._metrics = metrics
         self._done: deque[tuple[float, float]] = deque()  # (time, audio seconds) lately
@@ -52,7 +56,8 @@ class Admission:
 
         `window_s` is what the recording may hold at any time, however long it is.
         """
-        if self._num_leases and not self._fits(audio_s):
+        is_empty = self._num_leases == 0 and self.pod_held_audio_s <= 0
+        if not is_empty and not self._fits(audio_s):
             raise self.overloaded(audio_s)
         return Lease(self, audio_s, window_s)
 
@@ -71,20 +76,29 @@ class Admission:
         """The error for a request of `audio_s`, with a time after which to try again."""
         self._metrics.audio_rejected_seconds.labels(error=Overloaded.spec.code).inc(audio_s)
         return Overloaded(
-            f"{self.held_audio_s:.0f} s of audio are waiting or running; {audio_s:.0f} s more are "
-            f"over the limit max_held_audio_s of {self.max_held_audio_s:.0f} s",
+            f"{self.pod_held_audio_s:.0f} s of audio are waiting or running; {audio_s:.0f} s more "
+            f"are over the limit max_held_audio_s of {self.max_held_audio_s:.0f} s",
             retry_after_s=self._seconds_for(self.held_audio_s / 2),
         )
 
     def _fits(self, audio_s: float) -> bool:
         """Whether there is room; those who wait for it come first."""
-        return not self._line and self.held_audio_s + audio_s <= self.max_held_audio_s
+        return not self._line and self._has_room(audio_s)
+
+    def _has_room(self, audio_s: float) -> bool:
+        return self.pod_held_audio_s + audio_s <= self.max_held_audio_s
+
+    @property
+    def pod_held_audio_s(self) -> float:
+        """By all fronts together."""
+        others_s = 0.0 if self._book is None else self._book.others_held_audio_s
+        return self.held_audio_s + others_s
 
     async def _room(self, lease: Lease, audio_s: float, kept_s: float) -> None:
         """Returns when there is room and `lease` is first in line, or it holds nothing else."""
 
         def needs_no_room() -> bool:
-            return lease.held_s <= kept_s + _ROUNDING_S or self.held_audio_s <= _ROUNDING_S
+            return lease.held_s <= kept_s + _ROUNDING_S or self.pod_held_audio_s <= _ROUNDING_S
 
         while 0 <= kept_s < lease.held_s + audio_s - lease.window_s and not needs_no_room():
             await self._change()
@@ -92,9 +106,7 @@ class Admission:
             return
         self._line.append(lease)
         try:
-            while not needs_no_room() and not (
-                self._line[0] is lease and self.held_audio_s + audio_s <= self.max_held_audio_s
-            ):
+            while not needs_no_room() and not (self._line[0] is lease and self._has_room(audio_s)):
                 await self._change()
         finally:
             self._line.remove(lease)
@@ -104,12 +116,15 @@ class Admission:
         """Returns when somebody has taken or given back."""
         sleeper = asyncio.get_running_loop().create_future()
         self._sleepers.append(sleeper)
-        await sleeper
+        # Other fronts' changes wake nobody here: they are looked at now and then.
+        await asyncio.wait({sleeper}, timeout=None if self._book is None else _LOOK_S)
 
     def _add(self, audio_s: float, num_leases: int = 0) -> None:
         self._num_leases += num_leases
         # Sums of seconds leave a rest when they are taken apart: nobody here means none.
         self.held_audio_s = self.held_audio_s + audio_s if self._num_leases else 0.0
+        if self._book is not None:
+            self._book.hold(self.held_audio_s)
         self._wake()
 
     def _wake(self) -> None:

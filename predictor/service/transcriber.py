@@ -13,7 +13,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from predictor.errors import NotReady, Overloaded
+from predictor.errors import NotReady
 from predictor.logs import request_id_var
 from predictor.metrics import Metrics
 from predictor.service.admission import Admission, Lease
@@ -47,7 +47,7 @@ class TokenStream(Protocol):
 
 Feed = asyncio.Queue[str | None]  # the text of a piece as it grows; None at its end
 Pieces = AsyncGenerator[AudioPiece | AudioEnd]  # of one recording; the last item is its end
-Submit = Callable[[EngineRequest], TokenStream]  # raises Overloaded when the queue is full
+Submit = Callable[[EngineRequest], TokenStream]  # raises NotReady
 Split = Callable[[Samples, float], Sequence[tuple[int, int]]]  # pieces as (start, end) in samples
 
 MAX_SEGMENTS_AT_ONCE = 8
@@ -63,7 +63,6 @@ class TranscriberOptions:
 
 
 _NO_CAP = 1 << 31  # the engine caps the answer by the audio's length anyway
-_RETRY_S = 0.05  # how soon a further piece of an admitted recording tries a full queue again
 
 
 class Transcriber:
@@ -117,8 +116,8 @@ class Transcriber:
     ) -> Transcription:
         """The answer for a recording that comes in pieces, which are closed at the end.
 
-        Each piece is given back to `lease` when it is done. Raises what `pieces` raises, Overloaded
-        for the first piece, NotReady, and InvalidInput for a context that is too long.
+        Each piece is given back to `lease` when it is done. Raises what `pieces` raises,
+        NotReady, and InvalidInput for a context that is too long.
         """
         async with aclosing(self._run(pieces, request, lease, streaming=False)) as events:
             async for event in events:
@@ -175,9 +174,9 @@ class Transcriber:
         """Starts each piece when there is a place for it; returns what is known at the end."""
         gate = asyncio.Semaphore(self._options.max_segments_at_once)
 
-        async def one(piece: AudioPiece, feed: Feed, *, is_first: bool) -> Piece:
+        async def one(piece: AudioPiece, feed: Feed) -> Piece:
             try:
-                return await self._run_piece(run, piece, feed, patient=not is_first)
+                return await self._run_piece(run, piece, feed)
             finally:
                 feed.put_nowait(None)
                 gate.release()
@@ -193,7 +192,7 @@ class Transcriber:
                         break
                     await gate.acquire()
                     feed: Feed = asyncio.Queue()
-                    task = asyncio.create_task(one(piece, feed, is_first=not run.num_begun))
+                    task = asyncio.create_task(one(piece, feed))
                     run.begin(task, feed)
         finally:
             run.line.put_nowait(None)
@@ -203,11 +202,11 @@ class Transcriber:
             self._metrics.audio_decode_seconds.observe(end.decode_s)
         return end
 
-    async def _run_piece(self, run: _Run, piece: AudioPiece, feed: Feed, *, patient: bool) -> Piece:
+    async def _run_piece(self, run: _Run, piece: AudioPiece, feed: Feed) -> Piece:
         request, streaming = run.request, run.streaming
         parser = OutputParser(self._tokenizer, request.language)
         may_echo = bool(request.context) and is_quiet(piece.samples)
-        stream = await self._submitted(run, piece.samples, patient=patient)
+        stream = self._submitted(run, piece.samples)
         last = await self._read(stream, parser, feed if streaming and not may_echo else None)
         rest, parsed = parser.finish()
         if may_echo and is_echo(parsed.text, request.context):
@@ -225,23 +224,17 @@ class Transcriber:
             channel=piece.channel,
         )
 
-    async def _submitted(self, run: _Run, samples: Samples, *, patient: bool) -> TokenStream:
-        """The engine's stream; `patient` waits for room, the recording being admitted already."""
-        engine_request = EngineRequest(
-            request_id=f"{request_id_var.get() or 'local'}:{uuid.uuid4().hex}",
-            samples=samples,
-            tokens_before=run.prompt.tokens_before,
-            tokens_after=run.prompt.tokens_after,
-            max_new_tokens=run.request.max_new_tokens or _NO_CAP,
-            is_streamed=run.streaming,
+    def _submitted(self, run: _Run, samples: Samples) -> TokenStream:
+        return self._submit(
+            EngineRequest(
+                request_id=f"{request_id_var.get() or 'local'}:{uuid.uuid4().hex}",
+                samples=samples,
+                tokens_before=run.prompt.tokens_before,
+                tokens_after=run.prompt.tokens_after,
+                max_new_tokens=run.request.max_new_tokens or _NO_CAP,
+                is_streamed=run.streaming,
+            )
         )
-        while True:
-            try:
-                return self._submit(engine_request)
-            except Overloaded as error:
-                if not patient:
-                    raise self.admission.overloaded(_duration_s(samples)) from error
-            await asyncio.sleep(_RETRY_S)
 
     async def _read(
         self, stream: TokenStream, parser: OutputParser, feed: Feed | None
@@ -272,13 +265,11 @@ class _Run:
         self.prompt = prompt
         self.request = request
         self.streaming = streaming
-        self.num_begun = 0
         self.line: asyncio.Queue[tuple[asyncio.Task[Piece], Feed] | None] = asyncio.Queue()
         self.tasks: set[asyncio.Task[Piece]] = set()
 
     def begin(self, task: asyncio.Task[Piece], feed: Feed) -> None:
         """One more piece; it is forgotten when it is done and its answer was taken."""
-        self.num_begun += 1
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
         self.line.put_nowait((task, feed))

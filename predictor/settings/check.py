@@ -41,6 +41,13 @@ def contradictions(values: Mapping[str, Any], sources: Mapping[str, str]) -> lis
         values["audio_channel"]
     ):
         refuse("audio_channel", "must be mix, separate or a number from 0 to 63")
+    devices = values["devices"] or ()
+    if any(not index.isdigit() for index in devices) or len(set(devices)) < len(devices):
+        refuse("devices", "must be different whole numbers, separated by commas")
+    if values["engine_process"] is False and devices not in ((), ("0",)):
+        refuse("engine_process devices", "an engine on a device of its own needs its own process")
+    if values["engine_process"] is False and (values["num_front_processes"] or 1) > 1:
+        refuse("engine_process num_front_processes", "several fronts need an engine apart")
     needed = _tokens_needed(values)
     if needed > values["max_model_len"]:
         refuse(
