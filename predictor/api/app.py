@@ -35,8 +35,8 @@ class AppOptions:
 
     max_body_bytes: int
     max_held_bytes: int  # of all bodies together
-    has_page: bool  # whether browsers get a page at `/`
     recognize_details: bool  # whether `/api/v1/recognize` answers with `details` as well
+    has_page: bool = False  # whether browsers get a page at `/`
 
 
 def create_app(
