@@ -36,7 +36,8 @@ BUCKETS_S = (
     2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 160, 192, 224, 256, 320, 384, 448, 512, 560, 584,
     608,
 )  # fmt: skip
-STEP_BUCKETS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)  # kept sequences, each with an open window
+# Kept sequences, each with an open window.
+STEP_BUCKETS = (1, 2, 3, 4, 6, 8, 10, 12, 16, 20, 24, 28, 32)
 
 
 class PrefillGraphs:
@@ -108,7 +109,7 @@ class PrefillGraphs:
     ) -> tuple[Tensor, Tensor] | None:
         """Start a prefill where a graph holds it: results as `settle` makes them and the loudest
         bin of each stretch, on the device, until the next start. None = nothing was started."""
-        if not self._decoder.fusion.prefill and any(s.num_cached for s in sequences):
+        if layout.reads_cache and not self._decoder.fusion.prefill:
             return None  # without the kernel nothing here reads the cache
         size = Size.of(layout, stretches)
         graph = next((g for bucket, g in self._graphs.items() if bucket.holds(size)), None)
@@ -192,7 +193,9 @@ class _PrefillGraph:
         )
         wanted, given, is_forced, owner = parts["checks"].unbind()
         checks = Checks(wanted, given, is_forced, owner, parts["slots"])
-        logits = decoder.prefill(x, positions, places, prompts, checks.wanted)
+        logits = decoder.prefill(
+            x, positions, places, prompts, checks.wanted, reads_cache=bucket.reads_cache
+        )
         loop = self._loop
         results = settle(
             logits, decoder.choose(logits), positions, checks, (loop.tokens, loop.positions),
