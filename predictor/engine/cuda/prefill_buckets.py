@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Batch
 from dataclasses import dataclass, field
-from math import prod
+from math import inf, prod
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +47,7 @@ class Size:
     num_wanted: int  # rows whose logits are asked for
     longest_prompt: int
     reads_cache: bool  # some prompt attends to what was there before
+    is_plain: bool  # whole recordings, of each of which nothing but the next token is asked
 
     @classmethod
     def of(cls, layout: PromptLayout, stretches: Batch[Stretch]) -> Size:
@@ -59,6 +60,8 @@ class Size:
             len(layout.wanted),
             max(layout.lengths),
             layout.reads_cache,
+            len(layout.wanted) == len(layout.lengths)
+            and not any(s.follows or s.loudest > -inf for s in stretches),
         )
 
 
@@ -150,6 +153,7 @@ class Bucket:
     def holds(self, size: Size) -> bool:
         return (
             (self.reads_cache or not size.reads_cache)
+            and (self.num_steps > 0 or size.is_plain)
             and size.num_sequences <= self.num_sequences
             and size.num_stretches <= self.num_stretches
             and size.num_followed <= self.num_followed

@@ -18,7 +18,7 @@ from torch import Tensor
 from predictor.engine.cuda.capture import Capturer
 from predictor.engine.cuda.decode_loop import DecodeLoop
 from predictor.engine.cuda.prefill_buckets import MORE_SAMPLES, Bucket, Size
-from predictor.engine.cuda.verify import Checks, settle
+from predictor.engine.cuda.verify import Checks, go_on, settle
 from predictor.engine.prompts import PromptLayout
 from predictor.engine.sequence import Sequence
 from predictor.model.attention import Packing
@@ -171,9 +171,12 @@ class _PrefillGraph:
             part.name: self._ints[part.first : part.first + part.size].view(part.shape)
             for part in bucket.parts
         }
-        before = parts["before"].to(torch.int32).view(torch.float32)
+        before, followed = None, None
+        if bucket.num_steps:
+            before = parts["before"].to(torch.int32).view(torch.float32)
+            followed = parts["followed"]
         chunks, loudest = log_mel.features(
-            self._waveforms, parts["table"], before, parts["followed"]
+            self._waveforms, parts["table"], bucket.num_stretches + 1, before, followed
         )
         windows = Packing(
             bucket.num_windows,
@@ -197,7 +200,7 @@ class _PrefillGraph:
             x, positions, places, prompts, checks.wanted, reads_cache=bucket.reads_cache
         )
         loop = self._loop
-        results = settle(
+        results = (settle if bucket.num_steps else go_on)(
             logits, decoder.choose(logits), positions, checks, (loop.tokens, loop.positions),
             loop.scratch,
         )  # fmt: skip
