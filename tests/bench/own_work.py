@@ -30,6 +30,7 @@ from predictor.engine.protocol import Receive
 from predictor.engine.sequence import Limits
 from predictor.logs import configure_logging
 from predictor.settings.read import load_settings
+from predictor.startup import keep_freed_memory
 from predictor.text.tokenizer import TextTokenizer
 from predictor.types import EngineRequest, ExtendRequest, TokenChunk
 from tests.bench.environment import ROOT, describe
@@ -94,6 +95,7 @@ def serve() -> None:
         core = InstantCore(TextTokenizer.load(CHECKPOINT))
         return loading.MadeEngine(EngineClient([core]), "none", "none")
 
+    keep_freed_memory()
     build_server(settings, loading=loading.Loading(settings, make)).start()
 
 
