@@ -7,16 +7,14 @@ each message and its file together. Linux only.
 
 from __future__ import annotations
 
-import mmap
 import os
 import signal
 import socket
 from typing import BinaryIO, Final
 
-import numpy as np
-
 from predictor.audio.worker import MAX_MESSAGE_BYTES, READY, STOP, Job, Message
 from predictor.processes import ChildProcess, bare_environment
+from predictor.shared_samples import mapped
 from predictor.types import Samples
 
 _START_TIMEOUT_S: Final = 60.0
@@ -89,10 +87,7 @@ class Worker:
         message = Message.from_json(line)
         if fd is None:
             return message, None
-        try:
-            return message, _mapped(fd, message.num_samples)
-        finally:
-            os.close(fd)
+        return message, mapped(fd, message.num_samples)
 
     def answer(self, granted_s: float | None) -> None:
         """The answer to a message that asks for more: a new total, None to stop."""
@@ -133,10 +128,3 @@ def _fill(file: BinaryIO, data: bytes | memoryview) -> None:
     while rest:
         rest = rest[os.write(file.fileno(), rest) :]
     file.seek(0)
-
-
-def _mapped(fd: int, num_samples: int) -> Samples:
-    """The samples in `fd`, not copied; the mapping lives as long as the array."""
-    if num_samples == 0:
-        return np.empty(0, dtype=np.float32)
-    return np.frombuffer(mmap.mmap(fd, num_samples * 4, prot=mmap.PROT_READ), dtype=np.float32)

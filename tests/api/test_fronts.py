@@ -142,12 +142,12 @@ def test_a_port_in_use_is_an_error(pod: Any, start_server: Any) -> None:
 
 
 def test_an_orderly_end(
-    pod: Any, wav: Callable[..., bytes], noise: Callable[..., np.ndarray]
+    pod: Any, wav: Callable[..., bytes], talk: Callable[..., np.ndarray]
 ) -> None:
     """Requests in flight on any front are answered after SIGTERM; then everything is gone."""
     pids = children(pod.process.pid, FRONT) + children(pod.process.pid, ENGINE)
     assert len(pids) == 4
-    clip = wav(noise(12.0))
+    clip = wav(talk(12.0))
     with concurrent.futures.ThreadPoolExecutor(6) as pool:
         work = [
             pool.submit(httpx.post, pod.url + RECOGNIZE, files={"audio": clip}, timeout=60)
