@@ -1,6 +1,7 @@
 """The command line: `python -m pipelines evaluate|compare|promote|rollback|status|compile|submit`.
 
-Exit codes: 0 done or accepted, 1 refused or rolled back, 2 a mistake in the call or its inputs.
+Exit codes: 0 done or accepted, 1 refused, rolled back or too much failed, 2 a mistake in the call
+or its inputs, 3 undecided.
 What a machine reads goes to standard output, what a person watches to standard error.
 """
 
@@ -14,8 +15,7 @@ from typing import Any
 
 from pipelines import options
 from pipelines.lib.errors import PipelineError
-
-OK, REFUSED, MISTAKE, INTERRUPTED = 0, 1, 2, 130
+from pipelines.output import ExitCode
 
 EVALUATE = """\
 Transcribe recordings with a running service and score the answers.
@@ -35,7 +35,8 @@ Compare two reports of the same recordings and judge the candidate by the gate.
 
   python -m pipelines compare out/v1/report.json out/v2/report.json --out out/v1-v2
 
-Exit code 0: the candidate is accepted; 1: it is refused, and the reasons say why.
+Exit code 0: the candidate is accepted; 1: it is refused, and the reasons say why; 3: too few
+recordings to tell, and the reasons say how many would decide.
 """
 PROMOTE = """\
 Roll a candidate out if the evaluation finds it good enough.
@@ -80,14 +81,16 @@ def main(arguments: Sequence[str]) -> int:
     """Run one command; gives its exit code."""
     parsed = build_parser().parse_args(arguments)
     try:
-        accepted: bool = _function(parsed.run)(parsed)
+        outcome = _function(parsed.run)(parsed)
     except PipelineError as error:
         sys.stderr.write(f"error: {error}\n")
-        return MISTAKE
+        return ExitCode.MISTAKE
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; the same command continues\n")
-        return INTERRUPTED
-    return OK if accepted else REFUSED
+        return ExitCode.INTERRUPTED
+    if isinstance(outcome, bool):
+        return ExitCode.OK if outcome else ExitCode.REFUSED
+    return int(outcome)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -95,7 +98,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m pipelines",
         description="Evaluate a Qwen3-ASR service, and let the evaluation decide over a canary.",
-        epilog="Exit codes: 0 done or accepted, 1 refused or rolled back, 2 a mistake in the call.",
+        epilog="Exit codes: 0 done or accepted, 1 refused, rolled back or too much failed, "
+        "2 a mistake in the call, 3 undecided.",
     )
     added = parser.add_subparsers(required=True, metavar="COMMAND")
     command = _command(added, "evaluate", EVALUATE, "commands:run_evaluate")
@@ -129,10 +133,10 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _function(name: str) -> Callable[[argparse.Namespace], bool]:
+def _function(name: str) -> Callable[[argparse.Namespace], bool | int]:
     """A command's function, imported now: the Kubernetes client alone takes half a second."""
     module, _, function = name.partition(":")
-    found: Callable[[argparse.Namespace], bool] = getattr(
+    found: Callable[[argparse.Namespace], bool | int] = getattr(
         import_module(f"pipelines.{module}"), function
     )
     return found

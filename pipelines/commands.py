@@ -8,13 +8,18 @@ from pathlib import Path
 from pipelines import compile as compiler
 from pipelines import options
 from pipelines.evaluate import JOURNAL, REPORT_HTML, evaluate
-from pipelines.lib.compare import compare_reports
 from pipelines.lib.errors import OptionError
 from pipelines.lib.evaluation import Report, read_report
-from pipelines.lib.gate import decide
+from pipelines.lib.gate import Verdict, judge_reports
 from pipelines.lib.render import comparison_markdown, report_markdown, write_comparison
 from pipelines.local_service import LocalService
-from pipelines.output import note, write, write_json
+from pipelines.output import ExitCode, note, write, write_json
+
+EXIT_CODES = {
+    Verdict.ACCEPTED: ExitCode.OK,
+    Verdict.REFUSED: ExitCode.REFUSED,
+    Verdict.UNDECIDED: ExitCode.UNDECIDED,
+}
 
 
 def run_evaluate(parsed: argparse.Namespace) -> bool:
@@ -46,18 +51,17 @@ def _evaluate(parsed: argparse.Namespace, url: str) -> Report:
     )
 
 
-def run_compare(parsed: argparse.Namespace) -> bool:
-    """Compare two reports; good when the gate accepts the candidate."""
+def run_compare(parsed: argparse.Namespace) -> int:
+    """Compare two reports; the verdict as an exit code."""
     stable, candidate = read_report(Path(parsed.stable)), read_report(Path(parsed.candidate))
-    comparison = compare_reports(stable, candidate)
-    decision = decide(comparison, options.gate_limits(parsed))
+    comparison, decision = judge_reports(stable, candidate, options.gate_limits(parsed))
     if parsed.out is not None:
         write_comparison(comparison, decision, parsed.out)
     if parsed.json:
         write_json({**comparison, "decision": decision.as_json()})
     else:
         write(comparison_markdown(comparison, decision))
-    return decision.accepted
+    return EXIT_CODES[decision.verdict]
 
 
 def run_compile(parsed: argparse.Namespace) -> bool:

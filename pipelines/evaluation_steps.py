@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.lib.client import API_KEY_ENV, ServiceOptions
-from pipelines.lib.compare import compare_reports
 from pipelines.lib.drift import DriftLimits, find_drift
 from pipelines.lib.errors import OptionError
 from pipelines.lib.evaluation import ScoringOptions, build_report, read_report, write_report
-from pipelines.lib.gate import GateLimits, decide
+from pipelines.lib.gate import GateLimits, judge_reports
 from pipelines.lib.journal import read_journal
 from pipelines.lib.manifest import read_manifest, write_manifest
 from pipelines.lib.readers import read_dataset
@@ -132,8 +131,9 @@ def judge(
     summary: str,
 ) -> tuple[Numbers, bool]:
     """Write comparison and decision; the main numbers, and whether the candidate is accepted."""
-    comparison = compare_reports(read_report(Path(stable)), read_report(Path(candidate)))
-    decision = decide(comparison, GateLimits.from_mapping(limits))
+    comparison, decision = judge_reports(
+        read_report(Path(stable)), read_report(Path(candidate)), GateLimits.from_mapping(limits)
+    )
     Path(decision_path).write_text(json.dumps(decision.as_json(), ensure_ascii=False), "utf-8")
     Path(page).write_text(comparison_html(comparison, decision), encoding="utf-8")
     Path(summary).write_text(comparison_markdown(comparison, decision), encoding="utf-8")

@@ -13,7 +13,7 @@ from pipelines.lib.bootstrap import NUM_RESAMPLES
 from pipelines.lib.client import API_KEY_ENV, PROTOCOLS, ServiceOptions
 from pipelines.lib.errors import OptionError
 from pipelines.lib.evaluation import ScoringOptions
-from pipelines.lib.gate import GateLimits
+from pipelines.lib.limits import NOT_JUDGED, GateLimits
 from pipelines.lib.manifest import Clip
 from pipelines.lib.readers import LAYOUTS, read_dataset
 from pipelines.lib.render import AUDIO_BUDGET_BYTES
@@ -70,8 +70,9 @@ def add_scoring(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("scoring")
     group.add_argument(
         "--cluster-by",
-        default="clip",
-        help='unit of resampling: "clip", "speaker" or a tag (default %(default)s)',
+        default="auto",
+        help='what varies together: "clip", "speaker", a tag, or "auto": speaker, else session, '
+        "else clip (default %(default)s)",
     )
     group.add_argument("--resamples", type=int, default=NUM_RESAMPLES, help="default %(default)s")
     group.add_argument("--seed", type=int, default=0, help="of the bootstrap (default %(default)s)")
@@ -87,8 +88,19 @@ def add_scoring(parser: argparse.ArgumentParser) -> None:
 
 def add_gate(parser: argparse.ArgumentParser) -> None:
     """The gate's limits, one option each."""
-    group = parser.add_argument_group("gate (rates are shares: 0.01 is 1 %)")
-    _add_fields(group, GateLimits)
+    group = parser.add_argument_group(
+        'gate (rates are shares: 0.01 is 1 %; "none" = not judged; --wer-margin 5%% = relative)'
+    )
+    group.add_argument(
+        "--language-margin",
+        action="append",
+        default=[],
+        metavar="LANGUAGE=MARGIN",
+        help="of one language, such as Chinese=0.01, German=5%% or Thai=none",
+    )
+    group.add_argument("--slices", default="", metavar="TAG,…", help="tags judged as languages are")
+    group.add_argument("--wer-margin", default=GateLimits().wer_margin, help="default %(default)s")
+    _add_fields(group, GateLimits, leave_out=("language_margins", "slices", "wer_margin"))
 
 
 def add_plan(parser: argparse.ArgumentParser) -> None:
@@ -194,7 +206,15 @@ def read_clips(parsed: argparse.Namespace) -> list[Clip]:
 
 def gate_limits(parsed: argparse.Namespace) -> GateLimits:
     """The gate's limits."""
-    return GateLimits.from_mapping({f.name: getattr(parsed, f.name) for f in fields(GateLimits)})
+    values = {
+        f.name: getattr(parsed, f.name) for f in fields(GateLimits) if hasattr(parsed, f.name)
+    }
+    margins = [text.partition("=") for text in parsed.language_margin]
+    for name, equals, _ in margins:
+        if not equals:
+            raise OptionError(f"language-margin: {name!r} is not LANGUAGE=MARGIN")
+    values["language_margins"] = {name: margin for name, _, margin in margins}
+    return GateLimits.from_mapping(values)
 
 
 def plan(parsed: argparse.Namespace) -> Plan:
@@ -205,6 +225,10 @@ def plan(parsed: argparse.Namespace) -> Plan:
 def watch_limits(parsed: argparse.Namespace) -> WatchLimits:
     """What is watched."""
     return WatchLimits(**{f.name: getattr(parsed, f"watch_{f.name}") for f in fields(WatchLimits)})
+
+
+def _number(text: str) -> float | None:
+    return None if text.lower() in NOT_JUDGED else float(text)
 
 
 def _add_fields(
@@ -218,7 +242,7 @@ def _add_fields(
         default = getattr(defaults, each.name)
         group.add_argument(
             f"--{prefix}{each.name.replace('_', '-')}",
-            type=int if isinstance(default, int) else float,
+            type=int if isinstance(default, int) else _number,
             default=default,
             help="default: not judged" if default is None else "default %(default)s",
         )

@@ -16,10 +16,9 @@ import yaml
 
 from pipelines.evaluate import EvaluateOptions, evaluate
 from pipelines.lib.client import ServiceOptions
-from pipelines.lib.compare import compare_reports
 from pipelines.lib.errors import OptionError, PipelineError, RolloutError
 from pipelines.lib.evaluation import Report
-from pipelines.lib.gate import Decision, GateLimits, decide
+from pipelines.lib.gate import Decision, GateLimits, judge_reports
 from pipelines.lib.manifest import Clip
 from pipelines.lib.render import write_comparison
 from pipelines.rollout.machine import Outcome, Rollout
@@ -102,8 +101,7 @@ def decide_and_write(
     stable: Report, candidate: Report, limits: GateLimits, folder: Path
 ) -> Decision:
     """Compare, decide, and write comparison.json, .md and .html."""
-    comparison = compare_reports(stable, candidate)
-    decision = decide(comparison, limits)
+    comparison, decision = judge_reports(stable, candidate, limits)
     write_comparison(comparison, decision, folder)
     return decision
 

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from pipelines.lib.bootstrap import LEVEL, NUM_RESAMPLES, rate_interval
+from pipelines.lib.bootstrap import MIN_RESAMPLES, NUM_RESAMPLES
 from pipelines.lib.calibration import calibrate
+from pipelines.lib.clusters import Clustering, choose_clustering
 from pipelines.lib.errors import ManifestError, OptionError
+from pipelines.lib.intervals import LEVEL, rate_interval
 from pipelines.lib.journal import Record
 from pipelines.lib.manifest import Clip, digest
 from pipelines.lib.normalize import guess_language
@@ -29,9 +31,8 @@ from pipelines.lib.results import (
 )
 from pipelines.lib.score import ClipScore, Counts, Kind, Pair, score_all, total
 
-VERSION = 1
+VERSION = 2
 DURATION_EDGES_S = (0, 2, 5, 10, 20, 30, 60)
-SLICE_RESAMPLES = 2_000  # there can be a hundred slices
 MAX_TAG_VALUES = 50  # a tag with more values is an identifier, not a slice
 
 Report = dict[str, Any]
@@ -41,11 +42,18 @@ Report = dict[str, Any]
 class ScoringOptions:
     """What a report is made with, beside the transcripts."""
 
-    cluster_by: str = "clip"  # unit of resampling: "clip", "speaker" or the name of a tag
+    # What varies together: "auto" (speaker, else session, else clip), "clip", "speaker" or a tag.
+    cluster_by: str = "auto"
     num_resamples: int = NUM_RESAMPLES
     level: float = LEVEL
     seed: int = 0
     price_per_hour: float | None = None  # of the service while it runs, any currency
+
+    def __post_init__(self) -> None:
+        if self.num_resamples < MIN_RESAMPLES:
+            raise OptionError(
+                f"num_resamples {self.num_resamples} is below the least, {MIN_RESAMPLES}"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,13 +84,15 @@ def build_report(
     Raises OptionError when `cluster_by` names nothing that the clips have.
     """
     options = options or ScoringOptions()
-    items = score_clips(clips, records, options.cluster_by)
+    clustering = choose_clustering(clips, options.cluster_by)
+    items = score_clips(clips, records, clustering)
     return {
         "version": VERSION,
         "title": title,
         "service": service or {},
         "manifest_sha256": digest(clips),
         "scoring": asdict(options),
+        "clustering": clustering.as_json(),
         "summary": summarize(items, options),
         "slices": _slices(items, options),
         "confusion": language_confusion(
@@ -106,11 +116,17 @@ def read_report(path: Path) -> Report:
     except (OSError, ValueError) as error:
         raise ManifestError(f"{path}: is no report: {error}") from error
     if not isinstance(report, dict) or report.get("version") != VERSION:
-        raise ManifestError(f"{path}: is no report of version {VERSION}")
+        found = report.get("version") if isinstance(report, dict) else None
+        raise ManifestError(
+            f"{path}: is no report of version {VERSION} (found {found}); its journal can be scored "
+            "anew with: python -m pipelines rescore"
+        )
     return report
 
 
-def score_clips(clips: Sequence[Clip], records: Sequence[Record], cluster_by: str) -> list[Scored]:
+def score_clips(
+    clips: Sequence[Clip], records: Sequence[Record], clustering: Clustering
+) -> list[Scored]:
     """Every clip with its record, its alignment and its cluster."""
     scores = score_all(
         [
@@ -119,7 +135,7 @@ def score_clips(clips: Sequence[Clip], records: Sequence[Record], cluster_by: st
         ]
     )
     return [
-        Scored(clip, record, score, _cluster(clip, cluster_by))
+        Scored(clip, record, score, clustering.of(clip))
         for clip, record, score in zip(clips, records, scores, strict=True)
     ]
 
@@ -130,16 +146,18 @@ def summarize(items: Sequence[Scored], options: ScoringOptions) -> dict[str, Any
     scores = [item.score for item in answered]
     records = [item.record for item in items]
     failed, codes = failures(records)
+    by_metric = {
+        metric: errors_of([i for i in answered if i.score.metric == metric], options)
+        for metric in sorted({s.metric.value for s in scores if s.kind is Kind.SPEECH})
+    }
     return {
         "num_clips": len(items),
         "num_speech": sum(score.kind is Kind.SPEECH for score in scores),
         "num_unscored": sum(score.kind is Kind.UNSCORED for score in scores),
         "num_clusters": len({item.cluster for item in items}),
-        "errors": errors_of(answered, options),
-        "by_metric": {
-            metric: errors_of([i for i in answered if i.score.metric == metric], options)
-            for metric in sorted({score.metric.value for score in scores})
-        },
+        # Words and characters are never added up: with both there is no common rate.
+        "errors": errors_of(answered if len(by_metric) == 1 else [], options),
+        "by_metric": by_metric,
         "hallucination": hallucination(scores).as_json(),
         "repetition": repetition(scores, [item.record for item in answered]).as_json(),
         "language_accuracy": _language_accuracy(answered),
@@ -159,11 +177,9 @@ def errors_of(items: Iterable[Scored], options: ScoringOptions) -> dict[str, Any
             [item.score.counts.num_errors for item in speech],
             [item.score.counts.num_reference for item in speech],
             [item.cluster for item in speech],
-            num_resamples=options.num_resamples,
             level=options.level,
-            seed=options.seed,
         )
-        interval = [found.low, found.high]
+        interval = None if found is None else [found.low, found.high]
     return {**_counts_json(counts), "rate": counts.rate, "interval": interval}
 
 
@@ -179,7 +195,6 @@ def duration_bucket(duration_s: float | None) -> str:
 
 def _slices(items: Sequence[Scored], options: ScoringOptions) -> dict[str, dict[str, Any]]:
     """Summaries by language, duration and every tag with few enough values."""
-    fewer = replace(options, num_resamples=min(options.num_resamples, SLICE_RESAMPLES))
     keys: dict[str, Callable[[Scored], Sequence[str]]] = {
         "language": lambda item: [str(item.clip.language)],
         "duration": lambda item: [duration_bucket(item.duration_s)],
@@ -193,7 +208,7 @@ def _slices(items: Sequence[Scored], options: ScoringOptions) -> dict[str, dict[
             for value in values_of(item):
                 groups.setdefault(value, []).append(item)
         if groups and len(groups) <= MAX_TAG_VALUES:
-            slices[name] = {v: summarize(group, fewer) for v, group in sorted(groups.items())}
+            slices[name] = {v: summarize(group, options) for v, group in sorted(groups.items())}
     return slices
 
 
@@ -203,16 +218,19 @@ def _row(item: Scored) -> dict[str, Any]:
         "id": clip.id,
         "audio": clip.audio,
         "language": clip.language,
+        "scored_as": _scoring_language(clip, record),
         "detected": record.language,
         "reference": clip.text,
         "hypothesis": record.text,
         "kind": score.kind.value,
         "metric": score.metric.value,
         **_counts_json(score.counts),
+        "operations": score.operations,
         "confidence": record.confidence,
         "duration_s": item.duration_s,
         "latency_s": record.latency_s,
         "ttft_s": record.ttft_s,
+        "started_at": record.started_at,
         "looping": is_looping(score, record),
         "error": record.error,
         "error_message": record.error_message,
@@ -228,15 +246,6 @@ def _counts_json(counts: Counts) -> dict[str, int]:
 def _scoring_language(clip: Clip, record: Record) -> str | None:
     """By the reference where there is one, so that two services are scored in the same units."""
     return clip.language or guess_language(clip.text or record.text)
-
-
-def _cluster(clip: Clip, cluster_by: str) -> str:
-    if cluster_by == "clip":
-        return clip.id
-    found = (clip.speaker,) if cluster_by == "speaker" else clip.tags.get(cluster_by)
-    if not found or found[0] is None:
-        raise OptionError(f"cluster_by: {cluster_by!r}, but clip {clip.id!r} does not say its own")
-    return found[0]
 
 
 def _language_accuracy(items: Sequence[Scored]) -> float | None:

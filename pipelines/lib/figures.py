@@ -44,14 +44,19 @@ def to_svg(figure: Figure) -> str:
 
 def error_rates(report: Report) -> Figure:
     """Error rate of every slice with its confidence interval, the whole set on top."""
-    rows: list[tuple[str, Mapping[str, Any]]] = [("all", report["summary"]["errors"])]
+    metrics = report["summary"]["by_metric"]
+    rows: list[tuple[str, Mapping[str, Any]]] = [
+        ("all" if len(metrics) == 1 else f"all, {metric.upper()}", errors)
+        for metric, errors in metrics.items()
+    ]
     for name, groups in report["slices"].items():
         rows += [(f"{name}: {value}", group["errors"]) for value, group in groups.items()]
     rows = [(label, errors) for label, errors in rows if errors["rate"] is not None]
     figure, axes = _axes(0.6 + 0.24 * max(len(rows), 1))
     for position, (_, errors) in enumerate(reversed(rows)):
-        low, high = errors["interval"]
-        axes.plot([low * 100, high * 100], [position] * 2, color=BLUE, linewidth=2, alpha=0.5)
+        if errors["interval"] is not None:
+            ends = [end * 100 for end in errors["interval"]]
+            axes.plot(ends, [position] * 2, color=BLUE, linewidth=2, alpha=0.5)
         axes.plot(errors["rate"] * 100, position, "o", color=BLUE, markersize=5, clip_on=False)
     labels = [f"{label}  ({errors['num_reference']})" for label, errors in reversed(rows)]
     axes.set_yticks(range(len(rows)), labels)
@@ -110,15 +115,16 @@ def reliability(report: Report) -> Figure:
 
 
 def differences(comparison: Comparison) -> Figure:
-    """Candidate minus stable error rate with paired intervals, in all and by language."""
-    rows = [("all", comparison["errors"]), *comparison["by_language"].items()]
-    rows = [(label, found) for label, found in rows if found is not None]
+    """Candidate minus stable error rate with paired intervals, by language, largest first."""
+    rows = sorted(comparison["by_language"].items(), key=lambda row: -abs(row[1]["difference"]))
     figure, axes = _axes(0.7 + 0.3 * max(len(rows), 1))
     axes.axvline(0, color=GREY, linewidth=1)
     for position, (_, found) in enumerate(reversed(rows)):
-        color = GREEN if found["high"] <= 0 else ORANGE if found["low"] > 0 else BLUE
-        ends = [found["low"] * 100, found["high"] * 100]
-        axes.plot(ends, [position] * 2, color=color, linewidth=2, alpha=0.6)
+        color = BLUE
+        if found["low"] is not None:
+            color = GREEN if found["high"] <= 0 else ORANGE if found["low"] > 0 else BLUE
+            ends = [found["low"] * 100, found["high"] * 100]
+            axes.plot(ends, [position] * 2, color=color, linewidth=2, alpha=0.6)
         axes.plot(found["difference"] * 100, position, "o", color=color, markersize=5)
     axes.set_yticks(range(len(rows)), [label for label, _ in reversed(rows)])
     axes.set_ylim(-0.6, len(rows) - 0.4)

@@ -15,7 +15,7 @@ from pipelines.lib.client import Answer
 from pipelines.lib.clips_audio import data_uri, embed_audio
 from pipelines.lib.compare import Comparison
 from pipelines.lib.evaluation import Report
-from pipelines.lib.gate import Decision
+from pipelines.lib.gate import Decision, Outcome
 from pipelines.lib.normalize import Metric, guess_language, normalize, units
 from pipelines.lib.score import Span, align
 
@@ -138,6 +138,24 @@ def _interval(values: Sequence[float] | None) -> str:
     return "–" if values is None else f"{values[0] * 100:.2f}–{values[1] * 100:.2f}"
 
 
+def _ends(found: Mapping[str, Any]) -> str:
+    if found["low"] is None:
+        return f"not enough clusters ({found['num_clusters']})"
+    return f"{_points(found['low'])} to {_points(found['high'])}"
+
+
+def _mark(outcome: Outcome) -> str:
+    return {Outcome.KEPT: "✓", Outcome.BROKEN: "✗", Outcome.OPEN: "?"}[outcome]
+
+
+def _rate_rows(comparison: Comparison) -> list[tuple[str, Mapping[str, Any]]]:
+    """Languages and slices, the largest change first."""
+    rows = list(comparison["by_language"].items())
+    for tag, values in comparison["slices"].items():
+        rows += [(f"{tag}: {value}", found) for value, found in values.items()]
+    return sorted(rows, key=lambda row: -abs(row[1]["difference"]))
+
+
 def _joined(span_units: Sequence[str], metric: str) -> str:
     return ("" if metric == Metric.CER else " ").join(span_units)
 
@@ -157,6 +175,9 @@ def _environment() -> jinja2.Environment:
         "number": _number,
         "interval": _interval,
         "joined": _joined,
+        "ends": _ends,
+        "mark": _mark,
+        "rate_rows": _rate_rows,
     }
     return environment
 

@@ -16,6 +16,8 @@ import jiwer
 
 from pipelines.lib.normalize import Metric, metric_for, normalize, units
 
+LETTERS = {"equal": "C", "substitute": "S", "delete": "D", "insert": "I"}
+
 
 class Kind(StrEnum):
     """What a recording can be judged for."""
@@ -76,6 +78,14 @@ class ClipScore:
     metric: Metric
     counts: Counts
     spans: tuple[Span, ...]
+
+    @property
+    def operations(self) -> str:
+        """The alignment, a letter a step: C correct, S substituted, D deleted, I inserted."""
+        return "".join(
+            LETTERS[span.operation] * max(len(span.reference), len(span.hypothesis))
+            for span in self.spans
+        )
 
     @property
     def num_hypothesis(self) -> int:

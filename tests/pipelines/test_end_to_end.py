@@ -29,12 +29,18 @@ from tests.pipelines.fake_cluster import NAMESPACE, FakeCluster, inference_servi
 from tests.pipelines.proxy import Proxy
 from tests.pipelines.recordings import write_small_set
 from tests.pipelines.service import Service
-from tests.pipelines.test_promote import write_clips, write_kubeconfig
+from tests.pipelines.test_promote import FEW, FEW_LIMITS, write_clips, write_kubeconfig
 
 ROOT = Path(__file__).parents[2]
 CHECKPOINTS = ROOT / "predictor" / "checkpoints"
 TINY, EARLY = "s3://models/tiny", "s3://models/tiny-early"
-PATIENT = ["--p95-latency-ratio=50", "--attempts=3", "--concurrency=4", "--resamples=1000"]
+PATIENT = [
+    *FEW,
+    "--hallucination-margin=none",
+    "--attempts=3",
+    "--concurrency=4",
+    "--resamples=1000",
+]
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +176,7 @@ def test_the_pipeline_promotes_the_better_and_refuses_the_worse(
         ingress=gateway.url,
         num_shards=1,
         concurrency=4,
-        limits={"p95_latency_ratio": 50},
+        limits=FEW_LIMITS,
         plan=plan,
         accepted_report=str(accepted),
     )
