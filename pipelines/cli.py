@@ -1,4 +1,4 @@
-"""The command line: `python -m pipelines evaluate|compare|promote|rollback|status|compile|submit`.
+"""The command line: `python -m pipelines evaluate|compare|plan|promote|rollback|status|…`.
 
 Exit codes: 0 done or accepted, 1 refused, rolled back or too much failed, 2 a mistake in the call
 or its inputs, 3 undecided.
@@ -37,6 +37,15 @@ Compare two reports of the same recordings and judge the candidate by the gate.
 
 Exit code 0: the candidate is accepted; 1: it is refused, and the reasons say why; 3: too few
 recordings to tell, and the reasons say how many would decide.
+"""
+PLAN = """\
+Say how many recordings an evaluation needs before the gate can decide.
+
+  # a rate of 5 %, a margin of half a point, 12 words and 5 s a recording
+  python -m pipelines plan --rate 0.05 --margin 0.005
+
+  # recordings like those of a report, each of its languages; a margin relative to the rate
+  python -m pipelines plan --report out/v1/report.json --margin 5%
 """
 PROMOTE = """\
 Roll a candidate out if the evaluation finds it good enough.
@@ -112,6 +121,8 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("candidate", help="report.json of the candidate")
     options.add_gate(command)
     options.add_out(command, required=False)
+    command = _command(added, "plan", PLAN, "commands:run_plan")
+    options.add_planning(command)
     command = _command(added, "promote", PROMOTE, "rollout_commands:run_promote")
     options.add_cluster(command)
     options.add_candidate(command)

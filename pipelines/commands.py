@@ -11,6 +11,8 @@ from pipelines.evaluate import JOURNAL, REPORT_HTML, evaluate
 from pipelines.lib.errors import OptionError
 from pipelines.lib.evaluation import Report, read_report
 from pipelines.lib.gate import Verdict, judge_reports
+from pipelines.lib.limits import parse_margin
+from pipelines.lib.plan import expected_of, needed
 from pipelines.lib.render import comparison_markdown, report_markdown, write_comparison
 from pipelines.local_service import LocalService
 from pipelines.output import ExitCode, note, write, write_json
@@ -62,6 +64,28 @@ def run_compare(parsed: argparse.Namespace) -> int:
     else:
         write(comparison_markdown(comparison, decision))
     return EXIT_CODES[decision.verdict]
+
+
+def run_plan(parsed: argparse.Namespace) -> bool:
+    """How many recordings the gate needs."""
+    margin = parse_margin(parsed.margin, "plan: margin")
+    if margin is None:
+        raise OptionError("plan: margin: none asks for no evaluation at all")
+    expected = options.expected(parsed)
+    asked = {"": expected}
+    if parsed.report is not None:
+        asked = expected_of(read_report(parsed.report), expected)
+    found = {language: needed(margin, each) for language, each in asked.items()}
+    if parsed.json:
+        write_json({language or "all": each.as_json() for language, each in found.items()})
+        return True
+    for language, each in found.items():
+        write(
+            f"{language + ': ' if language else ''}{each.clips} recordings of {each.speakers} "
+            f"speakers, {each.hours:.1f} h, for a margin of {margin} at a rate of "
+            f"{asked[language].rate:.2%} and a power of {asked[language].power:.0%}\n"
+        )
+    return True
 
 
 def run_compile(parsed: argparse.Namespace) -> bool:

@@ -15,6 +15,7 @@ from pipelines.lib.errors import OptionError
 from pipelines.lib.evaluation import ScoringOptions
 from pipelines.lib.limits import NOT_JUDGED, GateLimits
 from pipelines.lib.manifest import Clip
+from pipelines.lib.plan import Expected
 from pipelines.lib.readers import LAYOUTS, read_dataset
 from pipelines.lib.render import AUDIO_BUDGET_BYTES
 from pipelines.rollout.plan import Plan
@@ -101,6 +102,38 @@ def add_gate(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--slices", default="", metavar="TAG,…", help="tags judged as languages are")
     group.add_argument("--wer-margin", default=GateLimits().wer_margin, help="default %(default)s")
     _add_fields(group, GateLimits, leave_out=("language_margins", "slices", "wer_margin"))
+
+
+def add_planning(parser: argparse.ArgumentParser) -> None:
+    """What an evaluation to come is expected to be like."""
+    defaults = Expected(rate=0.0)
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--rate", type=float, help="the stable version's error rate, a share")
+    where.add_argument("--report", type=Path, help="report.json to take rate and lengths from")
+    parser.add_argument("--margin", default="0.005", help='such as 0.005 or "5%%" (%(default)s)')
+    helps = {
+        "difference": "true difference, candidate minus stable",
+        "power": "chance that the gate accepts such a candidate",
+        "words": "reference words or characters in a recording",
+        "clip_s": "seconds of a recording",
+        "burst": "how much errors come in runs: their variance in a recording over their mean",
+        "shared": "share of the errors that both versions make",
+        "clips_per_speaker": "recordings of one speaker",
+        "speaker_share": "share of the variance that lies between speakers",
+    }
+    for name, text in helps.items():
+        parser.add_argument(
+            f"--{name.replace('_', '-')}",
+            type=float,
+            default=getattr(defaults, name),
+            help=f"{text} (default %(default)s)",
+        )
+
+
+def expected(parsed: argparse.Namespace) -> Expected:
+    """The evaluation to come."""
+    values = {f.name: getattr(parsed, f.name) for f in fields(Expected) if f.name != "rate"}
+    return Expected(rate=parsed.rate or 0.0, **values)
 
 
 def add_plan(parser: argparse.ArgumentParser) -> None:

@@ -39,7 +39,7 @@ def matched_pairs(
     for first, second in pairs:
         found = segments(first["operations"], second["operations"])
         gaps += [b - a for a, b in found]
-    return test(gaps)
+    return compare_gaps(gaps)
 
 
 def segments(first: str, second: str) -> list[tuple[int, int]]:
@@ -70,7 +70,7 @@ def segments(first: str, second: str) -> list[tuple[int, int]]:
     return found
 
 
-def test(gaps: Sequence[int]) -> MatchedPairs:
+def compare_gaps(gaps: Sequence[int]) -> MatchedPairs:
     """The statistic of differences by segment."""
     number = len(gaps)
     mean = sum(gaps) / number if number else 0.0
