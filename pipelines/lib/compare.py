@@ -285,7 +285,7 @@ def _failed(row: Row) -> bool:
 
 
 def _hallucinates(row: Row) -> bool:
-    return bool(row["insertions"] > 0)
+    return bool(row["hallucinated"])
 
 
 def _wrong_language(row: Row) -> bool:

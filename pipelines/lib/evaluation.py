@@ -16,11 +16,12 @@ from typing import Any
 from pipelines.lib.bootstrap import MIN_RESAMPLES, NUM_RESAMPLES
 from pipelines.lib.calibration import calibrate
 from pipelines.lib.clusters import Clustering, choose_clustering
+from pipelines.lib.columns import formatting, keyword_errors
 from pipelines.lib.errors import ManifestError, OptionError
 from pipelines.lib.intervals import LEVEL, rate_interval
 from pipelines.lib.journal import Record
 from pipelines.lib.manifest import Clip, digest
-from pipelines.lib.normalize import guess_language
+from pipelines.lib.normalize import DEFAULT, guess_language
 from pipelines.lib.results import (
     failures,
     hallucination,
@@ -48,6 +49,9 @@ class ScoringOptions:
     level: float = LEVEL
     seed: int = 0
     price_per_hour: float | None = None  # of the service while it runs, any currency
+    normalizer: str = DEFAULT  # one of normalize.NORMALIZERS, or "module:function"
+    compounds: bool = False  # words that differ in their spaces only are right
+    keywords: tuple[str, ...] = ()  # names and terms whose errors are counted apart
 
     def __post_init__(self) -> None:
         if self.num_resamples < MIN_RESAMPLES:
@@ -85,7 +89,7 @@ def build_report(
     """
     options = options or ScoringOptions()
     clustering = choose_clustering(clips, options.cluster_by)
-    items = score_clips(clips, records, clustering)
+    items = score_clips(clips, records, clustering, options)
     return {
         "version": VERSION,
         "title": title,
@@ -125,14 +129,19 @@ def read_report(path: Path) -> Report:
 
 
 def score_clips(
-    clips: Sequence[Clip], records: Sequence[Record], clustering: Clustering
+    clips: Sequence[Clip],
+    records: Sequence[Record],
+    clustering: Clustering,
+    options: ScoringOptions,
 ) -> list[Scored]:
     """Every clip with its record, its alignment and its cluster."""
     scores = score_all(
         [
-            Pair(clip.id, clip.text, record.text, _scoring_language(clip, record))
+            Pair(clip.id, clip.text, record.text, scoring_language(clip, record), clip.alternatives)
             for clip, record in zip(clips, records, strict=True)
-        ]
+        ],
+        normalizer=options.normalizer,
+        compounds=options.compounds,
     )
     return [
         Scored(clip, record, score, clustering.of(clip))
@@ -158,6 +167,21 @@ def summarize(items: Sequence[Scored], options: ScoringOptions) -> dict[str, Any
         # Words and characters are never added up: with both there is no common rate.
         "errors": errors_of(answered if len(by_metric) == 1 else [], options),
         "by_metric": by_metric,
+        "num_spacing": sum(score.num_spacing for score in scores if score.kind is Kind.SPEECH),
+        "formatting": formatting(
+            (item.clip.text or "", item.record.text)
+            for item in answered
+            if item.score.kind is Kind.SPEECH
+        ),
+        "keywords": keyword_errors(
+            (
+                (item.clip.text or "", item.record.text, scoring_language(item.clip, item.record))
+                for item in answered
+                if item.score.kind is Kind.SPEECH
+            ),
+            options.keywords,
+            options.normalizer,
+        ),
         "hallucination": hallucination(scores).as_json(),
         "repetition": repetition(scores, [item.record for item in answered]).as_json(),
         "language_accuracy": _language_accuracy(answered),
@@ -218,7 +242,7 @@ def _row(item: Scored) -> dict[str, Any]:
         "id": clip.id,
         "audio": clip.audio,
         "language": clip.language,
-        "scored_as": _scoring_language(clip, record),
+        "scored_as": scoring_language(clip, record),
         "detected": record.language,
         "reference": clip.text,
         "hypothesis": record.text,
@@ -226,6 +250,9 @@ def _row(item: Scored) -> dict[str, Any]:
         "metric": score.metric.value,
         **_counts_json(score.counts),
         "operations": score.operations,
+        "num_spacing": score.num_spacing,
+        "hallucinated": score.hallucinated,
+        "alternative": score.chosen,
         "confidence": record.confidence,
         "duration_s": item.duration_s,
         "latency_s": record.latency_s,
@@ -243,7 +270,7 @@ def _counts_json(counts: Counts) -> dict[str, int]:
     return {**asdict(counts), "num_reference": counts.num_reference, "errors": counts.num_errors}
 
 
-def _scoring_language(clip: Clip, record: Record) -> str | None:
+def scoring_language(clip: Clip, record: Record) -> str | None:
     """By the reference where there is one, so that two services are scored in the same units."""
     return clip.language or guess_language(clip.text or record.text)
 

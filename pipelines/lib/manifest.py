@@ -5,7 +5,8 @@
 
 `audio` (a path relative to the manifest, an absolute path or a URL) and `text` are required. An
 empty `text` says that nobody speaks, null that nobody has written down what is said (a sample from
-production). Every key beyond those in KEYS is a tag to slice reports by.
+production). `alternatives` are other right ways to write it. Every key beyond those in KEYS is a
+tag to slice reports by.
 """
 
 from __future__ import annotations
@@ -21,7 +22,10 @@ from pipelines.lib.errors import ManifestError
 from predictor.errors import InvalidInput
 from predictor.text.languages import parse_language
 
-KEYS = ("id", "audio", "text", "language", "duration_s", "speaker", "context")
+KEYS = (
+    "id", "audio", "text", "alternatives", "language", "duration_s", "duration", "speaker",
+    "context",
+)  # fmt: skip
 MIXED_JOINER = "+"  # "Chinese+English": more than one language in the recording
 NO_LANGUAGE = ("", "none", "null", "auto")
 
@@ -39,6 +43,7 @@ class Clip:
     duration_s: float | None = None
     speaker: str | None = None
     context: str = ""  # hot words sent with the recording
+    alternatives: tuple[str, ...] = ()  # other right ways to write what was said
     tags: Tags = field(default_factory=dict)  # tag -> its values
 
 
@@ -95,6 +100,7 @@ def clip_to_json(clip: Clip, folder: Path | None = None) -> dict[str, object]:
         "duration_s": clip.duration_s,
         "speaker": clip.speaker,
         "context": clip.context or None,
+        "alternatives": list(clip.alternatives) or None,
     }
     entry |= {key: value for key, value in optional.items() if value is not None}
     entry |= {key: v[0] if len(v) == 1 else list(v) for key, v in clip.tags.items()}
@@ -103,7 +109,16 @@ def clip_to_json(clip: Clip, folder: Path | None = None) -> dict[str, object]:
 
 def digest(clips: Sequence[Clip]) -> str:
     """A fingerprint of what is asked and expected; where the audio lies does not count."""
-    lines = [json.dumps([c.id, c.text, c.language, c.context], ensure_ascii=False) for c in clips]
+    return _fingerprint([c.id, c.text, c.language, c.context, *c.alternatives] for c in clips)
+
+
+def asked_digest(clips: Sequence[Clip]) -> str:
+    """A fingerprint of what is asked alone: references may be corrected afterwards."""
+    return _fingerprint([c.id, c.language, c.context] for c in clips)
+
+
+def _fingerprint(rows: Iterable[Sequence[str | None]]) -> str:
+    lines = [json.dumps(list(row), ensure_ascii=False) for row in rows]
     return sha256("\n".join(lines).encode()).hexdigest()
 
 
@@ -159,7 +174,12 @@ class _Entry:
             duration_s=self._duration(),
             speaker=self._string("speaker") or None,
             context=self._string("context"),
-            tags={k: self._tag(k, v) for k, v in self.values.items() if k not in KEYS},
+            alternatives=self._alternatives(),
+            tags={
+                k: self._tag(k, v)
+                for k, v in self.values.items()
+                if k not in KEYS and v is not None
+            },
         )
 
     def _text(self) -> str | None:
@@ -183,8 +203,14 @@ class _Entry:
         except InvalidInput as error:
             raise self._error("language", error.message) from error
 
+    def _alternatives(self) -> tuple[str, ...]:
+        value = self.values.get("alternatives") or []
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            raise self._error("alternatives", f"expected a list of strings, found {value!r}")
+        return tuple(value)
+
     def _duration(self) -> float | None:
-        value = self.values.get("duration_s")
+        value = self.values.get("duration_s", self.values.get("duration"))
         if value is None:
             return None
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e7:

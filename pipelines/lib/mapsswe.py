@@ -47,7 +47,10 @@ def segments(first: str, second: str) -> list[tuple[int, int]]:
 
     `first` and `second` are alignments with the same reference, a letter a step: C, S, D, I.
     """
-    steps = list(zip(_by_reference_word(first), _by_reference_word(second), strict=True))
+    sides = [_by_reference_word(operations) for operations in (first, second)]
+    if len(sides[0]) != len(sides[1]):  # each was aligned with another reference: one segment
+        return [(_num_errors(first), _num_errors(second))]
+    steps = list(zip(*sides, strict=True))
     found: list[tuple[int, int]] = []
     errors = [0, 0]
     inside, num_good = False, 0
@@ -81,6 +84,10 @@ def compare_gaps(gaps: Sequence[int]) -> MatchedPairs:
         return MatchedPairs(number, mean, std, None, None)
     z = mean / (std / math.sqrt(number))
     return MatchedPairs(number, mean, std, z, math.erfc(abs(z) / math.sqrt(2)))
+
+
+def _num_errors(operations: str) -> int:
+    return len(operations) - operations.count(CORRECT)
 
 
 def _by_reference_word(operations: str) -> list[tuple[int, bool | None]]:

@@ -16,7 +16,7 @@ from pipelines.lib.clips_audio import data_uri, embed_audio
 from pipelines.lib.compare import Comparison
 from pipelines.lib.evaluation import Report
 from pipelines.lib.gate import Decision, Outcome
-from pipelines.lib.normalize import Metric, guess_language, normalize, units
+from pipelines.lib.normalize import DEFAULT, Metric, normalize, units
 from pipelines.lib.score import Span, align
 
 NUM_WORST = 50
@@ -30,7 +30,7 @@ def report_html(
     """The report with plots and the worst recordings, aligned and playable."""
     from pipelines.lib import figures  # matplotlib takes a second to import: only for pages
 
-    worst = _playable(worst_clips(report), audio_budget_bytes, allow_remote)
+    worst = _playable(report, NUM_WORST, audio_budget_bytes, allow_remote)
     plots = {
         "Error rate": figures.error_rates(report),
         "Latency": figures.latencies([report]),
@@ -49,8 +49,8 @@ def worst_html(
     report: Report, number: int = NUM_WORST, *, audio_budget_bytes: int = AUDIO_BUDGET_BYTES
 ) -> str:
     """Only the worst recordings, for a notebook."""
-    worst = worst_clips(report, number)
-    return _template("worst.html.j2").render(worst=_playable(worst, audio_budget_bytes, False))
+    worst = _playable(report, number, audio_budget_bytes, False)
+    return _template("worst.html.j2").render(worst=worst)
 
 
 def transcript_html(name: str, audio: bytes, answer: Answer) -> str:
@@ -105,21 +105,25 @@ def worst_clips(report: Report, number: int = NUM_WORST) -> list[dict[str, Any]]
     return rows[:number]
 
 
-def aligned_words(row: Mapping[str, Any]) -> tuple[Span, ...]:
+def aligned_words(row: Mapping[str, Any], normalizer: str = DEFAULT) -> tuple[Span, ...]:
     """The alignment of a report's recording, in its metric's units, normalised."""
-    language = row["language"] or guess_language(row["reference"] or row["hypothesis"])
     metric = Metric(row["metric"])
-    texts = [
-        units(normalize(row[key] or "", language), metric) for key in ("reference", "hypothesis")
-    ]
-    return align([texts[0]], [texts[1]])[0]
+    said, heard = (
+        units(normalize(text or "", row["scored_as"], normalizer), metric)
+        for text in (row["alternative"] or row["reference"], row["hypothesis"])
+    )
+    return align([said], [heard])[0]
 
 
 def _playable(
-    rows: Sequence[dict[str, Any]], budget_bytes: int, allow_remote: bool
+    report: Report, number: int, budget_bytes: int, allow_remote: bool
 ) -> list[dict[str, Any]]:
+    rows = worst_clips(report, number)
+    normalizer = report["scoring"]["normalizer"]
     audio = embed_audio([r["audio"] for r in rows], budget_bytes, allow_remote=allow_remote)
-    return [{**r, "spans": aligned_words(r), "uri": audio.get(r["audio"])} for r in rows]
+    return [
+        {**r, "spans": aligned_words(r, normalizer), "uri": audio.get(r["audio"])} for r in rows
+    ]
 
 
 def _percent(rate: float | None, digits: int = 2) -> str:
