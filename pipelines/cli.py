@@ -8,13 +8,15 @@ What a machine reads goes to standard output, what a person watches to standard 
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
 
 from pipelines import options
-from pipelines.lib.errors import PipelineError
+from pipelines.lib.errors import PipelineError, ServiceDown
 from pipelines.output import ExitCode
 
 EVALUATE = """\
@@ -89,17 +91,33 @@ Run a pipeline on Kubeflow Pipelines, once or on a schedule.
 def main(arguments: Sequence[str]) -> int:
     """Run one command; gives its exit code."""
     parsed = build_parser().parse_args(arguments)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _terminate)  # ends what was started, as Ctrl-C does
     try:
         outcome = _function(parsed.run)(parsed)
+    except ServiceDown as error:
+        sys.stderr.write(f"error: {error}\n")
+        return ExitCode.REFUSED
     except PipelineError as error:
         sys.stderr.write(f"error: {error}\n")
         return ExitCode.MISTAKE
+    except Terminated:
+        sys.stderr.write("terminated; the same command continues\n")
+        return ExitCode.TERMINATED
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; the same command continues\n")
         return ExitCode.INTERRUPTED
     if isinstance(outcome, bool):
         return ExitCode.OK if outcome else ExitCode.REFUSED
     return int(outcome)
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came."""
+
+
+def _terminate(*_: object) -> None:
+    raise Terminated
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -115,6 +133,12 @@ def build_parser() -> argparse.ArgumentParser:
     options.add_service(command, checkpoint=True)
     options.add_data(command)
     options.add_scoring(command)
+    command.add_argument(
+        "--max-failures",
+        type=float,
+        default=0.05,
+        help="share of recordings without an answer beyond which the exit code is 1 (%(default)s)",
+    )
     options.add_out(command)
     command = _command(added, "compare", COMPARE, "commands:run_compare")
     command.add_argument("stable", help="report.json of the stable version")
@@ -130,6 +154,12 @@ def build_parser() -> argparse.ArgumentParser:
     options.add_data(command)
     options.add_scoring(command)
     options.add_gate(command)
+    command.add_argument(
+        "--drafts",
+        action="store_true",
+        help="hand the stable version's transcripts to the candidate, where it takes drafts: about "
+        "half the GPU time, equal answers, latency not judged",
+    )
     options.add_plan(command)
     options.add_out(command)
     command = _command(added, "rollback", ROLLBACK, "rollout_commands:run_rollback")

@@ -13,10 +13,11 @@ from typing import Any
 
 from pipelines.lib.client import API_KEY_ENV, ServiceOptions
 from pipelines.lib.drift import DriftLimits, find_drift
-from pipelines.lib.errors import OptionError
+from pipelines.lib.errors import JournalError, OptionError
 from pipelines.lib.evaluation import ScoringOptions, build_report, read_report, write_report
 from pipelines.lib.gate import GateLimits, judge_reports
-from pipelines.lib.journal import read_journal
+from pipelines.lib.identity import Identity
+from pipelines.lib.journal import SERVICE, read_journal
 from pipelines.lib.manifest import read_manifest, write_manifest
 from pipelines.lib.readers import read_dataset
 from pipelines.lib.render import (
@@ -102,6 +103,8 @@ def score(
     by_id = {record.clip_id: record for shard in shards for record in shard}
     options = ScoringOptions(cluster_by=cluster_by, price_per_hour=price_per_hour or None)
     asked = {key: headers[0][key] for key in ("model", "protocol")}
+    asked |= headers[0][SERVICE]
+    _check_same_model(headers)
     report = build_report(
         clips, [by_id[clip.id] for clip in clips], options, title=title, service=asked
     )
@@ -120,6 +123,15 @@ def score(
         "ece": (found["calibration"] or {}).get("ece"),
     }
     return {k: v for k, v in numbers.items() if v is not None}, _matrix(report["confusion"])
+
+
+def _check_same_model(headers: Sequence[Mapping[str, Any]]) -> None:
+    """All shards must be of one model: a rollout in between would mix two."""
+    first = Identity(**headers[0][SERVICE]["identity"])
+    for header in headers[1:]:
+        changed = first.difference(header[SERVICE]["identity"])
+        if changed is not None:
+            raise JournalError(f"the shards were answered by different services: {changed}")
 
 
 def judge(

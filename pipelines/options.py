@@ -10,11 +10,12 @@ from typing import Any
 
 from pipelines.evaluate import EvaluateOptions
 from pipelines.lib.bootstrap import NUM_RESAMPLES
-from pipelines.lib.client import API_KEY_ENV, PROTOCOLS, ServiceOptions
+from pipelines.lib.client import API_KEY_ENV, PATIENCE_S, PROTOCOLS, ServiceOptions
 from pipelines.lib.errors import OptionError
 from pipelines.lib.evaluation import ScoringOptions
 from pipelines.lib.limits import NOT_JUDGED, GateLimits
 from pipelines.lib.manifest import Clip
+from pipelines.lib.normalize import DEFAULT, NORMALIZERS
 from pipelines.lib.plan import Expected
 from pipelines.lib.readers import LAYOUTS, read_dataset
 from pipelines.lib.render import AUDIO_BUDGET_BYTES
@@ -48,6 +49,12 @@ def add_service(
     group.add_argument("--send-language", action="store_true", help="force the manifest's language")
     group.add_argument("--timeout", type=float, default=120, help="seconds an attempt may take")
     group.add_argument("--attempts", type=int, default=6, help="attempts for each recording")
+    group.add_argument(
+        "--patience",
+        type=float,
+        default=PATIENCE_S,
+        help="seconds a recording may wait because the service says Retry-After (%(default)s)",
+    )
     group.add_argument("--concurrency", type=int, default=8, help="requests at once")
 
 
@@ -75,6 +82,15 @@ def add_scoring(parser: argparse.ArgumentParser) -> None:
         help='what varies together: "clip", "speaker", a tag, or "auto": speaker, else session, '
         "else clip (default %(default)s)",
     )
+    group.add_argument(
+        "--normalizer",
+        default=DEFAULT,
+        help=f"{', '.join(NORMALIZERS)}, or module:function of your own (default %(default)s)",
+    )
+    group.add_argument(
+        "--compounds", action="store_true", help="words that differ in their spaces only are right"
+    )
+    group.add_argument("--keywords", type=Path, help="file of names and terms, one a line")
     group.add_argument("--resamples", type=int, default=NUM_RESAMPLES, help="default %(default)s")
     group.add_argument("--seed", type=int, default=0, help="of the bootstrap (default %(default)s)")
     group.add_argument("--price", type=float, help="of the service for an hour, any currency")
@@ -208,6 +224,7 @@ def service_options(parsed: argparse.Namespace, url: str) -> ServiceOptions:
         send_language=parsed.send_language,
         timeout_s=parsed.timeout,
         max_attempts=parsed.attempts,
+        patience_s=parsed.patience,
     )
 
 
@@ -217,14 +234,32 @@ def evaluate_options(parsed: argparse.Namespace) -> EvaluateOptions:
         concurrency=parsed.concurrency,
         allow_remote=parsed.allow_remote,
         show_progress=not parsed.quiet,
+        drafts=getattr(parsed, "drafts", False),
         audio_budget_bytes=parsed.audio_budget,
-        scoring=ScoringOptions(
-            cluster_by=parsed.cluster_by,
-            num_resamples=parsed.resamples,
-            seed=parsed.seed,
-            price_per_hour=parsed.price,
-        ),
+        scoring=scoring_options(parsed),
     )
+
+
+def scoring_options(parsed: argparse.Namespace) -> ScoringOptions:
+    """How answers become numbers."""
+    return ScoringOptions(
+        cluster_by=parsed.cluster_by,
+        num_resamples=parsed.resamples,
+        seed=parsed.seed,
+        price_per_hour=parsed.price,
+        normalizer=parsed.normalizer,
+        compounds=parsed.compounds,
+        keywords=read_keywords(parsed.keywords) if parsed.keywords else (),
+    )
+
+
+def read_keywords(path: Path) -> tuple[str, ...]:
+    """Names and terms, one a line; OptionError when the file cannot be read."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise OptionError(f"keywords: {path} cannot be read: {error}") from error
+    return tuple(dict.fromkeys(line.strip() for line in lines if line.strip()))
 
 
 def read_clips(parsed: argparse.Namespace) -> list[Clip]:

@@ -16,6 +16,7 @@ class ExitCode(IntEnum):
     MISTAKE = 2  # in the call or its inputs
     UNDECIDED = 3  # too few recordings to decide
     INTERRUPTED = 130
+    TERMINATED = 143
 
 
 def write(text: str) -> None:

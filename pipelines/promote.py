@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import yaml
 
-from pipelines.evaluate import EvaluateOptions, evaluate
+from pipelines.evaluate import EvaluateOptions, evaluate_together
 from pipelines.lib.client import ServiceOptions
 from pipelines.lib.errors import OptionError, PipelineError, RolloutError
 from pipelines.lib.evaluation import Report
@@ -83,17 +83,12 @@ def promote(
 def judge(
     endpoints: Endpoints, clips: Sequence[Clip], options: PromoteOptions, folder: Path
 ) -> Decision:
-    """Evaluate both versions, one after the other so that neither slows the other, and decide."""
-    reports = {
-        name: evaluate(
-            clips,
-            version_options(url, options),
-            folder / name,
-            options.evaluation,
-            title=name,
-        )
+    """Evaluate both versions under the same load, recording by recording, and decide."""
+    versions = {
+        name: (version_options(url, options), folder / name)
         for name, url in (("stable", endpoints.stable), ("candidate", endpoints.candidate))
     }
+    reports = evaluate_together(clips, versions, options.evaluation)
     return decide_and_write(reports["stable"], reports["candidate"], options.limits, folder)
 
 

@@ -214,6 +214,7 @@ def _latencies(
         "ratio": None,
         "p95": None,
         "interleaved": _interleaved(pairs),
+        "drafted": any(row["drafted"] for pair in pairs for row in pair),
     }
     if len(timed) >= MIN_CLUSTERS:
         both = ([a["latency_s"] for a, _ in timed], [b["latency_s"] for _, b in timed])

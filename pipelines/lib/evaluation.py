@@ -188,6 +188,9 @@ def summarize(items: Sequence[Scored], options: ScoringOptions) -> dict[str, Any
         "failures": {**failed.as_json(), "codes": codes},
         "speed": speed(records, options.price_per_hour),
         "calibration": _calibration(answered),
+        "num_stray_confidences": sum(
+            item.record.confidence != _clipped(item.record.confidence) for item in answered
+        ),
     }
 
 
@@ -253,11 +256,12 @@ def _row(item: Scored) -> dict[str, Any]:
         "num_spacing": score.num_spacing,
         "hallucinated": score.hallucinated,
         "alternative": score.chosen,
-        "confidence": record.confidence,
+        "confidence": _clipped(record.confidence),
         "duration_s": item.duration_s,
         "latency_s": record.latency_s,
         "ttft_s": record.ttft_s,
         "started_at": record.started_at,
+        "drafted": bool(record.drafted),
         "looping": is_looping(score, record),
         "error": record.error,
         "error_message": record.error_message,
@@ -283,9 +287,14 @@ def _language_accuracy(items: Sequence[Scored]) -> float | None:
     return right / len(told)
 
 
+def _clipped(confidence: float | None) -> float | None:
+    """Within 0..1: a service that says 1.0000001 has lost nothing by it."""
+    return None if confidence is None else min(1.0, max(0.0, confidence))
+
+
 def _calibration(items: Sequence[Scored]) -> dict[str, Any] | None:
     judged = [
-        (item.record.confidence, item.score.counts.num_errors == 0)
+        (_clipped(item.record.confidence), item.score.counts.num_errors == 0)
         for item in items
         if item.record.confidence is not None and item.score.kind is Kind.SPEECH
     ]
