@@ -40,6 +40,15 @@ Compare two reports of the same recordings and judge the candidate by the gate.
 Exit code 0: the candidate is accepted; 1: it is refused, and the reasons say why; 3: too few
 recordings to tell, and the reasons say how many would decide.
 """
+RESCORE = """\
+Score answers that are there anew, without asking a service.
+
+  # references were corrected, or another normaliser is wanted
+  python -m pipelines rescore --data set/manifest.jsonl --journal out/v1/journal.jsonl --out out/v1b
+
+  # transcripts of another system: JSONL, CTM, sclite's trn, or Kaldi's text (.txt)
+  python -m pipelines rescore --data set/manifest.jsonl --hypotheses other.trn --out out/other
+"""
 PLAN = """\
 Say how many recordings an evaluation needs before the gate can decide.
 
@@ -145,6 +154,11 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("candidate", help="report.json of the candidate")
     options.add_gate(command)
     options.add_out(command, required=False)
+    command = _command(added, "rescore", RESCORE, "commands:run_rescore")
+    options.add_data(command)
+    options.add_answers(command)
+    options.add_scoring(command)
+    options.add_out(command)
     command = _command(added, "plan", PLAN, "commands:run_plan")
     options.add_planning(command)
     command = _command(added, "promote", PROMOTE, "rollout_commands:run_promote")

@@ -7,10 +7,12 @@ from pathlib import Path
 
 from pipelines import compile as compiler
 from pipelines import options
-from pipelines.evaluate import JOURNAL, REPORT_HTML, evaluate
-from pipelines.lib.errors import OptionError
-from pipelines.lib.evaluation import Report, read_report
+from pipelines.evaluate import JOURNAL, REPORT_HTML, evaluate, write_reports
+from pipelines.lib.errors import JournalError, OptionError
+from pipelines.lib.evaluation import Report, build_report, read_report
 from pipelines.lib.gate import Verdict, judge_reports
+from pipelines.lib.hypotheses import read_hypotheses
+from pipelines.lib.journal import SERVICE, read_journal
 from pipelines.lib.limits import parse_margin
 from pipelines.lib.plan import expected_of, needed
 from pipelines.lib.render import comparison_markdown, report_markdown, write_comparison
@@ -31,11 +33,7 @@ def run_evaluate(parsed: argparse.Namespace) -> bool:
             report = _evaluate(parsed, service.url)
     else:
         report = _evaluate(parsed, parsed.url)
-    if parsed.json:
-        write_json({key: report[key] for key in ("title", "service", "summary", "slices")})
-    else:
-        write(report_markdown(report))
-    note(f"report: {parsed.out / REPORT_HTML}")
+    _show_report(parsed, report)
     failed = report["summary"]["failures"]
     if failed["rate"] > parsed.max_failures:
         codes = ", ".join(f"{code} {n}" for code, n in failed["codes"].items())
@@ -57,6 +55,38 @@ def _evaluate(parsed: argparse.Namespace, url: str) -> Report:
         options.evaluate_options(parsed),
         title=parsed.title,
     )
+
+
+def run_rescore(parsed: argparse.Namespace) -> bool:
+    """Score what is there anew."""
+    clips = options.read_clips(parsed)
+    scoring = options.scoring_options(parsed)
+    if parsed.journal is not None:
+        header, found = read_journal(parsed.journal)
+        service = {"rescored": str(parsed.journal), **header.get(SERVICE, {})}
+        by_id = {record.clip_id: record for record in found}
+        missing = [clip.id for clip in clips if clip.id not in by_id]
+        if missing:
+            raise JournalError(
+                f"{parsed.journal}: holds no answer for {len(missing)} of {len(clips)} recordings, "
+                f"such as {missing[0]!r}"
+            )
+        records = [by_id[clip.id] for clip in clips]
+    else:
+        service = {"hypotheses": str(parsed.hypotheses)}
+        records = read_hypotheses(parsed.hypotheses, clips, parsed.form)
+    report = build_report(clips, records, scoring, title=parsed.title, service=service)
+    write_reports(report, parsed.out, parsed.audio_budget, allow_remote=parsed.allow_remote)
+    _show_report(parsed, report)
+    return True
+
+
+def _show_report(parsed: argparse.Namespace, report: Report) -> None:
+    if parsed.json:
+        write_json({key: report[key] for key in ("title", "service", "summary", "slices")})
+    else:
+        write(report_markdown(report))
+    note(f"report: {parsed.out / REPORT_HTML}")
 
 
 def run_compare(parsed: argparse.Namespace) -> int:

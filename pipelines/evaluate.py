@@ -89,15 +89,18 @@ def write_evaluation(
     if (out / JOURNAL).exists():
         description["identity"] = read_journal(out / JOURNAL)[0][SERVICE]["identity"]
     report = build_report(clips, records, options.scoring, title=title, service=description)
+    write_reports(report, out, options.audio_budget_bytes, allow_remote=options.allow_remote)
+    return report
+
+
+def write_reports(
+    report: Report, out: Path, audio_budget_bytes: int, *, allow_remote: bool
+) -> None:
+    """report.json, report.md and report.html."""
     write_report(out / REPORT_JSON, report)
     (out / REPORT_MARKDOWN).write_text(report_markdown(report), encoding="utf-8")
-    html = report_html(
-        report,
-        audio_budget_bytes=options.audio_budget_bytes,
-        allow_remote=options.allow_remote,
-    )
+    html = report_html(report, audio_budget_bytes=audio_budget_bytes, allow_remote=allow_remote)
     (out / REPORT_HTML).write_text(html, encoding="utf-8")
-    return report
 
 
 def describe_service(service: ServiceOptions, options: EvaluateOptions) -> dict[str, Any]:

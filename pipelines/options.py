@@ -13,6 +13,7 @@ from pipelines.lib.bootstrap import NUM_RESAMPLES
 from pipelines.lib.client import API_KEY_ENV, PATIENCE_S, PROTOCOLS, ServiceOptions
 from pipelines.lib.errors import OptionError
 from pipelines.lib.evaluation import ScoringOptions
+from pipelines.lib.hypotheses import FORMS
 from pipelines.lib.limits import NOT_JUDGED, GateLimits
 from pipelines.lib.manifest import Clip
 from pipelines.lib.normalize import DEFAULT, NORMALIZERS
@@ -70,6 +71,16 @@ def add_data(parser: argparse.ArgumentParser) -> None:
         "--allow-remote",
         action="store_true",
         help="fetch recordings named by http(s), s3 or gs URL",
+    )
+
+
+def add_answers(parser: argparse.ArgumentParser) -> None:
+    """Answers that are there already."""
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--journal", type=Path, help="journal.jsonl of an evaluation")
+    where.add_argument("--hypotheses", type=Path, help="transcripts of another system")
+    parser.add_argument(
+        "--form", choices=sorted(FORMS), help="of --hypotheses; default: its ending"
     )
 
 

@@ -14,7 +14,17 @@ from tests.pipelines.conftest import Serve
 from tests.pipelines.service import Service
 from tests.pipelines.test_promote import FEW, NUM_CLIPS, answers, write_clips
 
-COMMANDS = ("evaluate", "compare", "plan", "promote", "rollback", "status", "compile", "submit")
+COMMANDS = (
+    "evaluate",
+    "rescore",
+    "compare",
+    "plan",
+    "promote",
+    "rollback",
+    "status",
+    "compile",
+    "submit",
+)
 
 
 def evaluate(url: str, data: Path, out: Path, *more: str) -> int:
