@@ -6,6 +6,7 @@ KFP gives empty strings and zeros for what is not set; they become None here and
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,6 +27,7 @@ from pipelines.lib.render import (
     report_html,
     report_markdown,
 )
+from pipelines.lib.spoken import with_languages
 from pipelines.lib.transcribe import transcribe
 from pipelines.local_service import LocalService
 
@@ -39,7 +41,10 @@ def prepare(
     clips = read_dataset(
         data, layout=layout or None, split=split or None, language=language or None
     )
-    write_manifest(manifest, clips[: limit or None])
+    found, said = with_languages(clips[: limit or None])
+    if said:
+        logging.getLogger("pipelines.evaluation").warning("%s", said)
+    write_manifest(manifest, found)
 
 
 def shards(

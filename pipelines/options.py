@@ -20,6 +20,8 @@ from pipelines.lib.normalize import DEFAULT, NORMALIZERS
 from pipelines.lib.plan import Expected
 from pipelines.lib.readers import LAYOUTS, read_dataset
 from pipelines.lib.render import AUDIO_BUDGET_BYTES
+from pipelines.lib.spoken import with_languages
+from pipelines.output import note
 from pipelines.rollout.plan import Plan
 from pipelines.rollout.watch import WatchLimits
 
@@ -280,7 +282,10 @@ def read_clips(parsed: argparse.Namespace) -> list[Clip]:
     )
     if parsed.limit is not None and parsed.limit < 1:
         raise OptionError(f"limit: {parsed.limit} is below 1")
-    return clips[: parsed.limit]
+    found, said = with_languages(clips[: parsed.limit])
+    if said:
+        note(said)
+    return found
 
 
 def gate_limits(parsed: argparse.Namespace) -> GateLimits:

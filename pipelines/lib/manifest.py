@@ -12,6 +12,7 @@ tag to slice reports by.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -54,8 +55,18 @@ def parse_clip_language(value: str | None) -> str | None:
     """
     if value is None or value.strip().lower() in NO_LANGUAGE:
         return None
-    names = {parse_language(part) for part in value.split(MIXED_JOINER)}
+    names = {parse_language(_code(part)) for part in value.split(MIXED_JOINER)}
     return MIXED_JOINER.join(sorted(name for name in names if name)) or None
+
+
+def _code(tag: str) -> str:
+    """What `parse_language` knows of a tag such as "en_us", "cmn_hans_cn" or "zh-HK"."""
+    parts = re.split("[-_]", tag.strip().lower())
+    if len(parts) == 1 and parts[0] != "cmn":
+        return tag
+    if "yue" in parts or (parts[0] in ("zh", "cmn") and {"hk", "mo"} & set(parts[1:])):
+        return "yue"
+    return {"cmn": "zh"}.get(parts[0], parts[0])
 
 
 def read_manifest(path: str | Path) -> list[Clip]:
@@ -66,7 +77,7 @@ def read_manifest(path: str | Path) -> list[Clip]:
     path = Path(path)
     clips: list[Clip] = []
     seen: dict[str, int] = {}
-    for number, entry in _objects(path):
+    for number, entry in read_objects(path):
         clip = _Entry(path, number, entry).clip()
         if clip.id in seen:
             raise ManifestError(
@@ -136,7 +147,8 @@ def resolve_audio(audio: str, folder: Path) -> str:
     return str((folder / audio).resolve())
 
 
-def _objects(path: Path) -> Iterator[tuple[int, dict[str, object]]]:
+def read_objects(path: Path) -> Iterator[tuple[int, dict[str, object]]]:
+    """Line number and object of every line of a JSONL file; ManifestError for anything else."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
