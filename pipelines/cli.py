@@ -40,6 +40,15 @@ Compare two reports of the same recordings and judge the candidate by the gate.
 Exit code 0: the candidate is accepted; 1: it is refused, and the reasons say why; 3: too few
 recordings to tell, and the reasons say how many would decide.
 """
+TRANSCRIBE = """\
+Transcribe an archive to JSONL, text and subtitles; a run that was stopped continues.
+
+  python -m pipelines transcribe recordings/ --url http://localhost:8080 --out out/archive
+  python -m pipelines transcribe s3://calls/2026/ --allow-remote --url http://localhost:8080 \\
+      --out out/calls --formats jsonl,srt
+
+Writes transcripts.jsonl, and a file for each recording below txt/, srt/ or vtt/.
+"""
 RESCORE = """\
 Score answers that are there anew, without asking a service.
 
@@ -142,18 +151,18 @@ def build_parser() -> argparse.ArgumentParser:
     options.add_service(command, checkpoint=True)
     options.add_data(command)
     options.add_scoring(command)
-    command.add_argument(
-        "--max-failures",
-        type=float,
-        default=0.05,
-        help="share of recordings without an answer beyond which the exit code is 1 (%(default)s)",
-    )
+    options.add_failures(command)
     options.add_out(command)
     command = _command(added, "compare", COMPARE, "commands:run_compare")
     command.add_argument("stable", help="report.json of the stable version")
     command.add_argument("candidate", help="report.json of the candidate")
     options.add_gate(command)
     options.add_out(command, required=False)
+    command = _command(added, "transcribe", TRANSCRIBE, "commands:run_transcribe")
+    options.add_archive(command)
+    options.add_service(command, checkpoint=True)
+    options.add_failures(command)
+    options.add_out(command)
     command = _command(added, "rescore", RESCORE, "commands:run_rescore")
     options.add_data(command)
     options.add_answers(command)

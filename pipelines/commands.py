@@ -7,23 +7,70 @@ from pathlib import Path
 
 from pipelines import compile as compiler
 from pipelines import options
+from pipelines.archive import transcribe_archive
 from pipelines.evaluate import JOURNAL, REPORT_HTML, evaluate, write_reports
 from pipelines.lib.errors import JournalError, OptionError
 from pipelines.lib.evaluation import Report, build_report, read_report
 from pipelines.lib.gate import Verdict, judge_reports
 from pipelines.lib.hypotheses import read_hypotheses
-from pipelines.lib.journal import SERVICE, read_journal
+from pipelines.lib.journal import SERVICE, Record, read_journal
 from pipelines.lib.limits import parse_margin
+from pipelines.lib.manifest import parse_clip_language
 from pipelines.lib.plan import expected_of, needed
 from pipelines.lib.render import comparison_markdown, report_markdown, write_comparison
+from pipelines.lib.transcribe import AskOptions
 from pipelines.local_service import LocalService
 from pipelines.output import ExitCode, note, write, write_json
+from predictor.errors import InvalidInput
 
 EXIT_CODES = {
     Verdict.ACCEPTED: ExitCode.OK,
     Verdict.REFUSED: ExitCode.REFUSED,
     Verdict.UNDECIDED: ExitCode.UNDECIDED,
 }
+
+
+def run_transcribe(parsed: argparse.Namespace) -> bool:
+    """Transcribe an archive; good unless too many recordings were not answered."""
+    if parsed.checkpoint is not None:
+        with LocalService(parsed.checkpoint) as service:
+            records = _transcribe(parsed, service.url)
+    else:
+        records = _transcribe(parsed, parsed.url)
+    failed = sum(record.error is not None for record in records)
+    found = {
+        "recordings": len(records),
+        "failed": failed,
+        "hours": sum(record.duration_s or 0.0 for record in records) / 3600,
+        "out": str(parsed.out),
+    }
+    if parsed.json:
+        write_json(found)
+    else:
+        write("".join(f"{key}: {value}\n" for key, value in found.items()))
+    return bool(failed <= parsed.max_failures * len(records))
+
+
+def _transcribe(parsed: argparse.Namespace, url: str) -> list[Record]:
+    try:
+        language = parse_clip_language(parsed.language)
+    except InvalidInput as error:
+        raise OptionError(f"language: {error.message}") from error
+    ask = AskOptions(
+        concurrency=parsed.concurrency,
+        allow_remote=parsed.allow_remote,
+        show_progress=not parsed.quiet,
+        keep_segments=True,
+        growing=True,
+    )
+    return transcribe_archive(
+        parsed.source,
+        options.service_options(parsed, url),
+        parsed.out,
+        ask,
+        formats=parsed.formats.split(","),
+        language=language,
+    )
 
 
 def run_evaluate(parsed: argparse.Namespace) -> bool:

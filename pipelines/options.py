@@ -76,6 +76,26 @@ def add_data(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_archive(parser: argparse.ArgumentParser) -> None:
+    """Which recordings to transcribe, and to what."""
+    parser.add_argument("source", help="folder, bucket (s3://, gs://) or manifest")
+    parser.add_argument(
+        "--formats", default="jsonl,txt,srt", help="of jsonl, txt, srt, vtt (default %(default)s)"
+    )
+    parser.add_argument("--language", help="that is spoken, with --send-language")
+    parser.add_argument("--allow-remote", action="store_true", help="read from URLs and buckets")
+
+
+def add_failures(parser: argparse.ArgumentParser) -> None:
+    """When too much failed."""
+    parser.add_argument(
+        "--max-failures",
+        type=float,
+        default=0.05,
+        help="share of recordings without an answer beyond which the exit code is 1 (%(default)s)",
+    )
+
+
 def add_answers(parser: argparse.ArgumentParser) -> None:
     """Answers that are there already."""
     where = parser.add_mutually_exclusive_group(required=True)

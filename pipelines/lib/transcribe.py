@@ -48,6 +48,7 @@ class AskOptions:
     allow_remote: bool = False  # fetch recordings that the manifest names by URL
     show_progress: bool = False
     keep_segments: bool = False  # write segments with their times to the journal
+    growing: bool = False  # an archive: the journal is continued though recordings have been added
     drafts: bool = False  # send the first service's transcript to the second, if it takes drafts
 
     def __post_init__(self) -> None:
@@ -165,7 +166,7 @@ class _Side:
             identity = await client.identity()
         except ServiceError as error:
             raise ServiceDown(_what_to_do(target.service, error)) from error
-        header = journal_header(clips, target.service, identity)
+        header = journal_header(() if ask.growing else clips, target.service, identity)
         return cls(target.service, client, Journal.open(target.journal, header), identity)
 
     def seen(self, error: ServiceError | None) -> None:

@@ -16,6 +16,7 @@ from tests.pipelines.test_promote import FEW, NUM_CLIPS, answers, write_clips
 
 COMMANDS = (
     "evaluate",
+    "transcribe",
     "rescore",
     "compare",
     "plan",
