@@ -27,6 +27,7 @@ from pipelines.lib.render import (
     report_html,
     report_markdown,
 )
+from pipelines.lib.sharding import shard as shard_of
 from pipelines.lib.spoken import with_languages
 from pipelines.lib.transcribe import transcribe
 from pipelines.local_service import LocalService
@@ -59,7 +60,7 @@ def shards(
         raise OptionError(f"num_shards: {num_shards} is below 1")
     number = min(num_shards, len(read_manifest(manifest)))
     where = {"url": url, "host_header": host_header, "checkpoint": checkpoint}
-    return [{"first": i, "step": number, **where} for i in range(number)]
+    return [{"index": i, "of": number, **where} for i in range(number)]
 
 
 def transcribe_shard(
@@ -71,8 +72,8 @@ def transcribe_shard(
     protocol: str,
     concurrency: int,
 ) -> None:
-    """Every step-th recording, with a service or with a checkpoint loaded here."""
-    clips = read_manifest(manifest)[int(shard["first"]) :: int(shard["step"])]
+    """One part of the recordings, with a service or with a checkpoint loaded here."""
+    clips = shard_of(read_manifest(manifest), int(shard["index"]), int(shard["of"]))
 
     def ask(address: str) -> None:
         service = ServiceOptions(
