@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.lib.evaluation import Report, duration_bucket
+from pipelines.lib.evaluation import Report
 from pipelines.lib.gate import Check, Outcome
 from pipelines.lib.intervals import Interval
 from pipelines.lib.score import Kind
+from pipelines.lib.slices import duration_bucket
 
 NUM_RESAMPLES = 4_000
 SHARE_FLOOR = 1e-3  # a class that one side lacks counts as this share, or PSI would be infinite

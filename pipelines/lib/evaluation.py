@@ -7,9 +7,8 @@ scored anew, without the service.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
-from itertools import pairwise
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from pipelines.lib.bootstrap import MIN_RESAMPLES, NUM_RESAMPLES
 from pipelines.lib.calibration import calibrate
 from pipelines.lib.clusters import Clustering, choose_clustering
 from pipelines.lib.columns import formatting, keyword_errors
+from pipelines.lib.confusions import confusions
 from pipelines.lib.errors import ManifestError, OptionError
 from pipelines.lib.intervals import LEVEL, rate_interval
 from pipelines.lib.journal import Record
@@ -31,10 +31,10 @@ from pipelines.lib.results import (
     speed,
 )
 from pipelines.lib.score import ClipScore, Counts, Kind, Pair, score_all, total
+from pipelines.lib.slices import groups
 
 VERSION = 2
-DURATION_EDGES_S = (0, 2, 5, 10, 20, 30, 60)
-MAX_TAG_VALUES = 50  # a tag with more values is an identifier, not a slice
+MAX_SPEAKERS = 50  # listed, those with the highest rates
 
 Report = dict[str, Any]
 
@@ -99,6 +99,8 @@ def build_report(
         "clustering": clustering.as_json(),
         "summary": summarize(items, options),
         "slices": _slices(items, options),
+        "speakers": _speakers(items, options),
+        "confused": confusions(item.score for item in items if item.record.error is None),
         "confusion": language_confusion(
             [item.clip.language for item in items], [item.record for item in items]
         ),
@@ -210,33 +212,29 @@ def errors_of(items: Iterable[Scored], options: ScoringOptions) -> dict[str, Any
     return {**_counts_json(counts), "rate": counts.rate, "interval": interval}
 
 
-def duration_bucket(duration_s: float | None) -> str:
-    """The name of the bucket that a duration falls in, such as "05-10 s"."""
-    if duration_s is None:
-        return "unknown"
-    for low, high in pairwise(DURATION_EDGES_S):
-        if low <= duration_s < high:
-            return f"{low:02d}-{high:02d} s"
-    return f"{DURATION_EDGES_S[-1]} s and more"
-
-
 def _slices(items: Sequence[Scored], options: ScoringOptions) -> dict[str, dict[str, Any]]:
-    """Summaries by language, duration and every tag with few enough values."""
-    keys: dict[str, Callable[[Scored], Sequence[str]]] = {
-        "language": lambda item: [str(item.clip.language)],
-        "duration": lambda item: [duration_bucket(item.duration_s)],
+    """Summaries by language, duration and every tag that is a class."""
+    found = groups([item.clip for item in items], [item.duration_s for item in items])
+    return {
+        name: {
+            value: summarize([items[i] for i in rows], options) for value, rows in values.items()
+        }
+        for name, values in found.items()
     }
-    for tag in sorted({tag for item in items for tag in item.clip.tags}):
-        keys[tag] = lambda item, tag=tag: item.clip.tags.get(tag, ())  # type: ignore[misc]
-    slices: dict[str, dict[str, Any]] = {}
-    for name, values_of in keys.items():
-        groups: dict[str, list[Scored]] = {}
-        for item in items:
-            for value in values_of(item):
-                groups.setdefault(value, []).append(item)
-        if groups and len(groups) <= MAX_TAG_VALUES:
-            slices[name] = {v: summarize(group, options) for v, group in sorted(groups.items())}
-    return slices
+
+
+def _speakers(items: Sequence[Scored], options: ScoringOptions) -> list[dict[str, Any]]:
+    """Errors by speaker, worst first; recordings of one speaker are taken as independent here."""
+    by_speaker: dict[tuple[str, str], list[Scored]] = {}
+    for item in items:
+        if item.clip.speaker and item.record.error is None and item.score.kind is Kind.SPEECH:
+            key = (item.clip.speaker, item.score.metric.value)
+            by_speaker.setdefault(key, []).append(replace(item, cluster=item.clip.id))
+    found = [
+        {"speaker": speaker, "metric": metric, "num_clips": len(group), **errors_of(group, options)}
+        for (speaker, metric), group in by_speaker.items()
+    ]
+    return sorted(found, key=lambda row: (-row["rate"], row["speaker"]))[:MAX_SPEAKERS]
 
 
 def _row(item: Scored) -> dict[str, Any]:

@@ -19,7 +19,6 @@ from pipelines.lib.evaluation import (
     Report,
     ScoringOptions,
     build_report,
-    duration_bucket,
     read_report,
     write_report,
 )
@@ -28,6 +27,7 @@ from pipelines.lib.journal import Record
 from pipelines.lib.manifest import Clip
 from pipelines.lib.render import comparison_html, comparison_markdown, report_html, report_markdown
 from pipelines.lib.results import language_confusion, longest_loop, quantiles, speed
+from pipelines.lib.slices import duration_bucket, fold
 from tests.pipelines.conftest import Serve
 from tests.pipelines.service import Service
 
@@ -143,6 +143,24 @@ def test_duration_buckets_include_their_low_end() -> None:
     assert [duration_bucket(s) for s in (0, 1.99, 2, 60, 1e4, None)] == [
         "00-02 s", "00-02 s", "02-05 s", "60 s and more", "60 s and more", "unknown",
     ]  # fmt: skip
+
+
+def test_small_slices_are_folded_into_ranges() -> None:
+    values = {f"snr-{db}-db": [10 * db + i for i in range(5)] for db in range(1, 9)}
+    found = fold({**values, "clean": list(range(900, 940))})
+    assert sorted(found) == ["clean", "snr-1 to 3-db", "snr-4 to 8-db"]
+    assert len(found["snr-1 to 3-db"]) == 15
+    rooms = {name: [i, i + 50] for i, name in enumerate("abcdefgh")}
+    assert sorted(fold({**rooms, "hall": list(range(100, 140))})) == ["hall", "others (8 values)"]
+    large = {name: list(range(20)) for name in "ab"}
+    assert fold(large) == large
+
+
+def test_speakers_and_confused_words(report: Report) -> None:
+    found = [(s["speaker"], s["metric"], s["num_clips"], s["rate"]) for s in report["speakers"]]
+    assert found == [("s0", "wer", 1, 2 / 4), ("s0", "cer", 1, 1 / 5), ("s1", "wer", 1, 0)]
+    assert report["confused"]["substituted"] == [["cat", "bat", 1], ["气", "汽", 1]]
+    assert report["confused"]["deleted"] == [["down", 1]]
 
 
 def test_confusion_leaves_failures_out() -> None:
