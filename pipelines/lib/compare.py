@@ -51,6 +51,7 @@ def compare_reports(stable: Report, candidate: Report, *, slices: Sequence[str] 
         "stable": _head(stable),
         "candidate": _head(candidate),
         "clustering": candidate["clustering"],
+        "normalizer": options.normalizer,
         "num_pairs": len(answered),
         "num_failed_once": len(pairs) - len(answered),
         "num_failed_twice": len(every) - len(pairs),

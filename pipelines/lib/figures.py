@@ -20,6 +20,7 @@ from pipelines.lib.compare import Comparison
 from pipelines.lib.evaluation import Report
 
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#8a8a8a"
+COLORS = (BLUE, ORANGE, GREEN, GREY)
 WIDTH_IN = 7.0
 STYLE: dict[str, Any] = {
     "font.size": 9,
@@ -63,6 +64,42 @@ def error_rates(report: Report) -> Figure:
     axes.set_ylim(-0.6, len(rows) - 0.4)
     axes.set_xlim(left=0)
     axes.set_xlabel(f"error rate, % of reference units (in brackets), {_level(report)} interval")
+    return figure
+
+
+def clip_rates(report: Report) -> Figure:
+    """How many recordings have which error rate: whether few bad ones make the mean."""
+    rows = [r for r in report["clips"] if r["kind"] == "speech" and r["error"] is None]
+    rates = [min(r["errors"] / r["num_reference"], 1.0) * 100 for r in rows if r["num_reference"]]
+    figure, axes = _axes(2.4)
+    axes.hist(rates, bins=[*range(0, 101, 5)], color=BLUE, alpha=0.6)
+    axes.set_yscale("symlog", linthresh=1)
+    axes.set_xlim(0, 100)
+    axes.set_xlabel("error rate of a recording, % (100 and more in the last bar)")
+    axes.set_ylabel("recordings")
+    return figure
+
+
+def trend(reports: Sequence[Report]) -> Figure:
+    """Error rates by language over reports in their order, with intervals."""
+    series: dict[str, list[tuple[int, Mapping[str, Any]]]] = {}
+    for position, report in enumerate(reports):
+        for language, group in report["slices"].get("language", {}).items():
+            if group["errors"]["rate"] is not None:
+                series.setdefault(language, []).append((position, group["errors"]))
+    figure, axes = _axes(3.2)
+    for (language, points), color in zip(sorted(series.items()), COLORS * 10, strict=False):
+        places = [position for position, _ in points]
+        axes.plot(places, [e["rate"] * 100 for _, e in points], "o-", color=color, label=language)
+        for position, errors in points:
+            if errors["interval"] is not None:
+                ends = [end * 100 for end in errors["interval"]]
+                axes.plot([position] * 2, ends, color=color, alpha=0.5)
+    axes.set_xticks(range(len(reports)), [report["title"] for report in reports], rotation=20)
+    axes.set_ylabel("error rate, %")
+    axes.set_ylim(bottom=0)
+    if series:
+        axes.legend(frameon=False)
     return figure
 
 

@@ -1,4 +1,4 @@
-"""Reports and comparisons as Markdown and as one HTML file without script or network."""
+"""Reports and comparisons as Markdown and as one HTML file that fetches nothing."""
 
 from __future__ import annotations
 
@@ -12,14 +12,19 @@ from typing import Any
 import jinja2
 
 from pipelines.lib.client import Answer
-from pipelines.lib.clips_audio import data_uri, embed_audio
+from pipelines.lib.clip_tables import (
+    NUM_WORST,
+    changed_clips,
+    playable,
+    table_json,
+    worst_clips,
+)
+from pipelines.lib.clips_audio import data_uri
 from pipelines.lib.compare import Comparison
 from pipelines.lib.evaluation import Report
 from pipelines.lib.gate import Decision, Outcome
-from pipelines.lib.normalize import DEFAULT, Metric, normalize, units
-from pipelines.lib.score import Span, align
+from pipelines.lib.normalize import Metric
 
-NUM_WORST = 50
 COMPARISON = "comparison"  # file name of a written comparison, without its ending
 AUDIO_BUDGET_BYTES = 8_000_000
 
@@ -30,9 +35,10 @@ def report_html(
     """The report with plots and the worst recordings, aligned and playable."""
     from pipelines.lib import figures  # matplotlib takes a second to import: only for pages
 
-    worst = _playable(report, NUM_WORST, audio_budget_bytes, allow_remote)
+    worst = playable(report, NUM_WORST, audio_budget_bytes, allow_remote=allow_remote)
     plots = {
         "Error rate": figures.error_rates(report),
+        "Recordings": figures.clip_rates(report),
         "Latency": figures.latencies([report]),
         "Confidence": figures.reliability(report),
     }
@@ -41,6 +47,8 @@ def report_html(
         summary=report["summary"],
         plots={name: figures.to_svg(figure) for name, figure in plots.items()},
         worst=worst,
+        table=table_json(report, worst),
+        script=_source("table.js"),
         columns=sorted({name for row in report["confusion"].values() for name in row}),
     )
 
@@ -49,7 +57,7 @@ def worst_html(
     report: Report, number: int = NUM_WORST, *, audio_budget_bytes: int = AUDIO_BUDGET_BYTES
 ) -> str:
     """Only the worst recordings, for a notebook."""
-    worst = _playable(report, number, audio_budget_bytes, False)
+    worst = playable(report, number, audio_budget_bytes, allow_remote=False)
     return _template("worst.html.j2").render(worst=worst)
 
 
@@ -69,13 +77,25 @@ def report_markdown(report: Report) -> str:
     )
 
 
-def comparison_html(comparison: Comparison, decision: Decision | None = None) -> str:
-    """The comparison, and the gate's decision when there is one."""
+def comparison_html(
+    comparison: Comparison,
+    decision: Decision | None = None,
+    *,
+    audio_budget_bytes: int = AUDIO_BUDGET_BYTES,
+    allow_remote: bool = False,
+) -> str:
+    """The comparison, the gate's decision when there is one, the regressions to listen to."""
     from pipelines.lib import figures
 
     return _template("comparison.html.j2").render(
         comparison=comparison,
         decision=decision,
+        changed=changed_clips(
+            comparison,
+            audio_budget_bytes,
+            allow_remote=allow_remote,
+            normalizer=comparison["normalizer"],
+        ),
         plot=figures.to_svg(figures.differences(comparison)),
     )
 
@@ -96,34 +116,6 @@ def write_comparison(comparison: Comparison, decision: Decision | None, folder: 
     )
     (folder / f"{COMPARISON}.md").write_text(markdown, encoding="utf-8")
     (folder / f"{COMPARISON}.html").write_text(html, encoding="utf-8")
-
-
-def worst_clips(report: Report, number: int = NUM_WORST) -> list[dict[str, Any]]:
-    """Failed recordings and those with most errors, worst first; none without any error."""
-    rows = [r for r in report["clips"] if r["error"] or (r["errors"] and r["kind"] != "unscored")]
-    rows.sort(key=lambda row: (row["error"] is None, -row["errors"], row["id"]))
-    return rows[:number]
-
-
-def aligned_words(row: Mapping[str, Any], normalizer: str = DEFAULT) -> tuple[Span, ...]:
-    """The alignment of a report's recording, in its metric's units, normalised."""
-    metric = Metric(row["metric"])
-    said, heard = (
-        units(normalize(text or "", row["scored_as"], normalizer), metric)
-        for text in (row["alternative"] or row["reference"], row["hypothesis"])
-    )
-    return align([said], [heard])[0]
-
-
-def _playable(
-    report: Report, number: int, budget_bytes: int, allow_remote: bool
-) -> list[dict[str, Any]]:
-    rows = worst_clips(report, number)
-    normalizer = report["scoring"]["normalizer"]
-    audio = embed_audio([r["audio"] for r in rows], budget_bytes, allow_remote=allow_remote)
-    return [
-        {**r, "spans": aligned_words(r, normalizer), "uri": audio.get(r["audio"])} for r in rows
-    ]
 
 
 def _percent(rate: float | None, digits: int = 2) -> str:

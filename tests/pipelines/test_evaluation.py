@@ -328,7 +328,8 @@ def test_html_is_self_contained_escaped_and_plays(tmp_path: Path) -> None:
     clips = [Clip("<b>", str(sound), "<script>alert(1)</script> good day", "English")]
     report = build_report(clips, [Record("<b>", "good night", "English", 0.5)], OPTIONS)
     html = report_html(report)
-    assert "<script" not in html
+    assert "<script>alert" not in html
+    assert "\\u003cscript>alert" in html  # inside the table's data
     assert "&lt;b&gt;" in html
     assert 'src="data:audio/mpeg;base64,' in html
     assert "<ins>night</ins>" in re.sub(r"\s+", " ", html)
