@@ -51,7 +51,12 @@ def error_rates(report: Report) -> Figure:
         for metric, errors in metrics.items()
     ]
     for name, groups in report["slices"].items():
-        rows += [(f"{name}: {value}", group["errors"]) for value, group in groups.items()]
+        for value, group in groups.items():
+            several = len(group["by_metric"]) > 1
+            rows += [
+                (f"{name}: {value}" + (f", {metric.upper()}" if several else ""), errors)
+                for metric, errors in group["by_metric"].items()
+            ]
     rows = [(label, errors) for label, errors in rows if errors["rate"] is not None]
     figure, axes = _axes(0.6 + 0.24 * max(len(rows), 1))
     for position, (_, errors) in enumerate(reversed(rows)):
@@ -85,8 +90,8 @@ def trend(reports: Sequence[Report]) -> Figure:
     series: dict[str, list[tuple[int, Mapping[str, Any]]]] = {}
     for position, report in enumerate(reports):
         for language, group in report["slices"].get("language", {}).items():
-            if group["errors"]["rate"] is not None:
-                series.setdefault(language, []).append((position, group["errors"]))
+            for errors in group["by_metric"].values():
+                series.setdefault(language, []).append((position, errors))
     figure, axes = _axes(3.2)
     for (language, points), color in zip(sorted(series.items()), COLORS * 10, strict=False):
         places = [position for position, _ in points]

@@ -140,6 +140,17 @@ def _ends(found: Mapping[str, Any]) -> str:
     return f"{_points(found['low'])} to {_points(found['high'])}"
 
 
+def _rates(group: Mapping[str, Any]) -> str:
+    """Each metric on its own: "CER 4.10 % (3.02–5.40), WER 8.20 % (6.10–10.90)"."""
+    several = len(group["by_metric"]) > 1
+    told = [
+        f"{metric.upper() + ' ' if several else ''}{_percent(errors['rate'])} "
+        f"({_interval(errors['interval'])})"
+        for metric, errors in group["by_metric"].items()
+    ]
+    return ", ".join(told) or "–"
+
+
 def _mark(outcome: Outcome) -> str:
     return {Outcome.KEPT: "✓", Outcome.BROKEN: "✗", Outcome.OPEN: "?"}[outcome]
 
@@ -173,6 +184,7 @@ def _environment() -> jinja2.Environment:
         "joined": _joined,
         "ends": _ends,
         "mark": _mark,
+        "rates": _rates,
         "rate_rows": _rate_rows,
     }
     return environment
