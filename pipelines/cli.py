@@ -58,6 +58,11 @@ Score answers that are there anew, without asking a service.
   # transcripts of another system: JSONL, CTM, sclite's trn, or Kaldi's text (.txt)
   python -m pipelines rescore --data set/manifest.jsonl --hypotheses other.trn --out out/other
 """
+TREND = """\
+Show error rates over several reports, in the order given.
+
+  python -m pipelines trend out/2026-*/report.json --out out/trend
+"""
 PLAN = """\
 Say how many recordings an evaluation needs before the gate can decide.
 
@@ -168,6 +173,9 @@ def build_parser() -> argparse.ArgumentParser:
     options.add_answers(command)
     options.add_scoring(command)
     options.add_out(command)
+    command = _command(added, "trend", TREND, "commands:run_trend")
+    command.add_argument("reports", nargs="+", help="report.json files, oldest first")
+    options.add_out(command, required=False)
     command = _command(added, "plan", PLAN, "commands:run_plan")
     options.add_planning(command)
     command = _command(added, "promote", PROMOTE, "rollout_commands:run_promote")

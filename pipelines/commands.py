@@ -17,7 +17,15 @@ from pipelines.lib.journal import SERVICE, Record, read_journal
 from pipelines.lib.limits import parse_margin
 from pipelines.lib.manifest import parse_clip_language
 from pipelines.lib.plan import expected_of, needed
-from pipelines.lib.render import comparison_markdown, report_markdown, write_comparison
+from pipelines.lib.render import (
+    TREND,
+    comparison_markdown,
+    report_markdown,
+    trend_html,
+    trend_markdown,
+    write_comparison,
+)
+from pipelines.lib.tracking import track_decision, track_report
 from pipelines.lib.transcribe import AskOptions
 from pipelines.local_service import LocalService
 from pipelines.output import ExitCode, note, write, write_json
@@ -122,7 +130,8 @@ def run_rescore(parsed: argparse.Namespace) -> bool:
     else:
         service = {"hypotheses": str(parsed.hypotheses)}
         records = read_hypotheses(parsed.hypotheses, clips, parsed.form)
-    report = build_report(clips, records, scoring, title=parsed.title, service=service)
+    title = parsed.title or (parsed.journal or parsed.hypotheses).stem
+    report = build_report(clips, records, scoring, title=title, service=service)
     write_reports(report, parsed.out, parsed.audio_budget, allow_remote=parsed.allow_remote)
     _show_report(parsed, report)
     return True
@@ -134,6 +143,22 @@ def _show_report(parsed: argparse.Namespace, report: Report) -> None:
     else:
         write(report_markdown(report))
     note(f"report: {parsed.out / REPORT_HTML}")
+    if said := track_report(report, parsed.out):
+        note(said)
+
+
+def run_trend(parsed: argparse.Namespace) -> bool:
+    """Error rates over several reports."""
+    reports = [read_report(Path(path)) for path in parsed.reports]
+    if parsed.out is not None:
+        parsed.out.mkdir(parents=True, exist_ok=True)
+        (parsed.out / TREND).write_text(trend_html(reports), encoding="utf-8")
+        note(f"trend: {parsed.out / TREND}")
+    if parsed.json:
+        write_json([{"title": r["title"], **r["summary"]["by_metric"]} for r in reports])
+    else:
+        write(trend_markdown(reports))
+    return True
 
 
 def run_compare(parsed: argparse.Namespace) -> int:
@@ -142,6 +167,9 @@ def run_compare(parsed: argparse.Namespace) -> int:
     comparison, decision = judge_reports(stable, candidate, options.gate_limits(parsed))
     if parsed.out is not None:
         write_comparison(comparison, decision, parsed.out)
+        title = f"{candidate['title']} against {stable['title']}"
+        if said := track_decision(title, decision.as_json(), comparison, parsed.out):
+            note(said)
     if parsed.json:
         write_json({**comparison, "decision": decision.as_json()})
     else:

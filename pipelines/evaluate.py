@@ -39,14 +39,14 @@ def evaluate(
     out: Path,
     options: EvaluateOptions | None = None,
     *,
-    title: str = "evaluation",
+    title: str | None = None,
 ) -> Report:
     """Transcribe (continuing the journal in `out`), score, and write the report three ways.
 
     Raises PipelineError for anything the user can mend; requests that failed are in the report.
     """
     options = options or EvaluateOptions()
-    (report,) = evaluate_together(clips, {title: (service, out)}, options).values()
+    (report,) = evaluate_together(clips, {title or "": (service, out)}, options).values()
     return report
 
 
@@ -70,7 +70,7 @@ def evaluate_together(
         ),
     )
     return {
-        title: write_evaluation(clips, found, service, out, options, title=title)
+        title: write_evaluation(clips, found, service, out, options, title=title or None)
         for found, (title, (service, out)) in zip(records, versions.items(), strict=True)
     }
 
@@ -82,12 +82,13 @@ def write_evaluation(
     out: Path,
     options: EvaluateOptions,
     *,
-    title: str,
+    title: str | None,
 ) -> Report:
     """Score records that are there and write report.json, report.md and report.html to `out`."""
     description = describe_service(service, options)
     if (out / JOURNAL).exists():
         description["identity"] = read_journal(out / JOURNAL)[0][SERVICE]["identity"]
+    title = title or default_title(description)
     report = build_report(clips, records, options.scoring, title=title, service=description)
     write_reports(report, out, options.audio_budget_bytes, allow_remote=options.allow_remote)
     return report
@@ -101,6 +102,14 @@ def write_reports(
     (out / REPORT_MARKDOWN).write_text(report_markdown(report), encoding="utf-8")
     html = report_html(report, audio_budget_bytes=audio_budget_bytes, allow_remote=allow_remote)
     (out / REPORT_HTML).write_text(html, encoding="utf-8")
+
+
+def default_title(description: Mapping[str, Any]) -> str:
+    """What was evaluated: the checkpoint where the service says it, else model and address."""
+    identity = description.get("identity", {})
+    if "checkpoint" in identity:
+        return str(identity["checkpoint"])
+    return f"{description['model']} at {description['host'] or description['url']}"
 
 
 def describe_service(service: ServiceOptions, options: EvaluateOptions) -> dict[str, Any]:

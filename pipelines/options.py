@@ -222,7 +222,7 @@ def add_candidate(parser: argparse.ArgumentParser) -> None:
 def add_out(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
     """Where results go."""
     parser.add_argument("--out", type=Path, required=required, help="folder for the results")
-    parser.add_argument("--title", default="evaluation", help="of the report")
+    parser.add_argument("--title", help="of the report (default: what answered)")
     parser.add_argument("--quiet", action="store_true", help="no progress on standard error")
 
 

@@ -26,6 +26,7 @@ from pipelines.lib.gate import Decision, Outcome
 from pipelines.lib.normalize import Metric
 
 COMPARISON = "comparison"  # file name of a written comparison, without its ending
+TREND = "trend.html"
 AUDIO_BUDGET_BYTES = 8_000_000
 
 
@@ -75,6 +76,24 @@ def report_markdown(report: Report) -> str:
     return _template("report.md.j2").render(
         report=report, summary=report["summary"], worst=worst_clips(report)[:10]
     )
+
+
+def trend_html(reports: Sequence[Report]) -> str:
+    """Error rates by language over several reports, as a page."""
+    from pipelines.lib import figures
+
+    return _template("trend.html.j2").render(
+        reports=reports, plot=figures.to_svg(figures.trend(reports)), metrics=_metrics(reports)
+    )
+
+
+def trend_markdown(reports: Sequence[Report]) -> str:
+    """Error rates over several reports, a line each, with the change since the one before."""
+    return _template("trend.md.j2").render(reports=reports, metrics=_metrics(reports))
+
+
+def _metrics(reports: Sequence[Report]) -> list[str]:
+    return sorted({metric for report in reports for metric in report["summary"]["by_metric"]})
 
 
 def comparison_html(

@@ -19,6 +19,7 @@ COMMANDS = (
     "transcribe",
     "rescore",
     "compare",
+    "trend",
     "plan",
     "promote",
     "rollback",
