@@ -178,7 +178,10 @@ def _shares(
 
 
 def _confidence(pairs: Sequence[RowPair], options: ScoringOptions) -> dict[str, Any] | None:
-    return _means(pairs, lambda row: row["confidence"], options)
+    """Of what both heard without an error: a version that hears better may well be surer."""
+    right = [p for p in _of_kind(pairs, Kind.SPEECH) if p[0]["errors"] == p[1]["errors"] == 0]
+    found = _means(right, lambda row: row["confidence"], options)
+    return found if found is not None and found["num_clusters"] >= MIN_CLUSTERS else None
 
 
 def _calibration(pairs: Sequence[RowPair], options: ScoringOptions) -> dict[str, Any] | None:

@@ -51,7 +51,7 @@ def _moved(name: str, found: dict[str, Any], margin: float) -> Check:
     outcome, verdict, needed = three_ways(
         found, kept, broken(), f"the margin of ±{margin:.3f}", clips_needed
     )
-    reason = f"mean {name}: {_means(found)}, {verdict}"
+    reason = f"mean {name} where both are right: {_means(found)}, {verdict}"
     return Check(name, outcome, found["difference"], margin, reason, needed)
 
 

@@ -88,14 +88,11 @@ class Estimate:
         t = _student(miss, self.df)
         if t <= 0:
             return 0.0
-        spread = math.sqrt(self.variance + (t * self.step) ** 2)
         clusters = self.num_clusters
         # The skewness that few clusters show is too small: one standard error is added.
         a = (side * self.skewness + math.sqrt(6 / clusters)) / math.sqrt(clusters)
-        if a <= 1e-6:
-            return t * spread
-        hall = -3 / a * (float(np.cbrt(1 + a * (-t - a / 6))) - 1)
-        return max(t, hall) * spread
+        hall = -3 / a * (float(np.cbrt(1 + a * (-t - a / 6))) - 1) if a > 1e-6 else t
+        return math.hypot(max(t, hall) * math.sqrt(self.variance), t * t * self.step)
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,7 +51,9 @@ class GateLimits:
     language_accuracy_margin: float | None = 0.02
     failure_margin: float | None = 0.01
     max_failure_rate: float = 0.01  # of the candidate's requests, as seen
-    confidence_margin: float | None = 0.05  # most that mean confidence may move, either way
+    confidence_margin: float | None = (
+        0.05  # most that it may move, either way, where both are right
+    )
     calibration_margin: float | None = 0.05  # most that the Brier score may rise
     min_clips: int = 30  # recordings with speech that both must have answered
 

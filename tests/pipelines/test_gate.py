@@ -123,3 +123,21 @@ def test_the_number_of_clips_that_would_decide_does_decide() -> None:
     assert check.clips_needed is not None
     enough = build({"English": check.clips_needed + 1}, {"English": 0.03})
     assert named(judged(enough, enough), "error rate in English").passed
+
+
+def test_a_candidate_that_hears_better_may_be_surer() -> None:
+    """Mean confidence rises with accuracy; only a shift on what both heard right is one."""
+    clips = [Clip(f"c{i}", f"/{i}.wav", " ".join(ENGLISH), "English") for i in range(400)]
+
+    def heard(num_wrong: int, right: float) -> Report:
+        records = [
+            Record(c.id, "zog" if i < num_wrong else c.text or "", "English",
+                   0.3 if i < num_wrong else right, latency_s=0.1 + i % 7 / 100)
+            for i, c in enumerate(clips)
+        ]  # fmt: skip
+        return build_report(clips, records, ScoringOptions(num_resamples=200))
+
+    stable, better, shifted = heard(100, 0.9), heard(10, 0.9), heard(10, 0.99)
+    assert judged(stable, better).accepted
+    decision = judged(stable, shifted)
+    assert [c.name for c in decision.checks if c.outcome == "broken"] == ["confidence"]
