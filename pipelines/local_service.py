@@ -47,9 +47,13 @@ class LocalService:
             text=True,
             env={**os.environ, "PYTHONUNBUFFERED": "1"},
         )
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-        in_time = self._told.wait(self._start_timeout_s)
+        try:
+            self._reader = threading.Thread(target=self._read, daemon=True)
+            self._reader.start()
+            in_time = self._told.wait(self._start_timeout_s)
+        except BaseException:  # Ctrl-C or SIGTERM while it starts: __exit__ will not be called
+            self.close()
+            raise
         if not self._started:
             self.close()
             why = "ended" if in_time else f"was not ready within {self._start_timeout_s:g} s"
