@@ -71,6 +71,7 @@ def transcribe_shard(
     model: str,
     protocol: str,
     concurrency: int,
+    send_language: bool = False,
 ) -> None:
     """One part of the recordings, with a service or with a checkpoint loaded here."""
     clips = shard_of(read_manifest(manifest), int(shard["index"]), int(shard["of"]))
@@ -82,6 +83,7 @@ def transcribe_shard(
             protocol=protocol,  # type: ignore[arg-type]  # checked by ServiceOptions
             host_header=shard["host_header"] or None,
             api_key=os.environ.get(API_KEY_ENV),
+            send_language=send_language,
         )
         transcribe(clips, service, Path(journal), concurrency=concurrency)
 

@@ -65,7 +65,7 @@ class LocalService:
 
     def close(self) -> None:
         """Ask the server to stop; kill it when it does not."""
-        if self._process is None or self._reader is None:
+        if self._process is None:
             return
         self._process.terminate()
         try:
@@ -73,7 +73,8 @@ class LocalService:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        self._reader.join()
+        if self._reader is not None:
+            self._reader.join()
         if self._process.stderr is not None:
             self._process.stderr.close()
 

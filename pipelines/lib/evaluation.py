@@ -97,7 +97,7 @@ def build_report(
         "manifest_sha256": digest(clips),
         "scoring": asdict(options),
         "clustering": clustering.as_json(),
-        "summary": summarize(items, options),
+        "summary": {**summarize(items, options), **_extra_columns(items, options)},
         "slices": _slices(items, options),
         "speakers": _speakers(items, options),
         "confused": confusions(item.score for item in items if item.record.error is None),
@@ -170,20 +170,6 @@ def summarize(items: Sequence[Scored], options: ScoringOptions) -> dict[str, Any
         "errors": errors_of(answered if len(by_metric) == 1 else [], options),
         "by_metric": by_metric,
         "num_spacing": sum(score.num_spacing for score in scores if score.kind is Kind.SPEECH),
-        "formatting": formatting(
-            (item.clip.text or "", item.record.text)
-            for item in answered
-            if item.score.kind is Kind.SPEECH
-        ),
-        "keywords": keyword_errors(
-            (
-                (item.clip.text or "", item.record.text, scoring_language(item.clip, item.record))
-                for item in answered
-                if item.score.kind is Kind.SPEECH
-            ),
-            options.keywords,
-            options.normalizer,
-        ),
         "hallucination": hallucination(scores).as_json(),
         "repetition": repetition(scores, [item.record for item in answered]).as_json(),
         "language_accuracy": _language_accuracy(answered),
@@ -193,6 +179,19 @@ def summarize(items: Sequence[Scored], options: ScoringOptions) -> dict[str, Any
         "num_stray_confidences": sum(
             item.record.confidence != _clipped(item.record.confidence) for item in answered
         ),
+    }
+
+
+def _extra_columns(items: Sequence[Scored], options: ScoringOptions) -> dict[str, Any]:
+    """Of the whole set only: each aligns every recording anew."""
+    spoken = [
+        (item.clip.text or "", item.record.text, scoring_language(item.clip, item.record))
+        for item in items
+        if item.record.error is None and item.score.kind is Kind.SPEECH
+    ]
+    return {
+        "formatting": formatting((reference, text) for reference, text, _ in spoken),
+        "keywords": keyword_errors(spoken, options.keywords, options.normalizer),
     }
 
 
