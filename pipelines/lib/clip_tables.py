@@ -13,6 +13,9 @@ from pipelines.lib.normalize import DEFAULT, Metric, normalize, units
 from pipelines.lib.score import Span, align
 
 NUM_WORST = 50
+TABLE_KEYS = (
+    "id", "audio", "errors", "error", "confidence", "duration_s", "latency_s", "hypothesis",
+)  # fmt: skip
 MAX_ROWS = 5000  # of the table; those with most errors
 
 
@@ -29,7 +32,10 @@ def playable(
     rows = worst_clips(report, number)
     normalizer = report["scoring"]["normalizer"]
     audio = embed_audio([r["audio"] for r in rows], budget_bytes, allow_remote=allow_remote)
-    return [{**r, "spans": aligned(r, normalizer), "uri": audio.get(r["audio"])} for r in rows]
+    return [
+        {**row, "spans": spans, "uri": audio.get(row["audio"])}
+        for row, spans in zip(rows, aligned_all(rows, normalizer), strict=True)
+    ]
 
 
 def table_json(report: Report, worst: Sequence[Mapping[str, Any]]) -> str:
@@ -37,22 +43,23 @@ def table_json(report: Report, worst: Sequence[Mapping[str, Any]]) -> str:
     sounds = {row["id"]: i for i, row in enumerate(worst) if row["uri"]}
     spans = {row["id"]: row["spans"] for row in worst}
     normalizer = report["scoring"]["normalizer"]
-    rows = []
-    for row in sorted(report["clips"], key=_worst_first)[:MAX_ROWS]:
-        found = spans.get(row["id"]) or aligned(row, normalizer)
-        rows.append(
-            {
-                "id": row["id"], "audio": row["audio"], "language": str(row["language"]),
-                "errors": row["errors"], "error": row["error"],
-                "rate": row["errors"] / row["num_reference"] if row["num_reference"] else None,
-                "confidence": row["confidence"], "duration_s": row["duration_s"],
-                "latency_s": row["latency_s"], "reference": row["reference"] or "",
-                "hypothesis": row["hypothesis"], "sound": sounds.get(row["id"]),
-                "tags": " ".join(f"{k}:{'/'.join(v)}" for k, v in row["tags"].items()),
-                "spans": [_texts(span, row["metric"]) for span in found],
-            }
-        )  # fmt: skip
+    shown = sorted(report["clips"], key=_worst_first)[:MAX_ROWS]
+    left = [row for row in shown if row["id"] not in spans]
+    spans |= {r["id"]: s for r, s in zip(left, aligned_all(left, normalizer), strict=True)}
+    rows = [_table_row(row, sounds.get(row["id"]), spans[row["id"]]) for row in shown]
     return json.dumps(rows, ensure_ascii=False).replace("<", "\\u003c")
+
+
+def _table_row(row: Mapping[str, Any], sound: int | None, spans: Sequence[Span]) -> dict[str, Any]:
+    return {
+        **{key: row[key] for key in TABLE_KEYS},
+        "language": str(row["language"]),
+        "reference": row["reference"] or "",
+        "rate": row["errors"] / row["num_reference"] if row["num_reference"] else None,
+        "sound": sound,
+        "tags": " ".join(f"{k}:{'/'.join(v)}" for k, v in row["tags"].items()),
+        "spans": [_texts(span, row["metric"]) for span in spans],
+    }
 
 
 def changed_clips(
@@ -76,12 +83,26 @@ def changed_clips(
 
 def aligned(row: Mapping[str, Any], normalizer: str = DEFAULT) -> tuple[Span, ...]:
     """The alignment of a report's recording, in its metric's units, normalised."""
-    metric = Metric(row["metric"])
-    said, heard = (
-        units(normalize(text or "", row["scored_as"], normalizer), metric)
-        for text in (row["alternative"] or row["reference"], row["hypothesis"])
-    )
-    return align([said], [heard])[0]
+    return aligned_all([row], normalizer)[0]
+
+
+def aligned_all(
+    rows: Sequence[Mapping[str, Any]], normalizer: str = DEFAULT
+) -> list[tuple[Span, ...]]:
+    """As `aligned`, of many at once; a text that was heard right is normalised once."""
+    said, heard = [], []
+    for row in rows:
+        metric, language = Metric(row["metric"]), row["scored_as"]
+        reference, hypothesis = (
+            row["alternative"] or row["reference"] or "",
+            row["hypothesis"] or "",
+        )
+        said.append(units(normalize(reference, language, normalizer), metric))
+        same = hypothesis == reference
+        heard.append(
+            said[-1] if same else units(normalize(hypothesis, language, normalizer), metric)
+        )
+    return align(said, heard)
 
 
 def _texts(span: Span, metric: str) -> list[str]:

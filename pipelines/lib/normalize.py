@@ -13,7 +13,7 @@ import re
 import unicodedata
 from collections.abc import Callable
 from enum import StrEnum
-from functools import cache
+from functools import cache, lru_cache
 from importlib import import_module
 
 from pipelines.lib.errors import OptionError
@@ -23,6 +23,7 @@ from pipelines.lib.normalize_han import normalize_chinese, normalize_japanese
 from pipelines.lib.normalize_scripts import one_spelling
 
 DEFAULT = "default"
+MAX_REMEMBERED = 50_000
 
 
 class Metric(StrEnum):
@@ -73,6 +74,11 @@ def normalize(text: str, language: str | None, normalizer: str = DEFAULT) -> str
     `normalizer` is one of NORMALIZERS or "module:function" (text, language) -> text. Raises
     OptionError when there is no such one.
     """
+    return _normalized(text, language, normalizer)
+
+
+@lru_cache(maxsize=MAX_REMEMBERED)  # two versions and every page need the same references
+def _normalized(text: str, language: str | None, normalizer: str) -> str:
     return " ".join(_chosen(normalizer)(text, language).split())
 
 

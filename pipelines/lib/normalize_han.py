@@ -37,7 +37,7 @@ _READINGS = (
 def normalize_chinese(text: str) -> str:
     """Half-width, simplified, numbers written out; punctuation is left to the caller."""
     text = _SPACE_AT_HAN.sub("", _to_simplified()(_plain(text)))
-    text = _wetext("zh")(_HYPHEN_IN_NAME.sub(" ", _THOUSANDS.sub("", text)))
+    text = _written_out("zh", _HYPHEN_IN_NAME.sub(" ", _THOUSANDS.sub("", text)))
     for pattern, replacement in _READINGS:
         text = pattern.sub(replacement, text)
     return text
@@ -46,7 +46,12 @@ def normalize_chinese(text: str) -> str:
 def normalize_japanese(text: str) -> str:
     """Half-width, numbers written out: 20人 and 二十人 are equal."""
     text = _SPACE_AT_HAN.sub("", _plain(text))
-    return _wetext("ja")(_THOUSANDS.sub("", text)).replace("〇", "零")
+    return _written_out("ja", _THOUSANDS.sub("", text)).replace("〇", "零")
+
+
+def _written_out(language: str, text: str) -> str:
+    """Digits as words; wetext takes milliseconds, so texts without any digit are spared it."""
+    return _wetext(language)(text) if any(char.isdigit() for char in text) else text
 
 
 def _plain(text: str) -> str:
