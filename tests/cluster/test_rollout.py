@@ -100,12 +100,13 @@ class Client:
         return Counter(self.checkpoint() for _ in range(NUM_SAMPLES))
 
 
-def canary(percent: int | None, checkpoint: str | None = None) -> Object:
-    """A merge patch: the share of the newest revision, and which checkpoint it serves."""
+def canary(percent: int | None, service: Object | None = None, checkpoint: str = "") -> Object:
+    """A merge patch: the share of the newest revision, and which checkpoint `service` serves."""
     predictor: Object = {"canaryTrafficPercent": percent}
-    if checkpoint is not None:
+    if service is not None:  # a merge patch replaces lists whole
+        [container] = service["spec"]["predictor"]["containers"]
         arguments = ["--model_name=qwen3-asr", f"--model_dir=/app/checkpoints/{checkpoint}"]
-        predictor["model"] = {"args": [*arguments, "--http_port=8080"]}
+        predictor["containers"] = [{**container, "args": [*arguments, "--http_port=8080"]}]
     annotations = {"serving.kserve.io/enable-tag-routing": "true"}
     return {"metadata": {"annotations": annotations}, "spec": {"predictor": predictor}}
 
@@ -120,7 +121,7 @@ def test_rollout(service: Service, entry: Entry, http: httpx.Client) -> None:
     assert main.checkpoint() == FIRST
 
     with Caller(main.transcribe) as caller:
-        service.patch(canary(0, SECOND))
+        service.patch(canary(0, ready, SECOND))
         dark = service.wait("a dark second revision", dark_beside(first))
         second = str(newest(dark))
         apart = Client(http, entry, tag_url(dark, "latest"))
@@ -155,10 +156,10 @@ def test_scale_to_zero_and_back(service: Service, entry: Entry, http: httpx.Clie
         "autoscaling.knative.dev/scale-to-zero-pod-retention-period": "0s",
         "autoscaling.knative.dev/scale-down-delay": "0s",
     }
-    patch = canary(None, FIRST)
+    before = service.wait("the service as it was left", is_ready)
+    patch = canary(None, before, FIRST)
     patch["metadata"]["annotations"] = zero
     patch["spec"]["predictor"]["minReplicas"] = 0
-    before = service.wait("the service as it was left", is_ready)
     service.patch(patch)
     ready = service.wait("one new version, scaling to zero", replaced(revisions(before)))
     service.wait_for_pods(0)

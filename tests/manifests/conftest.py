@@ -55,6 +55,8 @@ KNATIVE: list[tuple[str, ...]] = [
     ("gpu", "gpu-mig"),
     ("knative-autoscaling",),
     ("canary-knative",),
+    ("custom-container",),
+    ("custom-container", "api-keys", "tracing"),
     *((name,) for name in _EITHER),
     (
         *("gpu", "gpu-mig", "knative-autoscaling", "monitoring", "logging", "high-availability"),

@@ -7,25 +7,23 @@ import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
-from tests.manifests.objects import Object, Predictor, containers_of, full_name, of_kind, predictors
+from tests.manifests.knative_rules import (
+    KNOWN_SCALING,
+    POD_FLAGS,
+    SCALING,
+    VOLUME_FLAGS,
+    refusals,
+)
+from tests.manifests.objects import (
+    Object,
+    Predictor,
+    containers_of,
+    full_name,
+    knative_service,
+    of_kind,
+    predictors,
+)
 
-# Pod fields that Knative refuses unless a feature flag is on; the flag of a PVC is for a volume.
-KNATIVE_FLAGS = {
-    "affinity": "kubernetes.podspec-affinity",
-    "dnsConfig": "kubernetes.podspec-dnsconfig",
-    "dnsPolicy": "kubernetes.podspec-dnspolicy",
-    "hostAliases": "kubernetes.podspec-hostaliases",
-    "initContainers": "kubernetes.podspec-init-containers",
-    "nodeSelector": "kubernetes.podspec-nodeselector",
-    "priorityClassName": "kubernetes.podspec-priorityclassname",
-    "runtimeClassName": "kubernetes.podspec-runtimeclassname",
-    "schedulerName": "kubernetes.podspec-schedulername",
-    "securityContext": "kubernetes.podspec-securitycontext",
-    "tolerations": "kubernetes.podspec-tolerations",
-    "topologySpreadConstraints": "kubernetes.podspec-topologyspreadconstraints",
-}
-PVC_FLAG = "kubernetes.podspec-persistent-volume-claim"
-KNATIVE_MAX_TIMEOUT_S = 600
 # Environment that libraries read and not our configuration.
 LIBRARY_ENV = re.compile(r"HOME|HF_HUB_OFFLINE|OTEL_\w+|FASTAPI_OTEL_AUTO_CONFIGURE")
 # (flags, environment, text of model-config.json) -> what the server says against it, or None
@@ -39,20 +37,28 @@ _FLAG = re.compile(r"(--[a-z_]+)(?:=(.*))?")
 
 
 def knative_refusals(objects: Sequence[Object], enabled: Collection[str]) -> Iterator[str]:
-    """Fields that Knative's webhook refuses, given the feature flags that are on."""
+    """What Knative's webhook says against the services that KServe makes, given the flags on."""
     for each in predictors(objects):
-        if each.mode != "Knative":
-            continue
-        if "lifecycle" in each.container:
-            yield f"{each.name}: Knative refuses lifecycle"
-        if "terminationGracePeriodSeconds" in each.pod:
-            yield f"{each.name}: Knative refuses terminationGracePeriodSeconds"
-        if each.spec.get("timeout", 0) > KNATIVE_MAX_TIMEOUT_S:
-            yield f"{each.name}: timeout {each.spec['timeout']} > {KNATIVE_MAX_TIMEOUT_S}"
-        needed = [KNATIVE_FLAGS[field] for field in each.pod if field in KNATIVE_FLAGS]
-        if any("persistentVolumeClaim" in volume for volume in each.pod.get("volumes", [])):
-            needed.append(PVC_FLAG)
-        yield from (f"{each.name}: needs Knative's flag {f}" for f in needed if f not in enabled)
+        if each.mode == "Knative":
+            said = refusals(knative_service(each), enabled)
+            yield from (f"{each.name}: {message}{_by_flag(message)}" for message in said)
+
+
+def _by_flag(message: str) -> str:
+    """The feature flag that would let the field pass, where there is one."""
+    field = message.rsplit(".", 1)[-1]
+    flag = (POD_FLAGS | VOLUME_FLAGS).get(field)
+    return f" (needs Knative's flag {flag})" if flag and "must not set" in message else ""
+
+
+def knative_annotations(objects: Sequence[Object]) -> Iterator[str]:
+    """A scaling annotation that Knative does not know is ignored without a word."""
+    for each in of_kind(objects, "InferenceService"):
+        yield from (
+            f"{full_name(each)}: Knative has no annotation {key}"
+            for key in each["metadata"].get("annotations", {})
+            if key.startswith(SCALING) and key.removeprefix(SCALING) not in KNOWN_SCALING
+        )
 
 
 def one_port(objects: Sequence[Object]) -> Iterator[str]:

@@ -97,8 +97,8 @@ def row_of(name: str) -> str:
 
 def flags_needed(objects: list[Object]) -> set[str]:
     """Knative's feature flags without which its webhook refuses these objects, by short name."""
-    refused = pod_rules.knative_refusals(objects, ())
-    return {re.sub(r".*kubernetes\.podspec-", "", problem) for problem in refused}
+    refused = " ".join(pod_rules.knative_refusals(objects, ()))
+    return set(re.findall(r"flag kubernetes\.podspec-([\w-]+)", refused))
 
 
 @needs_kustomize

@@ -6,6 +6,7 @@ import pytest
 
 from tests.manifests import pod_rules
 from tests.manifests.conftest import complaint, needs_kustomize
+from tests.manifests.knative_rules import POD_FLAGS, VOLUME_FLAGS
 from tests.manifests.mutations import (
     Case,
     Objects,
@@ -16,6 +17,7 @@ from tests.manifests.mutations import (
     dig,
     drop,
     ids,
+    isvc_annotations,
     kind,
     predictor,
     put,
@@ -24,7 +26,7 @@ from tests.manifests.mutations import (
 from tests.manifests.objects import of_kind
 
 pytestmark = needs_kustomize
-FLAGS = frozenset(pod_rules.KNATIVE_FLAGS.values()) | {pod_rules.PVC_FLAG}
+FLAGS = frozenset({*POD_FLAGS.values(), *VOLUME_FLAGS.values()})
 # Flags that the full Knative stack needs, as manifests/cluster/knative turns them on.
 ON = frozenset(
     f"kubernetes.podspec-{name}"
@@ -92,7 +94,17 @@ CASES: list[Case] = [
         "lifecycle",
     ),
     ("knative_refusals", put(predictor, "terminationGracePeriodSeconds", 60), "terminationGrace"),
-    ("knative_refusals", put(predictor, "timeout", 900), "900 > 600"),
+    ("knative_refusals", put(predictor, "timeout", 900), "900 <= 600"),
+    (
+        "knative_refusals",
+        put(isvc_annotations, "autoscaling.knative.dev/window", "5s"),
+        "expected 6s <= 5s <= 1h0m0s",
+    ),
+    (
+        "knative_annotations",
+        put(isvc_annotations, "autoscaling.knative.dev/pod-retention", "10m"),
+        "Knative has no annotation",
+    ),
     ("no_flags", put(predictor, "nodeSelector", {"a": "b"}), "kubernetes.podspec-nodeselector"),
     ("no_flags", add_volume, "kubernetes.podspec-persistent-volume-claim"),
     ("one_port", lambda o: container(o)["ports"].append({"containerPort": 8081}), "2 ports"),

@@ -69,6 +69,11 @@ KNATIVE_CASES: list[Case] = [
     ("canaries", put(predictor, "canaryTrafficPercent", 101), "not within 0 and 100"),
     ("canaries", drop(isvc_annotations, "serving.kserve.io/enable-tag-routing"), "tag routing"),
     (
+        "canaries",
+        put(isvc_annotations, "serving.knative.dev/rollout-duration", "120s"),
+        "the tag's address",
+    ),
+    (
         "storage_pinned",
         put(dig(predictor, "model"), "storageUri", "hf://Qwen/Qwen3-ASR-1.7B-hf"),
         "not pinned",
@@ -83,6 +88,7 @@ KNATIVE_CASES: list[Case] = [
         put(dig(predictor, "model"), "storageUri", "oci://host/weights:latest"),
         "not pinned",
     ),
+    ("storage_pinned", drop(dig(predictor, "model"), "storageUri"), "many models"),
     (
         "storage_pinned",
         put(dig(lambda o: kind(o, "LocalModelCache"), "spec"), "sourceModelUri", "hf://a/b"),

@@ -103,7 +103,7 @@ def test_the_edge_overlay_asks_for_what_was_measured() -> None:
 
 def test_the_tiny_server_is_what_was_measured() -> None:
     row = EDGE["tiny fp32, server"]
-    text = (MANIFESTS / "overlays" / "dev-cpu" / "runtime.yaml").read_text()
+    text = (MANIFESTS / "overlays" / "dev-cpu" / "inference-service.yaml").read_text()
     for each in (text, README):
         assert f"{row['rss_peak_ready_mib']} MiB" in each
         assert f"{row['rss_peak_mib']:,} MiB at the peak" in each
