@@ -11,8 +11,8 @@ from typing import Any
 
 from predictor.api.details import details
 from predictor.api.tensors import decode_base64, load_json, refuse_unknown
-from predictor.calls import Call, Recording
 from predictor.errors import InvalidInput, UnsupportedMedia
+from predictor.service.calls import Call, Recording
 from predictor.text.languages import parse_language
 from predictor.types import Transcription
 

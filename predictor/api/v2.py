@@ -20,8 +20,8 @@ from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 from predictor.api.details import details
 from predictor.api.infer_body import InferBody, RequestedOutput
 from predictor.api.tensors import Parameters, Tensor
-from predictor.calls import Call, Recording
 from predictor.errors import InvalidInput
+from predictor.service.calls import Call, Recording
 from predictor.text.languages import parse_language
 from predictor.types import Transcription
 

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from predictor.audio.mel import LogMel
 from predictor.engine.prompts import PromptLayout
 from predictor.engine.protocol import StepOutput
 from predictor.engine.sequence import Limits, Sequence
 from predictor.model.attention import CacheView, Packing, to_device
+from predictor.model.mel import LogMel
 from predictor.model.model import Model
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from predictor.engine.options import EngineOptions, EngineStats, Phase
-from predictor.engine.room import check_room
+from predictor.engine.queue_limits import check_room
 from predictor.engine.sequence import Limits, Sequence
 from predictor.errors import InvalidInput
 from predictor.types import EngineRequest

@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 
-from predictor.audio.mel_device import chunk_table
-from predictor.engine.graphs import GraphRunner
+from predictor.engine.cuda.runner import GraphRunner
 from predictor.engine.sequence import Sequence
 from predictor.model.attention import Packing
-from predictor.model.fused import PLAIN, FusedDecoder, StepPlaces
-from predictor.model.fused_encoder import FusedEncoder
+from predictor.model.cuda.decoder import PLAIN, FusedDecoder, StepPlaces
+from predictor.model.cuda.encoder import FusedEncoder
+from predictor.model.cuda.mel import chunk_table
 from tests.bench.load import Clips, options
 
 

@@ -69,7 +69,7 @@ def canaries(objects: Sequence[Object]) -> Iterator[str]:
         if percent is not None and annotations.get(TAGGED) != "true":
             yield f"{name}: a canary without tag routing cannot be reached apart"
         if ROLLOUT_DURATION in annotations and TAGGED in annotations:
-            yield f"{name}: with rollout-duration the tag's address answers from the old revision too"
+            yield f"{name}: rollout-duration: the tag's address answers from the old revision too"
         listed = each["spec"].get("canary", [])
         if sum(canary["trafficPercent"] for canary in listed) > 100:
             yield f"{name}: the canaries' trafficPercent exceed 100 together"
