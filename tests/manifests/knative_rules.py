@@ -18,7 +18,7 @@ PROGRESS_DEADLINE = "serving.knative.dev/progress-deadline"
 ROLLOUT_DURATION = "serving.knative.dev/rollout-duration"
 KPA = "kpa.autoscaling.knative.dev"
 HPA = "hpa.autoscaling.knative.dev"
-MAX_TIMEOUT_S = 600  # config-defaults, max-revision-timeout-seconds
+MAX_TIMEOUT_S = 600  # config-defaults, max-revision-timeout-seconds, where it is not set
 MAX_CONCURRENCY = 1000  # config-defaults, container-concurrency-max-limit
 _MAX_INT32 = 2**31 - 1
 _HOUR_S = Decimal(3600)
@@ -213,7 +213,7 @@ def annotation_refusals(annotations: Mapping[str, str]) -> Iterator[str]:
     yield from _duration_of("progress-deadline", PROGRESS_DEADLINE, _TEMPLATE, annotations)
 
 
-def _pod_refusals(pod: Object, enabled: Collection[str]) -> Iterator[str]:
+def _pod_refusals(pod: Object, enabled: Collection[str], max_timeout_s: int) -> Iterator[str]:
     for name in pod:
         if name in _NEVER_IN_A_POD or POD_FLAGS.get(name, name) not in (name, *enabled):
             yield f"must not set the field(s): {_POD}{name}"
@@ -222,8 +222,8 @@ def _pod_refusals(pod: Object, enabled: Collection[str]) -> Iterator[str]:
             if kind in volume and flag not in enabled:
                 yield f"must not set the field(s): {_POD}volumes[{index}].{kind}"
     seconds = pod.get("timeoutSeconds") or 0
-    if not 0 <= seconds <= MAX_TIMEOUT_S:
-        yield f"expected 0 <= {seconds} <= {MAX_TIMEOUT_S}: {_POD}timeoutSeconds"
+    if not 0 <= seconds <= max_timeout_s:
+        yield f"expected 0 <= {seconds} <= {max_timeout_s}: {_POD}timeoutSeconds"
     limit = pod.get("containerConcurrency", 0)
     if not 0 <= limit <= MAX_CONCURRENCY:
         yield f"expected 0 <= {limit} <= {MAX_CONCURRENCY}: {_POD}containerConcurrency"
@@ -250,7 +250,9 @@ def _container_refusals(container: Object, path: str) -> Iterator[str]:
             yield f"invalid value: {number} is a reserved port: {path}ports.containerPort"
 
 
-def refusals(service: Object, enabled: Collection[str] = ()) -> Iterator[str]:
+def refusals(
+    service: Object, enabled: Collection[str] = (), max_timeout_s: int = MAX_TIMEOUT_S
+) -> Iterator[str]:
     """What the webhook says against a Service, given the feature flags that are on."""
     annotations = service["metadata"].get("annotations", {})
     yield from (
@@ -262,7 +264,7 @@ def refusals(service: Object, enabled: Collection[str] = ()) -> Iterator[str]:
     yield from _duration_of("rollout-duration", ROLLOUT_DURATION, where, annotations)
     template = service["spec"]["template"]
     yield from annotation_refusals(template["metadata"].get("annotations", {}))
-    yield from _pod_refusals(template["spec"], enabled)
+    yield from _pod_refusals(template["spec"], enabled, max_timeout_s)
     for index, container in enumerate(template["spec"]["containers"]):
         yield from _container_refusals(container, f"{_POD}containers[{index}].")
     shares = [target.get("percent") or 0 for target in service["spec"].get("traffic", [])]

@@ -9,6 +9,7 @@ from typing import Any
 
 from tests.manifests.knative_rules import (
     KNOWN_SCALING,
+    MAX_TIMEOUT_S,
     POD_FLAGS,
     SCALING,
     VOLUME_FLAGS,
@@ -36,11 +37,13 @@ _PINNED_IMAGE = re.compile(
 _FLAG = re.compile(r"(--[a-z_]+)(?:=(.*))?")
 
 
-def knative_refusals(objects: Sequence[Object], enabled: Collection[str]) -> Iterator[str]:
+def knative_refusals(
+    objects: Sequence[Object], enabled: Collection[str], max_timeout_s: int = MAX_TIMEOUT_S
+) -> Iterator[str]:
     """What Knative's webhook says against the services that KServe makes, given the flags on."""
     for each in predictors(objects):
         if each.mode == "Knative":
-            said = refusals(knative_service(each), enabled)
+            said = refusals(knative_service(each), enabled, max_timeout_s)
             yield from (f"{each.name}: {message}{_by_flag(message)}" for message in said)
 
 
@@ -61,13 +64,18 @@ def knative_annotations(objects: Sequence[Object]) -> Iterator[str]:
         )
 
 
-def one_port(objects: Sequence[Object]) -> Iterator[str]:
-    """KServe routes to the first port, Knative takes one only and two names; probes must use it."""
+def ports(objects: Sequence[Object]) -> Iterator[str]:
+    """KServe routes HTTP to the first port, and in Standard mode gRPC to one that says so."""
     for each in predictors(objects):
         ports = each.container.get("ports", [])
-        if len(ports) != 1:
+        if not ports or (len(ports) > 1 and each.mode == "Knative"):
             yield f"{each.name}: {len(ports)} ports, must be 1"
             continue
+        yield from (
+            f"{each.name}: port {port['containerPort']} is named {port.get('name')!r}, without grpc"
+            for port in ports[1:]
+            if "grpc" not in port.get("name", "")
+        )
         if ports[0].get("name") not in ("http1", "h2c"):
             yield f"{each.name}: port name {ports[0].get('name')!r}, must be http1 or h2c"
         for probe, get in _http_probes(each):

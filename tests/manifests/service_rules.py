@@ -100,7 +100,7 @@ def storage_pinned(objects: Sequence[Object]) -> Iterator[str]:
             pinned = re.fullmatch(r"hf://[\w.-]+/[\w.-]+:[0-9a-f]{40}", uri)
         else:
             pinned = re.fullmatch(
-                r"oci://.+(@sha256:[0-9a-f]{64}|:(?!latest$)[\w.-]*\d[\w.-]*)", uri
+                r"oci(?:\+native)?://.+(@sha256:[0-9a-f]{64}|:(?!latest$)[\w.-]*\d[\w.-]*)", uri
             )
         if not pinned:
             yield f"{predictor.name}: storageUri {uri} is not pinned to a revision"
@@ -179,8 +179,6 @@ def _selectors(each: Object) -> list[Mapping[str, str]]:
             return [spec["selector"]["matchLabels"]]
         case "NetworkPolicy":
             return [spec["podSelector"]["matchLabels"]]
-        case "Service":
-            return [spec["selector"]]
         case "InferenceService":
             predictor = spec["predictor"]
             spread = predictor.get("topologySpreadConstraints", [])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import json
 import os
 import re
 import subprocess
@@ -12,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.manifests import pod_rules, service_rules
+from tests.manifests import combinations, pod_rules, service_rules
 from tests.manifests.conftest import KNATIVE, OVERLAYS, needs_kustomize, needs_schemas
 from tests.manifests.objects import MANIFESTS, ROOT, Object, build, of_kind
 from tests.manifests.schemas import problems
@@ -51,12 +53,40 @@ load_model(Path("predictor/checkpoints/tiny"), device="cpu", dtype=torch.float32
 
 @needs_kustomize
 @needs_schemas
-@pytest.mark.parametrize("folder", ["cluster/gpu", "cluster/knative"])
+@pytest.mark.parametrize(
+    "folder", ["cluster/gpu", "cluster/knative", "cluster/gateway", "cluster/logging"]
+)
 def test_cluster_folders_fit_their_schemas(folder: str) -> None:
     objects = build(MANIFESTS / folder)
     assert [problem for each in objects for problem in problems(each)] == []
     assert list(pod_rules.images_pinned(objects)) == []
     assert list(service_rules.selectors(objects)) == []
+
+
+@needs_kustomize
+def test_a_daemon_set_that_selects_nothing_is_caught() -> None:
+    objects = copy.deepcopy(build(MANIFESTS / "cluster/logging"))
+    [each] = of_kind(objects, "DaemonSet")
+    each["spec"]["selector"]["matchLabels"]["x"] = "y"
+    assert "does not match its template" in next(service_rules.selectors(objects))
+
+
+@needs_kustomize
+def test_the_gateways_listener_covers_kserves_host_names() -> None:
+    """By KServe's own template of a service's host name, filled in as its controller does."""
+    objects = build(MANIFESTS / "cluster/gateway")
+    [gateway] = of_kind(objects, "Gateway")
+    [config] = of_kind(objects, "ConfigMap")
+    ingress = json.loads(config["data"]["ingress"])
+    [listener] = gateway["spec"]["listeners"]
+    filled = {"Name": "qwen3-asr", "Namespace": "speech", "IngressDomain": ingress["ingressDomain"]}
+    host = re.sub(r"{{ \.(\w+) }}", lambda found: filled[found[1]], ingress["domainTemplate"])
+    assert host == "qwen3-asr-speech.asr.example.com"
+    assert listener["hostname"] == "*." + host.split(".", 1)[1]
+    assert ingress["urlScheme"] == listener["protocol"].lower() == "https"
+    where = f"{gateway['metadata']['namespace']}/{gateway['metadata']['name']}"
+    assert ingress["kserveIngressGateway"] == where
+    assert ingress["ingressGateway"]  # KServe refuses its configuration without
 
 
 @needs_kustomize
@@ -81,6 +111,13 @@ def test_the_readme_has_every_folder_in_its_table(kind: str) -> None:
     listed = {match[1] for match in re.finditer(r"^\| `([\w-]+)` \|", README, re.MULTILINE)}
     folders = {path.name for path in (MANIFESTS / kind).iterdir()}
     assert folders <= listed
+
+
+def test_the_readme_says_what_goes_together() -> None:
+    """Every overlay with every component: offered, contained, or a reason against it."""
+    assert combinations.between(README) == combinations.table(), (
+        "run: python -m tests.manifests.combinations"
+    )
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -114,13 +151,12 @@ def test_the_readme_names_the_flags_that_a_component_needs(
     choice: tuple[str, ...], built: Any
 ) -> None:
     named = set(re.findall(r"podspec-(\w[\w-]*\w)", row_of(choice[0])))
-    # The model cache's claim is made by KServe.
-    optional = {"persistent-volume-claim"} if choice == ("model-cache",) else set()
-    assert named - optional == flags_needed(built(choice))
+    assert named == flags_needed(built(choice))
 
 
 def test_the_readmes_paths_exist() -> None:
-    paths = set(re.findall(r"`((?:cluster|base|components|overlays)/[\w./-]+)`", README))
+    texts = README + (MANIFESTS / "IMAGES.md").read_text()
+    paths = set(re.findall(r"`((?:cluster|base|components|overlays)/[\w./-]+)`", texts))
     assert len(paths) > 10
     assert [path for path in paths if not (MANIFESTS / path).exists()] == []
     shown = set(re.findall(r"manifests/((?:cluster|components|overlays|kind)/[\w./-]+)", README))

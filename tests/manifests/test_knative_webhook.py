@@ -24,7 +24,9 @@ from tests.manifests.objects import MANIFESTS, Object, build, knative_service, p
 pytestmark = needs_kustomize
 GO_FOLDER = Path(__file__).parent / "knative"
 FEATURES = yaml.safe_load((MANIFESTS / "cluster/knative/config-features.yaml").read_text())["data"]
-Webhook = Callable[[list[Object], dict[str, str]], list[str]]
+DEFAULTS = yaml.safe_load((MANIFESTS / "cluster/knative/config-defaults.yaml").read_text())["data"]
+Config = dict[str, dict[str, str]]
+Webhook = Callable[[list[Object], Config], list[str]]
 
 
 @pytest.fixture(scope="session")
@@ -37,7 +39,7 @@ def service() -> Object:
 
 @pytest.fixture(scope="session")
 def webhook(tmp_path_factory: pytest.TempPathFactory) -> Webhook:
-    """Knative's own defaulting and validation: services and feature flags in, messages out."""
+    """Knative's own defaulting and validation: services and its ConfigMaps in, messages out."""
     if shutil.which("go") is None:
         pytest.skip("no go on the PATH: Knative's own validation is not run")
     modules = subprocess.run(
@@ -49,8 +51,8 @@ def webhook(tmp_path_factory: pytest.TempPathFactory) -> Webhook:
     built = ["go", "build", "-mod=readonly", "-o", str(binary), "."]
     subprocess.run(built, cwd=GO_FOLDER, check=True, capture_output=True, text=True)
 
-    def ask(services: list[Object], features: dict[str, str]) -> list[str]:
-        given = json.dumps({"services": services, "config": {"features": features}})
+    def ask(services: list[Object], settings: Config) -> list[str]:
+        given = json.dumps({"services": services, "config": settings})
         said = subprocess.run([binary], input=given, capture_output=True, text=True, check=True)
         verdicts: list[str] = json.loads(said.stdout)
         return verdicts
@@ -108,6 +110,7 @@ def test_knative_says_the_same(service: Object, webhook: Webhook) -> None:
 
 @pytest.mark.timeout(900)
 def test_knative_accepts_what_is_built(objects: list[Object], webhook: Webhook) -> None:
-    """With the flags that manifests/cluster/knative turns on, and no others."""
+    """With what manifests/cluster/knative sets, and nothing else."""
     services = [knative_service(each) for each in predictors(objects) if each.mode == "Knative"]
-    assert [said for said in webhook(services, FEATURES) if said] == []
+    settings = {"features": FEATURES, "defaults": DEFAULTS}
+    assert [said for said in webhook(services, settings) if said] == []

@@ -162,11 +162,6 @@ KNATIVE_CASES: list[Case] = [
         "InferenceService",
     ),
     (
-        "selectors",
-        put(dig(lambda o: kind(o, "DaemonSet"), "spec", "selector", "matchLabels"), "x", "y"),
-        "does not match its template",
-    ),
-    (
         "queries",
         put(
             dig(lambda o: kind(o, "PrometheusRule"), "spec", "groups", 0, "rules", 0),
@@ -222,11 +217,6 @@ STANDARD_CASES: list[Case] = [
     ),
     ("scaling", put(predictor, "minReplicas", 0), "nothing holds a request"),
     ("scaling", drop(dig(predictor, *EXTERNAL, "target"), "value"), "only target.value"),
-    (
-        "selectors",
-        put(dig(lambda o: kind(o, "Service"), "spec", "selector"), "app", "qwen-asr"),
-        "Service",
-    ),
     (
         "queries",
         put(dig(predictor, *EXTERNAL, "metric"), "query", "sum(qwen3_asr_queue)"),

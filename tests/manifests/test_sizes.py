@@ -12,7 +12,7 @@ from predictor.settings.read import load_settings
 from tests.bench import readme, sizes
 from tests.manifests.objects import MANIFESTS
 
-README = (MANIFESTS / "README.md").read_text()
+README = (MANIFESTS / "SIZES.md").read_text()
 RESULTS: dict[str, Any] = readme.load_results()
 ROWS = RESULTS["rows"]
 STEADY = ROWS["1.7B steady 32 x 10 s, p95/p50"]
