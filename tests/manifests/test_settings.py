@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from tests.manifests.conftest import EXTENDED, OVERLAYS, needs_kustomize
 from tests.manifests.objects import MANIFESTS, Object, build, of_kind
 from tests.manifests.queries import our_series, scaler_queries
 from tests.manifests.test_overlays import broken_rules
+from tests.manifests.user_overlay import DEFAULTS, UserOverlay
 
 pytestmark = needs_kustomize
 NAMESPACE = "speech"
@@ -29,7 +28,6 @@ SETTINGS = {
     "pipelinesNamespace": "team-a",
     "pipelinesAccount": "default-editor",
 }
-DEFAULTS: dict[str, str] = yaml.safe_load((MANIFESTS / "example/settings.yaml").read_text())["data"]
 
 
 def of_a_user(
@@ -38,21 +36,7 @@ def of_a_user(
     components: tuple[str, ...],
     settings: Mapping[str, str] = SETTINGS,
 ) -> list[Object]:
-    """The example with the test's namespace, settings, overlay and components."""
-
-    def relative(path: str) -> str:
-        return os.path.relpath(MANIFESTS / path, folder)
-
-    mine = yaml.safe_load((MANIFESTS / "example/kustomization.yaml").read_text())
-    mine["namespace"] = NAMESPACE
-    mine["resources"] = [relative(f"overlays/{overlay}"), "settings.yaml"]
-    mine["components"] = [relative(f"components/{name}") for name in components]
-    mine["transformers"] = [relative("settings")]
-    config_map = yaml.safe_load((MANIFESTS / "example/settings.yaml").read_text())
-    config_map["data"] = dict(settings)
-    (folder / "settings.yaml").write_text(yaml.safe_dump(config_map))
-    (folder / "kustomization.yaml").write_text(yaml.safe_dump(mine))
-    return build(folder)
+    return UserOverlay(overlay, components, NAMESPACE, settings).build(folder)
 
 
 def strings(node: Any) -> Iterator[str]:
