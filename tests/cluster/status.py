@@ -11,6 +11,8 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+from tests.manifests.objects import MODE
+
 Object = dict[str, Any]
 Holds = Callable[[Object], bool]
 
@@ -36,7 +38,8 @@ def is_ready(service: Object) -> bool:
     """Ready, and on Knative the newest revision is the one that is."""
     if conditions(service).get("Ready") != "True":
         return False
-    return "latestCreatedRevision" not in predictor_status(service) or newest(service) is not None
+    annotations = service.get("metadata", {}).get("annotations", {})
+    return annotations.get(MODE) == "Standard" or newest(service) is not None
 
 
 def newest(service: Object) -> str | None:

@@ -97,6 +97,7 @@ def test_a_model_without_storage_gets_an_agent(tmp_path: Path) -> None:
     [plain] = made.pods()
     changed = copy.deepcopy(made.service)
     del changed["spec"]["predictor"]["model"]["storageUri"]
+    changed["spec"]["predictor"]["minReplicas"] = 1
     changed["spec"]["predictor"]["model"]["args"] = ["--model_dir=/app/checkpoints/tiny"]
     made.change(changed)
     statuses(made)
