@@ -92,6 +92,15 @@ def test_weights_follow_the_status_from_021_on(kserve: str, share: int, tmp_path
     assert dict(made.served)["qwen3-asr-candidate-predictor"] == share
 
 
+def test_a_canary_of_a_service_scaled_by_keda_is_not_reconciled(tmp_path: Path) -> None:
+    """Unless it says that it has no scaler of its own: KServe would make one without triggers."""
+    made = fake(tmp_path, "production-standard", ("canary-standard",))
+    assert conditions(made.service)["Ready"] == "True"
+    del made.service["spec"]["canary"][0]["predictor"]["annotations"]
+    made.turn()
+    assert "spec.triggers: Required value" in messages(made.service)
+
+
 def test_a_model_without_storage_gets_an_agent(tmp_path: Path) -> None:
     made = fake(tmp_path, "production")
     [plain] = made.pods()

@@ -80,6 +80,20 @@ def refusals(service: Object, before: Object | None = None) -> Iterator[str]:
     yield from _canaries(service)
 
 
+def reconcile_failures(service: Object) -> Iterator[str]:
+    """What the API refuses of that which the controller (0.20) makes of a service."""
+    annotations = service["metadata"].get("annotations", {})
+    for canary in service["spec"].get("canary") or []:
+        predictor = canary["predictor"]
+        of_canary = {**annotations, **predictor.get("annotations", {})}
+        if of_canary.get(AUTOSCALER) == "keda":
+            name = f"{service['metadata']['name']}-{predictor['name']}-predictor"
+            yield (
+                f"fails to reconcile canary {predictor['name']}: ScaledObject.keda.sh "
+                f'"{name}" is invalid: spec.triggers: Required value'
+            )
+
+
 def is_multi_model(predictor: Object) -> bool:
     """A model without any storage: KServe puts its agent in front of the server."""
     model = predictor.get("model")

@@ -6,6 +6,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from tests.manifests.knative_rules import ROLLOUT_DURATION
+from tests.manifests.kserve_rules import reconcile_failures
 from tests.manifests.objects import MODE, Object, full_name, of_kind, predictors
 from tests.manifests.queries import (
     TARGET_LABELS,
@@ -61,6 +62,7 @@ def mode_change(before: Sequence[Object], after: Sequence[Object]) -> Iterator[s
 def canaries(objects: Sequence[Object]) -> Iterator[str]:
     """Shares within 0 to 100, names, no scaling of a canary, and a dark one reachable."""
     for each in of_kind(objects, "InferenceService"):
+        yield from reconcile_failures(each)
         name, predictor = full_name(each), each["spec"]["predictor"]
         percent = predictor.get("canaryTrafficPercent")
         annotations = each["metadata"].get("annotations", {})

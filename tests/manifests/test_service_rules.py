@@ -209,7 +209,8 @@ STANDARD_CASES: list[Case] = [
     ),
     ("canaries", put(dig(isvc, "spec", "canary", 0), "trafficPercent", 101), "exceed 100"),
     ("canaries", lambda o: isvc(o)["spec"]["canary"].append(isvc(o)["spec"]["canary"][0]), "own"),
-    ("canaries", drop(dig(isvc, "spec", "canary", 0, "predictor"), "name"), "need names"),
+    ("canaries", put(dig(isvc, "spec", "canary", 0, "predictor"), "name", None), "need names"),
+    ("canaries", drop(dig(isvc, "spec", "canary", 0, "predictor"), "annotations"), "spec.triggers"),
     (
         "canaries",
         put(dig(isvc, "spec", "canary", 0, "predictor"), "maxReplicas", 4),

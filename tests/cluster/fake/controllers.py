@@ -195,6 +195,9 @@ class FakeService:
     # -- Standard ------------------------------------------------------------------------------
 
     def _turn_standard(self, stable: Predictor, canaries: list[Predictor]) -> None:
+        for said in kserve_rules.reconcile_failures(self.service):
+            self._conditions("False", "ReconcileFailed", said)
+            return
         named = {f"{self.name}-predictor": stable}
         listed = self.service["spec"].get("canary") or []
         for canary, spec in zip(canaries, listed, strict=True):
