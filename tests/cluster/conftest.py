@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import secrets
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import Any
 import httpx
 import pytest
 import uvicorn
+import yaml
 from kubernetes import client, config, stream
 from starlette.applications import Starlette
 
@@ -47,6 +49,7 @@ class Target:
     image: str
     versions: dict[str, str]
     run_in: Callable[[str, str, list[str]], str]  # namespace, pod, command -> its output
+    kubeconfig: str
     is_fake: bool = False
 
     @property
@@ -83,7 +86,24 @@ def fake_target(fake: FakeKubernetes) -> Iterator[Target]:
         cluster = Cluster(client.ApiClient(settings))
         versions = {"kserve": fake.kserve, "knative": "1.21.1", "kubernetes": "v1.34.4"}
         entry = Entry(ingress)
-        yield Target(cluster, entry, entry, IMAGE, versions, fake.run_in, is_fake=True)
+        with tempfile.NamedTemporaryFile("w", suffix=".yaml") as kubeconfig:
+            yaml.safe_dump(kubeconfig_of(api), kubeconfig)
+            kubeconfig.flush()
+            yield Target(
+                cluster, entry, entry, IMAGE, versions, fake.run_in, kubeconfig.name, is_fake=True
+            )
+
+
+def kubeconfig_of(address: str) -> Record:
+    context = {"name": "fake", "context": {"cluster": "fake", "user": "fake"}}
+    return {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": "fake", "cluster": {"server": address}}],
+        "users": [{"name": "fake", "user": {}}],
+        "contexts": [context],
+        "current-context": "fake",
+    }
 
 
 def real_target() -> Target:
@@ -121,6 +141,7 @@ def real_target() -> Target:
         os.environ.get("QWEN3_ASR_IMAGE", IMAGE),
         versions,
         run_in,
+        os.environ["KUBECONFIG"],
     )
 
 

@@ -24,6 +24,8 @@ SCHEMAS = ROOT.parent / "shared" / "schemas"
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast
 ISVC_LABEL = "serving.kserve.io/inferenceservice"
 MODE = "serving.kserve.io/deploymentMode"
+# KServe's own: with it a change of the weights is a change of the revision's template.
+SOURCE_URI = "internal.serving.kserve.io/storage-initializer-sourceuri"
 _CONTAINER_FIELDS_OF_MODEL = frozenset(
     {
         "args", "command", "env", "envFrom", "image", "imagePullPolicy", "lifecycle",
@@ -210,6 +212,8 @@ def knative_service(predictor: Predictor) -> Object:
     for field, name in (("maxReplicas", "max-scale"), ("scaleTarget", "target")):
         if spec.get(field):
             annotations[SCALING + name] = str(spec[field])
+    if uri := spec.get("model", {}).get("storageUri"):
+        annotations[SOURCE_URI] = uri
     if "scaleMetric" in spec:
         annotations[SCALING + "metric"] = spec["scaleMetric"]
     revision: Object = {**predictor.pod}
