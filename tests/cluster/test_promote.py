@@ -52,6 +52,15 @@ class Promote:
             self._command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
 
+    def killed_when(self, deployment: Deployment, percent: int) -> None:
+        """Starts it, and kills it as soon as the service asks for a share."""
+        process = self.start()
+        try:
+            deployment.service.wait(f"{percent} % asked for", at(percent))
+        finally:
+            process.kill()
+            process.communicate()
+
     def run(self) -> tuple[int, str]:
         """(exit code, everything said) of one run to its end."""
         process = self.start()
@@ -117,10 +126,7 @@ def test_killed_at_each_step_it_goes_on(
     promote = Promote(target, deployment, GOOD, tmp_path / "out")
     with Caller(main.transcribe) as caller:
         for percent in (0, 10, 50):
-            process = promote.start()
-            deployment.service.wait(f"{percent} % asked for", at(percent))
-            process.kill()
-            process.communicate()
+            promote.killed_when(deployment, percent)
         code, said = promote.run()
         assert code == 0, said
         after = main.identity()

@@ -12,6 +12,7 @@ import copy
 import functools
 import json
 import random
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -25,7 +26,8 @@ from tests.manifests import knative_rules, kserve_rules
 from tests.manifests.objects import ROOT
 
 Object = dict[str, Any]
-WATCH_TURNS = 400  # events after which a watch ends, as a real one does by its timeout
+WATCH_S = 120.0  # a watch ends by the client's timeout, and by this
+PACE_S = 0.005  # between two turns of a watch, for other requests to be answered
 EVAL = ROOT / "tests" / "data" / "eval"
 _KINDS = {"networkpolicies": "NetworkPolicy"}
 
@@ -141,7 +143,8 @@ class FakeKubernetes:
             return await self._create(request, namespace)
         if "watch" in request.query_params:
             name = request.query_params.get("fieldSelector", "").removeprefix("metadata.name=")
-            return StreamingResponse(self._watch(kind, namespace, name))
+            timeout_s = float(request.query_params.get("timeoutSeconds", WATCH_S))
+            return StreamingResponse(self._watch(kind, namespace, name, min(timeout_s, WATCH_S)))
         return self._list(self._listed(kind, namespace))
 
     def run_in(self, namespace: str, pod: str, command: list[str]) -> str:
@@ -270,10 +273,13 @@ class FakeKubernetes:
         lines = (json.dumps({"type": kind, "object": each}) + "\n" for kind, each in events)
         return StreamingResponse(iter(list(lines)))
 
-    async def _watch(self, kind: str, namespace: str, name: str) -> AsyncIterator[str]:
+    async def _watch(
+        self, kind: str, namespace: str, name: str, timeout_s: float
+    ) -> AsyncIterator[str]:
         """Everything that is there, then what each turn of the controllers makes of it."""
         shown: dict[str, str] = {}
-        for _ in range(WATCH_TURNS):
+        ends = time.monotonic() + timeout_s
+        while time.monotonic() < ends:
             if kind == "InferenceService":
                 for (where, _), service in self.services.items():
                     if where == namespace:
@@ -288,7 +294,7 @@ class FakeKubernetes:
                     event = "MODIFIED" if each in shown else "ADDED"
                     shown[each] = json.dumps(value)
                     yield json.dumps({"type": event, "object": value}) + "\n"
-            await asyncio.sleep(0)
+            await asyncio.sleep(PACE_S)
 
     # -- the ingress ---------------------------------------------------------------------------
 
