@@ -18,7 +18,7 @@ LAYERS = [
     {"settings", "metrics", "logs"},
     {"text", "model"},
     {"audio"},
-    {"engine"},
+    {"engine", "align"},
     {"live"},
     {"service"},
     {"api"},
