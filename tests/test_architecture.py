@@ -19,7 +19,7 @@ LAYERS = [
     {"settings", "metrics", "logs", "processes", "book"},
     {"text", "model"},
     {"audio"},
-    {"engine"},
+    {"engine", "align"},
     {"startup"},
     {"live"},
     {"service"},
