@@ -141,7 +141,7 @@ class Settings:
 
     # Audio
     max_audio_s: float = _setting(
-        1200.0,
+        14_400.0,
         "longest recording; longer ones are refused, never cut off",
         low=1,
         high=86400,
@@ -189,7 +189,7 @@ class Settings:
         60.0, "time limit for decoding a window of a recording", low=1, high=3600
     )
     max_decoded_values: int = _setting(
-        230_400_000,
+        5_529_600_000,
         "most samples times channels a recording may decode to",
         low=16_000,
         high=1 << 34,
