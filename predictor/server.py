@@ -72,6 +72,7 @@ class AsrServer(ModelServer):  # type: ignore[misc]  # KServe is untyped
             AppOptions(
                 max_body_bytes=settings.max_body_bytes,
                 max_held_bytes=settings.max_pending_bytes,
+                cors_origins=settings.cors_origins,
                 recognize_details=settings.output_format == "json",
             ),
         )

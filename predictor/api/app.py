@@ -15,10 +15,11 @@ from predictor import __version__
 from predictor.api.auth import KeyRing, RequireKey
 from predictor.api.dataplane import AsrDataPlane, ClosedRepository
 from predictor.api.errors import answer_error, error_response, speaks_openai
+from predictor.api.methods import Cors, HeadAndOptions
 from predictor.api.middleware import BodyLimit, ClientGone, RequestContext
+from predictor.api.openai_routes import openai_router
 from predictor.api.routes import (
     health_router,
-    openai_router,
     recognize_router,
     v1_router,
     v2_router,
@@ -32,6 +33,7 @@ class AppOptions:
 
     max_body_bytes: int
     max_held_bytes: int  # of all bodies together
+    cors_origins: tuple[str, ...]  # whose pages may send requests from a browser
     recognize_details: bool  # whether `/api/v1/recognize` answers with `details` as well
 
 
@@ -64,6 +66,9 @@ def create_app(
         BodyLimit, max_body_bytes=options.max_body_bytes, max_held_bytes=options.max_held_bytes
     )
     app.add_middleware(RequireKey, keys=keys)
+    app.add_middleware(HeadAndOptions, routes=app.routes)
+    if options.cors_origins:
+        app.add_middleware(Cors, origins=options.cors_origins)
     app.add_middleware(RequestContext, metrics=metrics)
     return app
 

@@ -9,12 +9,13 @@ import hmac
 from collections.abc import Mapping, Sequence
 
 from starlette.datastructures import Headers
+from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from predictor.api.errors import answer_error, error_response, speaks_openai
 from predictor.errors import Unauthorized
 
-_OPEN_METHODS = ("GET", "HEAD")
+_OPEN_METHODS = ("GET", "HEAD", "OPTIONS")
 
 
 class KeyRing:
@@ -37,19 +38,49 @@ class KeyRing:
 
 
 class RequireKey:
-    """Refuses requests without a key before their body is read."""
+    """Refuses requests without a key before their body is read, and what is neither HTTP nor a
+    WebSocket at all.
+
+    A WebSocket is asked for its key in the handshake, whatever its route.
+    """
 
     def __init__(self, app: ASGIApp, keys: KeyRing) -> None:
         self.app = app
         self.keys = keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["method"] not in _OPEN_METHODS:
-            try:
-                self.keys.check(Headers(scope=scope))
-            except Unauthorized as exc:
-                error = answer_error(scope, exc)
-                response = error_response(error, openai=speaks_openai(scope["path"]))
-                await response(scope, receive, send)
-                return
+        if scope["type"] == "lifespan":
+            await self.app(scope, receive, send)
+            return
+        if scope["type"] not in ("http", "websocket"):
+            raise RuntimeError(f"a scope of type {scope['type']!r} is not served")
+        if scope["type"] == "http" and scope["method"] in _OPEN_METHODS:
+            await self.app(scope, receive, send)
+            return
+        try:
+            self.keys.check(Headers(scope=scope))
+        except Unauthorized as exc:
+            error = answer_error(scope, exc)
+            response = error_response(error, openai=speaks_openai(scope["path"]))
+            await refuse(scope, receive, send, response)
+            return
         await self.app(scope, receive, send)
+
+
+async def refuse(scope: Scope, receive: Receive, send: Send, response: Response) -> None:
+    """Answer a request, or a WebSocket's handshake, with an error."""
+    if scope["type"] == "websocket":
+        await receive()  # websocket.connect
+        await send_denial(scope, send, response)
+        return
+    await response(scope, receive, send)
+
+
+async def send_denial(scope: Scope, send: Send, response: Response) -> None:
+    """The response in place of a handshake; servers that know no such thing close it: 403."""
+    if "websocket.http.response" not in scope.get("extensions", {}):
+        await send({"type": "websocket.close", "code": 1008})
+        return
+    head = {"status": response.status_code, "headers": response.raw_headers}
+    await send({"type": "websocket.http.response.start", **head})
+    await send({"type": "websocket.http.response.body", "body": response.body})

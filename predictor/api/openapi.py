@@ -28,8 +28,8 @@ def _object(properties: Schema, required: list[str] | None = None, **more: Any) 
     return {"type": "object", "properties": properties, "required": names, **more}
 
 
-def _list(items: Schema) -> Schema:
-    return {"type": "array", "items": items}
+def _list(items: Schema, **more: Any) -> Schema:
+    return {"type": "array", "items": items, **more}
 
 
 def _nullable(schema: Schema) -> Schema:
@@ -252,7 +252,8 @@ V1_PREDICT = _route(
                             {"audio": _B64, "language": _LANGUAGE, "context": _CONTEXT},
                             ["audio"],
                             additionalProperties=False,
-                        )
+                        ),
+                        minItems=1,
                     )
                 },
                 additionalProperties=False,
@@ -291,11 +292,65 @@ TRANSCRIPTIONS = _route(
             "language": _LANGUAGE,
             "prompt": _CONTEXT,
             "response_format": {"type": "string", "enum": list(openai.FORMATS)},
-            "temperature": {"const": 0},
-            "timestamp_granularities[]": _list({"const": "segment"}),
+            "temperature": {
+                "type": "number",
+                "minimum": 0,
+                "maximum": openai.MAX_TEMPERATURE,
+                "description": "Decoding is greedy: above 0 it is named in x-ignored-fields.",
+            },
+            openai.GRANULARITIES: _list({"const": "segment"}),
+            openai.INCLUDE: _list({"const": "logprobs"}),
+            "chunking_strategy": {"const": "auto"},
             "stream": _BOOLEAN,
         },
         ["model"],
+    ),
+    error=OPENAI_ERROR,
+)
+_AUDIO_PART = _object(
+    {
+        "type": {"const": "input_audio"},
+        "input_audio": _object({"data": {"type": "string", "format": "byte"}, "format": _STRING}),
+    }
+)
+_TEXT_PART = _object({"type": {"const": "text"}, "text": _STRING})
+_CHOICE = _object({"index": _INTEGER, "message": {"type": "object"}, "finish_reason": _STRING})
+CHAT_COMPLETIONS = _route(
+    "OpenAI's chat completions: a recording in the messages, its transcript as the answer",
+    {
+        **_json(
+            _object(
+                {
+                    "id": _STRING,
+                    "object": {"const": "chat.completion"},
+                    "created": _INTEGER,
+                    "model": _STRING,
+                    "choices": _list(_CHOICE),
+                    "usage": {"type": "object"},
+                }
+            )
+        ),
+        "text/event-stream": {"schema": _STRING},
+    },
+    body=_json(
+        _object(
+            {
+                "model": _STRING,
+                "messages": _list(
+                    _object(
+                        {
+                            "role": {"enum": ["system", "developer", "user"]},
+                            "content": {
+                                "anyOf": [_STRING, _list({"anyOf": [_AUDIO_PART, _TEXT_PART]})]
+                            },
+                        }
+                    )
+                ),
+                "language": _LANGUAGE,
+                "stream": _BOOLEAN,
+            },
+            ["model", "messages"],
+        )
     ),
     error=OPENAI_ERROR,
 )

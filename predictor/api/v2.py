@@ -50,14 +50,20 @@ class RestAnswer:
     json_length: int | None
 
 
-def rest_call(body: InferBody, model_name: str, max_items: int) -> Call:
-    """The call of a REST request; it renders a RestAnswer. Raises InvalidInput."""
+def rest_call(
+    body: InferBody, model_name: str, max_items: int, *, version: str | None = None
+) -> Call:
+    """The call of a REST request; it renders a RestAnswer. Raises InvalidInput.
+
+    `version` is the one in the path, given back as KServe's own server does.
+    """
+    model = {"model_name": model_name} | ({"model_version": version} if version else {})
     default_binary = body.parameters.get("binary_data_output", False)
     if not isinstance(default_binary, bool):
         raise InvalidInput("binary_data_output: must be true or false", field="binary_data_output")
 
     def render(answers: list[Transcription]) -> RestAnswer:
-        return _render_rest(answers, body, model_name, default_binary)
+        return _render_rest(answers, body, model, default_binary)
 
     return _call(body, max_items, "v2", render)
 
@@ -227,7 +233,7 @@ def _datatype(name: str) -> str:
 
 
 def _render_rest(
-    answers: list[Transcription], body: InferBody, model_name: str, default_binary: bool
+    answers: list[Transcription], body: InferBody, model: dict[str, str], default_binary: bool
 ) -> RestAnswer:
     columns, outputs, parts = _columns(answers), [], []
     for requested in _requested(body):
@@ -243,9 +249,7 @@ def _render_rest(
         else:
             output["data"] = values
         outputs.append(output)
-    head = orjson.dumps(
-        {"model_name": model_name, "id": body.id or uuid.uuid4().hex, "outputs": outputs}
-    )
+    head = orjson.dumps({**model, "id": body.id or uuid.uuid4().hex, "outputs": outputs})
     return RestAnswer(b"".join([head, *parts]), len(head) if parts else None)
 
 

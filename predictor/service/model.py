@@ -167,6 +167,10 @@ class AsrModel(Model):  # type: ignore[misc]  # KServe is untyped
         """False once the engine's loop has stopped turning; a model that is loading is alive."""
         return self._stopped or self.loaded is None or self.loaded.engine.is_alive()
 
+    def token_bytes(self, token_id: int) -> bytes:
+        """UTF-8 bytes of one token of an answer. Raises NotReady."""
+        return self._serving().transcriber.token_bytes(token_id)
+
     async def preprocess(self, payload: Call, headers: dict[str, str] | None = None) -> _Prepared:
         """Decode every recording. Raises InvalidInput naming the first bad item."""
         loaded = self._serving()

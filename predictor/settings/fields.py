@@ -53,6 +53,11 @@ class Settings:
         DEFAULT_MODEL_NAME,
         f"name in every protocol; `{DEFAULT_MODEL_NAME}` is answered to as well",
     )
+    model_aliases: tuple[str, ...] = _setting(
+        (),
+        "further names the model answers to, separated by commas, such as `whisper-1` or a hub id",
+        kind=tuple,
+    )
     model_dir: Path | None = _setting(  # noqa: RUF009  # makes a dataclass field
         None,
         f"folder of the checkpoint; `{DEFAULT_MODEL_DIR}` when no `model_id` is given either",
@@ -99,6 +104,11 @@ class Settings:
         "keys, separated by commas, of which requests must carry one; empty asks for none",
         kind=tuple,
         is_secret=True,
+    )
+    cors_origins: tuple[str, ...] = _setting(
+        (),
+        "origins, separated by commas, whose pages may send requests from a browser; `*` is any",
+        kind=tuple,
     )
     max_body_bytes: int = _setting(
         64 * _MIB, "largest HTTP body or gRPC message", low=1024, high=1024 * _MIB
@@ -236,9 +246,8 @@ class Settings:
     @property
     def served_names(self) -> tuple[str, ...]:
         """The model's name first, then the names it is answered to as well."""
-        if self.model_name == DEFAULT_MODEL_NAME:
-            return (self.model_name,)
-        return (self.model_name, DEFAULT_MODEL_NAME)
+        names = (self.model_name, DEFAULT_MODEL_NAME, *self.model_aliases)
+        return tuple(dict.fromkeys(names))
 
 
 def specs() -> dict[str, tuple[Spec, Any]]:

@@ -21,6 +21,8 @@ class Piece:
     finish: FinishReason
     usage: Usage
     token_ids: tuple[int, ...]
+    token_logprobs: tuple[float, ...] = ()
+    num_header_tokens: int = 0
 
 
 def finish_reason(engine: EngineFinish | None, parsed: ParsedOutput) -> FinishReason:
@@ -37,16 +39,18 @@ def join_pieces(
 ) -> Transcription:
     """The answer for a recording of `duration_s`; `language` is the one that was forced, or None.
 
+    Where nobody spoke there is no language, forced or not.
     Confidence is the geometric mean over the tokens of all pieces in which something was said.
     """
-    spoken = [p for p in pieces if p.parsed.text] or list(pieces)
+    said = [p for p in pieces if p.parsed.text]
+    spoken = said or list(pieces)
     num_scored = sum(p.parsed.num_scored_tokens for p in spoken)
     log_sum = math.fsum(p.parsed.avg_logprob * p.parsed.num_scored_tokens for p in spoken)
     reasons = {p.finish for p in pieces}
     order: tuple[FinishReason, ...] = ("repetition", "length", "stop", "silence")
     return Transcription(
         text=join_texts([p.parsed.text for p in pieces]),
-        language=language or _majority_language(pieces),
+        language=(language if said else None) or _majority_language(pieces),
         confidence=min(1.0, math.exp(log_sum / num_scored)) if num_scored else 0.0,
         duration_s=duration_s,
         finish_reason=next(reason for reason in order if reason in reasons),
@@ -72,6 +76,8 @@ def _segment(index: int, piece: Piece) -> Segment:
         avg_logprob=parsed.avg_logprob,
         finish_reason=piece.finish,
         token_ids=piece.token_ids,
+        token_logprobs=piece.token_logprobs,
+        num_header_tokens=piece.num_header_tokens,
     )
 
 
