@@ -6,19 +6,20 @@ from collections.abc import Sequence
 
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
-from starlette.routing import Match, Route
+from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from predictor.api.errors import answer_error, error_response, speaks_openai
 from predictor.errors import NotFound
 
+_METHODS = ("GET", "POST")  # that any route has
 EXPOSED_HEADERS = ("x-request-id", "x-ignored-fields", "retry-after")
 
 
 class HeadAndOptions:
     """HEAD is answered as GET without its body; OPTIONS says the methods of a route."""
 
-    def __init__(self, app: ASGIApp, routes: Sequence[object]) -> None:
+    def __init__(self, app: ASGIApp, routes: Sequence[BaseRoute]) -> None:
         self.app = app
         self.routes = routes  # the application's own list, which grows until it serves
 
@@ -43,11 +44,13 @@ class HeadAndOptions:
         )
 
     def _methods(self, scope: Scope) -> set[str]:
-        found: set[str] = set()
-        for route in self.routes:
-            if isinstance(route, Route) and route.matches(scope)[0] is not Match.NONE:
-                found |= route.methods or set()
-        return found
+        """Those of all routes of this path; routers that hold routes can only be asked."""
+        return {
+            method
+            for method in _METHODS
+            for route in self.routes
+            if route.matches({**scope, "method": method})[0] is Match.FULL
+        }
 
 
 def _without_body(send: Send) -> Send:
