@@ -24,7 +24,7 @@ from predictor.model.cuda.decoder import FusedDecoder
 from predictor.model.cuda.encoder import FusedEncoder
 from predictor.model.cuda.mel import DeviceLogMel, chunk_table, fill
 from predictor.model.encoder import AudioPlan
-from predictor.model.mel import CHUNK_SAMPLES
+from predictor.model.stretch import CHUNK_SAMPLES, Stretch
 
 Ints = NDArray[np.int64]
 
@@ -50,7 +50,7 @@ class Size:
     @classmethod
     def of(cls, sequences: Batch[Sequence]) -> Size:
         lengths = [s.num_prompt_tokens for s in sequences]
-        num_chunks = sum(s.num_audio_chunks for s in sequences)
+        num_chunks = sum(part.num_chunks for s in sequences for part in s.stretches())
         return cls(len(lengths), num_chunks, sum(lengths), max(lengths))
 
 
@@ -126,7 +126,9 @@ class Bucket:
 
     def fill(self, sequences: Batch[Sequence], scratch: int) -> Ints:
         """All parts for a step, one after another."""
-        table, num_frames = chunk_table([s.request.samples for s in sequences])
+        stretches = [Stretch.whole(s.request.samples) for s in sequences]
+        table = chunk_table(stretches)
+        num_frames = [s.num_frames for s in stretches]
         silent = np.zeros((5, self.num_chunks - table.shape[1]), dtype=np.int64)
         silent[0] = self.num_sequences  # a clip of its own, without any sample
         num_tokens = [num_frame_tokens(n) for n in num_frames]
@@ -276,7 +278,9 @@ class _PrefillGraph:
             name: piece[: int(np.prod(shape))].view(shape)
             for piece, (name, shape) in zip(pieces, bucket.parts().items(), strict=True)
         }
-        chunks = log_mel.features(self._waveforms, parts["table"], bucket.num_sequences + 1)
+        before = torch.full((bucket.num_sequences + 1,), -torch.inf, device=self._device)
+        followed = torch.zeros(2, 1, dtype=torch.int64, device=self._device)
+        chunks, _ = log_mel.features(self._waveforms, parts["table"], before, followed)
         windows = Packing(
             bucket.num_windows,
             bucket.window_tokens,

@@ -15,21 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from predictor.model.attention import to_device
-from predictor.model.config import (
-    CHUNK_FRAMES,
-    HOP_SAMPLES,
-    MIN_SAMPLES,
-    num_chunks,
-    num_mel_frames,
-)
-from predictor.model.mel import (
-    CHUNK_SAMPLES,
-    EDGE_SAMPLES,
-    FLOOR,
-    ROW_SAMPLES,
-    LogMel,
-    MelBatch,
-)
+from predictor.model.config import CHUNK_FRAMES, HOP_SAMPLES, MIN_SAMPLES
+from predictor.model.mel import EDGE_SAMPLES, FLOOR, ROW_SAMPLES, LogMel, MelBatch, following
+from predictor.model.stretch import CHUNK_SAMPLES, Stretch
 from predictor.types import Samples
 
 
@@ -47,13 +35,16 @@ class DeviceLogMel(LogMel):
             self._crossing = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
 
     @torch.inference_mode()
-    def __call__(self, clips: Sequence[Samples]) -> MelBatch:
-        """Waveforms [num_samples] float32 at 16 kHz, at least one sample each."""
-        table, num_frames = chunk_table(clips)
-        waveforms, num_chunks = self.send(clips), table.shape[1]
+    def of(self, stretches: Sequence[Stretch]) -> MelBatch:
+        """Features of parts of recordings, float32 at 16 kHz."""
+        table, num_chunks = chunk_table(stretches), sum(s.num_chunks for s in stretches)
+        waveforms = self.send([s.samples for s in stretches])
         # Rows that start at multiples of 16 bytes: a kernel is compiled once for each alignment.
         aligned = to_device(np.pad(table, ((0, 0), (0, num_chunks % 2))), self.device)
-        return MelBatch(self.features(waveforms, aligned[:, :num_chunks], len(clips)), num_frames)
+        before = to_device(loudest_before(stretches), self.device)
+        followed = to_device(following(stretches), self.device)
+        chunks, loudest = self.features(waveforms, aligned[:, :num_chunks], before, followed)
+        return MelBatch(chunks, tuple(s.num_frames for s in stretches), loudest)
 
     def send(self, clips: Sequence[Samples]) -> Tensor:
         """All clips, one after another, on the device; the host does not wait for the copy."""
@@ -72,12 +63,16 @@ class DeviceLogMel(LogMel):
         waveforms.record_stream(current)
         return waveforms
 
-    def features(self, waveforms: Tensor, table: Tensor, num_clips: int) -> Tensor:
-        """[N, mel bins, 100] of clips that are on the device already; waits for nothing.
+    def features(
+        self, waveforms: Tensor, table: Tensor, before: Tensor, followed: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """[N, mel bins, 100] of stretches that are on the device already, and the loudest bin up
+        to each one's end; waits for nothing.
 
-        waveforms: all clips, one after another; table [5, N] as `chunk_table` makes it.
+        waveforms: all stretches, one after another; table [5, N] as `chunk_table` makes it; before
+        [stretches] what was heard earlier; followed [2, pairs] as `following` makes it.
         """
-        clip, second, start, size, frames = table.unbind()
+        owner, second, start, size, frames = table.unbind()
         frame = torch.arange(CHUNK_FRAMES, device=self.device)
         valid = frame < (frames - second * CHUNK_FRAMES)[:, None]  # [N, 100]
         if self.use_kernels:
@@ -85,8 +80,9 @@ class DeviceLogMel(LogMel):
         else:
             power = self._mel_power(cut_rows(waveforms, second, start, size))
         log_mel = power.clamp_(min=FLOOR).log10_()  # [N, 100, mel bins]
-        log_mel = self._normalise(log_mel, valid, clip, num_clips)
-        return log_mel.transpose(1, 2).contiguous()
+        loudest = self._loudest(log_mel, valid, owner, before, followed)
+        log_mel = self._normalise(log_mel, valid, loudest[owner])
+        return log_mel.transpose(1, 2).contiguous(), loudest
 
     def _power_by_kernels(
         self, waveforms: Tensor, second: Tensor, start: Tensor, size: Tensor
@@ -100,17 +96,24 @@ class DeviceLogMel(LogMel):
         return power @ self._filters
 
 
-def chunk_table(clips: Sequence[Samples]) -> tuple[NDArray[np.int64], tuple[int, ...]]:
-    """Of each second of audio [5, N]: its clip, which of the clip's seconds it is, and where the
-    clip starts, its samples and its frames; and the frames of each clip."""
-    num_frames = tuple(num_mel_frames(len(clip)) for clip in clips)
-    counts = np.array([num_chunks(n) for n in num_frames], dtype=np.int64)
-    owner = np.repeat(np.arange(len(clips)), counts)
+def chunk_table(stretches: Sequence[Stretch]) -> NDArray[np.int64]:
+    """Of each second of audio [5, N]: its stretch, which of the recording's seconds it is, where
+    the recording starts among the samples sent, and its samples and frames up to the stretch's
+    end."""
+    counts = np.array([s.num_chunks for s in stretches], dtype=np.int64)
+    owner = np.repeat(np.arange(len(stretches)), counts)
     within = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
-    sizes = np.array([len(clip) for clip in clips], dtype=np.int64)
-    starts = np.cumsum(sizes) - sizes
-    frames = np.array(num_frames, dtype=np.int64)
-    return np.stack([owner, within, starts[owner], sizes[owner], frames[owner]]), num_frames
+    sent = np.array([len(s.samples) for s in stretches], dtype=np.int64)
+    first = np.array([s.first_chunk for s in stretches], dtype=np.int64)
+    starts = np.cumsum(sent) - sent - np.array([s.first_sample for s in stretches], dtype=np.int64)
+    sizes = np.array([s.num_samples for s in stretches], dtype=np.int64)
+    frames = CHUNK_FRAMES * first + np.array([s.num_frames for s in stretches], dtype=np.int64)
+    return np.stack([owner, first[owner] + within, starts[owner], sizes[owner], frames[owner]])
+
+
+def loudest_before(stretches: Sequence[Stretch]) -> NDArray[np.float32]:
+    """[stretches] log10 of the largest power that was heard before each."""
+    return np.array([s.loudest for s in stretches], dtype=np.float32)
 
 
 def fill(target: Tensor, clips: Sequence[Samples]) -> None:
