@@ -18,6 +18,7 @@ from predictor.api.errors import answer_error, error_response, speaks_openai
 from predictor.api.methods import Cors, HeadAndOptions
 from predictor.api.middleware import BodyLimit, ClientGone, RequestContext
 from predictor.api.openai_routes import openai_router
+from predictor.api.realtime import LiveDoor, realtime_router
 from predictor.api.routes import (
     health_router,
     recognize_router,
@@ -42,6 +43,7 @@ def create_app(
     repository: ClosedRepository,
     metrics: Metrics,
     keys: KeyRing,
+    live: LiveDoor,
     options: AppOptions,
 ) -> FastAPI:
     """Everything a client can reach over HTTP."""
@@ -57,6 +59,8 @@ def create_app(
     app.include_router(recognize_router(dataplane, with_details=options.recognize_details))
     app.include_router(openai_router(dataplane, created, "/v1"))
     app.include_router(openai_router(dataplane, created, "/openai/v1"))
+    for prefix in ("/v1", "/openai/v1"):
+        app.include_router(realtime_router(live, prefix))
     app.include_router(v1_router(dataplane, created))
     app.include_router(v2_router(dataplane, repository))
     app.add_exception_handler(HTTPException, _answer)
@@ -65,7 +69,7 @@ def create_app(
     app.add_middleware(
         BodyLimit, max_body_bytes=options.max_body_bytes, max_held_bytes=options.max_held_bytes
     )
-    app.add_middleware(RequireKey, keys=keys)
+    app.add_middleware(RequireKey, keys=keys, routes=app.routes)
     app.add_middleware(HeadAndOptions, routes=app.routes)
     if options.cors_origins:
         app.add_middleware(Cors, origins=options.cors_origins)

@@ -10,10 +10,11 @@ from collections.abc import Mapping, Sequence
 
 from starlette.datastructures import Headers
 from starlette.responses import Response
+from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from predictor.api.errors import answer_error, error_response, speaks_openai
-from predictor.errors import Unauthorized
+from predictor.errors import NotFound, Unauthorized
 
 _OPEN_METHODS = ("GET", "HEAD", "OPTIONS")
 
@@ -38,33 +39,37 @@ class KeyRing:
 
 
 class RequireKey:
-    """Refuses requests without a key before their body is read, and what is neither HTTP nor a
-    WebSocket at all.
+    """Refuses requests without a key before their body is read, WebSockets to which no route leads,
+    and what is neither.
 
-    A WebSocket is asked for its key in the handshake, whatever its route.
+    A route of WebSockets asks for the key itself, in the handshake: browsers have other ways to
+    send one there.
     """
 
-    def __init__(self, app: ASGIApp, keys: KeyRing) -> None:
+    def __init__(self, app: ASGIApp, keys: KeyRing, routes: Sequence[BaseRoute]) -> None:
         self.app = app
         self.keys = keys
+        self.routes = routes  # the application's own list, which grows until it serves
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
-            await self.app(scope, receive, send)
-            return
-        if scope["type"] not in ("http", "websocket"):
-            raise RuntimeError(f"a scope of type {scope['type']!r} is not served")
-        if scope["type"] == "http" and scope["method"] in _OPEN_METHODS:
-            await self.app(scope, receive, send)
-            return
         try:
-            self.keys.check(Headers(scope=scope))
-        except Unauthorized as exc:
+            self._check(scope)
+        except (Unauthorized, NotFound) as exc:
             error = answer_error(scope, exc)
             response = error_response(error, openai=speaks_openai(scope["path"]))
             await refuse(scope, receive, send, response)
             return
         await self.app(scope, receive, send)
+
+    def _check(self, scope: Scope) -> None:
+        kind = scope["type"]
+        if kind == "http" and scope["method"] not in _OPEN_METHODS:
+            self.keys.check(Headers(scope=scope))
+        elif kind == "websocket":
+            if not any(route.matches(scope)[0] is Match.FULL for route in self.routes):
+                raise NotFound("no such route")
+        elif kind not in ("http", "lifespan"):
+            raise RuntimeError(f"a scope of type {kind!r} is not served")
 
 
 async def refuse(scope: Scope, receive: Receive, send: Send, response: Response) -> None:
