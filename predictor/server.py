@@ -14,7 +14,9 @@ import signal
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, cast
 
+import grpc  # type: ignore[import-untyped]
 import uvicorn
 from kserve import ModelServer
 from prometheus_client import REGISTRY, CollectorRegistry
@@ -23,8 +25,10 @@ from predictor import __version__
 from predictor.api.app import AppOptions, create_app
 from predictor.api.auth import KeyRing
 from predictor.api.client_secrets import ClientSecrets
+from predictor.api.connections import ConnectionLimits, Connections, fit_to_descriptors
 from predictor.api.dataplane import AsrDataPlane, ClosedRepository
-from predictor.api.grpc_server import create_grpc_server
+from predictor.api.grpc_server import AsrServicer, GrpcLimits, create_grpc_server
+from predictor.api.held_bytes import HeldBytes
 from predictor.api.realtime import LiveDoor
 from predictor.audio.decode import AudioDecoder, AudioLimits, AudioOptions
 from predictor.audio.segment import split
@@ -80,6 +84,7 @@ class AsrServer(ModelServer):  # type: ignore[misc]  # KServe is untyped
         self.model_repository_extension = ClosedRepository(self.registered_models)
         self.keys = KeyRing(settings.api_keys)
         self.live = live
+        self.held = HeldBytes(settings.max_pending_bytes)
         self.app = create_app(
             self.dataplane,
             self.model_repository_extension,
@@ -93,16 +98,26 @@ class AsrServer(ModelServer):  # type: ignore[misc]  # KServe is untyped
                 max_session_s=settings.max_live_session_s,
                 default_language=parse_language(settings.language),
             ),
+            self.held,
             AppOptions(
                 max_body_bytes=settings.max_body_bytes,
-                max_held_bytes=settings.max_pending_bytes,
+                request_timeout_s=settings.request_timeout_s,
+                client_timeout_s=settings.client_timeout_s,
                 cors_origins=settings.cors_origins,
                 recognize_details=settings.output_format == "json",
             ),
         )
+        connections = Connections(
+            ConnectionLimits(
+                max_connections=fit_to_descriptors(settings.max_connections),
+                client_timeout_s=settings.client_timeout_s,
+                idle_timeout_s=_KEEP_ALIVE_S,
+            )
+        )
         self.rest = _RestServer(
             uvicorn.Config(
                 self.app,
+                http=cast(Any, connections.protocol),
                 log_config=None,
                 access_log=False,
                 lifespan="on",  # where FastAPI sets up tracing, if the environment asks
@@ -149,17 +164,23 @@ class AsrServer(ModelServer):  # type: ignore[misc]  # KServe is untyped
     async def _start_grpc(self) -> tuple[Callable[[], asyncio.Future[None]], int | None]:
         if not self.settings.enable_grpc:
             return _nothing, None
-        server = create_grpc_server(
-            self.dataplane,
-            self.model_repository_extension,
-            self.metrics,
-            self.keys,
-            self.settings.max_body_bytes,
-        )
+        server = self.grpc_server()
         port = server.add_insecure_port(f"{self.settings.host}:{self.settings.grpc_port}")
         await server.start()
         grace_s = self.settings.shutdown_grace_s
         return lambda: asyncio.ensure_future(server.stop(grace_s)), port
+
+    def grpc_server(self) -> grpc.aio.Server:
+        """V2 over gRPC, without a port yet."""
+        servicer = AsrServicer(
+            self.dataplane, self.model_repository_extension, self.metrics, self.keys
+        )
+        limits = GrpcLimits(
+            max_message_bytes=self.settings.max_body_bytes,
+            client_timeout_s=self.settings.client_timeout_s,
+            request_timeout_s=self.settings.request_timeout_s,
+        )
+        return create_grpc_server(servicer, self.held, limits)
 
     async def _end(
         self, serving: asyncio.Task[None], stop_grpc: Callable[[], asyncio.Future[None]]

@@ -18,6 +18,7 @@ import orjson
 from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 
 from predictor.api.details import details
+from predictor.api.grpc_message import GrpcRequest
 from predictor.api.infer_body import InferBody, RequestedOutput
 from predictor.api.tensors import Parameters, Tensor
 from predictor.errors import InvalidInput
@@ -68,13 +69,13 @@ def rest_call(
     return _call(body, max_items, "v2", render)
 
 
-def grpc_call(body: InferBody, model_name: str, max_items: int, *, raw: bool) -> Call:
+def grpc_call(request: GrpcRequest, max_items: int) -> Call:
     """The call of a gRPC request; it renders a ModelInferResponse. Raises InvalidInput."""
 
     def render(answers: list[Transcription]) -> pb.ModelInferResponse:
-        return _render_grpc(answers, body, model_name, raw)
+        return _render_grpc(answers, request)
 
-    return _call(body, max_items, "grpc", render)
+    return _call(request.body, max_items, "grpc", render)
 
 
 def _call(
@@ -253,17 +254,19 @@ def _render_rest(
     return RestAnswer(b"".join([head, *parts]), len(head) if parts else None)
 
 
-def _render_grpc(
-    answers: list[Transcription], body: InferBody, model_name: str, raw: bool
-) -> pb.ModelInferResponse:
+def _render_grpc(answers: list[Transcription], request: GrpcRequest) -> pb.ModelInferResponse:
     columns = _columns(answers)
-    response = pb.ModelInferResponse(model_name=model_name, id=body.id or uuid.uuid4().hex)
-    for requested in _requested(body):
+    response = pb.ModelInferResponse(
+        model_name=request.model_name,
+        model_version=request.model_version,
+        id=request.body.id or uuid.uuid4().hex,
+    )
+    for requested in _requested(request.body):
         values = columns[requested.name]
         output = response.outputs.add(
             name=requested.name, datatype=_datatype(requested.name), shape=[len(answers)]
         )
-        if raw:
+        if request.is_raw:
             response.raw_output_contents.append(_raw(values))
         elif output.datatype == "BYTES":
             output.contents.bytes_contents.extend(value.encode() for value in values)

@@ -113,6 +113,15 @@ class Settings:
     max_body_bytes: int = _setting(
         64 * _MIB, "largest HTTP body or gRPC message", low=1024, high=1024 * _MIB
     )
+    max_connections: int = _setting(
+        1000, "HTTP connections; further ones are answered probes only", low=1, high=1_000_000
+    )
+    client_timeout_s: float = _setting(
+        10.0,
+        "time for a request's head to be complete, and for its body to bring 4 kB a second",
+        low=1,
+        high=3600,
+    )
     max_items: int = _setting(64, "most recordings in one V1 or V2 request", low=1, high=4096)
     max_context_tokens: int = _setting(
         512, "longest context (hot words) of a request, in tokens", low=0, high=8192
