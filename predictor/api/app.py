@@ -29,6 +29,7 @@ from predictor.api.realtime import LiveDoor, realtime_router
 from predictor.api.routes import (
     health_router,
     recognize_router,
+    register_model_names,
     v1_router,
     v2_router,
 )
@@ -63,6 +64,7 @@ def create_app(
         docs_url=None,  # its page loads scripts from elsewhere
         redoc_url=None,
     )
+    register_model_names()
     created = int(time.time())
     app.include_router(health_router(dataplane, metrics.registry))
     app.include_router(recognize_router(dataplane, with_details=options.recognize_details))

@@ -67,7 +67,7 @@ def openai_router(dataplane: AsrDataPlane, created: int, prefix: str) -> APIRout
     add("/chat/completions", chat_completions, methods=["POST"], **openapi.CHAT_COMPLETIONS)
     if prefix != "/v1":
         add("/models", models, methods=["GET"], **openapi.OPENAI_MODELS)
-        add("/models/{model_name:path}", model, methods=["GET"], **openapi.OPENAI_MODEL)
+        add("/models/{model_name:model}", model, methods=["GET"], **openapi.OPENAI_MODEL)
     return router
 
 

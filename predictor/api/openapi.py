@@ -18,9 +18,14 @@ _INTEGER: Schema = {"type": "integer"}
 _BOOLEAN: Schema = {"type": "boolean"}
 _LANGUAGE: Schema = {
     "type": "string",
+    "format": "language",
     "description": 'Name, code or tag such as "English", "en", "en-US"; "auto" detects.',
 }
-_CONTEXT: Schema = {"type": "string", "description": "Hot words or any text that helps."}
+_CONTEXT: Schema = {
+    "type": "string",
+    "format": "context",
+    "description": "Hot words or any text that helps.",
+}
 
 
 def _object(properties: Schema, required: list[str] | None = None, **more: Any) -> Schema:
@@ -105,11 +110,12 @@ def _route(
     body: Schema | None = None,
     parameters: list[Schema] | None = None,
     error: Schema = ERROR,
+    is_body_required: bool = True,
 ) -> dict[str, Any]:
     """Arguments for `add_api_route`; `answer` and `body` are OpenAPI content maps."""
     extra: Schema = {}
     if body is not None:
-        extra["requestBody"] = {"required": True, "content": body}
+        extra["requestBody"] = {"required": is_body_required, "content": body}
     if parameters:
         extra["parameters"] = parameters
     return {
@@ -337,14 +343,15 @@ CHAT_COMPLETIONS = _route(
             {
                 "model": _STRING,
                 "messages": _list(
-                    _object(
+                    minItems=1,
+                    items=_object(
                         {
                             "role": {"enum": ["system", "developer", "user"]},
                             "content": {
                                 "anyOf": [_STRING, _list({"anyOf": [_AUDIO_PART, _TEXT_PART]})]
                             },
                         }
-                    )
+                    ),
                 ),
                 "language": _LANGUAGE,
                 "stream": _BOOLEAN,
@@ -375,17 +382,21 @@ CLIENT_SECRET = _route(
     body=_json(
         _object(
             {
-                "expires_after": _object({"seconds": {"type": "integer"}}, []),
+                "expires_after": _object(
+                    {"seconds": {"type": "integer", "minimum": 10, "maximum": 7200}}, []
+                ),
                 "session": _SESSION_BODY,
             },
             [],
         )
     ),
     error=OPENAI_ERROR,
+    is_body_required=False,
 )
 TRANSCRIPTION_SESSION = _route(
     "The same, in the form it had before",
     _json(_object({**_SESSION_FIELDS, "client_secret": _object(_SECRET)})),
     body=_json(_object({}, [])),
     error=OPENAI_ERROR,
+    is_body_required=False,
 )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import orjson
 from fastapi import APIRouter
 from prometheus_client import CollectorRegistry, exposition
+from starlette.convertors import StringConvertor, register_url_convertor
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -22,7 +23,18 @@ from predictor.errors import NotReady
 from predictor.service.calls import Call
 
 _JSON_LENGTH = "inference-header-content-length"
-_MODEL = "/models/{model_name:path}"  # a hub id has a slash
+_MODEL = "/models/{model_name:model}"
+
+
+class ModelName(StringConvertor):
+    """A model's name in a path: a hub id has a slash, and what may follow a name is none of it."""
+
+    regex = r"[^/:]+(?:/(?!(?:infer|ready|versions|load|unload)(?:/|$))[^/:]+)*"
+
+
+def register_model_names() -> None:
+    """Teach the router `{model_name:model}`; once, before routes are made."""
+    register_url_convertor("model", ModelName())
 
 
 def _json(content: object, status: int = 200) -> Response:
@@ -116,7 +128,7 @@ def v2_router(dataplane: AsrDataPlane, repository: ClosedRepository) -> APIRoute
     add("", metadata, methods=["GET"], **openapi.V2_METADATA)
     add("/models", models, methods=["GET"], **openapi.V2_MODELS)
     for action in ("load", "unload"):
-        path = f"/repository/models/{{model_name:path}}/{action}"
+        path = f"/repository/models/{{model_name:model}}/{action}"
         add(path, load if action == "load" else unload, methods=["POST"], **openapi.CLOSED)
     version = f"{_MODEL}/versions/{{model_version}}"
     add(f"{version}/infer", version_infer, methods=["POST"], **openapi.V2_INFER)
@@ -150,8 +162,8 @@ def v1_router(dataplane: AsrDataPlane, created: int) -> APIRouter:
 
     add = router.add_api_route
     add("/models", models, methods=["GET"], **openapi.V1_MODELS)
-    add("/models/{model_name:path}", model_ready, methods=["GET"], **openapi.V1_MODEL)
-    add("/models/{model_name:path}:predict", predict, methods=["POST"], **openapi.V1_PREDICT)
+    add("/models/{model_name:model}", model_ready, methods=["GET"], **openapi.V1_MODEL)
+    add("/models/{model_name:model}:predict", predict, methods=["POST"], **openapi.V1_PREDICT)
     return router
 
 
