@@ -23,7 +23,7 @@ from predictor.service.calls import Call, Recording
 from predictor.text.languages import parse_language
 from predictor.types import Transcription
 
-_IGNORED: Final = (
+IGNORED: Final = (
     "top_p", "seed", "user", "frequency_penalty", "presence_penalty", "max_tokens",
     "max_completion_tokens", "metadata", "store", "service_tier",
 )  # fmt: skip
@@ -49,7 +49,7 @@ class ChatCall:
 def chat_call(body: bytes | bytearray, served_names: Sequence[str], created: int) -> ChatCall:
     """Read a chat completion request. Raises InvalidInput, NotFound."""
     content = load_json(body)
-    refuse_unknown(content, (*_READ, *_IGNORED), "body")
+    refuse_unknown(content, (*_READ, *IGNORED), "body")
     given = {key: value for key, value in content.items() if value is not None}
     model_name = given.get("model")
     check_model(model_name, served_names)
@@ -62,7 +62,7 @@ def chat_call(body: bytes | bytearray, served_names: Sequence[str], created: int
     options = given.get("stream_options", {})
     if not isinstance(stream, bool) or not isinstance(options, dict):
         raise InvalidInput("stream: must be true or false", field="stream")
-    ignored: list[str] = [key for key in _IGNORED if key in given]
+    ignored: list[str] = [key for key in IGNORED if key in given]
     ignored += ["temperature"] if temperature_of(given.get("temperature")) else []
     ignored += ["messages.text"] if messages.has_user_text else []
     recording = Recording(

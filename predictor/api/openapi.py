@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from predictor.api import openai, recognize, v2
+from predictor.api import chat, openai, recognize, v2
 
 Schema = dict[str, Any]
 
@@ -255,7 +255,11 @@ V1_PREDICT = _route(
                 {
                     "instances": _list(
                         _object(
-                            {"audio": _B64, "language": _LANGUAGE, "context": _CONTEXT},
+                            {
+                                "audio": _B64,
+                                "language": _nullable(_LANGUAGE),
+                                "context": _nullable(_CONTEXT),
+                            },
                             ["audio"],
                             additionalProperties=False,
                         ),
@@ -281,6 +285,12 @@ RECOGNIZE = _route(
     body=_form(recognize.FILE_FIELD, {"language": _LANGUAGE, "context": _CONTEXT}, []),
 )
 
+_TEMPERATURE: Schema = {
+    "type": "number",
+    "minimum": 0,
+    "maximum": openai.MAX_TEMPERATURE,
+    "description": "Decoding is greedy: above 0 it is named in x-ignored-fields.",
+}
 _TRANSCRIPTION = _object({"text": _STRING}, additionalProperties=True)
 TRANSCRIPTIONS = _route(
     "OpenAI's audio transcription",
@@ -294,16 +304,11 @@ TRANSCRIPTIONS = _route(
     body=_form(
         openai.FILE_FIELD,
         {
-            "model": _STRING,
+            "model": {"type": "string", "minLength": 1},
             "language": _LANGUAGE,
             "prompt": _CONTEXT,
             "response_format": {"type": "string", "enum": list(openai.FORMATS)},
-            "temperature": {
-                "type": "number",
-                "minimum": 0,
-                "maximum": openai.MAX_TEMPERATURE,
-                "description": "Decoding is greedy: above 0 it is named in x-ignored-fields.",
-            },
+            "temperature": _TEMPERATURE,
             openai.GRANULARITIES: _list({"const": "segment"}),
             openai.INCLUDE: _list({"const": "logprobs"}),
             "chunking_strategy": {"const": "auto"},
@@ -353,10 +358,17 @@ CHAT_COMPLETIONS = _route(
                         }
                     ),
                 ),
-                "language": _LANGUAGE,
-                "stream": _BOOLEAN,
+                "language": _nullable(_LANGUAGE),
+                "stream": _nullable(_BOOLEAN),
+                "temperature": _nullable(_TEMPERATURE),
+                "n": _nullable({"const": 1}),
+                "modalities": _nullable({"const": ["text"]}),
+                "response_format": _nullable({"const": {"type": "text"}}),
+                "stream_options": _nullable({"type": "object"}),
+                **{name: {} for name in chat.IGNORED},
             },
             ["model", "messages"],
+            additionalProperties=False,
         )
     ),
     error=OPENAI_ERROR,
@@ -376,6 +388,7 @@ _SECRET: Schema = {"value": _STRING, "expires_at": {"type": "integer"}}
 _SESSION_BODY = _object(
     {"type": {"const": "transcription"}, "audio": _object({"input": _object({})})}, []
 )
+_SECONDS: Schema = {"type": "integer", "minimum": 10, "maximum": 7200}
 CLIENT_SECRET = _route(
     "A short-lived key for a browser's live session",
     _json(_object({**_SECRET, "session": _SESSION})),
