@@ -28,12 +28,28 @@ def main() -> None:
         raise SystemExit(2) from error
     configure_logging(settings.log_format, settings.log_level)
     _log_settings(settings)
+    if settings.model_dir is not None:
+        read_ahead(settings.model_dir)
+    from predictor.service.engines import num_fronts
+
+    try:
+        if num_fronts(settings) > 1:
+            from predictor.pod import Pod
+
+            Pod(settings).run()
+        else:
+            _serve(settings)
+    except Exception as error:
+        logger.critical("the server cannot go on: %s", error, exc_info=error)
+        raise SystemExit(1) from error
+
+
+def _serve(settings: Settings) -> None:
+    """One process that is all there is, but for an engine and decoders of its own."""
     # What imports leave behind stays: looking through it for garbage takes a fifth of their time.
     gc.disable()
     # Threads of torch that wait burn a core each, unless told before torch is there.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    if settings.model_dir is not None:
-        read_ahead(settings.model_dir)
     from predictor.service.loading import Loading  # torch at most, and nothing of the web
 
     loading = Loading(settings)
@@ -47,10 +63,10 @@ def main() -> None:
         gc.enable()
         server.start()
     except Exception as error:
-        logger.critical("the server cannot go on: %s", error, exc_info=error)
         if not loading.done():
+            logger.critical("the server cannot go on: %s", error, exc_info=error)
             os._exit(1)  # the thread would be torn down while it works
-        raise SystemExit(1) from error
+        raise
 
 
 def _log_settings(settings: Settings) -> None:

@@ -15,14 +15,16 @@ PACKAGE = ROOT / "predictor"
 # Each line may import from the lines above it and from itself.
 LAYERS = [
     {"types", "errors"},
-    {"settings", "metrics", "logs"},
+    {"settings", "metrics", "logs", "processes", "book"},
     {"text", "model"},
     {"audio"},
     {"engine"},
     {"live"},
     {"service"},
     {"api"},
+    {"ports"},
     {"server"},
+    {"front", "pod"},
     {"__main__"},
     {"demo"},
 ]
@@ -33,6 +35,8 @@ LIGHT = [
     "predictor.audio.pool",
     "predictor.audio.limits",
     "predictor.engine.link.process",
+    "predictor.engine.link.remote",
+    "predictor.pod",
     "predictor.settings.read",
     "predictor.model.checkpoint.readahead",
     "predictor.text.tokenizer",
@@ -43,7 +47,8 @@ TORCH_FREE_FILES = [
     "engine/scheduler.py",
     "engine/sequence.py",
     "engine/options.py",
-    "engine/link/ledger.py",
+    "engine/client.py",
+    "engine/core.py",
     "engine/link/wire.py",
 ]
 
@@ -96,7 +101,7 @@ def test_layers_of_one_line_do_not_know_each_other() -> None:
     for name, path in modules().items():
         top = name.split(".")[0]
         beside = LAYERS[layer(name)] - {top}
-        known = {("logs", "settings")}
+        known = {("logs", "settings"), ("processes", "settings")}
         assert {(top, other) for other in ours(path) & beside} <= known, name
 
 
@@ -111,15 +116,18 @@ def test_only_the_server_wires() -> None:
     The engine's process builds the engine, and nothing besides.
     """
     wired = {"AudioDecoder", "Transcriber", "Admission", "Metrics", "AsrModel"}
-    wired |= {"build_engine", "EngineProcess"}
+    wired |= {"build_engine", "CoreProcess", "RemoteCore", "EngineClient"}
     for name, path in modules().items():
         calls = {
             node.func.id
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
         }
-        allowed = {"build_engine"} if name in ("engine.link.worker", "service.loading") else set()
-        allowed |= {"EngineProcess"} if name == "service.loading" else set()
+        allowed = {"CoreProcess"} if name == "pod" else set()
+        allowed |= {"build_engine"} if name in ("engine.link.worker", "service.loading") else set()
+        allowed |= (
+            {"CoreProcess", "RemoteCore", "EngineClient"} if name == "service.loading" else set()
+        )
         assert name == "server" or calls & wired <= allowed, name
 
 

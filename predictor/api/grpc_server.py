@@ -41,6 +41,7 @@ class GrpcLimits:
     max_message_bytes: int
     client_timeout_s: float  # for a message to come in, once it may
     request_timeout_s: float  # for a call
+    shares_port: bool = False  # with other processes of this pod; else a port in use is an error
 
 
 class AsrServicer(InferenceServicer):  # type: ignore[misc]  # KServe is untyped
@@ -186,7 +187,7 @@ def create_grpc_server(
         options=[
             ("grpc.max_receive_message_length", limits.max_message_bytes),
             ("grpc.max_send_message_length", limits.max_message_bytes),
-            ("grpc.so_reuseport", 0),  # a port in use is an error, not a silent share
+            ("grpc.so_reuseport", int(limits.shares_port)),
             ("grpc.http2.bdp_probe", 0),  # windows stay small until a message may come in
             ("grpc.max_concurrent_streams", _MAX_STREAMS),
             ("grpc.max_connection_idle_ms", _IDLE_MS),

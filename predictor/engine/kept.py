@@ -22,9 +22,7 @@ class KeptSequences:
     def __len__(self) -> int:
         return len(self._utterances)
 
-    def extend(
-        self, step: ExtendRequest, scheduler: Scheduler, *, audio_s_per_s: float = 0.0
-    ) -> None:
+    def extend(self, step: ExtendRequest, scheduler: Scheduler) -> None:
         """Queue a step. InvalidInput or Overloaded leave everything as it was."""
         kept = self._utterances.get(step.sequence_id)
         if kept is not None and scheduler.is_in_flight(kept.request_id):
@@ -59,7 +57,7 @@ class KeptSequences:
             draft=step.draft,
         )
         try:
-            scheduler.add(request, audio_s_per_s=audio_s_per_s, utterance=utterance)
+            scheduler.add(request, utterance)
         except Exception:
             utterance.take_back(len(step.samples))
             raise

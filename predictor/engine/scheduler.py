@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from predictor.engine.options import EngineOptions, EngineStats, Phase
-from predictor.engine.queue_limits import check_room
 from predictor.engine.sequence import Limits, Sequence
 from predictor.engine.utterance import Utterance
 from predictor.errors import InvalidInput
@@ -46,17 +45,10 @@ class Scheduler:
         self._num_finished = 0
         self._num_failed = 0
 
-    def add(
-        self,
-        request: EngineRequest,
-        *,
-        audio_s_per_s: float = 0.0,
-        utterance: Utterance | None = None,
-    ) -> Sequence:
-        """Queue a request, or a step of a kept sequence. InvalidInput if it can never run,
-        Overloaded if the queue is full.
+    def add(self, request: EngineRequest, utterance: Utterance | None = None) -> Sequence:
+        """Queue a request, or a step of a kept sequence. InvalidInput if it can never run.
 
-        `audio_s_per_s`, the engine's recent speed, turns a full queue into a time to retry after.
+        How much may wait is not decided here: who is admitted is known before audio is decoded.
         """
         if request.request_id in self._by_id:
             raise InvalidInput(
@@ -66,13 +58,6 @@ class Scheduler:
                 limit="unique",
             )
         sequence = Sequence(request, self._limits, self._options, utterance)
-        check_room(
-            self._options,
-            num_waiting=len(self._waiting),
-            waiting_audio_s=self._waiting_audio_s,
-            new_audio_s=sequence.audio_s,
-            audio_s_per_s=audio_s_per_s,
-        )
         self._by_id[request.request_id] = sequence
         self._waiting.append(sequence)
         self._waiting_audio_s += sequence.audio_s

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from predictor.book import Book
 from predictor.errors import Overloaded
 from predictor.metrics import Metrics
 
@@ -22,9 +23,11 @@ _MAX_RETRY_AFTER_S = 60
 class Admission:
     """Holds up to `max_held_audio_s` seconds of audio, waiting or running."""
 
-    def __init__(self, max_held_audio_s: float, metrics: Metrics) -> None:
+    def __init__(self, max_held_audio_s: float, metrics: Metrics, book: Book | None = None) -> None:
+        """`book`: of what other fronts of the pod hold, which counts as well."""
         self.max_held_audio_s = max_held_audio_s
-        self.held_audio_s = 0.0
+        self.held_audio_s = 0.0  # by this front
+        self._book = book
         self._num_held = 0  # requests
         self._metrics = metrics
         self._done: deque[tuple[float, float]] = deque()  # (time, audio seconds) lately
@@ -36,10 +39,11 @@ class Admission:
         An empty replica takes any one request: a recording longer than the capacity must not be
         refused for ever.
         """
-        if self._num_held and self.held_audio_s + audio_s > self.max_held_audio_s:
+        held_s = self.pod_held_audio_s
+        if held_s > 0 and held_s + audio_s > self.max_held_audio_s:
             raise self.overloaded(audio_s)
-        self.held_audio_s += audio_s
         self._num_held += 1
+        self._set(self.held_audio_s + audio_s)
         self._metrics.audio_accepted_seconds.inc(audio_s)
         try:
             yield
@@ -48,14 +52,25 @@ class Admission:
         finally:
             self._num_held -= 1
             # Sums of seconds leave a rest when they are taken apart: nobody here means none.
-            self.held_audio_s = self.held_audio_s - audio_s if self._num_held else 0.0
+            self._set(self.held_audio_s - audio_s if self._num_held else 0.0)
+
+    @property
+    def pod_held_audio_s(self) -> float:
+        """By all fronts together."""
+        others_s = 0.0 if self._book is None else self._book.others_held_audio_s
+        return self.held_audio_s + others_s
+
+    def _set(self, held_audio_s: float) -> None:
+        self.held_audio_s = held_audio_s
+        if self._book is not None:
+            self._book.hold(held_audio_s)
 
     def overloaded(self, audio_s: float) -> Overloaded:
         """The error for a request of `audio_s`, with a time after which to try again."""
         self._metrics.audio_rejected_seconds.labels(error=Overloaded.spec.code).inc(audio_s)
         return Overloaded(
-            f"{self.held_audio_s:.0f} s of audio are waiting or running; {audio_s:.0f} s more are "
-            f"over the limit max_held_audio_s of {self.max_held_audio_s:.0f} s",
+            f"{self.pod_held_audio_s:.0f} s of audio are waiting or running; {audio_s:.0f} s more "
+            f"are over the limit max_held_audio_s of {self.max_held_audio_s:.0f} s",
             retry_after_s=self._seconds_for(self.held_audio_s / 2),
         )
 

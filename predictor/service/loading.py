@@ -8,26 +8,31 @@ and reads the weights, and the thread here reads the tokenizer and waits.
 
 from __future__ import annotations
 
-import ctypes
 import importlib
 import logging
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from predictor.engine import (
-    Engine,
-    EngineOptions,
-    EngineProcess,
-    EngineSpec,
+    CoreProcess,
+    EngineClient,
+    RemoteCore,
     StepStats,
     build_engine,
 )
 from predictor.model.checkpoint.source import resolve_model
+from predictor.service.engines import (
+    devices,
+    engine_options,
+    engine_specs,
+    has_cuda,
+    has_own_process,
+)
 from predictor.settings.fields import Settings
 from predictor.text.tokenizer import TextTokenizer
 
@@ -46,22 +51,29 @@ Observer = Callable[[StepStats], None]
 class MadeEngine:
     """An engine with its weights loaded, not started, and where it runs."""
 
-    engine: Engine | EngineProcess
+    client: EngineClient
     device: str
     dtype: str
 
 
-MakeEngine = Callable[[Settings, Path, Observer], MadeEngine]
+Lost = Callable[[], None]  # the engine has gone for good
+MakeEngine = Callable[[Settings, Path, Observer, Lost], MadeEngine]
 
 
-def make_engine(settings: Settings, folder: Path, on_step: Observer) -> MadeEngine:
-    """Load the checkpoint in `folder` as the settings say, here or in a process of its own.
+def make_engine(settings: Settings, folder: Path, on_step: Observer, on_lost: Lost) -> MadeEngine:
+    """Load the checkpoint in `folder` as the settings say, here or in processes of their own.
 
     Raises CheckpointError, ValueError, RuntimeError.
     """
     if has_own_process(settings):  # then nothing here may touch the device
-        process = EngineProcess(engine_spec(settings, folder), on_step)
-        return MadeEngine(process, process.loaded.device, process.loaded.dtype)
+        specs = engine_specs(settings, folder)
+        processes = [CoreProcess(on_lost=on_lost) for _ in specs]
+        for process, spec in zip(processes, specs, strict=True):
+            process.spawn(spec)
+        for process in processes:
+            process.wait_loaded()
+        options = engine_options(settings)
+        return _made([RemoteCore(p.address, options, on_step, p) for p in processes])
     import torch
 
     from predictor.engine.start.build import choose_device
@@ -69,42 +81,25 @@ def make_engine(settings: Settings, folder: Path, on_step: Observer) -> MadeEngi
 
     if settings.num_threads is not None:
         torch.set_num_threads(settings.num_threads)
-    device = choose_device(settings.device)
+    device = choose_device(devices(settings)[0])
     precision = choose_precision(settings.dtype, device)
-    engine = build_engine(folder, device, precision.name, engine_options(settings), on_step)
-    return MadeEngine(engine, str(device), precision.name)
+    core = build_engine(folder, device, precision.name, engine_options(settings), on_step)
+    return MadeEngine(EngineClient([core]), core.device, precision.name)
 
 
-def has_own_process(settings: Settings) -> bool:
-    """Whether the engine runs in a process of its own: as set, or where there is CUDA."""
-    if settings.engine_process is not None:
-        return settings.engine_process
-    return settings.device != "cpu" and has_cuda()
+def join_engines(addresses: Sequence[Path]) -> MakeEngine:
+    """Engines that somebody else started and looks after, reached at their addresses."""
+
+    def join(settings: Settings, folder: Path, on_step: Observer, on_lost: Lost) -> MadeEngine:
+        options = engine_options(settings)
+        return _made([RemoteCore(address, options, on_step) for address in addresses])
+
+    return join
 
 
-def has_cuda() -> bool:
-    """Whether the driver knows a device. Asked of the driver itself: torch is not imported yet,
-    and would not be needed here at all if the answer is yes."""
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return False
-    count = ctypes.c_int(0)
-    failed = driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count))
-    return not failed and count.value > 0
-
-
-def engine_spec(settings: Settings, folder: Path) -> EngineSpec:
-    """What a process of its own must know to make the same engine."""
-    return EngineSpec(
-        model_path=folder,
-        device=settings.device,
-        dtype=settings.dtype,
-        options=engine_options(settings),
-        num_threads=settings.num_threads,
-        log_format=settings.log_format,
-        log_level=settings.log_level,
-    )
+def _made(cores: Sequence[RemoteCore]) -> MadeEngine:
+    device = ",".join(core.device for core in cores)
+    return MadeEngine(EngineClient(cores), device, cores[0].loaded.dtype)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +121,7 @@ class Loading:
         self._make_engine = make_engine
         self._observer: Observer | None = None  # nobody yet: the metrics are still being imported
         self._result: Future[Checkpoint] = Future()
+        self.lost: Future[None] = Future()  # done when the engine has gone for good
         _import_late(settings)
         threading.Thread(target=self._run, name="loading", daemon=True).start()
 
@@ -168,24 +164,10 @@ class Loading:
         )
         with ThreadPoolExecutor(1, "tokenizer") as beside:
             tokenizer = beside.submit(TextTokenizer.load, folder)
-            made = self._make_engine(settings, folder, self._observe)
+            made = self._make_engine(
+                settings, folder, self._observe, lambda: self.lost.set_result(None)
+            )
         return Checkpoint(folder, tokenizer.result(), made)
-
-
-def engine_options(settings: Settings) -> EngineOptions:
-    """The settings that are the engine's."""
-    return EngineOptions(
-        max_num_seqs=settings.max_num_seqs,
-        max_model_len=settings.max_model_len,
-        kv_precision=settings.kv_precision,
-        kv_memory_fraction=settings.kv_memory_fraction,
-        max_prefill_audio_s=settings.max_prefill_audio_s,
-        max_waiting_requests=settings.max_waiting_requests,
-        max_waiting_audio_s=settings.max_held_audio_s,
-        max_kept_sequences=settings.max_live_sessions,
-        max_tokens_per_audio_s=settings.max_tokens_per_audio_s,
-        stall_timeout_s=settings.stall_timeout_s,
-    )
 
 
 def _import_late(settings: Settings) -> None:

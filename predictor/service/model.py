@@ -47,6 +47,7 @@ class EngineHandle(Protocol):
     def start(self) -> None: ...
     def stop(self) -> None: ...
     def is_alive(self) -> bool: ...
+    def is_serving(self) -> bool: ...
     def stats(self) -> EngineGauges: ...
 
 
@@ -93,13 +94,16 @@ class AsrModel(Model):  # type: ignore[misc]  # KServe is untyped
         ready_clip: Samples,
         metrics: Metrics,
         options: ModelOptions,
+        is_pod_ready: Callable[[], bool] = lambda: True,
     ) -> None:
+        """`is_pod_ready`: whether the other fronts of the pod, if there are any, are ready."""
         super().__init__(name)
         self._load_engine = load_engine
         self._decoder = decoder
         self._ready_clip = ready_clip
         self._metrics = metrics
         self._options = options
+        self._is_pod_ready = is_pod_ready
         self._load_lock = threading.Lock()
         self.loaded: Loaded | None = None  # set once the model is ready
         self._draining = False
@@ -155,18 +159,18 @@ class AsrModel(Model):  # type: ignore[misc]  # KServe is untyped
 
     def is_serving(self) -> bool:
         """Whether a request would be taken now."""
-        return bool(self.ready) and self.alive()
+        return bool(self.ready) and self.loaded is not None and self.loaded.engine.is_serving()
 
     def is_ready(self) -> bool:
         """Whether requests should be sent here: it serves, and is not about to end."""
-        return self.is_serving() and not self._draining
+        return self.is_serving() and not self._draining and self._is_pod_ready()
 
     async def healthy(self) -> bool:
         """KServe's readiness."""
         return self.is_ready()
 
     def alive(self) -> bool:
-        """False once the engine's loop has stopped turning; a model that is loading is alive."""
+        """False once the engine cannot work again by itself; a model that is loading is alive."""
         return self._stopped or self.loaded is None or self.loaded.engine.is_alive()
 
     def token_bytes(self, token_id: int) -> bytes:

@@ -13,7 +13,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from predictor.errors import NotReady, Overloaded
+from predictor.errors import NotReady
 from predictor.logs import request_id_var
 from predictor.metrics import Metrics
 from predictor.service.admission import Admission
@@ -41,7 +41,7 @@ class TokenStream(Protocol):
     async def aclose(self) -> None: ...
 
 
-Submit = Callable[[EngineRequest], TokenStream]  # raises Overloaded when the queue is full
+Submit = Callable[[EngineRequest], TokenStream]  # raises NotReady
 Split = Callable[[Samples, float], Sequence[tuple[int, int]]]  # pieces as (start, end) in samples
 
 
@@ -54,7 +54,6 @@ class TranscriberOptions:
 
 
 _NO_CAP = 1 << 31  # the engine caps the answer by the audio's length anyway
-_RETRY_S = 0.05  # how soon a further piece of an admitted recording tries a full queue again
 
 
 class Transcriber:
@@ -160,9 +159,7 @@ class Transcriber:
         may_echo = bool(request.context) and is_quiet(samples)
         try:
             async with gate:
-                stream = await self._submitted(
-                    request, prompt, samples, patient=span[0] > 0, streaming=streaming
-                )
+                stream = self._submitted(request, prompt, samples, streaming=streaming)
                 last = await self._read(
                     stream, parser, feed if streaming and not may_echo else None
                 )
@@ -184,31 +181,19 @@ class Transcriber:
             num_header_tokens=parser.num_header_tokens,
         )
 
-    async def _submitted(
-        self,
-        request: TranscribeRequest,
-        prompt: Prompt,
-        samples: Samples,
-        *,
-        patient: bool,
-        streaming: bool,
+    def _submitted(
+        self, request: TranscribeRequest, prompt: Prompt, samples: Samples, *, streaming: bool
     ) -> TokenStream:
-        """The engine's stream; `patient` waits for room, the recording being admitted already."""
-        engine_request = EngineRequest(
-            request_id=f"{request_id_var.get() or 'local'}:{uuid.uuid4().hex}",
-            samples=samples,
-            tokens_before=prompt.tokens_before,
-            tokens_after=prompt.tokens_after,
-            max_new_tokens=request.max_new_tokens or _NO_CAP,
-            is_streamed=streaming,
+        return self._submit(
+            EngineRequest(
+                request_id=f"{request_id_var.get() or 'local'}:{uuid.uuid4().hex}",
+                samples=samples,
+                tokens_before=prompt.tokens_before,
+                tokens_after=prompt.tokens_after,
+                max_new_tokens=request.max_new_tokens or _NO_CAP,
+                is_streamed=streaming,
+            )
         )
-        while True:
-            try:
-                return self._submit(engine_request)
-            except Overloaded as error:
-                if not patient:
-                    raise self.admission.overloaded(_duration_s(samples)) from error
-            await asyncio.sleep(_RETRY_S)
 
     async def _read(
         self, stream: TokenStream, parser: OutputParser, feed: asyncio.Queue[str | None] | None

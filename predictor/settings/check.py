@@ -41,6 +41,13 @@ def contradictions(values: Mapping[str, Any], sources: Mapping[str, str]) -> lis
         refuse("kv_precision device", "8 bits are for CUDA")
     if values["kv_precision"] == "fp8" and values["precision"] == "fp32":
         refuse("kv_precision precision", "8 bits go with 16 bits or less")
+    devices = values["devices"] or ()
+    if any(not index.isdigit() for index in devices) or len(set(devices)) < len(devices):
+        refuse("devices", "must be different whole numbers, separated by commas")
+    if values["engine_process"] is False and len(devices) > 1:
+        refuse("engine_process devices", "several engines need processes of their own")
+    if values["engine_process"] is False and (values["num_front_processes"] or 1) > 1:
+        refuse("engine_process num_front_processes", "several fronts need an engine apart")
     needed = _tokens_needed(values)
     if needed > values["max_model_len"]:
         refuse(

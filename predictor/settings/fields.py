@@ -79,6 +79,13 @@ class Settings:
         "`auto` is bf16 on CUDA and fp32 on CPU; `fp8` is for CUDA",
         choices=tuple(_DTYPES),
     )
+    devices: tuple[str, ...] | None = _setting(
+        None,
+        "indices of the devices to serve on, separated by commas, with one engine each; `auto` "
+        "takes all CUDA devices, or the CPU once",
+        kind=tuple,
+        none="auto",
+    )
     kv_precision: str = _setting(
         "auto",
         "what keys and values are kept in: `auto` is what is computed with; `fp8`, 8 bits, is for "
@@ -99,6 +106,15 @@ class Settings:
     http_port: int = _setting(8080, "HTTP port; 0 takes a free one", low=0, high=65535)
     grpc_port: int = _setting(8081, "gRPC port; 0 takes a free one", low=0, high=65535)
     enable_grpc: bool = _setting(True, "serve the V2 protocol over gRPC as well")
+    num_front_processes: int | None = _setting(
+        None,
+        "processes that speak HTTP and gRPC and decode, all before the same engines; `auto`: one "
+        "for two CPUs of the container, 8 at most, where the engine runs on CUDA, else one",
+        kind=int,
+        low=1,
+        high=64,
+        none="auto",
+    )
     api_keys: tuple[str, ...] = _setting(
         (),
         "keys, separated by commas, of which requests must carry one; empty asks for none",
@@ -216,9 +232,6 @@ class Settings:
     max_prefill_audio_s: float = _setting(120.0, "audio encoded in one step", low=1, high=7200)
     max_held_audio_s: float = _setting(
         7200.0, "audio waiting or running; more is answered with 429", low=1, high=10_000_000
-    )
-    max_waiting_requests: int = _setting(
-        512, "pieces waiting in the engine; more is answered with 429", low=1, high=1_000_000
     )
     max_tokens_per_audio_s: float = _setting(
         16.0, "cap of the answer for each second of audio; fast speech needs 8", low=1, high=100

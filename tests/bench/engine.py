@@ -31,8 +31,8 @@ from typing import Any
 
 import torch
 
+from predictor.engine import EngineClient, EngineCore
 from predictor.engine.cuda.runner import GraphOptions, GraphRunner
-from predictor.engine.engine import Engine
 from predictor.engine.runner import TorchRunner
 from predictor.engine.start.build import READY_PREFILL_S, READY_SEQUENCES
 from predictor.model.cuda.decoder import PLAIN
@@ -82,7 +82,7 @@ class Bench:
             "environment": _environment(),
             "dtype": str(self.dtype).removeprefix("torch."),
             "tokens_per_audio_s": TOKENS_PER_AUDIO_S,
-            "method": "random weights; end tokens ignored; Engine.submit, waveforms in host "
+            "method": "random weights; end tokens ignored; EngineClient.submit, waveforms in host "
             "memory to token ids in host memory; one warm-up, median of repeats",
             "goals": GOALS,
             "rows": {},
@@ -156,11 +156,13 @@ class Bench:
         return 4 if self.small else NUM_SLOTS
 
     @contextmanager
-    def engine(self, runner: TorchRunner, shares: Shares | None = None) -> Iterator[Engine]:
+    def engine(self, runner: TorchRunner, shares: Shares | None = None) -> Iterator[EngineClient]:
         """A started engine; the runner never ends a sequence of itself."""
         without_end(runner)
         settings = options(max_num_seqs=runner.num_slots)
-        engine = Engine(runner, settings, None if shares is None else shares.add)
+        engine = EngineClient(
+            [EngineCore(runner, settings, None if shares is None else shares.add)]
+        )
         engine.start()
         try:
             yield engine

@@ -14,7 +14,7 @@ from collections.abc import Sequence as Batch
 
 import numpy as np
 
-from predictor.engine.engine import Engine
+from predictor.engine import EngineClient, EngineCore
 from predictor.engine.protocol import StepOutput
 from predictor.engine.sequence import Limits, Sequence
 from predictor.types import EngineRequest
@@ -55,7 +55,7 @@ async def measure(steps: int) -> tuple[float, Shares]:
     """Microseconds of wall time for each token of each sequence."""
     shares = Shares()
     settings = options(max_num_seqs=NUM_SEQUENCES, max_prefill_tokens=10**6)
-    engine = Engine(InstantRunner(steps), settings, shares.add)
+    engine = EngineClient([EngineCore(InstantRunner(steps), settings, shares.add)])
     silence = np.zeros(16_000 * 15, dtype=np.float32)
     requests = [
         EngineRequest(str(i), silence, (1, 2), (3,), NUM_TOKENS) for i in range(NUM_SEQUENCES)

@@ -44,7 +44,7 @@ METHOD = (
 SERVER_FLAGS = (
     "--max_num_seqs={num_slots} --max_model_len=768 --max_prefill_audio_s=640 --segment_s=30 "
     "--max_tokens_per_audio_s=3.5 --max_context_tokens=64 --max_held_audio_s=1000000 "
-    "--max_waiting_requests=100000 --language=English --enable_grpc=false --http_port=0 "
+    "--language=English --enable_grpc=false --http_port=0 "
     "--host=127.0.0.1"
 )
 

@@ -60,8 +60,9 @@ def main() -> None:
     settings = load_settings([f"--model_dir={CHECKPOINT}", *flags], {})
     sys.argv[1:] = []  # KServe parses them while it is imported
     stand_in_for_codecs()
+    from predictor.engine import EngineClient
     from predictor.server import build_server
-    from predictor.service import loading
+    from predictor.service import engines, loading
     from predictor.text.tokenizer import TextTokenizer
     from tests.bench.http_engine import bench_engine, bench_process, forced
 
@@ -77,15 +78,16 @@ def main() -> None:
     TextTokenizer.token_bytes = token_bytes  # type: ignore[method-assign]
 
     def make_engine(
-        settings: Settings, folder: Path, on_step: loading.Observer
+        settings: Settings, folder: Path, on_step: loading.Observer, on_lost: loading.Lost
     ) -> loading.MadeEngine:
         def observe(step: Any) -> None:
             shares.add(step)
             on_step(step)
 
-        options = forced(loading.engine_options(settings))
-        make = bench_process if loading.has_own_process(settings) else bench_engine
-        return loading.MadeEngine(make(shape, device, options, observe), device, "auto")
+        options = forced(engines.engine_options(settings))
+        make = bench_process if engines.has_own_process(settings) else bench_engine
+        client = EngineClient([make(shape, device, options, observe)])
+        return loading.MadeEngine(client, device, "auto")
 
     def look() -> dict[str, Any]:
         return {"cpu_s": time.process_time(), **asdict(shares)}

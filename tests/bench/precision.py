@@ -28,8 +28,8 @@ from typing import Any
 
 import torch
 
+from predictor.engine import EngineClient, EngineCore
 from predictor.engine.cuda.runner import GraphOptions
-from predictor.engine.engine import Engine
 from predictor.engine.options import EngineOptions
 from predictor.engine.sequence import Sequence
 from predictor.engine.start.build import make_runner
@@ -224,16 +224,20 @@ class PrecisionBench:
         model = load_model(TINY, device=self.bench.device, dtype=self.bench.dtype)
         quantize(model, self.weights)
         settings = EngineOptions(max_num_seqs=32, max_model_len=1024)
-        engine = Engine(
-            make_runner(
-                model,
-                num_slots=32,
-                max_model_len=1024,
-                max_prefill_audio_s=120.0,
-                max_prefill_tokens=8192,
-                kv_dtype=self.kv_dtype,
-            ),
-            settings,
+        engine = EngineClient(
+            [
+                EngineCore(
+                    make_runner(
+                        model,
+                        num_slots=32,
+                        max_model_len=1024,
+                        max_prefill_audio_s=120.0,
+                        max_prefill_tokens=8192,
+                        kv_dtype=self.kv_dtype,
+                    ),
+                    settings,
+                )
+            ]
         )
         engine.start()
         try:

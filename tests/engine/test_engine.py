@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import torch
 
-from predictor.engine.engine import Engine
+from predictor.engine import EngineClient, EngineCore
 from predictor.engine.options import StepStats
 from predictor.engine.runner import TorchRunner
 from predictor.engine.stream import TokenStream
-from predictor.errors import InternalError, InvalidInput, NotReady, Overloaded
+from predictor.errors import InternalError, InvalidInput, NotReady
 from predictor.model.attention import FP8
 from predictor.model.config import num_audio_tokens
 from predictor.model.model import Model
@@ -61,7 +61,7 @@ async def until(condition: Callable[[], bool]) -> None:
         await asyncio.sleep(0)
 
 
-def is_idle(engine: Engine) -> bool:
+def is_idle(engine: EngineClient) -> bool:
     stats = engine.stats()
     return stats.num_running == stats.num_waiting == 0
 
@@ -116,7 +116,7 @@ async def test_chunks_that_pile_up_come_as_one(
     assert chunks[0].token_ids == known[0].tokens
 
 
-def finished(engine: Engine) -> None:
+def finished(engine: EngineClient) -> None:
     while engine.stats().num_finished == 0:
         pass
 
@@ -165,7 +165,7 @@ async def test_leaving_frees_the_slot_and_the_rest_goes_on(
     assert engine.stats().num_finished == 2
 
 
-async def leave(engine: Engine, stream: TokenStream, how: str) -> None:
+async def leave(engine: EngineClient, stream: TokenStream, how: str) -> None:
     if how == "aclose":
         await stream.aclose()
         await stream.aclose()
@@ -208,28 +208,12 @@ async def test_aborting_a_waiting_request_or_an_unknown_one(
     assert all("waiting" not in ids for _, ids in faulty.steps)
 
 
-async def test_a_full_queue_refuses_at_once_and_recovers(
-    faulty: FaultyRunner, known: list[Known], gate: Gate, start_engine: StartEngine
-) -> None:
-    engine = start_engine(faulty, replace(OPTIONS, max_waiting_requests=2))
-    streams = [engine.submit(renamed(known[7], "first"))]
-    await reached(gate)
-    streams += [engine.submit(renamed(known[7], f"w{i}")) for i in range(2)]
-    with pytest.raises(Overloaded) as error:
-        engine.submit(renamed(known[7], "one too many"))
-    assert 1 <= error.value.retry_after_s <= 60
-    gate.open()
-    for stream in streams:
-        assert await tokens_of(stream) == known[7].tokens
-    assert await tokens_of(engine.submit(renamed(known[7], "one too many"))) == known[7].tokens
-
-
-async def test_what_never_fits_is_refused_at_submit(
+async def test_what_never_fits_is_refused(
     faulty: FaultyRunner, known: list[Known], start_engine: StartEngine
 ) -> None:
     engine = start_engine(faulty)
     with pytest.raises(InvalidInput) as error:
-        engine.submit(replace(known[0].request, tokens_before=(1,) * 640))
+        await tokens_of(engine.submit(replace(known[0].request, tokens_before=(1,) * 640)))
     assert (error.value.field, error.value.value, error.value.limit) == ("audio", 655, 639)
     assert engine.stats().num_waiting == 0
 
@@ -379,7 +363,7 @@ def test_an_engine_starts_once(runner: TorchRunner, start_engine: StartEngine) -
 
 
 def test_before_its_start_an_engine_is_not_alive_and_can_be_stopped(runner: TorchRunner) -> None:
-    engine = Engine(runner, OPTIONS)
+    engine = EngineClient([EngineCore(runner, OPTIONS)])
     assert not engine.is_alive()
     engine.stop()
     assert not engine.is_alive()

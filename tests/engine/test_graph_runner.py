@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from predictor.engine import EngineClient
 from predictor.engine.cuda.runner import GraphOptions, GraphRunner
-from predictor.engine.engine import Engine
 from predictor.engine.runner import TorchRunner
 from predictor.engine.sequence import Sequence
 from predictor.engine.stream import TokenStream
@@ -81,7 +81,7 @@ async def test_both_runners_give_the_same_tokens_with_an_8_bit_cache(
     assert answers[0] != [list(k.tokens) for k in known]  # of a cache that is not rounded
 
 
-async def arrive_and_leave(engine: Engine, known: list[Known], seed: int) -> None:
+async def arrive_and_leave(engine: EngineClient, known: list[Known], seed: int) -> None:
     """Requests come one by one; some are dropped after a few tokens, which frees their slot."""
     chance = random.Random(seed)
 

@@ -11,7 +11,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from predictor.engine.engine import Engine
+from predictor.engine import EngineClient
 from predictor.engine.runner import TorchRunner
 from predictor.engine.scheduler import Scheduler
 from predictor.engine.sequence import Sequence
@@ -152,7 +152,7 @@ def known_int8(int8_model: Model) -> list[Known]:
 
 
 async def test_the_engine_gives_the_tokens_of_generate_alone_and_together(
-    any_checkpoint_known: list[Known], any_engine: Engine
+    any_checkpoint_known: list[Known], any_engine: EngineClient
 ) -> None:
     alone = [await tokens_of(any_engine, known) for known in any_checkpoint_known]
     assert alone == [known.tokens for known in any_checkpoint_known]
@@ -162,7 +162,7 @@ async def test_the_engine_gives_the_tokens_of_generate_alone_and_together(
         assert tuple(tokens) == known.tokens
 
 
-async def tokens_of(engine: Engine, known: Known) -> tuple[int, ...]:
+async def tokens_of(engine: EngineClient, known: Known) -> tuple[int, ...]:
     return tuple([t async for chunk in engine.submit(known.request) for t in chunk.token_ids])
 
 

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 import torch
 
+from predictor.engine import EngineClient, EngineCore
 from predictor.engine.cuda.parity import kernel_errors
 from predictor.engine.cuda.runner import GraphOptions, GraphRunner
-from predictor.engine.engine import Engine
 from predictor.engine.options import EngineOptions
 from predictor.engine.runner import TorchRunner
 from predictor.model.checkpoint.weights import load_model
@@ -70,7 +70,7 @@ def requests() -> list[EngineRequest]:
 
 
 async def answers(runner: TorchRunner, asked: list[EngineRequest]) -> list[Answer]:
-    engine = Engine(runner, OPTIONS)
+    engine = EngineClient([EngineCore(runner, OPTIONS)])
     engine.start()
 
     async def answer(request: EngineRequest) -> Answer:

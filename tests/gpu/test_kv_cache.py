@@ -10,9 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from predictor.engine import EngineOptions, build_engine
+from predictor.engine import EngineClient, EngineCore, EngineOptions, build_engine
 from predictor.engine.cuda.parity import checked, difference, kernel_errors
-from predictor.engine.engine import Engine
 from predictor.engine.runner import TorchRunner
 from predictor.engine.start.build import make_runner
 from predictor.model.attention import FP8, write_places
@@ -163,7 +162,7 @@ def heard(spoken: list[Spoken], precision: str, kv_dtype: torch.dtype) -> list[t
     )
     assert runner._cache.data.dtype == kv_dtype
     assert runner.fusion == Fusion()
-    engine = Engine(runner, EngineOptions(max_num_seqs=32, max_model_len=1024))
+    engine = EngineClient([EngineCore(runner, EngineOptions(max_num_seqs=32, max_model_len=1024))])
     engine.start()
     try:
         return answers(engine, [item.request for item in spoken], at_once=200)

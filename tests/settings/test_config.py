@@ -290,12 +290,10 @@ def test_defaults_are_those_of_the_parts_they_go_to() -> None:
         "kv_precision",
         "kv_memory_fraction",
         "max_prefill_audio_s",
-        "max_waiting_requests",
         "max_tokens_per_audio_s",
         "stall_timeout_s",
     ):
         assert getattr(settings, option) == getattr(engine, option), option
-    assert settings.max_held_audio_s == engine.max_waiting_audio_s
     for limit in ("max_channels", "max_decoded_values", "decode_timeout_s", "max_pending_bytes"):
         assert getattr(settings, limit) == getattr(limits, limit), limit
     assert settings.max_body_bytes == limits.max_bytes

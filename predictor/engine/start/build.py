@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from predictor.engine.engine import Engine
+from predictor.engine.core import EngineCore
 from predictor.engine.options import EngineOptions, StepStats
 from predictor.engine.runner import TorchRunner
 from predictor.engine.start.memory import plan_slots, work_bytes
@@ -32,14 +32,16 @@ def build_engine(
     precision: str | torch.dtype,
     options: EngineOptions,
     on_step: Callable[[StepStats], None] | None = None,
-) -> Engine:
+) -> EngineCore:
     """Load the weights and plan the cache. The engine is not started yet.
 
     `device` is "auto" (CUDA where there is one), "cpu" or "cuda[:n]"; `precision` is
     one of `choose_precision`. CheckpointError when the folder cannot be served, ValueError when
     the device cannot run the precision, or the cache's, or no sequence fits in memory.
     """
-    return Engine(build_runner(model_path, device, precision, options), options, on_step)
+    device = choose_device(device)
+    runner = build_runner(model_path, device, precision, options)
+    return EngineCore(runner, options, on_step, device=str(device))
 
 
 def build_runner(
@@ -179,6 +181,8 @@ def choose_device(device: str | torch.device) -> torch.device:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     chosen = torch.device(device)
+    if chosen.type == "cpu":
+        return torch.device("cpu")  # an index only tells engines on one CPU apart
     if chosen.type not in ("cpu", "cuda"):
         raise ValueError(f"device must be auto, cpu or cuda[:n], is {str(device)!r}")
     if chosen.type == "cuda" and not torch.cuda.is_available():
