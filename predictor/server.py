@@ -30,6 +30,7 @@ from predictor.api.auth import KeyRing
 from predictor.api.client_secrets import ClientSecrets
 from predictor.api.connections import ConnectionLimits, Connections, fit_to_descriptors
 from predictor.api.dataplane import AsrDataPlane, ClosedRepository
+from predictor.api.give_back import give_back_memory
 from predictor.api.grpc_server import AsrServicer, GrpcLimits, create_grpc_server
 from predictor.api.held_bytes import HeldBytes
 from predictor.api.realtime import LiveDoor
@@ -44,6 +45,7 @@ from predictor.live.listener import LiveParts
 from predictor.live.options import LiveOptions
 from predictor.live.speech_batch import SpeechBatch
 from predictor.metrics import Metrics
+from predictor.model.checkpoint.identity import ready_text
 from predictor.ports import listen
 from predictor.service.admission import Admission
 from predictor.service.loading import Loading
@@ -161,6 +163,7 @@ class AsrServer(ModelServer):  # type: ignore[misc]  # KServe is untyped
         loading = asyncio.create_task(self._load())
         stopping = asyncio.create_task(stop.wait())
         lost = asyncio.ensure_future(asyncio.wrap_future(self.engine_lost))
+        tidying = asyncio.create_task(give_back_memory())
         try:
             await asyncio.wait({loading, stopping, serving}, return_when=asyncio.FIRST_COMPLETED)
             if loading.done():
@@ -173,6 +176,7 @@ class AsrServer(ModelServer):  # type: ignore[misc]  # KServe is untyped
                 ends: set[asyncio.Future[Any]] = {stopping, serving, lost}
                 await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         finally:
+            tidying.cancel()
             await self._end(serving, stop_grpc)
             if not loading.done():
                 # A thread cannot be stopped while it reads weights, and nothing would be lost.
@@ -363,8 +367,18 @@ def _load(
         checkpoint=_checkpoint_name(settings, checkpoint.folder),
         device=checkpoint.made.device,
         dtype=checkpoint.made.dtype,
+        identity=checkpoint.identity.digest,
     ).set(1)
-    return Loaded(engine, transcriber, prompts, live, loading.began_s)
+    return Loaded(
+        engine,
+        transcriber,
+        prompts,
+        live,
+        checkpoint.identity,
+        ready_text(checkpoint.folder),
+        loading.has_real_weights,
+        loading.began_s,
+    )
 
 
 def _checkpoint_name(settings: Settings, folder: Path) -> str:

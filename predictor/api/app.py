@@ -89,8 +89,13 @@ def create_app(
         app.add_middleware(Cors, origins=options.cors_origins)
     app.add_middleware(ReserveForProbes)
     app.add_middleware(Deadline, timeout_s=options.request_timeout_s)
-    app.add_middleware(RequestContext, metrics=metrics)
+    app.add_middleware(RequestContext, metrics=metrics, model_identity=lambda: _digest(dataplane))
     return app
+
+
+def _digest(dataplane: AsrDataPlane) -> str | None:
+    identity = dataplane.model.identity
+    return None if identity is None else identity.digest
 
 
 async def _answer(request: Request, exc: Exception) -> Response:

@@ -85,7 +85,9 @@ class AsrServicer(InferenceServicer):  # type: ignore[misc]  # KServe is untyped
     ) -> pb.ModelMetadataResponse:
         """Inputs and outputs."""
         async with self._request(context):
-            return pb.ModelMetadataResponse(**await self._dataplane.model_metadata(request.name))
+            metadata = await self._dataplane.model_metadata(request.name)
+            metadata.pop("properties", None)  # KServe's message has no place for them
+            return pb.ModelMetadataResponse(**metadata)
 
     async def ServerLive(  # noqa: N802
         self, request: pb.ServerLiveRequest, context: Context
@@ -124,7 +126,10 @@ class AsrServicer(InferenceServicer):  # type: ignore[misc]  # KServe is untyped
         if counted:
             self._metrics.requests_in_flight.labels(protocol="grpc").inc()
         try:
-            await context.send_initial_metadata((("x-request-id", request_id),))
+            initial = [("x-request-id", request_id)]
+            if identity := self._dataplane.model.identity:
+                initial.append(("x-model-identity", identity.digest))
+            await context.send_initial_metadata(tuple(initial))
             yield headers
             status = 200
         except grpc.aio.AbortError:

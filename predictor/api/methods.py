@@ -13,7 +13,7 @@ from predictor.api.errors import answer_error, error_response, speaks_openai
 from predictor.errors import NotFound
 
 _METHODS = ("GET", "POST")  # that any route has
-EXPOSED_HEADERS = ("x-request-id", "x-ignored-fields", "retry-after")
+EXPOSED_HEADERS = ("x-request-id", "x-model-identity", "x-ignored-fields", "retry-after")
 
 
 class HeadAndOptions:

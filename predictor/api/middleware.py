@@ -11,7 +11,7 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
@@ -54,9 +54,12 @@ def request_id_of(given: str | None) -> str:
 class RequestContext:
     """Gives each request its id, counts it, logs it, and answers what nobody else caught."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(
+        self, app: ASGIApp, metrics: Metrics, model_identity: Callable[[], str | None]
+    ) -> None:
         self.app = app
         self.metrics = metrics
+        self.model_identity = model_identity  # digest of the weights; None while they are loading
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -72,7 +75,10 @@ class RequestContext:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["x-request-id"] = request_id
+                headers = MutableHeaders(scope=message)
+                headers["x-request-id"] = request_id
+                if protocol and (digest := self.model_identity()):
+                    headers["x-model-identity"] = digest
             await send(message)
 
         if protocol:

@@ -156,6 +156,7 @@ V2_METADATA = _route(
     _json(_object({"name": _STRING, "version": _STRING, "extensions": _list(_STRING)})),
 )
 V2_MODELS = _route("Names of the models", _json(_object({"models": _list(_STRING)})))
+_IDENTITY = _object({"model_identity": _STRING, "model_source": _STRING, "model_revision": _STRING})
 V2_MODEL_METADATA = _route(
     "Inputs and outputs of the model",
     _json(
@@ -166,7 +167,9 @@ V2_MODEL_METADATA = _route(
                 "platform": _STRING,
                 "inputs": _list(_TENSOR),
                 "outputs": _list(_TENSOR),
-            }
+                "properties": _IDENTITY,
+            },
+            ["name", "versions", "platform", "inputs", "outputs"],
         )
     ),
 )

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
@@ -22,7 +21,9 @@ from numpy.typing import NDArray
 from predictor.errors import DeadlineExceeded, InvalidInput, NotReady
 from predictor.live.listener import LiveParts
 from predictor.metrics import EngineGauges, Metrics
+from predictor.model.checkpoint.identity import Identity
 from predictor.service.calls import Call, Recording
+from predictor.service.ready_clip import check_ready
 from predictor.service.transcriber import Transcriber
 from predictor.text.prompt import PromptBuilder
 from predictor.types import Samples, TranscribeRequest, Transcription
@@ -59,6 +60,9 @@ class Loaded:
     transcriber: Transcriber
     prompts: PromptBuilder
     live: LiveParts
+    identity: Identity
+    ready_text: str | None  # what the model must say of the built-in clip, if the checkpoint tells
+    has_real_weights: bool = True  # if not, anything may be said of it
     began_s: float | None = None  # time.monotonic(), where it began before `load` was called
 
 
@@ -135,8 +139,8 @@ class AsrModel(Model):  # type: ignore[misc]  # KServe is untyped
     def _warm_up(self, loaded: Loaded) -> None:
         request = TranscribeRequest(self._ready_clip)
         [answer] = asyncio.run(loaded.transcriber.transcribe([request]))
-        if not math.isfinite(answer.confidence) or answer.usage.num_completion_tokens == 0:
-            raise RuntimeError("the model gave no finite answer for the built-in clip")
+        if loaded.has_real_weights:
+            check_ready(answer, loaded.ready_text)
         logger.info(
             "the built-in clip was transcribed",
             extra={"fields": {"finish_reason": answer.finish_reason}},
@@ -156,6 +160,11 @@ class AsrModel(Model):  # type: ignore[misc]  # KServe is untyped
         with self._load_lock:
             if self.loaded is not None:
                 self.loaded.engine.stop()
+
+    @property
+    def identity(self) -> Identity | None:
+        """Which weights are served; None while they are loading."""
+        return None if self.loaded is None else self.loaded.identity
 
     def is_serving(self) -> bool:
         """Whether a request would be taken now."""

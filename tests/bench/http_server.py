@@ -92,7 +92,7 @@ def main() -> None:
     def look() -> dict[str, Any]:
         return {"cpu_s": time.process_time(), **asdict(shares)}
 
-    server = build_server(settings, loading=loading.Loading(settings, make_engine))
+    server = build_server(settings, loading=loading.Loading(settings, make_engine, has_real_weights=False))
     server.decoder.start = lambda: None  # type: ignore[method-assign]  # no codec, no worker
     server.app.add_api_route("/bench/shares", look)
     server.start()
