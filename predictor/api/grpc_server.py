@@ -132,14 +132,12 @@ class AsrServicer(InferenceServicer):  # type: ignore[misc]  # KServe is untyped
             await context.send_initial_metadata(tuple(initial))
             yield headers
             status = 200
-        except grpc.aio.AbortError:
-            raise
         except Exception as exc:  # noqa: BLE001  the table has a row for everything else
             error = to_asr_error(exc)
             status = error.spec.http_status
             if counted:
                 self._metrics.errors.labels(protocol="grpc", error=error.spec.code).inc()
-            await _abort(context, error)
+            raise error from None
         finally:
             if counted:
                 self._metrics.requests_in_flight.labels(protocol="grpc").dec()
@@ -149,9 +147,10 @@ class AsrServicer(InferenceServicer):  # type: ignore[misc]  # KServe is untyped
             request_id_var.reset(token)
 
 
-async def _abort(context: Context, error: AsrError) -> None:
+async def _abort(context: Context, error: AsrError) -> NoReturn:
     trailing = (("error-code", error.spec.code), *error_headers(error).items())
     await context.abort(getattr(grpc.StatusCode, error.spec.grpc_code), error.message, trailing)
+    raise AssertionError("abort raises")
 
 
 class Message:
@@ -223,14 +222,18 @@ def _handler(servicer: AsrServicer, method: Any, held: HeldBytes, limits: GrpcLi
         return await answer(request, context)
 
     async def handle(_: object, context: Context) -> Any:
+        error: AsrError
         try:
             async with asyncio.timeout(limits.request_timeout_s):
                 if method.name == "ModelInfer":
                     return await answer(Message(held, limits), context)
                 return await small(context)
         except TimeoutError:
-            await _abort(context, DeadlineExceeded(f"not within {limits.request_timeout_s:g} s"))
-        except AsrError as error:
-            await _abort(context, error)
+            error = DeadlineExceeded(f"not within {limits.request_timeout_s:g} s")
+        except AsrError as exc:
+            error = exc
+        # gRPC keeps the exception that ends a call, that its traceback, and that the message.
+        error.__traceback__ = error.__context__ = error.__cause__ = None
+        return await _abort(context, error)
 
     return grpc.stream_unary_rpc_method_handler(handle, None, response_type.SerializeToString)

@@ -388,9 +388,6 @@ _SESSION_FIELDS: Schema = {
 }
 _SESSION = _object(_SESSION_FIELDS)
 _SECRET: Schema = {"value": _STRING, "expires_at": {"type": "integer"}}
-_SESSION_BODY = _object(
-    {"type": {"const": "transcription"}, "audio": _object({"input": _object({})})}, []
-)
 _SECONDS: Schema = {"type": "integer", "minimum": 10, "maximum": 7200}
 CLIENT_SECRET = _route(
     "A short-lived key for a browser's live session",
@@ -398,12 +395,11 @@ CLIENT_SECRET = _route(
     body=_json(
         _object(
             {
-                "expires_after": _object(
-                    {"seconds": {"type": "integer", "minimum": 10, "maximum": 7200}}, []
-                ),
-                "session": _SESSION_BODY,
+                "expires_after": _nullable(_object({"seconds": _SECONDS}, [])),
+                "session": {"type": ["object", "null"]},
             },
             [],
+            additionalProperties=False,
         )
     ),
     error=OPENAI_ERROR,

@@ -44,7 +44,7 @@ def test_memory_that_was_freed_is_given_back() -> None:
 
 
 def test_unfinished_grpc_messages_hold_little(start_server: Any) -> None:
-    """24 calls that each promise 60 MB, on connections of their own; there is room for two."""
+    """24 calls that each promise 60 MB, on connections of their own; room for two."""
     server = start_server(f"--max_pending_bytes={128 * MIB}", "--client_timeout_s=2")
     before = memory_bytes(server)
     reset_peak(server)
@@ -63,4 +63,4 @@ def test_unfinished_grpc_messages_hold_little(start_server: Any) -> None:
     refused = (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.RESOURCE_EXHAUSTED,
                grpc.StatusCode.DEADLINE_EXCEEDED)  # fmt: skip
     assert codes <= set(refused)
-    assert peak_bytes(server) - before < 400 * MIB
+    assert peak_bytes(server) - before < 600 * MIB  # all 24 are 1,440
