@@ -21,7 +21,7 @@ from predictor.api.tensors import refuse_unknown
 from predictor.errors import InvalidInput
 from predictor.service.calls import Call, Recording
 from predictor.text.languages import parse_language
-from predictor.types import Transcription
+from predictor.types import Segment, Transcription
 
 IGNORED: Final = (
     "top_p", "seed", "user", "frequency_penalty", "presence_penalty", "max_tokens",
@@ -192,13 +192,16 @@ async def chat_events(
     def said(item: Event) -> bytes:
         if isinstance(item, str):
             return chunk({"content": item})
+        if isinstance(item, Segment):
+            return b""  # a chunk has no place for it
         usage = _data({**head, "choices": [], "usage": _usage(item)}) if call.with_usage else b""
         return chunk({}, _finish(item)) + usage + b"data: [DONE]\n\n"
 
     yield chunk({"role": "assistant", "content": ""}) + said(first)
     try:
         async for item in rest:
-            yield said(item)
+            if event := said(item):
+                yield event
     except Exception as exc:  # noqa: BLE001  any error becomes an event from the table
         yield error_event(exc)
 

@@ -17,7 +17,7 @@ from predictor.text.languages import CODES
 from predictor.text.subtitles import to_srt, to_vtt
 from predictor.types import Segment, Transcription
 
-Event = str | Transcription  # of a stream: new text, and at last the whole answer
+Event = str | Segment | Transcription  # of a stream: new text, a segment's end, the whole answer
 ResponseFormat = Literal["json", "text", "verbose_json", "srt", "vtt"]
 TokenBytes = Callable[[int], bytes]
 _TEXT_TYPES = {"text": "text/plain", "srt": "application/x-subrip", "vtt": "text/vtt"}
@@ -86,6 +86,17 @@ def _event(item: Event, token_bytes: TokenBytes | None) -> bytes:
     event: dict[str, Any]
     if isinstance(item, str):
         event = {"type": "transcript.text.delta", "delta": item}
+    elif isinstance(item, Segment):
+        event = {
+            "type": "transcript.text.segment",
+            "id": f"seg_{item.id}",
+            "start": item.start_s,
+            "end": item.end_s,
+            "text": item.text,
+            "speaker": "" if item.channel is None else f"channel {item.channel}",
+            "language": item.language,
+            "confidence": item.confidence,
+        }
     else:
         event = {"type": "transcript.text.done", "text": item.text, "usage": token_usage(item)}
         if token_bytes is not None:
@@ -149,4 +160,5 @@ def _segment(segment: Segment) -> dict[str, Any]:
         "no_speech_prob": 0.0,  # the schema demands a number; segments without speech are left out
         "confidence": segment.confidence,
         "finish_reason": segment.finish_reason,
+        **({} if segment.channel is None else {"channel": segment.channel}),
     }
