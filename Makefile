@@ -48,8 +48,9 @@ format: setup ## let ruff rewrite the files
 test: setup lint $(CLIENTS) ## everything that needs no GPU and no cluster
 	@$(PY) -m pytest -q
 
-soak: setup ## ten minutes of hostile and mutated requests (SOAK_S=600)
+soak: setup ## the long tests: hostile requests for SOAK_S seconds, whole sets through live sessions
 	@SOAK_S=$(SOAK_S) $(PY) -m pytest -q -s --timeout=0 tests/chaos
+	@$(PY) -m pytest -q -m soak
 
 $(CLIENTS): tests/clients/package-lock.json
 	@if command -v npm >/dev/null; \

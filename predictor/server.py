@@ -101,25 +101,27 @@ class AsrServer(ModelServer):  # type: ignore[misc]  # KServe is untyped
         self.keys = KeyRing(settings.api_keys)
         self.live = live
         self.held = HeldBytes(settings.max_pending_bytes)
+        self.door = LiveDoor(
+            dataplane=self.dataplane,
+            hub=live,
+            keys=self.keys,
+            secrets=ClientSecrets(settings.api_keys),
+            max_session_s=settings.max_live_session_s,
+            default_language=parse_language(settings.language),
+        )
         self.app = create_app(
             self.dataplane,
             self.model_repository_extension,
             metrics,
             self.keys,
-            LiveDoor(
-                dataplane=self.dataplane,
-                hub=self.live,
-                keys=self.keys,
-                secrets=ClientSecrets(settings.api_keys),
-                max_session_s=settings.max_live_session_s,
-                default_language=parse_language(settings.language),
-            ),
+            self.door,
             self.held,
             AppOptions(
                 max_body_bytes=settings.max_body_bytes,
                 request_timeout_s=settings.request_timeout_s,
                 client_timeout_s=settings.client_timeout_s,
                 cors_origins=settings.cors_origins,
+                has_page=settings.enable_page,
                 recognize_details=settings.output_format == "json",
             ),
         )
@@ -208,7 +210,7 @@ class AsrServer(ModelServer):  # type: ignore[misc]  # KServe is untyped
     def grpc_server(self) -> grpc.aio.Server:
         """V2 over gRPC, without a port yet."""
         servicer = AsrServicer(
-            self.dataplane, self.model_repository_extension, self.metrics, self.keys
+            self.dataplane, self.model_repository_extension, self.metrics, self.door
         )
         limits = GrpcLimits(
             max_message_bytes=self.settings.max_body_bytes,

@@ -16,6 +16,7 @@ from predictor.api.auth import KeyRing, RequireKey
 from predictor.api.dataplane import AsrDataPlane, ClosedRepository
 from predictor.api.errors import answer_error, error_response, speaks_openai
 from predictor.api.held_bytes import HeldBytes
+from predictor.api.live_frames import live_router
 from predictor.api.methods import Cors, HeadAndOptions
 from predictor.api.middleware import (
     BodyLimit,
@@ -25,6 +26,7 @@ from predictor.api.middleware import (
     ReserveForProbes,
 )
 from predictor.api.openai_routes import openai_router
+from predictor.api.page import Page, page_router
 from predictor.api.realtime import LiveDoor, realtime_router
 from predictor.api.routes import (
     health_router,
@@ -45,6 +47,7 @@ class AppOptions:
     client_timeout_s: float  # for a body to bring more
     cors_origins: tuple[str, ...]  # whose pages may send requests from a browser
     recognize_details: bool  # whether `/api/v1/recognize` answers with `details` as well
+    has_page: bool = False  # whether browsers get a page at `/`
 
 
 def create_app(
@@ -66,12 +69,16 @@ def create_app(
     )
     register_model_names()
     created = int(time.time())
-    app.include_router(health_router(dataplane, metrics.registry))
+    page = Page() if options.has_page else None
+    app.include_router(health_router(dataplane, metrics.registry, page))
+    if page is not None:
+        app.include_router(page_router(page))
     app.include_router(recognize_router(dataplane, with_details=options.recognize_details))
     app.include_router(openai_router(dataplane, created, "/v1"))
     app.include_router(openai_router(dataplane, created, "/openai/v1"))
     for prefix in ("/v1", "/openai/v1"):
         app.include_router(realtime_router(live, prefix))
+    app.include_router(live_router(live))
     app.include_router(v1_router(dataplane, created))
     app.include_router(v2_router(dataplane, repository))
     app.add_exception_handler(HTTPException, _answer)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
@@ -15,13 +15,14 @@ from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 from kserve.protocol.grpc.servicer import InferenceServicer
 
 from predictor.api import v2
-from predictor.api.auth import KeyRing
 from predictor.api.dataplane import AsrDataPlane, ClosedRepository
 from predictor.api.errors import Closed, error_headers, to_asr_error
 from predictor.api.grpc_message import read_grpc
 from predictor.api.held_bytes import HeldBytes
+from predictor.api.live_grpc import serve_stream, stream_handler
 from predictor.api.middleware import request_id_of
 from predictor.api.reading import off_loop
+from predictor.api.realtime import LiveDoor
 from predictor.errors import AsrError, DeadlineExceeded, InvalidInput, TooSlow
 from predictor.logs import request_id_var
 from predictor.metrics import CLIENT_CLOSED_REQUEST, Metrics
@@ -52,12 +53,13 @@ class AsrServicer(InferenceServicer):  # type: ignore[misc]  # KServe is untyped
         dataplane: AsrDataPlane,
         repository: ClosedRepository,
         metrics: Metrics,
-        keys: KeyRing,
+        live: LiveDoor,
     ) -> None:
         super().__init__(dataplane, repository)
         self._dataplane = dataplane
         self._metrics = metrics
-        self._keys = keys
+        self._keys = live.keys
+        self._live = live
 
     async def ModelInfer(  # noqa: N802  the protocol's name
         self, message: Message, context: Context
@@ -72,6 +74,19 @@ class AsrServicer(InferenceServicer):  # type: ignore[misc]  # KServe is untyped
                 call = await off_loop(len(data), lambda: v2.grpc_call(request, max_items))
                 answer: pb.ModelInferResponse = await self._dataplane.call(name, call, headers)
                 return answer
+
+    async def ModelStreamInfer(  # noqa: N802  the protocol's name
+        self, requests: AsyncIterator[pb.ModelInferRequest], context: Context
+    ) -> AsyncIterator[Any]:
+        """Live speech; see `live_grpc`."""
+        try:
+            async with self._request(context, counted=True) as headers:
+                self._keys.check(headers)
+                async with aclosing(serve_stream(self._live, requests)) as responses:
+                    async for response in responses:
+                        yield response
+        except AsrError as error:
+            await _abort(context, error)
 
     async def ModelReady(  # noqa: N802
         self, request: pb.ModelReadyRequest, context: Context
@@ -201,7 +216,7 @@ def create_grpc_server(
     service = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
     handlers = {method.name: _handler(servicer, method, held, limits) for method in service.methods}
     generic = grpc.method_handlers_generic_handler(service.full_name, handlers)
-    server.add_generic_rpc_handlers((generic,))
+    server.add_generic_rpc_handlers((generic, stream_handler(servicer.ModelStreamInfer)))
     return server
 
 

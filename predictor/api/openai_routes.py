@@ -37,9 +37,8 @@ def openai_router(dataplane: AsrDataPlane, created: int, prefix: str) -> APIRout
         if not parsed.stream:
             return await _answer(dataplane, parsed.call, request, parsed.ignored)
         scored = token_bytes if parsed.with_logprobs else None
-        return await _stream(
-            dataplane, parsed.call, lambda f, rest: sse_events(f, rest, scored), parsed.ignored
-        )
+        events = dataplane.model.transcribe_stream(parsed.call, dict(request.headers))
+        return await _stream(events, lambda f, rest: sse_events(f, rest, scored), parsed.ignored)
 
     async def chat_completions(request: Request) -> Response:
         await dataplane.get_model(dataplane.model.name)
@@ -48,8 +47,7 @@ def openai_router(dataplane: AsrDataPlane, created: int, prefix: str) -> APIRout
         if not parsed.stream:
             return await _answer(dataplane, parsed.call, request, parsed.ignored)
         return await _stream(
-            dataplane,
-            parsed.call,
+            dataplane.model.transcribe_stream(parsed.call, dict(request.headers)),
             lambda first, rest: chat_events(first, rest, parsed, created),
             parsed.ignored,
         )
@@ -87,10 +85,7 @@ async def _answer(
     return Response(answer.body, media_type=answer.media_type, headers=_ignored(ignored))
 
 
-async def _stream(
-    dataplane: AsrDataPlane, call: Call, say: Events, ignored: Sequence[str]
-) -> Response:
-    events = dataplane.model.transcribe_stream(call)
+async def _stream(events: AsyncGenerator[Event], say: Events, ignored: Sequence[str]) -> Response:
     try:
         first = await anext(events)  # so that what goes wrong at once is still a status
     except BaseException:

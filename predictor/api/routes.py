@@ -16,6 +16,7 @@ from predictor.api import openapi, v2
 from predictor.api.dataplane import AsrDataPlane, ClosedRepository
 from predictor.api.infer_body import parse_rest
 from predictor.api.openai_answers import model_entry
+from predictor.api.page import Page, wants_page
 from predictor.api.reading import off_loop, query_of, read_body
 from predictor.api.recognize import recognize_call
 from predictor.api.v1 import v1_call
@@ -41,8 +42,10 @@ def _json(content: object, status: int = 200) -> Response:
     return Response(orjson.dumps(content), status_code=status, media_type="application/json")
 
 
-def health_router(dataplane: AsrDataPlane, registry: CollectorRegistry) -> APIRouter:
-    """Liveness, readiness and metrics."""
+def health_router(
+    dataplane: AsrDataPlane, registry: CollectorRegistry, page: Page | None
+) -> APIRouter:
+    """Liveness, readiness and metrics; browsers that ask for `/` get the page, if there is one."""
     router = APIRouter(tags=["health"])
 
     async def live() -> Response:
@@ -61,8 +64,11 @@ def health_router(dataplane: AsrDataPlane, registry: CollectorRegistry) -> APIRo
         encode, content_type = exposition.choose_encoder(request.headers.get("accept", ""))
         return Response(encode(registry), headers={"content-type": content_type})
 
-    for path in ("/", "/healthz"):
-        router.add_api_route(path, live, methods=["GET"], **openapi.LIVE)
+    async def root(request: Request) -> Response:
+        return page.index(request) if page and wants_page(request) else await live()
+
+    router.add_api_route("/", root, methods=["GET"], **openapi.LIVE)
+    router.add_api_route("/healthz", live, methods=["GET"], **openapi.LIVE)
     router.add_api_route("/v2/health/live", v2_live, methods=["GET"], **openapi.V2_LIVE)
     router.add_api_route("/v2/health/ready", v2_ready, methods=["GET"], **openapi.V2_READY)
     router.add_api_route("/metrics", metrics, methods=["GET"], **openapi.METRICS)

@@ -127,6 +127,9 @@ class Settings:
         "origins, separated by commas, whose pages may send requests from a browser; `*` is any",
         kind=tuple,
     )
+    enable_page: bool = _setting(
+        False, "give browsers that ask for `/` a page to speak into; others get the health answer"
+    )
     max_body_bytes: int = _setting(
         64 * _MIB, "largest HTTP body or gRPC message", low=1024, high=1024 * _MIB
     )
