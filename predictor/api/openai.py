@@ -14,6 +14,7 @@ import orjson
 from starlette.requests import Request
 
 from predictor.api.forms import Form, read_form
+from predictor.api.hearing import HEARING_FIELDS, read_hearing
 from predictor.api.openai_answers import ResponseFormat, TokenBytes, renderer
 from predictor.errors import InvalidInput, NotFound
 from predictor.service.calls import Call, Recording
@@ -38,6 +39,7 @@ FIELDS = (
     *_UNBRACKETED.values(),
     _CHUNKING,
     *(f"{_CHUNKING}[{part}]" for part in _CHUNKING_PARTS),
+    *HEARING_FIELDS,
 )
 _BOOLEANS: Final = {"true": True, "1": True, "false": False, "0": False}
 
@@ -67,6 +69,7 @@ async def openai_call(
         *(["temperature"] if temperature_of(fields.get("temperature")) else []),
         *([_CHUNKING] if _chunking_has_numbers(fields) else []),
     ]
+    hearing = read_hearing(fields)
     recording = Recording(
         data=form.data,
         content_type=form.content_type,
@@ -74,6 +77,9 @@ async def openai_call(
         language=parse_language(fields.get("language")),
         context=fields.get("prompt", ""),
         context_field="prompt",
+        channel=hearing.channel,
+        track=hearing.track,
+        vad=hearing.vad,
     )
     render = renderer(response_format, token_bytes if with_logprobs else None)
     call = Call("openai", (recording,), render)

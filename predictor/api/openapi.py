@@ -6,9 +6,10 @@ routes and real answers to its schemas.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 from predictor.api import chat, openai, recognize, v2
+from predictor.audio.limits import Vad
 
 Schema = dict[str, Any]
 
@@ -60,10 +61,22 @@ OPENAI_ERROR = _object(
         )
     }
 )
+_HEARING: Schema = {
+    "channel": {
+        "type": ["string", "integer"],
+        "description": "mix, separate, or a channel's number from 0; as the settings say without.",
+    },
+    "track": {"type": ["string", "integer"], "description": "An audio track's number from 0."},
+    "vad": {"type": "string", "enum": list(get_args(Vad)), "description": "What finds speech."},
+}
 _FINISH = {"type": "string", "enum": ["stop", "length", "repetition", "silence"]}
+_SEGMENT_REQUIRED = [
+    "id", "start", "end", "text", "language", "confidence", "avg_logprob", "finish_reason"
+]  # fmt: skip
 _DETAILS: Schema = {
     "finish_reason": _FINISH,
     "num_repeats_removed": _INTEGER,
+    "notes": _list(_STRING),
     "segments": _list(
         _object(
             {
@@ -75,7 +88,9 @@ _DETAILS: Schema = {
                 "confidence": _NUMBER,
                 "avg_logprob": _NUMBER,
                 "finish_reason": _FINISH,
-            }
+                "channel": _INTEGER,
+            },
+            _SEGMENT_REQUIRED,
         )
     ),
     "usage": _object(
@@ -262,6 +277,7 @@ V1_PREDICT = _route(
                                 "audio": _B64,
                                 "language": _nullable(_LANGUAGE),
                                 "context": _nullable(_CONTEXT),
+                                **_HEARING,
                             },
                             ["audio"],
                             additionalProperties=False,
@@ -279,13 +295,14 @@ V1_PREDICT = _route(
     parameters=[
         {"name": "language", "in": "query", "schema": _LANGUAGE},
         {"name": "context", "in": "query", "schema": _CONTEXT},
+        *({"name": name, "in": "query", "schema": _HEARING[name]} for name in _HEARING),
     ],
 )
 
 RECOGNIZE = _route(
     "Transcribe one file",
     _json(_object({**_ANSWER, "details": _object(_DETAILS)}, list(_ANSWER))),
-    body=_form(recognize.FILE_FIELD, {"language": _LANGUAGE, "context": _CONTEXT}, []),
+    body=_form(recognize.FILE_FIELD, {"language": _LANGUAGE, "context": _CONTEXT, **_HEARING}, []),
 )
 
 _TEMPERATURE: Schema = {
@@ -316,6 +333,7 @@ TRANSCRIPTIONS = _route(
             openai.INCLUDE: _list({"const": "logprobs"}),
             "chunking_strategy": {"const": "auto"},
             "stream": _BOOLEAN,
+            **_HEARING,
         },
         ["model"],
     ),
