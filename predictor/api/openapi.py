@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any, get_args
 
 from predictor.api import chat, openai, recognize, v2
+from predictor.api.tensors import MAX_DRAFT_CHARS
 from predictor.audio.limits import Vad
 
 Schema = dict[str, Any]
@@ -26,6 +27,15 @@ _CONTEXT: Schema = {
     "type": "string",
     "format": "context",
     "description": "Hot words or any text that helps.",
+}
+
+
+_DRAFT: Schema = {
+    "type": "string",
+    "format": "context",
+    "maxLength": MAX_DRAFT_CHARS,
+    "description": "What may be said: with a language, an answer that agrees comes sooner. The "
+    "answer is the same whatever stands here.",
 }
 
 
@@ -61,13 +71,17 @@ OPENAI_ERROR = _object(
         )
     }
 )
+_WHICH: list[Schema] = [
+    {"type": "string", "pattern": "^[0-9]{1,2}$"},
+    {"type": "integer", "minimum": 0, "maximum": 63},
+]
 _HEARING: Schema = {
     "channel": {
-        "type": ["string", "integer"],
+        "anyOf": [{"enum": ["mix", "separate", ""]}, *_WHICH],
         "description": "mix, separate, or a channel's number from 0; as the settings say without.",
     },
-    "track": {"type": ["string", "integer"], "description": "An audio track's number from 0."},
-    "vad": {"type": "string", "enum": list(get_args(Vad)), "description": "What finds speech."},
+    "track": {"anyOf": [{"const": ""}, *_WHICH], "description": "An audio track's number from 0."},
+    "vad": {"type": "string", "enum": [*get_args(Vad), ""], "description": "What finds speech."},
 }
 _FINISH = {"type": "string", "enum": ["stop", "length", "repetition", "silence"]}
 _SEGMENT_REQUIRED = [
@@ -277,6 +291,7 @@ V1_PREDICT = _route(
                                 "audio": _B64,
                                 "language": _nullable(_LANGUAGE),
                                 "context": _nullable(_CONTEXT),
+                                "draft": _nullable(_DRAFT),
                                 **_HEARING,
                             },
                             ["audio"],
@@ -295,6 +310,7 @@ V1_PREDICT = _route(
     parameters=[
         {"name": "language", "in": "query", "schema": _LANGUAGE},
         {"name": "context", "in": "query", "schema": _CONTEXT},
+        {"name": "draft", "in": "query", "schema": _DRAFT},
         *({"name": name, "in": "query", "schema": _HEARING[name]} for name in _HEARING),
     ],
 )
