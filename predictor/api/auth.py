@@ -5,6 +5,7 @@ Probes, metadata and metrics stay open, since those who read them carry no key.
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 from collections.abc import Mapping, Sequence
 
@@ -27,8 +28,13 @@ class KeyRing:
 
     def check(self, headers: Mapping[str, str]) -> None:
         """Raises Unauthorized unless `authorization: Bearer KEY` or `x-api-key: KEY` has a key."""
+        self.owner(headers)
+
+    def owner(self, headers: Mapping[str, str]) -> str:
+        """A name for the holder of the request's key, which does not tell the key; "" where none is
+        asked for. Raises Unauthorized as `check` does."""
         if not self._keys:
-            return
+            return ""
         scheme, _, bearer = headers.get("authorization", "").partition(" ")
         given = bearer.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
         # Every key is compared, each in constant time, so that timing tells nothing.
@@ -36,6 +42,7 @@ class KeyRing:
         if not any(matches):
             what = "wrong" if given else "missing"
             raise Unauthorized(f"API key {what}: send it as authorization: Bearer KEY")
+        return hashlib.sha256(given.encode()).hexdigest()
 
 
 class RequireKey:

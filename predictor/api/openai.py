@@ -50,6 +50,7 @@ class OpenAICall:
 
     call: Call
     stream: bool
+    response_format: ResponseFormat = "json"
     with_logprobs: bool = False
     ignored: tuple[str, ...] = ()
 
@@ -61,7 +62,7 @@ async def openai_call(
     form = _without_empty(await read_form(request, FILE_FIELD, FIELDS))
     fields = form.fields
     check_model(fields.get("model"), served_names)
-    response_format = _response_format(fields.get("response_format", "json"))
+    response_format = format_of(fields.get("response_format", "json"))
     _check_granularities(form.lists.get(GRANULARITIES, []), response_format)
     with_logprobs = _include_logprobs(form.lists.get(INCLUDE, []), response_format)
     stream = _stream(fields.get("stream", "false"), response_format)
@@ -83,7 +84,7 @@ async def openai_call(
     )
     render = renderer(response_format, token_bytes if with_logprobs else None)
     call = Call("openai", (recording,), render)
-    return OpenAICall(call, stream, with_logprobs, tuple(ignored))
+    return OpenAICall(call, stream, response_format, with_logprobs, tuple(ignored))
 
 
 def check_model(given: object, served_names: Sequence[str]) -> None:
@@ -129,13 +130,14 @@ def _listed(text: str) -> list[str]:
     return [word.strip(" \"'") for word in text.strip(" []").split(",")]
 
 
-def _response_format(given: str) -> ResponseFormat:
+def format_of(given: str, field: str = "response_format") -> ResponseFormat:
+    """The answer's form of that name. Raises InvalidInput, naming `field`."""
     for known in FORMATS:
         if given == known:
             return known
     raise InvalidInput(
-        f"response_format: {given[:60]!r} is not supported, choose one of {', '.join(FORMATS)}",
-        field="response_format",
+        f"{field}: {given[:60]!r} is not supported, choose one of {', '.join(FORMATS)}",
+        field=field,
         value=given[:60],
         limit=list(FORMATS),
     )
