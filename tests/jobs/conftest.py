@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
@@ -25,14 +25,23 @@ Job = dict[str, Any]
 
 
 def until(look: Callable[[], Job], wanted: Callable[[Job], bool]) -> Job:
-    """The job once it is as wanted; a job that failed never will be."""
+    """The job once it is as wanted; one that ended and is not never will be."""
     ends_s = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < ends_s:
         job = look()
         if wanted(job):
             return job
-        assert job["status"] != "failed", job
+        assert job["status"] not in ("done", "failed"), job
     raise AssertionError(f"not as wanted in time: {job}")
+
+
+def rounded(value: Any) -> Any:
+    """Scores depend a little on what was computed beside them."""
+    if isinstance(value, dict):
+        return {name: rounded(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [rounded(item) for item in value]
+    return round(value, 2) if isinstance(value, float) else value
 
 
 class Jobs:
@@ -41,6 +50,12 @@ class Jobs:
     def __init__(self, server: Server, key: str = "") -> None:
         headers = {"authorization": f"Bearer {key}"} if key else {}
         self.http = httpx.Client(base_url=server.url, headers=headers, timeout=60)
+
+    def __enter__(self) -> Jobs:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.http.close()
 
     def create(self, data: bytes, **fields: str) -> httpx.Response:
         return self.http.post("/v1/jobs", files={"file": data}, data={"model": MODEL, **fields})
@@ -60,6 +75,9 @@ class Jobs:
     def done(self, job_id: str) -> Job:
         return until(lambda: self.job(job_id), lambda job: job["status"] == "done")
 
+    def ended(self, job_id: str) -> Job:
+        return until(lambda: self.job(job_id), lambda job: job["ended_at"] is not None)
+
     def result(self, job_id: str, chosen: str = "") -> httpx.Response:
         params = {"format": chosen} if chosen else {}
         return self.http.get(f"/v1/jobs/{job_id}/result", params=params)
@@ -76,5 +94,6 @@ def jobs_server(start_server: StartServer, tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.fixture
-def jobs(jobs_server: Server) -> Jobs:
-    return Jobs(jobs_server)
+def jobs(jobs_server: Server) -> Iterator[Jobs]:
+    with Jobs(jobs_server) as jobs:
+        yield jobs
