@@ -16,6 +16,8 @@ from tests.cluster.service_api import Object
 from tests.cluster.status import is_ready
 from tests.manifests.objects import ROOT
 
+# Before promote asked who answers, it took a status that flaps for settled, here as on a cluster.
+pytest.importorskip("pipelines.rollout.identity")
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(3600)]
 GOOD, POOR = "tiny", "tiny-early"  # by word error rate
 SET = ROOT / "tests" / "data" / "eval" / "manifest.jsonl"
