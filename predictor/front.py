@@ -5,17 +5,24 @@ Started by the pod, which hands it the settings and ends it.
 
 from __future__ import annotations
 
-import gc
 import json
 import logging
 import socket
 import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from predictor.book import Book
 from predictor.logs import configure_logging
 from predictor.settings.fields import Settings
 from predictor.settings.transfer import from_json
+from predictor.startup import importing
+
+if TYPE_CHECKING:
+    from predictor.server import AsrServer
+    from predictor.service.loading import MakeEngine
 
 logger = logging.getLogger(__name__)
 
@@ -42,24 +49,27 @@ def read_spec(parent: socket.socket) -> tuple[FrontSpec, Settings]:
     return spec, from_json(values["settings"])
 
 
-def main() -> None:
-    """`python -m predictor.front PARENT_FD`."""
+def main(
+    join: Callable[[Sequence[Path]], MakeEngine] | None = None,
+    arrange: Callable[[AsrServer], None] = lambda server: None,
+) -> None:
+    """`python -m predictor.front PARENT_FD`.
+
+    Benchmarks `join` the engines in their own way, and `arrange` something about the server.
+    """
     parent = socket.socket(fileno=int(sys.argv[1]))
     spec, settings = read_spec(parent)
     configure_logging(settings.log_format, settings.log_level)
-    gc.disable()
-    from predictor.service.loading import Loading, join_engines
+    with importing():
+        from predictor.service.loading import Loading, join_engines
 
-    loading = Loading(settings, join_engines(spec.engines))
-    sys.argv[1:] = []  # KServe parses them while it is imported
-    from predictor.book import Book
-    from predictor.server import PodPlace, build_server
-
+        loading = Loading(settings, (join or join_engines)(spec.engines))
+        sys.argv[1:] = []  # KServe parses them while it is imported
+        from predictor.server import PodPlace, build_server
     book = Book(spec.folder / "book", spec.num_fronts, spec.index)
     place = PodPlace(book, spec.num_fronts, parent, is_late=spec.is_late)
     server = build_server(settings, loading=loading, place=place)
-    gc.freeze()
-    gc.enable()
+    arrange(server)
     server.start()
 
 

@@ -15,13 +15,15 @@ import socket
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from predictor.book import Book
-from predictor.engine import CoreProcess
+from predictor.engine import CoreProcess, EngineSpec
+from predictor.engine.link.process import WORKER
 from predictor.model.checkpoint.source import resolve_model
 from predictor.ports import reserve
 from predictor.processes import ChildProcess, environment
@@ -31,17 +33,26 @@ from predictor.settings.transfer import to_json
 
 logger = logging.getLogger(__name__)
 
-_FRONT: Final = "predictor.front"
 _EXIT_S: Final = 15.0  # beyond the time that a front takes to end in order
 _MIN_LIFE_S: Final = 10.0  # a front that lives shorter, so many times in a row, helps nobody
 _MAX_SHORT_LIVES: Final = 5
 
 
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a pod is made of; others are for benchmarks, whose weights come from nowhere."""
+
+    front: str = "predictor.front"  # the module that a front runs
+    engine: str = WORKER
+    specs: Callable[[Settings, Path], list[EngineSpec]] = engine_specs
+
+
 class Pod:
     """Serves until told to stop."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, parts: Parts = Parts()) -> None:
         """Raises OSError when a port is taken."""
+        self._parts = parts
         self._open = ExitStack()
         self._settings = self._with_ports(settings)
         folder = self._open.enter_context(tempfile.TemporaryDirectory(prefix="asr-"))
@@ -50,7 +61,9 @@ class Pod:
         self._num_fronts = num_fronts(settings)
         self._book = Book(self._folder / "book", self._num_fronts, 0)
         self._cores = [
-            CoreProcess(address=self._folder / f"engine{i}", on_lost=self._lose)
+            CoreProcess(
+                address=self._folder / f"engine{i}", on_lost=self._lose, worker=parts.engine
+            )
             for i in range(len(devices(settings)))
         ]
         self._fronts: dict[int, ChildProcess] = {}
@@ -117,7 +130,7 @@ class Pod:
             model_id=settings.model_id,
             revision=settings.model_revision,
         )
-        specs = engine_specs(settings, folder)
+        specs = self._parts.specs(settings, folder)
         if self._ending.is_set():
             return
         for core, spec in zip(self._cores, specs, strict=True):
@@ -148,7 +161,9 @@ class Pod:
         with theirs:
             more = {"PROMETHEUS_MULTIPROC_DIR": str(self._folder / "metrics")}
             fds = (theirs.fileno(),)
-            self._fronts[index] = front = ChildProcess(_FRONT, fds, fds, environment(**more))
+            self._fronts[index] = front = ChildProcess(
+                self._parts.front, fds, fds, environment(**more)
+            )
         spec = {
             "index": index,
             "num_fronts": self._num_fronts,

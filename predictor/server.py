@@ -30,8 +30,9 @@ from predictor.api.client_secrets import ClientSecrets
 from predictor.api.dataplane import AsrDataPlane, ClosedRepository
 from predictor.api.grpc_server import create_grpc_server
 from predictor.api.realtime import LiveDoor
-from predictor.audio.decode import AudioDecoder, AudioLimits, AudioOptions
-from predictor.audio.segment import split
+from predictor.audio.cut import split
+from predictor.audio.decode import AudioDecoder, AudioLimits, AudioOptions, CutOptions
+from predictor.audio.limits import channel_of
 from predictor.audio.vad import load_detector
 from predictor.book import Book
 from predictor.engine import StepStats
@@ -46,7 +47,11 @@ from predictor.service.admission import Admission
 from predictor.service.loading import Loading
 from predictor.service.model import AsrModel, Loaded, ModelOptions
 from predictor.service.ready_clip import ready_clip
-from predictor.service.transcriber import Transcriber, TranscriberOptions
+from predictor.service.transcriber import (
+    MAX_SEGMENTS_AT_ONCE,
+    Transcriber,
+    TranscriberOptions,
+)
 from predictor.settings.read import Settings
 from predictor.text.languages import parse_language
 from predictor.text.prompt import PromptBuilder
@@ -266,10 +271,13 @@ def build_server(
         _audio_limits(settings),
         num_workers=share(settings.num_decode_workers),
         options=AudioOptions(
-            channel=settings.audio_channel,
+            channel=channel_of(settings.audio_channel),
             high_pass_hz=settings.high_pass_hz,
             loudness_lufs=settings.loudness_lufs,
         ),
+        cuts=_cut_options(settings),
+        num_long=settings.max_long_recordings,
+        window_s=MAX_SEGMENTS_AT_ONCE * settings.segment_s,
     )
     model = AsrModel(
         settings.model_name,
@@ -281,6 +289,17 @@ def build_server(
         is_pod_ready=(lambda: True) if book is None else book.nobody_starts,
     )
     return AsrServer(settings, model, decoder, metrics, hub, engine_lost, place)
+
+
+def _cut_options(settings: Settings) -> CutOptions:
+    return CutOptions(
+        segment_s=settings.segment_s,
+        vad=settings.vad,  # type: ignore[arg-type]  # one of the setting's choices
+        threshold=settings.vad_threshold,
+        margin_s=settings.vad_margin_s,
+        min_speech_s=settings.vad_min_speech_s,
+        min_silence_s=settings.vad_min_silence_s,
+    )
 
 
 def _audio_limits(settings: Settings) -> AudioLimits:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ LAYERS = [
     {"text", "model"},
     {"audio"},
     {"engine"},
+    {"startup"},
     {"live"},
     {"service"},
     {"api"},
@@ -37,6 +39,7 @@ LIGHT = [
     "predictor.engine.link.process",
     "predictor.engine.link.remote",
     "predictor.pod",
+    "predictor.startup",
     "predictor.settings.read",
     "predictor.model.checkpoint.readahead",
     "predictor.text.tokenizer",
@@ -148,3 +151,12 @@ def test_light_modules_load_nothing_heavy(name: str) -> None:
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert run.stdout.split() == []
+
+
+def test_the_way_of_a_request_is_a_dozen_files_that_exist() -> None:
+    text = (PACKAGE / "README.md").read_text(encoding="utf-8")
+    way = text.partition("## The way of a request")[2].partition("\n## ")[0]
+    files = re.findall(r"^\d+\. \[(\S+)\]\((\S+)\)", way, re.MULTILINE)
+    assert 8 <= len(files) <= 12
+    assert all(name == link and (PACKAGE / link).is_file() for name, link in files), files
+    assert all((PACKAGE / link).exists() for link in re.findall(r"\]\(([^)#]+)\)", text))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -165,3 +166,11 @@ def test_the_engine_has_a_process_of_its_own_on_cuda_or_where_asked(
 @pytest.mark.skipif(Path("/dev/nvidiactl").exists(), reason="this machine has an NVIDIA driver")
 def test_without_a_driver_there_is_no_cuda() -> None:
     assert engines.has_cuda() is False
+
+
+def test_what_is_imported_before_loading_is_there() -> None:
+    """Also what only machines with CUDA import; Triton itself may be missing here."""
+    from predictor import startup
+
+    for name in (*startup._ENGINE, *startup._ENGINE_ON_CUDA):
+        assert importlib.util.find_spec(name) is not None, name

@@ -29,6 +29,10 @@ logger = logging.getLogger(__name__)
 Delivery = tuple[Receive, Emission]
 SHUTTING_DOWN = "the engine is shutting down"
 HAS_FAILED = "the engine has failed"
+# While sequences run, preparing for later steps may take this share of the time, and so much of it
+# at once: a replica that comes up under load is at full speed within seconds.
+PREPARATION_SHARE = 0.4
+MAX_PREPARATION_S = 1.5
 
 
 class EngineCore:
@@ -50,7 +54,7 @@ class EngineCore:
         self._runner = runner
         self._options = options
         self._on_step = on_step
-        self._scheduler = Scheduler(options, runner.limits, runner.num_slots)
+        self._scheduler = Scheduler(options, runner.limits, runner.num_slots, runner.page_size)
         self._kept = KeptSequences(options, runner.limits)
         self._receivers: dict[str, Receive] = {}
         self._changed = threading.Condition()  # guards all of the above and the flags below
@@ -59,6 +63,8 @@ class EngineCore:
         self._dead = False  # the device is beyond use
         self._prepared = False  # the runner has nothing left to do while it is idle
         self._step_began_s: float | None = None  # None = waiting for work
+        self._preparation_s = MAX_PREPARATION_S  # that may be spent between steps
+        self._earned_until_s = time.monotonic()
 
     def start(self) -> None:
         """Start the thread; once only."""
@@ -132,7 +138,7 @@ class EngineCore:
     def close(self, sequence_id: str) -> None:
         """Forget a kept sequence; a step of it that is under way is aborted."""
         with self._changed:
-            request_id = self._kept.close(sequence_id)
+            request_id = self._kept.close(sequence_id, self._scheduler)
         if request_id is not None:
             self.abort(request_id)
 
@@ -153,6 +159,7 @@ class EngineCore:
         try:
             while (step := self._next_step()) is not None:
                 self._run(step)
+                self._prepare_between_steps()
                 del step  # or its samples would be kept until there is another one
         finally:
             if not self._ending:
@@ -177,11 +184,26 @@ class EngineCore:
 
     def _prepare(self) -> None:
         """One piece of preparation: nobody who arrives meanwhile waits for more than that."""
+        self._step_began_s = time.monotonic()  # a device can hang in there too
         try:
             self._prepared = not self._runner.idle()
         except Exception:
             logger.exception("preparing for later steps failed")
             self._prepared = True
+
+    def _prepare_between_steps(self) -> None:
+        """While sequences run: what the last steps missed, as long as it takes a share of time."""
+        now_s = time.monotonic()
+        earned_s = PREPARATION_SHARE * (now_s - self._earned_until_s)
+        self._preparation_s = min(MAX_PREPARATION_S, self._preparation_s + earned_s)
+        self._earned_until_s = now_s
+        if self._preparation_s <= 0:
+            return
+        try:
+            self._runner.between_steps()
+        except Exception:
+            logger.exception("preparing for later steps failed")
+        self._preparation_s -= time.monotonic() - now_s
 
     def _run(self, step: Step) -> None:
         self._step_began_s = began_s = time.monotonic()
@@ -203,6 +225,8 @@ class EngineCore:
         if not self._recovered():
             self._die()
         elif step.phase == "prefill" and len(step.sequences) > 1:
+            with self._changed:
+                self._scheduler.begin_again(step.sequences)
             for sequence in step.sequences:
                 if not self._dead:
                     self._run(Step("prefill", (sequence,)))
@@ -231,7 +255,7 @@ class EngineCore:
             results = zip(step.sequences, output.tokens, output.logprobs, strict=True)
             for sequence, tokens, logprobs in results:
                 if any(math.isnan(logprob) for logprob in logprobs):
-                    broken.append(sequence.slot)
+                    broken += sequence.pages
                     deliveries += self._failed(sequence)
                 elif tokens and not sequence.aborted:
                     chunk = sequence.extend(tokens, logprobs)
@@ -242,7 +266,7 @@ class EngineCore:
                         self._scheduler.finish(sequence)
                         del self._receivers[request_id]
         if broken:
-            logger.error("%d sequences gave probabilities that are not numbers", len(broken))
+            logger.error("%d pages gave probabilities that are not numbers", len(broken))
             self._runner.scrub(broken)
         return deliveries
 

@@ -56,6 +56,10 @@ class EngineStats:
     max_model_len: int
     num_finished: int = 0  # since the start, aborted ones included
     num_failed: int = 0  # since the start, ended by an error of ours
+    num_pages: int = 0  # of the cache
+    num_free_pages: int = 0
+    num_kept: int = 0  # sequences that stay alive
+    num_preempted: int = 0  # since the start: sequences that gave up their pages for older ones
 
 
 @dataclass(frozen=True, slots=True)

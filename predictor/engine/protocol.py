@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
 from predictor.engine.options import EngineStats
+from predictor.engine.pages import PageSize
 from predictor.engine.sequence import Limits, Prefilled, Sequence
 from predictor.errors import AsrError
 from predictor.types import EngineRequest, ExtendRequest, TokenChunk
@@ -38,22 +39,28 @@ class Runner(Protocol):
     def num_slots(self) -> int: ...
     @property
     def limits(self) -> Limits: ...
+    @property
+    def page_size(self) -> PageSize: ...
     def prefill(self, sequences: Batch[Sequence]) -> StepOutput:
-        """Encode audio and prompt of each sequence into its slot; its first token, unless that is
-        left to `decode`."""
+        """Encode audio and prompt of each sequence into its pages, behind what is cached; its first
+        token and those of its draft that hold, unless that is left to `decode`."""
         ...
 
     def decode(self, sequences: Batch[Sequence]) -> StepOutput:
         """The next token of each sequence, or of some; whose last one is not in the cache yet."""
         ...
 
-    def scrub(self, slots: Batch[int]) -> None:
-        """Wipe slots whose contents are not numbers, before others use them."""
+    def scrub(self, pages: Batch[int]) -> None:
+        """Wipe pages whose contents are not numbers, before others use them."""
         ...
 
     def idle(self) -> bool:
         """Called while no sequence runs: do a little of what makes later steps faster or lets go
         of earlier ones; False when nothing is left to do."""
+        ...
+
+    def between_steps(self) -> None:
+        """Called while sequences run: make one thing that the last steps missed, if any."""
         ...
 
     def recover(self) -> bool:

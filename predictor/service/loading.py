@@ -1,16 +1,12 @@
 """A checkpoint read in a thread of its own, begun before the web's packages are imported.
 
-Imports hold the interpreter, reading and compiling mostly do not: side by side they take little
-more time than the longer of them. This module imports all that the thread will use, so that two
-threads do not import at once. Where the engine has a process of its own, that process imports torch
-and reads the weights, and the thread here reads the tokenizer and waits.
+Where the engine has a process of its own, that process imports torch and reads the weights, and the
+thread here reads the tokenizer and waits.
 """
 
 from __future__ import annotations
 
-import importlib
 import logging
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -34,15 +30,10 @@ from predictor.service.engines import (
     has_own_process,
 )
 from predictor.settings.fields import Settings
+from predictor.startup import import_before_loading, sharing_the_gil
 from predictor.text.tokenizer import TextTokenizer
 
 logger = logging.getLogger(__name__)
-
-# Each operation on tensors lets go of the interpreter; while the other thread imports, getting it
-# back takes as long as this, five milliseconds if nothing is said.
-SWITCH_S = 0.0002
-# The engine's thread wants the interpreter back after each step, from a loop that serves requests.
-SERVING_SWITCH_S = 0.0005
 
 Observer = Callable[[StepStats], None]
 
@@ -122,7 +113,8 @@ class Loading:
         self._observer: Observer | None = None  # nobody yet: the metrics are still being imported
         self._result: Future[Checkpoint] = Future()
         self.lost: Future[None] = Future()  # done when the engine has gone for good
-        _import_late(settings)
+        self._with_engine = not has_own_process(settings)
+        import_before_loading(settings, with_engine=self._with_engine, on_cuda=has_cuda())
         threading.Thread(target=self._run, name="loading", daemon=True).start()
 
     def done(self) -> bool:
@@ -142,16 +134,12 @@ class Loading:
             self._observer(step)
 
     def _run(self) -> None:
-        usual_s = sys.getswitchinterval()
-        sys.setswitchinterval(SWITCH_S)
         try:
-            checkpoint = self._load()
+            with sharing_the_gil(with_engine=self._with_engine):
+                checkpoint = self._load()
         except BaseException as error:  # noqa: BLE001  raised where it is waited for
-            sys.setswitchinterval(usual_s)
             self._result.set_exception(error)
         else:
-            own_process = has_own_process(self._settings)
-            sys.setswitchinterval(usual_s if own_process else SERVING_SWITCH_S)
             self._result.set_result(checkpoint)
 
     def _load(self) -> Checkpoint:
@@ -168,18 +156,3 @@ class Loading:
                 settings, folder, self._observe, lambda: self.lost.set_result(None)
             )
         return Checkpoint(folder, tokenizer.result(), made)
-
-
-def _import_late(settings: Settings) -> None:
-    """What is otherwise imported where it is needed, since not every start needs it."""
-    names = ["huggingface_hub._snapshot_download"] if settings.model_id is not None else []
-    if not has_own_process(settings):
-        names.append("predictor.engine.start.build")
-        if has_cuda():
-            names += ["predictor.engine.cuda.runner", "predictor.engine.start.warm_up"]
-            names += ["predictor.engine.start.kernel_cache"]
-            kinds = ["kernels", "encoder_kernels", "prefill_kernels"]
-            kinds += ["thin_kernels", "thin_attention_kernels"]
-            names += ["predictor.model.cuda.kernels.mel", *(f"predictor.model.{k}" for k in kinds)]
-    for name in names:
-        importlib.import_module(name)

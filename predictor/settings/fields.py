@@ -37,6 +37,7 @@ class Spec:
     env: tuple[str, ...] = ()  # further environment variables, after the prefixed one
     file_key: str | None = None  # the key in the file, when it is not the name
     is_secret: bool = False  # environment only, never shown
+    may_be_number: bool = False  # text, for which the file may have a whole number
 
 
 def _setting(default: Any, help: str, *, kind: type | None = None, **more: Any) -> Any:  # noqa: A002
@@ -149,12 +150,37 @@ class Settings:
         low=2,
         high=1200,
     )
+    vad: str = _setting(
+        "silero",
+        "what finds speech, so that nothing else is transcribed: `silero` is a small network, "
+        "`energy` goes by loudness, `off` transcribes everything",
+        choices=("silero", "energy", "off"),
+    )
+    vad_threshold: float = _setting(
+        0.5, "probability at which speech begins; it ends 0.15 below", low=0.01, high=0.99
+    )
+    vad_margin_s: float = _setting(
+        0.2, "heard before speech begins and after it has ended", low=0, high=5
+    )
+    vad_min_speech_s: float = _setting(0.1, "what is shorter is no speech", low=0, high=5)
+    vad_min_silence_s: float = _setting(
+        0.5, "what is shorter is a pause within one piece", low=0.05, high=30
+    )
     max_channels: int = _setting(8, "most channels of a recording", low=1, high=64)
     num_decode_workers: int = _setting(
-        2, "processes that decode compressed audio; one for each CPU to spare", low=1, high=256
+        2,
+        "processes that decode recordings and find speech; one for each CPU to spare",
+        low=1,
+        high=256,
+    )
+    max_long_recordings: int = _setting(
+        4,
+        "recordings of more than 8 pieces that are decoded at a time, each in a process of its own",
+        low=1,
+        high=256,
     )
     decode_timeout_s: float = _setting(
-        60.0, "time limit for decoding one recording", low=1, high=3600
+        60.0, "time limit for decoding a window of a recording", low=1, high=3600
     )
     max_decoded_values: int = _setting(
         230_400_000,
@@ -168,13 +194,11 @@ class Settings:
         low=_MIB,
         high=64 * 1024 * _MIB,
     )
-    audio_channel: int | None = _setting(
-        None,
-        "channel to listen to, counted from 0; `mix` is the mean of all",
-        kind=int,
-        low=0,
-        high=63,
-        none="mix",
+    audio_channel: str = _setting(
+        "mix",
+        "`mix` is the mean of all channels, `separate` transcribes each on its own, a number from "
+        "0 is that channel alone",
+        may_be_number=True,
     )
     high_pass_hz: float | None = _setting(
         None,

@@ -79,12 +79,12 @@ def test_the_engines_metrics_are_there(apart: Any, speech: bytes) -> None:
 
 
 def test_an_orderly_end(
-    start_server: Any, wav: Callable[..., bytes], noise: Callable[..., np.ndarray]
+    start_server: Any, wav: Callable[..., bytes], talk: Callable[..., np.ndarray]
 ) -> None:
     """Requests in flight are answered after SIGTERM, sent to both; then both are gone."""
     server = start_server(FLAG)
     pid = engine_pid(server)
-    clip = wav(noise(12.0))
+    clip = wav(talk(12.0))
     url = server.url + "/api/v1/recognize"
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         work = [pool.submit(httpx.post, url, files={"audio": clip}, timeout=60) for _ in range(4)]

@@ -289,20 +289,20 @@ async def test_probabilities_that_are_no_numbers_fail_only_their_sequence(
     results = await asyncio.gather(*map(tokens_of, streams), return_exceptions=True)
     assert results[0] == known[7].tokens
     assert isinstance(results[1], InternalError)
-    assert len(faulty.scrubbed) == 1
+    assert faulty.scrubbed
 
 
-async def test_a_scrubbed_slot_is_as_good_as_new(
+async def test_a_scrubbed_page_is_as_good_as_new(
     runner: TorchRunner, known: list[Known], start_engine: StartEngine
 ) -> None:
     runner._cache.data.fill_(float("nan"))
-    runner.scrub(range(runner.num_slots))
+    runner.scrub(range(runner.page_size.count))
     engine = start_engine(runner)
     streams = [engine.submit(known[i].request) for i in (2, 4, 7)]
     assert [await tokens_of(s) for s in streams] == [known[i].tokens for i in (2, 4, 7)]
 
 
-def test_a_slot_of_an_8_bit_cache_is_scrubbed_too(model: Model) -> None:
+def test_a_page_of_an_8_bit_cache_is_scrubbed_too(model: Model) -> None:
     runner = TorchRunner(model, num_slots=3, max_model_len=20, kv_dtype=FP8)
     runner._cache.data.fill_(float("nan"))
     runner.scrub([0, 2])
@@ -442,3 +442,41 @@ async def test_what_is_not_streamed_comes_at_the_start_and_at_the_end(
         assert len(chunks) <= 2
         assert tuple(t for chunk in chunks for t in chunk.token_ids) == long.tokens
         assert len([lp for chunk in chunks for lp in chunk.logprobs]) == len(long.tokens)
+
+
+async def test_a_device_that_hangs_while_it_prepares_shows(
+    faulty: FaultyRunner, start_engine: StartEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one that hangs in a step."""
+    hangs, goes_on = threading.Event(), threading.Event()
+
+    def idle() -> bool:
+        hangs.set()
+        assert goes_on.wait(30)
+        return False
+
+    monkeypatch.setattr(faulty, "idle", idle)
+    engine = start_engine(faulty, replace(OPTIONS, stall_timeout_s=0.02))
+    assert hangs.wait(30)
+    while engine.is_alive():
+        await asyncio.sleep(0.005)
+    goes_on.set()
+    while not engine.is_alive():
+        await asyncio.sleep(0.005)
+
+
+async def test_a_runner_prepares_between_steps_too(
+    faulty: FaultyRunner, known: list[Known], start_engine: StartEngine,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """What fails there fails nobody."""
+    calls: list[int] = []
+
+    def between_steps() -> None:
+        calls.append(len(faulty.steps))
+        raise RuntimeError("no graph today")
+
+    monkeypatch.setattr(faulty, "between_steps", between_steps)
+    engine = start_engine(faulty)
+    assert await tokens_of(engine.submit(known[7].request)) == known[7].tokens
+    assert calls[0] >= 1

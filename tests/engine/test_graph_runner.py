@@ -15,6 +15,7 @@ import pytest
 
 from predictor.engine import EngineClient
 from predictor.engine.cuda.runner import GraphOptions, GraphRunner
+from predictor.engine.pages import pages_of_slot
 from predictor.engine.runner import TorchRunner
 from predictor.engine.sequence import Sequence
 from predictor.engine.stream import TokenStream
@@ -129,7 +130,9 @@ def test_any_selection_in_any_order_goes_on_where_it_was(
         if waiting and free and (not running or chance.random() < 0.3):
             batch = [waiting.pop() for _ in range(min(len(waiting), chance.randint(1, len(free))))]
             for sequence in batch:
-                sequence.slot = free.pop(chance.randrange(len(free)))
+                slot = free.pop(chance.randrange(len(free)))
+                pages = pages_of_slot(slot, OPTIONS.max_model_len, runner.page_size)
+                sequence.slot, sequence.pages = slot, pages
             output, running = runner.prefill(batch), running + batch
         else:
             batch = chance.sample(running, chance.randint(1, len(running)))

@@ -102,7 +102,7 @@ def test_tokens_stay_the_same_in_any_mix_in_int8(
 
 
 def run_through(actions: list[tuple[str, int]], known: list[Known], runner: TorchRunner) -> None:
-    drive = Drive(runner, Scheduler(OPTIONS, runner.limits, runner.num_slots))
+    drive = Drive(runner, Scheduler(OPTIONS, runner.limits, runner.num_slots, runner.page_size))
     for action, number in actions:
         if action == "add":
             drive.add(known[number])
@@ -141,7 +141,8 @@ def known_int8(int8_model: Model) -> list[Known]:
     answers = []
     for request in pool():
         runner = TorchRunner(int8_model, num_slots=1, max_model_len=640)
-        scheduler = Scheduler(replace(OPTIONS, max_num_seqs=1), runner.limits, 1)
+        options = replace(OPTIONS, max_num_seqs=1)
+        scheduler = Scheduler(options, runner.limits, 1, runner.page_size)
         drive = Drive(runner, scheduler)
         drive.add(Known(request, ()))
         while drive.step():

@@ -9,7 +9,8 @@ import torch
 
 from predictor.engine import EngineClient, EngineCore, EngineOptions
 from predictor.engine.cuda.runner import GraphOptions, GraphRunner
-from predictor.engine.start.memory import plan_slots, work_bytes
+from predictor.engine.pages import PAGE_TOKENS
+from predictor.engine.start.memory import plan_pages, work_bytes
 from tests.bench.load import Clips, without_end
 from tests.bench.shapes import SHAPES, random_model
 
@@ -25,10 +26,16 @@ def test_a_full_step_keeps_to_what_is_reserved() -> None:
     device, config = torch.device("cuda"), SHAPES["0.6B"]
     model = random_model(config, device, torch.bfloat16)
     reserved = work_bytes(config, OPTIONS, OPTIONS.max_model_len, torch.bfloat16)
-    slots = plan_slots(config.text, OPTIONS, 1024, device, torch.bfloat16, 2 * reserved)
-    assert slots == OPTIONS.max_num_seqs
+    pages = plan_pages(config.text, OPTIONS, 1024, device, torch.bfloat16, 2 * reserved)
+    assert pages == OPTIONS.max_num_seqs * 1024 // PAGE_TOKENS
     graph_options = GraphOptions(max_prefill_audio_s=OPTIONS.max_prefill_audio_s)
-    runner = GraphRunner(model, num_slots=slots, max_model_len=1024, options=graph_options)
+    runner = GraphRunner(
+        model,
+        num_slots=OPTIONS.max_num_seqs,
+        num_pages=pages,
+        max_model_len=1024,
+        options=graph_options,
+    )
     without_end(runner)
     clips = Clips(config.text.vocab_size)
     requests = [clips.request(30.0 if i % 3 else 7.5) for i in range(120)]

@@ -36,7 +36,7 @@ from predictor.engine.link.wire import (
 )
 from predictor.engine.options import StepStats
 from predictor.engine.protocol import Emission
-from predictor.engine.start.context import open_early
+from predictor.engine.start.context import only_device, open_early
 from predictor.errors import AsrError, InternalError
 from predictor.logs import configure_logging
 from predictor.types import ExtendRequest, TokenChunk
@@ -206,7 +206,8 @@ class Switchboard:
 
 def build(spec: EngineSpec, on_step: OnStep) -> Built:
     """The engine as the server would build it. CheckpointError, ValueError."""
-    open_early(spec.device)
+    ours = only_device(spec.device, os.environ)
+    open_early(ours)
     import torch
 
     from predictor.engine.start.build import build_engine, choose_device
@@ -215,7 +216,7 @@ def build(spec: EngineSpec, on_step: OnStep) -> Built:
     logger.info("torch imported")
     if spec.num_threads is not None:
         torch.set_num_threads(spec.num_threads)
-    device = choose_device(spec.device)
+    device = choose_device(ours)
     precision = choose_precision(spec.dtype, device).name
     core = build_engine(spec.model_path, device, precision, spec.options, on_step)
     name = spec.device if ":" in spec.device else str(device)
