@@ -16,7 +16,10 @@ from starlette.routing import Match
 
 from predictor.api.app import AppOptions, create_app
 from predictor.api.auth import KeyRing
+from predictor.api.client_secrets import ClientSecrets
 from predictor.api.dataplane import AsrDataPlane, ClosedRepository
+from predictor.api.realtime import LiveDoor
+from predictor.live.hub import LiveHub
 from predictor.metrics import Metrics
 from predictor.settings.fields import ENV_PREFIX, specs
 from predictor.settings.read import SettingsError, load_settings
@@ -137,12 +140,14 @@ def standard(tmp_path_factory: pytest.TempPathFactory) -> list[Object]:
 @pytest.fixture(scope="session")
 def has_route() -> Callable[[str], bool]:
     """Whether GET on a path reaches a handler of the server's application."""
-    models = ModelRepository()
+    models, metrics, keys = ModelRepository(), Metrics(CollectorRegistry()), KeyRing(())
+    dataplane = AsrDataPlane(models, max_items=1)
     app = create_app(
-        AsrDataPlane(models, max_items=1),
+        dataplane,
         ClosedRepository(models),
-        Metrics(CollectorRegistry()),
-        KeyRing(()),
+        metrics,
+        keys,
+        LiveDoor(dataplane, LiveHub(1, metrics), keys, ClientSecrets(()), 1.0, None),
         AppOptions(max_body_bytes=1, max_held_bytes=1, recognize_details=False),
     )
 
