@@ -117,6 +117,9 @@ class Settings:
         kind=tuple,
         is_secret=True,
     )
+    enable_page: bool = _setting(
+        False, "give browsers that ask for `/` a page to speak into; others get the health answer"
+    )
     max_body_bytes: int = _setting(
         64 * _MIB, "largest HTTP body or gRPC message", low=1024, high=1024 * _MIB
     )
