@@ -43,6 +43,7 @@ from predictor.live.options import LiveOptions
 from predictor.live.speech_batch import SpeechBatch
 from predictor.metrics import Metrics
 from predictor.ports import listen
+from predictor.processes import num_cpus
 from predictor.service.admission import Admission
 from predictor.service.loading import Loading
 from predictor.service.model import AsrModel, Loaded, ModelOptions
@@ -271,7 +272,7 @@ def build_server(
     hub = LiveHub(settings.max_live_sessions, metrics, book)
     decoder = AudioDecoder(
         _audio_limits(settings),
-        num_workers=share(settings.num_decode_workers),
+        num_workers=share(settings.num_decode_workers or max(2, num_cpus() // 2)),
         options=AudioOptions(
             channel=channel_of(settings.audio_channel),
             high_pass_hz=settings.high_pass_hz,
