@@ -97,6 +97,7 @@ class TextRequest:
     language: str | None = None  # canonical name such as "English"; None = detect
     context: str = ""  # hot words or any text that helps, put in the system turn
     max_new_tokens: int | None = None  # of one piece; None = by the audio's length
+    draft: str = ""  # what may be said: it changes the time of the first piece, never its text
 
 
 @dataclass(frozen=True, slots=True)

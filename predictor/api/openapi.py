@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any, get_args
 
 from predictor.api import chat, openai, recognize, v2
+from predictor.api.tensors import MAX_DRAFT_CHARS
 from predictor.audio.limits import Vad
 
 Schema = dict[str, Any]
@@ -26,6 +27,15 @@ _CONTEXT: Schema = {
     "type": "string",
     "format": "context",
     "description": "Hot words or any text that helps.",
+}
+
+
+_DRAFT: Schema = {
+    "type": "string",
+    "format": "context",
+    "maxLength": MAX_DRAFT_CHARS,
+    "description": "What may be said: with a language, an answer that agrees comes sooner. The "
+    "answer is the same whatever stands here.",
 }
 
 
@@ -277,6 +287,7 @@ V1_PREDICT = _route(
                                 "audio": _B64,
                                 "language": _nullable(_LANGUAGE),
                                 "context": _nullable(_CONTEXT),
+                                "draft": _nullable(_DRAFT),
                                 **_HEARING,
                             },
                             ["audio"],
@@ -295,6 +306,7 @@ V1_PREDICT = _route(
     parameters=[
         {"name": "language", "in": "query", "schema": _LANGUAGE},
         {"name": "context", "in": "query", "schema": _CONTEXT},
+        {"name": "draft", "in": "query", "schema": _DRAFT},
         *({"name": name, "in": "query", "schema": _HEARING[name]} for name in _HEARING),
     ],
 )

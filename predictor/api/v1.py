@@ -13,7 +13,7 @@ from predictor.api.details import details
 from predictor.api.hearing import HEARING_FIELDS, read_hearing
 from predictor.api.json_body import LongText, decode_base64, load_json
 from predictor.api.media import media_type
-from predictor.api.tensors import refuse_unknown
+from predictor.api.tensors import checked_draft, refuse_unknown
 from predictor.errors import InvalidInput, UnsupportedMedia
 from predictor.service.calls import Call, Recording
 from predictor.text.languages import parse_language
@@ -21,7 +21,7 @@ from predictor.types import Transcription
 
 _JSON_TYPES = ("", "application/json")
 _RAW_TYPES = ("application/octet-stream", "application/ogg", "application/mp4")
-_TEXT_FIELDS = ("language", "context")
+_TEXT_FIELDS = ("language", "context", "draft")
 _FIELDS = (*_TEXT_FIELDS, *HEARING_FIELDS)
 
 
@@ -98,6 +98,7 @@ def _recording(
         content_type=content_type,
         language=parse_language(texts.get("language")),
         context=texts.get("context") or "",
+        draft=checked_draft(texts.get("draft") or ""),
         channel=hearing.channel,
         track=hearing.track,
         vad=hearing.vad,

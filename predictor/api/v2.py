@@ -1,7 +1,7 @@
 """The Open Inference Protocol: what its tensors mean here, and how answers become tensors.
 
 Inputs: `audio` BYTES [n] (an encoded recording each) or `waveform` FP32 [samples] or [n, samples]
-with parameter `sample_rate`; optional `language` and `context` BYTES [n], or parameters for all.
+with parameter `sample_rate`; optional `language`, `context` and `draft` BYTES [n], or parameters.
 Outputs: `text`, `language` BYTES [n], `confidence`, `duration` FP32 [n], `details` BYTES [n].
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from predictor.api.details import details
 from predictor.api.grpc_message import GrpcRequest
 from predictor.api.hearing import HEARING_FIELDS, Hearing, read_hearing
 from predictor.api.infer_body import InferBody, RequestedOutput
-from predictor.api.tensors import Parameters, Tensor
+from predictor.api.tensors import Parameters, Tensor, checked_draft
 from predictor.errors import InvalidInput
 from predictor.service.calls import Call, Recording
 from predictor.text.languages import parse_language
@@ -32,6 +32,7 @@ INPUTS = (
     {"name": "waveform", "datatype": "FP32", "shape": [-1, -1]},
     {"name": "language", "datatype": "BYTES", "shape": [-1]},
     {"name": "context", "datatype": "BYTES", "shape": [-1]},
+    {"name": "draft", "datatype": "BYTES", "shape": [-1]},
 )
 OUTPUTS = (
     {"name": "text", "datatype": "BYTES", "shape": [-1]},
@@ -41,7 +42,7 @@ OUTPUTS = (
     {"name": "details", "datatype": "BYTES", "shape": [-1]},
 )
 _OUTPUT_NAMES = tuple(str(output["name"]) for output in OUTPUTS)
-_PARAMETERS = ("language", "context", "sample_rate", "binary_data_output", *HEARING_FIELDS)
+_PARAMETERS = ("language", "context", "draft", "sample_rate", "binary_data_output", *HEARING_FIELDS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,9 +106,13 @@ def _call(
     recordings = _recordings(inputs, body.parameters, max_items)
     languages = _per_item(inputs, body.parameters, "language", len(recordings))
     contexts = _per_item(inputs, body.parameters, "context", len(recordings))
+    drafts = _per_item(inputs, body.parameters, "draft", len(recordings))
     hearing = read_hearing(body.parameters)
     complete = tuple(
-        _with_text(recording, hearing, index, languages[index], contexts[index])
+        replace(
+            _with_text(recording, hearing, index, languages[index], contexts[index]),
+            draft=checked_draft(drafts[index]),
+        )
         for index, recording in enumerate(recordings)
     )
     return Call(protocol, complete, render, indexed=True)

@@ -2,7 +2,6 @@
 
 from tests.api.conftest import (  # noqa: F401
     encodings,
-    noise,
     recordings,
     said,
     server,
