@@ -17,6 +17,7 @@ from pipelines.lib.gate import GateLimits
 from pipelines.lib.manifest import Clip
 from pipelines.lib.readers import LAYOUTS, read_dataset
 from pipelines.lib.render import AUDIO_BUDGET_BYTES
+from pipelines.rollout.kube import Patience
 from pipelines.rollout.plan import Plan
 from pipelines.rollout.watch import WatchLimits
 
@@ -50,10 +51,10 @@ def add_service(
     group.add_argument("--concurrency", type=int, default=8, help="requests at once")
 
 
-def add_data(parser: argparse.ArgumentParser) -> None:
+def add_data(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
     """Which recordings."""
     group = parser.add_argument_group("recordings")
-    group.add_argument("--data", required=True, type=Path, help="manifest or data set folder")
+    group.add_argument("--data", required=required, type=Path, help="manifest or data set folder")
     group.add_argument("--layout", choices=sorted(LAYOUTS), help="default: recognised")
     group.add_argument("--split", help="such as test, where the layout has splits")
     group.add_argument("--language", help="of a data set that does not say its own")
@@ -114,6 +115,12 @@ def add_cluster(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--namespace", default="default", help="default %(default)s")
     group.add_argument("--kubeconfig", type=Path, help="default: as kubectl, or the pod's own")
     group.add_argument("--context", help="of the kubeconfig")
+    group.add_argument(
+        "--api-attempts",
+        type=int,
+        default=Patience().attempts,
+        help="while the Kubernetes API is away (default %(default)s)",
+    )
 
 
 def add_candidate(parser: argparse.ArgumentParser) -> None:
@@ -122,6 +129,11 @@ def add_candidate(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--storage-uri", help="the stable version with these weights")
     group.add_argument(
         "--candidate", type=Path, help="YAML file with an InferenceService or a predictor"
+    )
+    group.add_argument(
+        "--full",
+        action="store_true",
+        help="promote the accepted candidate under way at once: no more steps, no soak",
     )
 
 

@@ -1,31 +1,39 @@
-"""What drives a rollout from state to state: applying, waiting, and the lease.
+"""What drives a rollout from state to state: applying, waiting, and keeping others out.
 
-No decisions are made here; `machine` makes them.
+No decisions are made here; `machine` makes them. Two runs never both move traffic: every change
+of the InferenceService is written with the version that was read BEFORE the state was found to be
+still this run's. Whoever takes over writes the state first and the InferenceService second, so a
+change that was overtaken is a conflict.
 """
 
 from __future__ import annotations
 
-import threading
+import copy
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Protocol
 
 from pipelines.lib.errors import RolloutError
-from pipelines.rollout.cluster import Cluster, ConflictError, InferenceService
+from pipelines.rollout.cluster import Cluster, InferenceService
 from pipelines.rollout.knative import KnativeMode
+from pipelines.rollout.kube import ConflictError
+from pipelines.rollout.lease import Lease, TakenOverError
 from pipelines.rollout.modes import Endpoints, Mode
 from pipelines.rollout.plan import Plan
 from pipelines.rollout.standard import StandardMode
-from pipelines.rollout.state import State
+from pipelines.rollout.state import Phase, State
 
 MODES: dict[str, Mode] = {mode.name: mode for mode in (KnativeMode(), StandardMode())}
-MAX_CONFLICTS = 10
+MAX_CONFLICTS = 20
 
 
 class DriftError(RolloutError):
     """Someone else changed the InferenceService during the rollout; it is left as it is."""
+
+
+class NotReachedError(RolloutError):
+    """The cluster did not become what the state asks for in time."""
 
 
 class Watcher(Protocol):
@@ -48,27 +56,89 @@ class Driver:
         owner: str,
         watcher: Watcher | None,
         log: Callable[[str], None],
-        sleep: Callable[[float], None],
     ) -> None:
         self.cluster = cluster
         self.plan = plan
         self.owner = owner
         self.log = log
+        self.lease: Lease = cluster.lease(owner, plan.lease_s)
         self._watcher = watcher
-        self._sleep = sleep
+
+    # -- the state ---------------------------------------------------------------------------
+
+    def current(self) -> State:
+        """The state as it is written. RolloutError when there is none."""
+        state = self.cluster.read_state()
+        if state is None:
+            raise RolloutError(f"{self.cluster.name}: there is no rollout")
+        return state
+
+    def take(self) -> State:
+        """The state, with this run as its owner; to be called with the lease held."""
+        for _ in range(MAX_CONFLICTS):
+            state = replace(self.current(), owner=self.owner)
+            try:
+                self.cluster.write_state(state, self.cluster.read())
+                return state
+            except ConflictError:
+                continue  # the run that had it was just writing: its last word
+        raise ConflictError(f"gave up after {MAX_CONFLICTS} conflicts")
+
+    def mine(self, state: State) -> State:
+        """The state with what a `pause` or `resume` has written into it meanwhile.
+
+        TakenOverError when another run has gone on with the rollout.
+        """
+        self.lease.check()
+        found = self.current()
+        if found.owner != self.owner:
+            raise TakenOverError(
+                f"run {found.owner} has taken this rollout over; it stands at {found.target}"
+            )
+        return replace(state, paused=found.paused)
+
+    def write(self, state: State, service: InferenceService | None = None) -> State:
+        """Write the state down as this run's."""
+        state = replace(state, owner=self.owner)
+        for _ in range(MAX_CONFLICTS):
+            try:
+                self.cluster.write_state(state, service or self.cluster.read())
+                return state
+            except ConflictError:
+                state = self.mine(state)  # a pause came in between, or it is not ours any more
+        raise ConflictError(f"gave up after {MAX_CONFLICTS} conflicts")
+
+    def mark(self, change: Callable[[State], State]) -> None:
+        """Change what anybody may change (a pause), whoever owns the state."""
+        for _ in range(MAX_CONFLICTS):
+            try:
+                self.cluster.write_state(change(self.current()), self.cluster.read())
+                return
+            except ConflictError:
+                continue
+        raise ConflictError(f"gave up after {MAX_CONFLICTS} conflicts")
+
+    def enter(self, state: State, phase: Phase, percent: int, reasons: tuple[str, ...]) -> State:
+        """Write a transition down, then apply it."""
+        self.log(f"{phase.value} {percent} %")
+        return self.ensure(self.write(state.enter(phase, percent, reasons)))
+
+    # -- the cluster -------------------------------------------------------------------------
 
     def ensure(self, state: State) -> State:
-        """Apply what is written, unless it was applied; RolloutError when someone undid it."""
+        """Apply what is written, unless it was applied; DriftError when someone undid it."""
         for _ in range(MAX_CONFLICTS):
             service = self.cluster.read()
             if state.applied == state.target:
                 if service["metadata"].get("generation") != state.generation:
+                    self.mine(state)  # not by the run that has taken the rollout over?
                     raise DriftError(
                         f"the InferenceService was changed by someone else: its generation is "
                         f"{service['metadata'].get('generation')}, ours was {state.generation}; "
                         "roll back to return to the version before the rollout"
                     )
                 return state
+            state = self.mine(state)  # after the read, before the write: see the module
             MODES[state.mode].apply(service, state)
             try:
                 written = self.cluster.replace(service)
@@ -80,97 +150,80 @@ class Driver:
             return self.write(applied, written)
         raise ConflictError(f"gave up after {MAX_CONFLICTS} conflicts")
 
+    def complete(self, state: State) -> State:
+        """A state that is finished but was never applied, applied; unless someone went on since."""
+        service = self.cluster.read()
+        wanted = copy.deepcopy(service)
+        MODES[state.mode].apply(wanted, state)
+        untouched = service["metadata"].get("generation") == state.generation
+        if state.done or not (untouched or wanted["spec"] == service["spec"]):
+            return state
+        self.log(f"{state.target} was written but not applied: applied now")
+        return self.settle(self.ensure(state))
+
     def settle(self, state: State) -> State:
-        """Wait until the cluster is what the state asks for; RolloutError after the time-out."""
-        deadline = time.monotonic() + self.plan.ready_timeout_s
+        """Wait until the cluster is what the state asks for; NotReachedError after the time-out."""
         said = ""
-        while True:
+        for _ in self.polls():
             progress = MODES[state.mode].progress(self.cluster.read(), state)
             if progress.message != said:
                 self.log(progress.message)
                 said = progress.message
             if progress.settled:
                 return state
-            if time.monotonic() >= deadline:
-                raise RolloutError(
-                    f"{state.target}: not reached within {self.plan.ready_timeout_s:g} s: "
-                    f"{progress.message}"
-                )
-            self._sleep(self.plan.poll_s)
-            state = self.renew(state)
+        raise NotReachedError(
+            f"{state.target}: not reached within {self.plan.ready_timeout_s:g} s: {said}"
+        )
+
+    def polls(self) -> Iterator[None]:
+        """A turn each poll until the ready time-out; at least one."""
+        deadline = time.monotonic() + self.plan.ready_timeout_s
+        yield
+        while time.monotonic() < deadline:
+            self.lease.wait(self.plan.poll_s)
+            yield
 
     def soak(self, state: State) -> tuple[State, Sequence[str]]:
-        """Hold the step for the soak time; the first problem ends it."""
+        """Hold the step for the soak time, and while it is paused; the first problem ends it."""
         versions = state.stable_version, str(state.candidate_version)
         deadline = time.monotonic() + self.plan.soak_s
-        while (left_s := deadline - time.monotonic()) > 0:
-            self._sleep(min(self.plan.poll_s, left_s))
-            state = self.renew(state)
-            progress = MODES[state.mode].progress(self.ensured(state), state)
-            if not progress.settled:
-                return state, [f"at {state.percent} %: {progress.message}"]
-            if self._watcher is not None and (found := self._watcher.problems(*versions)):
-                return state, [f"at {state.percent} %: {problem}" for problem in found]
+        paused = ""
+        while (left_s := deadline - time.monotonic()) > 0 or state.paused:
+            if state.paused != paused:
+                self.log(f"paused: {state.paused}" if state.paused else "resumed")
+                paused = state.paused
+            self.lease.wait(self.plan.poll_s if state.paused else min(self.plan.poll_s, left_s))
+            if problems := self._look(state, versions):
+                return state, problems
+            state = self.mine(state)
         if self._watcher is None:
-            return state, []
-        return state, [f"at {state.percent} %: {p}" for p in self._watcher.verdict(*versions)]
+            return self.mine(state), []
+        problems = [f"at {state.percent} %: {p}" for p in self._watcher.verdict(*versions)]
+        state = self.mine(state)
+        return self.soak(state) if state.paused and not problems else (state, problems)
 
-    def take(self) -> State:
-        state = self.current()
-        if not state.finished:
-            self.check_lease(state)
-        return self.write(state)
+    def _look(self, state: State, versions: tuple[str, str]) -> Sequence[str]:
+        progress = MODES[state.mode].progress(self.ensured(state), state)
+        if not progress.settled:
+            return [f"at {state.percent} %: {progress.message}"]
+        found = self._watcher.problems(*versions) if self._watcher is not None else []
+        return [f"at {state.percent} %: {problem}" for problem in found]
 
-    def current(self) -> State:
-        state = self.cluster.read_state()
-        if state is None:
-            raise RolloutError(f"{self.cluster.name}: there is no rollout")
+    def hold(self, state: State) -> State:
+        """Wait while the rollout is paused."""
+        state = self.mine(state)
+        if state.paused:
+            self.log(f"paused: {state.paused}")
+        while state.paused:
+            self.lease.wait(self.plan.poll_s)
+            state = self.mine(state)
         return state
 
-    def check_lease(self, state: State) -> None:
-        if state.owner != self.owner and state.lease_age_s() < self.plan.lease_s:
-            raise RolloutError(
-                f"rollout {state.id} is driven by run {state.owner}, alive "
-                f"{state.lease_age_s():.0f} s ago; a silence of {self.plan.lease_s:g} s frees it"
-            )
-
-    def renew(self, state: State) -> State:
-        if state.lease_age_s() * 3 < self.plan.lease_s:
-            return state
-        return self.write(state)
-
-    def write(self, state: State, service: InferenceService | None = None) -> State:
-        renewed = state.renewed(self.owner)
-        self.cluster.write_state(renewed, service or self.cluster.read())
-        return renewed
-
     def ensured(self, state: State) -> InferenceService:
+        """The InferenceService, found as this run left it."""
         self.ensure(state)
         return self.cluster.read()
 
     def endpoints(self, state: State) -> Endpoints:
+        """Addresses of both versions."""
         return MODES[state.mode].endpoints(self.cluster.read(), state)
-
-    @contextmanager
-    def kept_alive(self) -> Iterator[None]:
-        """Hold the lease while something else runs for long."""
-        over = threading.Event()
-        failed: list[RolloutError] = []
-
-        def renew() -> None:
-            while not over.wait(self.plan.lease_s / 3):
-                try:
-                    self.write(self.current())
-                except RolloutError as error:
-                    failed.append(error)
-                    return
-
-        thread = threading.Thread(target=renew, daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            over.set()
-            thread.join()
-        if failed:
-            raise failed[0]

@@ -10,6 +10,7 @@ controller has seen a change is judged by what it made of it.
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 from pipelines.lib.errors import RolloutError
@@ -20,7 +21,7 @@ from pipelines.rollout.state import Phase, Predictor, State, covers
 TAG_ANNOTATION = "serving.kserve.io/enable-tag-routing"
 PERCENT = "canaryTrafficPercent"
 CANDIDATE_TAG, STABLE_TAG = "latest", "prev"
-_WITH_CANDIDATE = (Phase.DARK, Phase.CANARY, Phase.UNDOING, Phase.PROMOTED)
+_WITH_CANDIDATE = (Phase.DARK, Phase.CANARY, Phase.UNDOING, Phase.PROMOTED, Phase.KEEPING)
 _WITHOUT_PERCENT = (Phase.PROMOTED, Phase.ROLLED_BACK)
 
 
@@ -52,6 +53,16 @@ class KnativeMode:
             raise RolloutError("the candidate's predictor is the stable one: nothing to roll out")
         return candidate
 
+    def revert(self, service: InferenceService, state: State) -> State:
+        """What runs now is the revision with the most traffic, whoever put it there."""
+        targets = _component(service).get("traffic", [])
+        most: dict[str, Any] = max(targets, key=lambda t: t.get("percent") or 0, default={})
+        return replace(
+            state,
+            candidate=copy.deepcopy(service["spec"]["predictor"]),
+            candidate_version=most.get("revisionName", state.candidate_version),
+        )
+
     def apply(self, service: InferenceService, state: State) -> None:
         predictor = state.candidate if state.phase in _WITH_CANDIDATE else state.stable
         predictor = copy.deepcopy(predictor)
@@ -81,9 +92,15 @@ class KnativeMode:
                 status, _split(state.stable_version, str(state.candidate_version), state.percent)
             )
         if state.phase is Phase.PROMOTED:
-            return _traffic_progress(status, {str(state.candidate_version): 100}, latest=True)
+            return _traffic_progress(status, {ready: 100}, latest=True)
+        if state.phase is Phase.KEEPING:
+            if ready == state.restored_version:
+                return Progress(False, "the promoted spec has no revision of its own yet")
+            return _traffic_progress(status, {str(state.candidate_version): 100})
         if ready == state.candidate_version:
             return Progress(False, "the restored revision is not ready yet")
+        if state.phase is Phase.REVERTING:
+            return _traffic_progress(status, {str(state.candidate_version): 100})
         if state.phase is Phase.RESTORING:
             return _traffic_progress(status, {state.stable_version: 100})
         return _traffic_progress(status, {ready: 100}, latest=True)
@@ -92,6 +109,9 @@ class KnativeMode:
         status = _component(service)
         created = status.get("latestCreatedRevision")
         return None if created == state.stable_version else created
+
+    def newest_version(self, service: InferenceService) -> str | None:
+        return _component(service).get("latestCreatedRevision")
 
     def endpoints(self, service: InferenceService, state: State) -> Endpoints:
         tags = _tags(_component(service))

@@ -45,6 +45,9 @@ class Mode(Protocol):
     def prepare(self, service: InferenceService, candidate: Predictor) -> Predictor:
         """The candidate's predictor as it will be applied."""
 
+    def revert(self, service: InferenceService, state: State) -> State:
+        """The state from which the version before a promotion comes back, whatever runs now."""
+
     def apply(self, service: InferenceService, state: State) -> None:
         """Change the InferenceService into what the state asks for, in place."""
 
@@ -53,6 +56,9 @@ class Mode(Protocol):
 
     def candidate_version(self, service: InferenceService, state: State) -> str | None:
         """The candidate's Knative revision or Deployment, once it exists and is ready."""
+
+    def newest_version(self, service: InferenceService) -> str | None:
+        """The version that was made last, ready or not."""
 
     def endpoints(self, service: InferenceService, state: State) -> Endpoints:
         """Addresses of both versions while the candidate is dark or has a share."""
@@ -89,5 +95,5 @@ def complaints(service: InferenceService) -> str:
 
 
 def shares(phase: Phase, percent: int) -> int:
-    """The percentage that the candidate must have in a phase."""
+    """The percentage that the newer of two versions must have in a phase."""
     return {Phase.CANARY: percent, Phase.PROMOTED: 100}.get(phase, 0)

@@ -18,7 +18,7 @@ class Plan:
     soak_s: float = 300.0  # at each step, watched all the time
     ready_timeout_s: float = 1800.0  # for the candidate to load, and for traffic to settle
     poll_s: float = 5.0
-    lease_s: float = 120.0  # a run that was silent for longer counts as dead
+    lease_s: float = 30.0  # a run that was silent for longer counts as dead
 
     def __post_init__(self) -> None:
         rising = all(a < b for a, b in pairwise(self.steps))
