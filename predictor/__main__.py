@@ -7,12 +7,12 @@ import logging
 import os
 import sys
 
-from predictor.config import SettingsError, load_settings
 from predictor.errors import InvalidInput
 from predictor.logs import configure_logging
-from predictor.model.readahead import read_ahead
-from predictor.settings import Settings
-from predictor.settings_doc import effective
+from predictor.model.checkpoint.readahead import read_ahead
+from predictor.settings.doc import effective
+from predictor.settings.fields import Settings
+from predictor.settings.read import SettingsError, load_settings
 from predictor.text.languages import parse_language
 
 logger = logging.getLogger("predictor")
@@ -34,7 +34,7 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if settings.model_dir is not None:
         read_ahead(settings.model_dir)
-    from predictor.loading import Loading  # torch at most, and nothing of the web
+    from predictor.service.loading import Loading  # torch at most, and nothing of the web
 
     loading = Loading(settings)
     # KServe parses sys.argv while it is imported: by then our flags are read and gone.

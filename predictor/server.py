@@ -20,22 +20,22 @@ from kserve import ModelServer
 from prometheus_client import REGISTRY, CollectorRegistry
 
 from predictor import __version__
-from predictor.admission import Admission
 from predictor.api.app import AppOptions, create_app
 from predictor.api.auth import KeyRing
 from predictor.api.dataplane import AsrDataPlane, ClosedRepository
 from predictor.api.grpc_server import create_grpc_server
 from predictor.audio.decode import AudioDecoder, AudioLimits, AudioOptions
 from predictor.audio.segment import split
-from predictor.config import Settings
 from predictor.engine import StepStats
-from predictor.loading import Loading
 from predictor.metrics import Metrics
-from predictor.ready_clip import ready_clip
-from predictor.service import AsrModel, Loaded, ModelOptions
+from predictor.service.admission import Admission
+from predictor.service.loading import Loading
+from predictor.service.model import AsrModel, Loaded, ModelOptions
+from predictor.service.ready_clip import ready_clip
+from predictor.service.transcriber import Transcriber, TranscriberOptions
+from predictor.settings.read import Settings
 from predictor.text.languages import parse_language
 from predictor.text.prompt import PromptBuilder
-from predictor.transcriber import Transcriber, TranscriberOptions
 
 logger = logging.getLogger(__name__)
 

@@ -28,6 +28,30 @@ class EngineRequest:
     # Hand tokens out as they come; if not, the first ones, and all others at the end. Each time
     # wakes the consumer, which costs more than the tokens do.
     is_streamed: bool = True
+    # Answer tokens taken as given: part of the prompt, behind tokens_after.
+    forced: tuple[int, ...] = ()
+    # How the answer is expected to go on; what greedy decoding agrees with costs no step of its
+    # own, and the answer is the same whatever stands here.
+    draft: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ExtendRequest:
+    """One step of a sequence that stays alive: more of an utterance, and its answer anew.
+
+    The engine keeps the utterance's samples, and the keys and values of what can no longer change.
+    """
+
+    request_id: str  # of this step: unique among the requests in flight
+    sequence_id: str  # of the kept sequence; a step begins when the one before has ended
+    samples: Samples  # what is new since the step before; may be empty after the first one
+    tokens_before: tuple[int, ...]  # as of EngineRequest; the same in all steps of an utterance
+    tokens_after: tuple[int, ...]
+    max_new_tokens: int
+    forced: tuple[int, ...] = ()
+    draft: tuple[int, ...] = ()
+    starts_anew: bool = False  # a new utterance: what was heard before is dropped
+    is_streamed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +66,8 @@ class TokenChunk:
     finish: EngineFinish | None = None
     num_prompt_tokens: int = 0  # audio and text, set on the last chunk
     num_audio_tokens: int = 0  # set on the last chunk
+    num_draft_accepted: int = 0  # draft tokens that greedy decoding agreed with; on the last chunk
+    forced_logprobs: tuple[float, ...] = ()  # of the request's forced tokens; on the last chunk
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
-from predictor.admission import Admission
 from predictor.errors import Overloaded
 from predictor.metrics import Metrics
+from predictor.service.admission import Admission
 
 
 def admission(max_held_audio_s: float = 10.0) -> Admission:

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
-from predictor.admission import Admission
 from predictor.audio.segment import split
 from predictor.errors import InternalError, InvalidInput, NotReady, Overloaded
 from predictor.metrics import Metrics
+from predictor.service.admission import Admission
+from predictor.service.transcriber import Transcriber, TranscriberOptions
 from predictor.text.prompt import PromptBuilder
 from predictor.text.tokenizer import TextTokenizer
-from predictor.transcriber import Transcriber, TranscriberOptions
 from predictor.types import (
     EngineFinish,
     EngineRequest,

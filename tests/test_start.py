@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from predictor import loading
-from predictor.config import load_settings
-from predictor.loading import Loading
-from predictor.model import readahead
+from predictor.model.checkpoint import readahead
+from predictor.model.checkpoint.readahead import read_ahead
 from predictor.model.config import CheckpointError
-from predictor.model.readahead import read_ahead
+from predictor.service import loading
+from predictor.service.loading import Loading
+from predictor.settings.read import load_settings
 
 ROOT = Path(__file__).parents[1]
 TINY = ROOT / "predictor" / "checkpoints" / "tiny"
@@ -26,10 +26,10 @@ UNWANTED = (
 )  # fmt: skip
 SCRIPT = f"""
 import sys
-from predictor.config import load_settings
+from predictor.settings.read import load_settings
 settings = load_settings(["--model_dir", {str(TINY)!r}, "--device", "cpu"], {{}})
-from predictor import loading
-from predictor.loading import Loading
+from predictor.service import loading
+from predictor.service.loading import Loading
 loading = Loading(settings)
 web = {{"kserve", "fastapi", "uvicorn", "grpc", "av"}} & set(sys.modules)
 from predictor.server import build_server
@@ -52,7 +52,7 @@ def test_serving_a_checkpoint_imports_no_more_than_it_needs() -> None:
 
 def test_the_server_needs_no_torch_before_it_listens() -> None:
     """Where the engine has a process of its own, that one imports it meanwhile."""
-    code = "import sys, predictor.loading, predictor.server; print('torch' in sys.modules)"
+    code = "import sys, predictor.service.loading, predictor.server; print('torch' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert run.stdout == "False\n", run.stderr
 

@@ -18,9 +18,9 @@ from kserve.protocol.model_repository_extension import ModelRepositoryExtension
 from predictor import __version__
 from predictor.api import v2
 from predictor.api.errors import Closed
-from predictor.calls import Call
 from predictor.errors import NotFound, NotReady
-from predictor.service import AsrModel
+from predictor.service.calls import Call
+from predictor.service.model import AsrModel
 
 SERVER_NAME = "qwen3-asr-kserve"
 PLATFORM = "qwen3_asr"

@@ -18,9 +18,11 @@ from predictor.api.dataplane import AsrDataPlane, ClosedRepository
 from predictor.api.errors import Closed, error_headers, to_asr_error
 from predictor.api.infer_body import parse_grpc
 from predictor.api.middleware import request_id_of
+from predictor.api.reading import off_loop
 from predictor.errors import AsrError
 from predictor.logs import request_id_var
 from predictor.metrics import CLIENT_CLOSED_REQUEST, Metrics
+from predictor.service.calls import Call
 
 Context = Any  # grpc.aio.ServicerContext, which is untyped
 
@@ -47,12 +49,16 @@ class AsrServicer(InferenceServicer):  # type: ignore[misc]  # KServe is untyped
         async with self._request(context, counted=True) as headers:
             self._keys.check(headers)
             await self._dataplane.get_model(request.model_name)
-            call = v2.grpc_call(
-                parse_grpc(request),
-                request.model_name,
-                self._dataplane.max_items,
-                raw=len(request.raw_input_contents) > 0,
-            )
+
+            def read() -> Call:
+                return v2.grpc_call(
+                    parse_grpc(request),
+                    request.model_name,
+                    self._dataplane.max_items,
+                    raw=len(request.raw_input_contents) > 0,
+                )
+
+            call = await off_loop(request.ByteSize(), read)
             answer: pb.ModelInferResponse = await self._dataplane.call(
                 request.model_name, call, headers
             )

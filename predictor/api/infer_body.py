@@ -10,16 +10,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
+from numpy.typing import NDArray
 
+from predictor.api.json_body import LongText, load_json
 from predictor.api.tensors import (
+    MAX_DIMENSIONS,
     MAX_NAME_CHARS,
     Parameters,
     Tensor,
-    load_json,
     refuse_unknown,
 )
 from predictor.errors import InvalidInput
+
+MAX_INPUTS = 16
+MAX_OUTPUTS = 16
+_MAX_LENGTH_DIGITS = 19
+_MAX_ID_CHARS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,33 +48,38 @@ class InferBody:
     parameters: Parameters
 
 
-def parse_rest(body: bytes, json_length: str | None) -> InferBody:
+def parse_rest(body: bytes | bytearray, json_length: str | None) -> InferBody:
     """A V2 REST request; `json_length` is the header Inference-Header-Content-Length or None."""
     view = memoryview(body)
     size = len(body)
     if json_length is not None:
-        if not (json_length.isascii() and json_length.isdigit() and int(json_length) <= len(body)):
+        size = _length(json_length)
+        if not 0 <= size <= len(body):
             raise InvalidInput(
                 "Inference-Header-Content-Length: must be a length within the body",
                 field="Inference-Header-Content-Length",
                 limit=len(body),
             )
-        size = int(json_length)
-    content = load_json(view[:size])
+    content = load_json(body if size == len(body) else view[:size])
     refuse_unknown(content, ("id", "parameters", "inputs", "outputs", "model_name"), "body")
     request_id = content.get("id")
-    if request_id is not None and not isinstance(request_id, str):
-        raise InvalidInput("id: must be a string", field="id")
+    if request_id is not None:
+        request_id = _id(request_id)
     raw = _RawParts(view[size:])
-    inputs = tuple(_rest_input(item, raw) for item in _objects(content.get("inputs"), "inputs"))
+    items = _objects(content.get("inputs"), "inputs", MAX_INPUTS)
+    inputs = tuple(_rest_input(item, raw) for item in items)
     raw.finish()
-    outputs = tuple(_rest_output(item) for item in _objects(content.get("outputs", []), "outputs"))
+    outputs = tuple(
+        _rest_output(item) for item in _objects(content.get("outputs", []), "outputs", MAX_OUTPUTS)
+    )
     return InferBody(request_id, inputs, outputs, _parameters(content.get("parameters")))
 
 
 def parse_grpc(request: pb.ModelInferRequest) -> InferBody:
     """A V2 gRPC request, with contents or raw contents."""
     num_raw = len(request.raw_input_contents)
+    _check_number(len(request.inputs), "inputs", MAX_INPUTS)
+    _check_number(len(request.outputs), "outputs", MAX_OUTPUTS)
     if num_raw not in (0, len(request.inputs)):
         raise InvalidInput(
             f"raw_input_contents: {num_raw} parts for {len(request.inputs)} inputs",
@@ -76,7 +89,7 @@ def parse_grpc(request: pb.ModelInferRequest) -> InferBody:
         )
     raw_parts = list(request.raw_input_contents) or [None] * len(request.inputs)
     return InferBody(
-        id=request.id or None,
+        id=_id(request.id) or None,
         inputs=tuple(
             _grpc_input(tensor, raw) for tensor, raw in zip(request.inputs, raw_parts, strict=True)
         ),
@@ -86,6 +99,7 @@ def parse_grpc(request: pb.ModelInferRequest) -> InferBody:
 
 
 def _grpc_input(tensor: pb.ModelInferRequest.InferInputTensor, raw: bytes | None) -> Tensor:
+    _short(tensor.name, "name", "inputs")
     if raw is not None and tensor.HasField("contents"):
         raise InvalidInput(
             f"{tensor.name}: contents and raw_input_contents exclude each other", field=tensor.name
@@ -100,7 +114,7 @@ def _grpc_input(tensor: pb.ModelInferRequest.InferInputTensor, raw: bytes | None
     return Tensor(
         name=tensor.name,
         datatype=tensor.datatype,
-        shape=_shape(list(tensor.shape), tensor.name),
+        shape=_shape(list(tensor.shape[: MAX_DIMENSIONS + 1]), tensor.name),
         raw=raw,
         values=_contents(tensor) if raw is None else None,
         parameters=parameters,
@@ -112,7 +126,14 @@ def _grpc_output(output: pb.ModelInferRequest.InferRequestedOutputTensor) -> Req
     parameters = dict(_grpc_parameters(output.parameters))
     parameters.pop("binary_data", None)
     refuse_unknown(parameters, (), output.name[:MAX_NAME_CHARS])
-    return RequestedOutput(output.name)
+    return RequestedOutput(_short(output.name, "name", "outputs"))
+
+
+def _length(header: str) -> int:
+    """The header's number, -1 when it is none; few digits, since many take long to read."""
+    if not (header.isascii() and header.isdigit() and len(header) <= _MAX_LENGTH_DIGITS):
+        return -1
+    return int(header)
 
 
 class _RawParts:
@@ -148,7 +169,7 @@ def _rest_input(item: dict[str, Any], raw: _RawParts) -> Tensor:
     data = item.get("data")
     if (size is None) == (data is None):
         raise InvalidInput(f"{name}: needs data or binary_data_size, one of them", field=name)
-    if data is not None and not isinstance(data, list):
+    if data is not None and not isinstance(data, list | np.ndarray):
         raise InvalidInput(f"{name}: data must be a list", field=name)
     return Tensor(
         name=name,
@@ -171,9 +192,32 @@ def _rest_output(item: dict[str, Any]) -> RequestedOutput:
     return RequestedOutput(name, binary)
 
 
-def _objects(value: object, place: str) -> list[dict[str, Any]]:
-    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+def _objects(value: object, place: str, limit: int) -> list[dict[str, Any]]:
+    if not isinstance(value, list):
         raise InvalidInput(f"{place}: must be a list of objects", field=place)
+    _check_number(len(value), place, limit)
+    if not all(isinstance(item, dict) for item in value):
+        raise InvalidInput(f"{place}: must be a list of objects", field=place)
+    return value
+
+
+def _check_number(number: int, place: str, limit: int) -> None:
+    if number > limit:
+        raise InvalidInput(
+            f"{place}: {number} of them, the limit is {limit}",
+            field=place,
+            value=number,
+            limit=limit,
+        )
+
+
+def _id(value: object) -> str:
+    if not isinstance(value, str) or len(value) > _MAX_ID_CHARS:
+        raise InvalidInput(
+            f"id: must be a string of at most {_MAX_ID_CHARS} characters",
+            field="id",
+            limit=_MAX_ID_CHARS,
+        )
     return value
 
 
@@ -181,26 +225,43 @@ def _text(item: Mapping[str, Any], key: str, place: str) -> str:
     value = item.get(key)
     if not isinstance(value, str) or not value:
         raise InvalidInput(f"{place}: {key} must be a string", field=key)
+    return _short(value, key, place)
+
+
+def _short(value: str, key: str, place: str) -> str:
+    """Names come back in errors and logs, so they may not be long."""
+    if len(value) > MAX_NAME_CHARS:
+        raise InvalidInput(
+            f"{place}: {key} of {len(value)} characters, the limit is {MAX_NAME_CHARS}",
+            field=key,
+            value=len(value),
+            limit=MAX_NAME_CHARS,
+        )
     return value
 
 
 def _shape(value: object, name: str) -> tuple[int, ...]:
-    ok = isinstance(value, list) and all(
-        isinstance(size, int) and not isinstance(size, bool) and size >= 0 for size in value
+    if isinstance(value, list) and len(value) <= MAX_DIMENSIONS:
+        sizes = tuple(size for size in value if type(size) is int and size >= 0)  # true is no size
+        if len(sizes) == len(value):
+            return sizes
+    raise InvalidInput(
+        f"{name}: shape must be a list of at most {MAX_DIMENSIONS} sizes", field=name
     )
-    if not ok:
-        raise InvalidInput(f"{name}: shape must be a list of sizes", field=name)
-    return tuple(value) if isinstance(value, list) else ()
 
 
 def _parameters(value: object) -> Parameters:
     if value is None:
         return {}
-    if not isinstance(value, dict) or not all(
-        isinstance(item, str | int | float | bool) for item in value.values()
-    ):
+    if not isinstance(value, dict):
         raise InvalidInput("parameters: must be an object of plain values", field="parameters")
-    return value
+    plain = {
+        key: item.text(field=key[:MAX_NAME_CHARS]) if isinstance(item, LongText) else item
+        for key, item in value.items()
+    }
+    if not all(isinstance(item, str | int | float | bool) for item in plain.values()):
+        raise InvalidInput("parameters: must be an object of plain values", field="parameters")
+    return plain
 
 
 def _grpc_parameters(parameters: Mapping[str, pb.InferParameter]) -> Parameters:
@@ -213,7 +274,13 @@ def _grpc_parameters(parameters: Mapping[str, pb.InferParameter]) -> Parameters:
     return values
 
 
-def _contents(tensor: pb.ModelInferRequest.InferInputTensor) -> Sequence[Any]:
-    kinds = {"BYTES": "bytes_contents", "FP32": "fp32_contents"}
-    kind = kinds.get(tensor.datatype)
-    return list(getattr(tensor.contents, kind)) if kind else []
+def _contents(
+    tensor: pb.ModelInferRequest.InferInputTensor,
+) -> Sequence[Any] | NDArray[np.float32]:
+    """Contents as protobuf holds them: nothing is copied before its number is checked."""
+    if tensor.datatype == "BYTES":
+        strings: Sequence[Any] = tensor.contents.bytes_contents
+        return strings
+    if tensor.datatype == "FP32":
+        return np.asarray(tensor.contents.fp32_contents, dtype=np.float32)
+    return []

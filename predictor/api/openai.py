@@ -15,8 +15,8 @@ from starlette.requests import Request
 
 from predictor.api.errors import error_body, to_asr_error
 from predictor.api.forms import Form, read_form
-from predictor.calls import Call, Recording
 from predictor.errors import InvalidInput, NotFound
+from predictor.service.calls import Call, Recording
 from predictor.text.languages import CODES, parse_language
 from predictor.text.subtitles import to_srt, to_vtt
 from predictor.types import Segment, Transcription

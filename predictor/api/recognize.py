@@ -8,7 +8,7 @@ from starlette.requests import Request
 
 from predictor.api.details import details
 from predictor.api.forms import read_form
-from predictor.calls import Call, Recording
+from predictor.service.calls import Call, Recording
 from predictor.text.languages import parse_language
 from predictor.types import Transcription
 

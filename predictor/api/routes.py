@@ -18,9 +18,11 @@ from starlette.types import Receive, Scope, Send
 from predictor.api import openai, openapi, v2
 from predictor.api.dataplane import AsrDataPlane, ClosedRepository
 from predictor.api.infer_body import parse_rest
+from predictor.api.reading import off_loop, read_body
 from predictor.api.recognize import recognize_call
 from predictor.api.v1 import v1_call
 from predictor.errors import NotReady
+from predictor.service.calls import Call
 
 _JSON_LENGTH = "inference-header-content-length"
 
@@ -77,8 +79,12 @@ def v2_router(dataplane: AsrDataPlane, repository: ClosedRepository) -> APIRoute
 
     async def infer(model_name: str, request: Request) -> Response:
         await dataplane.get_model(model_name)
-        body = parse_rest(await request.body(), request.headers.get(_JSON_LENGTH))
-        call = v2.rest_call(body, model_name, dataplane.max_items)
+        body, json_length = await read_body(request), request.headers.get(_JSON_LENGTH)
+
+        def read() -> Call:
+            return v2.rest_call(parse_rest(body, json_length), model_name, dataplane.max_items)
+
+        call = await off_loop(len(body), read)
         answer: v2.RestAnswer = await dataplane.call(model_name, call, dict(request.headers))
         if answer.json_length is None:
             return Response(answer.body, media_type="application/json")
@@ -123,9 +129,9 @@ def v1_router(dataplane: AsrDataPlane, created: int) -> APIRouter:
 
     async def predict(model_name: str, request: Request) -> Response:
         await dataplane.get_model(model_name)
-        body = await request.body()
-        content_type = request.headers.get("content-type")
-        call = v1_call(body, content_type, dict(request.query_params), dataplane.max_items)
+        body, content_type = await read_body(request), request.headers.get("content-type")
+        query, max_items = dict(request.query_params), dataplane.max_items
+        call = await off_loop(len(body), lambda: v1_call(body, content_type, query, max_items))
         return _json(await dataplane.call(model_name, call, dict(request.headers)))
 
     add = router.add_api_route

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import binascii
 import math
 import struct
 from collections.abc import Mapping, Sequence
@@ -10,13 +9,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import orjson
 from numpy.typing import NDArray
 
+from predictor.api.json_body import LongText, decode_base64, numbers
 from predictor.errors import InvalidInput
 
 Parameters = Mapping[str, bool | int | float | str]
 MAX_NAME_CHARS = 60
+MAX_DIMENSIONS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,21 +27,30 @@ class Tensor:
     datatype: str
     shape: tuple[int, ...]
     raw: bytes | memoryview | None
-    values: Sequence[Any] | None
+    values: Sequence[Any] | NDArray[np.float32] | None
     parameters: Parameters = field(default_factory=dict)
 
+    def num_strings(self) -> int:
+        """Elements of a BYTES tensor of shape [n] or [n, 1], as its shape says."""
+        self.require("BYTES", "[n]", len(self.shape) == 1 or self.shape[1:] == (1,))
+        return self.shape[0]
+
+    def num_waveforms(self) -> int:
+        """Rows of a FP32 tensor of shape [samples] or [n, samples], as its shape says."""
+        self.require("FP32", "[samples] or [n, samples]", len(self.shape) in (1, 2))
+        return self.shape[0] if len(self.shape) == 2 else 1
+
     def byte_strings(self, *, base64_text: bool) -> list[bytes | memoryview]:
-        """Elements of a BYTES tensor of shape [n] or [n, 1].
+        """The elements; the caller has limited `num_strings` before.
 
         `base64_text` says that strings, which JSON alone can carry, are base64 of the bytes.
         """
-        self.require("BYTES", "[n]", len(self.shape) == 1 or self.shape[1:] == (1,))
+        count = self.num_strings()
         if self.raw is not None:
-            elements: list[bytes | memoryview] = _split_byte_strings(self.name, self.raw)
-        else:
-            elements = [self._element(value, base64_text) for value in _flat(self.values or ())]
-        self._check_count(len(elements))
-        return elements
+            return _split_byte_strings(self.name, self.raw, count)
+        values = self.values or ()
+        self._check_count(len(values), count)
+        return [self._element(value, base64_text) for value in values]
 
     def texts(self) -> list[str]:
         """Elements of a BYTES tensor as UTF-8 strings."""
@@ -51,8 +60,8 @@ class Tensor:
             raise InvalidInput(f"{self.name}: not UTF-8", field=self.name) from error
 
     def floats(self) -> NDArray[np.float32]:
-        """A FP32 tensor of shape [samples] or [n, samples], as [n, samples]."""
-        self.require("FP32", "[samples] or [n, samples]", len(self.shape) in (1, 2))
+        """A FP32 tensor as [n, samples]; the caller has limited `num_waveforms` before."""
+        num_rows = self.num_waveforms()
         if self.raw is not None:
             if len(self.raw) % 4:
                 raise InvalidInput(
@@ -61,46 +70,63 @@ class Tensor:
                 )
             array = np.frombuffer(self.raw, dtype="<f4")
         else:
-            array = self._numbers()
-        self._check_count(array.size)
-        return array.reshape(self.shape if len(self.shape) == 2 else (1, -1))
+            array = self._numbers(num_rows)
+        self._check_count(array.size, math.prod(self.shape))
+        return array.reshape(num_rows, -1 if array.size else 0)
 
     def require(self, datatype: str, shape_text: str, shape_ok: bool) -> None:
         """Raises InvalidInput unless the tensor has this datatype and its shape is right."""
         if self.datatype != datatype:
             raise InvalidInput(
-                f"{self.name}: datatype {self.datatype[:MAX_NAME_CHARS]}, must be {datatype}",
+                f"{self.name}: datatype {self.datatype[:MAX_NAME_CHARS]!r}, must be {datatype}",
                 field=self.name,
-                value=self.datatype,
+                value=self.datatype[:MAX_NAME_CHARS],
                 limit=datatype,
             )
         if not shape_ok:
             raise InvalidInput(
                 f"{self.name}: shape {list(self.shape)[:8]}, must be {shape_text}",
                 field=self.name,
-                value=list(self.shape),
+                value=list(self.shape)[:8],
                 limit=shape_text,
             )
 
-    def _element(self, value: object, base64_text: bool) -> bytes:
-        if isinstance(value, bytes):
+    def _element(self, value: object, base64_text: bool) -> bytes | memoryview:
+        if isinstance(value, list) and len(value) == 1 and len(self.shape) == 2:
+            value = value[0]
+        if isinstance(value, bytes | memoryview):
             return value
-        if not isinstance(value, str):
+        if not isinstance(value, str | LongText):
             raise InvalidInput(f"{self.name}: data must hold strings", field=self.name)
-        return decode_base64(value, field=self.name) if base64_text else value.encode()
+        if base64_text:
+            return decode_base64(value, field=self.name)
+        text = value.text(field=self.name) if isinstance(value, LongText) else value
+        return text.encode()
 
-    def _numbers(self) -> NDArray[np.float32]:
-        try:
-            array = np.asarray(self.values)
-        except ValueError:  # ragged nesting
-            array = np.asarray(None)
-        if array.dtype.kind not in "iuf":
+    def _numbers(self, num_rows: int) -> NDArray[np.float32]:
+        """JSON numbers, flat or nested like the shape; no array is made of anything else."""
+        values = self.values
+        if not isinstance(values, list):  # an array already, of a long list or of gRPC contents
+            return np.asarray(() if values is None else values, dtype=np.float32)
+        if not values or not isinstance(values[0], list | np.ndarray):
+            return numbers(values, field=self.name)
+        if len(values) != num_rows:
+            raise InvalidInput(
+                f"{self.name}: {len(values)} rows of data for shape {list(self.shape)}",
+                field=self.name,
+                value=len(values),
+                limit=num_rows,
+            )
+        return np.concatenate([self._row(row) for row in values])
+
+    def _row(self, row: object) -> NDArray[np.float32]:
+        if isinstance(row, np.ndarray):
+            return row
+        if not isinstance(row, list):
             raise InvalidInput(f"{self.name}: data must hold numbers", field=self.name)
-        with np.errstate(over="ignore"):  # too large becomes infinite, which decoding refuses
-            return array.astype(np.float32).reshape(-1)
+        return numbers(row, field=self.name)
 
-    def _check_count(self, count: int) -> None:
-        expected = math.prod(self.shape)
+    def _check_count(self, count: int, expected: int) -> None:
         if count != expected:
             raise InvalidInput(
                 f"{self.name}: {count} elements of data, shape {list(self.shape)} has {expected}",
@@ -108,27 +134,6 @@ class Tensor:
                 value=count,
                 limit=expected,
             )
-
-
-def decode_base64(text: str, *, field: str) -> bytes:
-    """Raises InvalidInput for what is not base64 (standard alphabet, padded)."""
-    try:
-        return binascii.a2b_base64(text, strict_mode=True)  # base64's own check is ten times slower
-    except (binascii.Error, ValueError) as error:
-        raise InvalidInput(f"{field}: not base64", field=field) from error
-
-
-def load_json(body: bytes | memoryview, *, what: str = "body") -> dict[str, Any]:
-    """A JSON object. Raises InvalidInput naming the place, never quoting the body."""
-    try:
-        value = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise InvalidInput(
-            f"{what}: not JSON (line {error.lineno}, column {error.colno})", field=what
-        ) from error
-    if not isinstance(value, dict):
-        raise InvalidInput(f"{what}: must be a JSON object", field=what)
-    return value
 
 
 def refuse_unknown(content: Mapping[str, Any], known: Sequence[str], place: str) -> None:
@@ -144,10 +149,11 @@ def refuse_unknown(content: Mapping[str, Any], known: Sequence[str], place: str)
             )
 
 
-def _split_byte_strings(name: str, raw: bytes | memoryview) -> list[bytes | memoryview]:
-    """Elements of a raw BYTES tensor: four bytes of length, then the bytes, again and again."""
-    view, elements, offset = memoryview(raw), [], 0
-    while offset < len(view):
+def _split_byte_strings(name: str, raw: bytes | memoryview, count: int) -> list[bytes | memoryview]:
+    """`count` elements of a raw BYTES tensor: four bytes of length, then the bytes, and so on."""
+    view, offset = memoryview(raw), 0
+    elements: list[bytes | memoryview] = []
+    while offset < len(view) and len(elements) < count:
         if offset + 4 > len(view):
             raise InvalidInput(f"{name}: raw data ends inside a length", field=name)
         (size,) = struct.unpack_from("<I", view, offset)
@@ -158,15 +164,9 @@ def _split_byte_strings(name: str, raw: bytes | memoryview) -> list[bytes | memo
             )
         elements.append(view[offset : offset + size])
         offset += size
-    return list(elements)
-
-
-def _flat(values: Sequence[Any]) -> list[Any]:
-    """JSON data may be nested like the shape, which has at most two dimensions here."""
-    flat: list[Any] = []
-    for value in values:
-        if isinstance(value, list):
-            flat.extend(value)
-        else:
-            flat.append(value)
-    return flat
+    if len(elements) != count or offset != len(view):
+        found = len(elements) if offset == len(view) else f"more than {count}"
+        raise InvalidInput(
+            f"{name}: {found} elements of data, the shape has {count}", field=name, limit=count
+        )
+    return elements

@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from predictor.api.details import details
-from predictor.api.tensors import decode_base64, load_json, refuse_unknown
-from predictor.calls import Call, Recording
+from predictor.api.json_body import LongText, decode_base64, load_json
+from predictor.api.tensors import refuse_unknown
 from predictor.errors import InvalidInput, UnsupportedMedia
+from predictor.service.calls import Call, Recording
 from predictor.text.languages import parse_language
 from predictor.types import Transcription
 
@@ -22,14 +23,16 @@ _TEXT_FIELDS = ("language", "context")
 
 
 def v1_call(
-    body: bytes, content_type: str | None, query: Mapping[str, str], max_items: int
+    body: bytes | bytearray, content_type: str | None, query: Mapping[str, str], max_items: int
 ) -> Call:
     """The call of a `:predict` request. Raises InvalidInput and UnsupportedMedia."""
     media_type = (content_type or "").split(";", 1)[0].strip().lower()
     if media_type in _JSON_TYPES:
         return Call("v1", _instances(load_json(body), max_items), _render, indexed=True)
     if media_type.startswith(("audio/", "video/")) or media_type in _RAW_TYPES:
-        recording = _recording(query, data=body, content_type=content_type, place="query")
+        recording = _recording(
+            query, data=memoryview(body), content_type=content_type, place="query"
+        )
         return Call("v1", (recording,), _render)
     raise UnsupportedMedia(
         f"content-type: {media_type[:60]!r} is not accepted, send application/json, audio/*, "
@@ -66,25 +69,30 @@ def _instance(instance: object) -> Recording:
         raise InvalidInput("must be an object with audio", field="instances")
     refuse_unknown(instance, ("audio", *_TEXT_FIELDS), "instance")
     audio = instance.get("audio")
-    if not isinstance(audio, dict) or set(audio) != {"b64"} or not isinstance(audio["b64"], str):
+    b64 = audio.get("b64") if isinstance(audio, dict) and len(audio) == 1 else None
+    if not isinstance(b64, str | LongText):
         raise InvalidInput('audio: must be {"b64": "<base64 of the recording>"}', field="audio")
-    texts = {key: instance[key] for key in _TEXT_FIELDS if instance.get(key) is not None}
-    data = decode_base64(audio["b64"], field="audio")
+    texts = {key: _plain(instance[key], key) for key in _TEXT_FIELDS if key in instance}
+    data = decode_base64(b64, field="audio")
     return _recording(texts, data=data, content_type=None, place="instance")
 
 
+def _plain(value: object, key: str) -> object:
+    return value.text(field=key) if isinstance(value, LongText) else value
+
+
 def _recording(
-    texts: Mapping[str, Any], *, data: bytes, content_type: str | None, place: str
+    texts: Mapping[str, Any], *, data: bytes | memoryview, content_type: str | None, place: str
 ) -> Recording:
     refuse_unknown(texts, _TEXT_FIELDS, place)
     for key, value in texts.items():
-        if not isinstance(value, str):
+        if value is not None and not isinstance(value, str):
             raise InvalidInput(f"{key}: must be a string", field=key)
     return Recording(
         data=data,
         content_type=content_type,
         language=parse_language(texts.get("language")),
-        context=texts.get("context", ""),
+        context=texts.get("context") or "",
     )
 
 

@@ -20,8 +20,8 @@ from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 from predictor.api.details import details
 from predictor.api.infer_body import InferBody, RequestedOutput
 from predictor.api.tensors import Parameters, Tensor
-from predictor.calls import Call, Recording
 from predictor.errors import InvalidInput
+from predictor.service.calls import Call, Recording
 from predictor.text.languages import parse_language
 from predictor.types import Transcription
 
@@ -94,8 +94,7 @@ def _call(
                 field=key[:60],
                 limit=list(_PARAMETERS),
             )
-    recordings = _recordings(inputs, body.parameters)
-    _check_count(recordings, max_items)
+    recordings = _recordings(inputs, body.parameters, max_items)
     languages = _per_item(inputs, body.parameters, "language", len(recordings))
     contexts = _per_item(inputs, body.parameters, "context", len(recordings))
     complete = tuple(
@@ -125,7 +124,9 @@ def _by_name(inputs: Sequence[Tensor]) -> dict[str, Tensor]:
     return by_name
 
 
-def _recordings(inputs: dict[str, Tensor], parameters: Parameters) -> list[Recording]:
+def _recordings(
+    inputs: dict[str, Tensor], parameters: Parameters, max_items: int
+) -> list[Recording]:
     for name, tensor in inputs.items():
         for key in tensor.parameters:
             if (name, key) != ("waveform", "sample_rate"):
@@ -135,8 +136,10 @@ def _recordings(inputs: dict[str, Tensor], parameters: Parameters) -> list[Recor
             raise InvalidInput(
                 "sample_rate: goes with waveform, audio says its own", field="sample_rate"
             )
+        _check_count(inputs["audio"].num_strings(), max_items)
         return [Recording(data=data) for data in inputs["audio"].byte_strings(base64_text=True)]
     waveform = inputs["waveform"]
+    _check_count(waveform.num_waveforms(), max_items)
     rates = {**parameters, **waveform.parameters}
     sample_rate = rates.get("sample_rate")
     if isinstance(sample_rate, bool) or not isinstance(sample_rate, int) or sample_rate <= 0:
@@ -149,12 +152,13 @@ def _recordings(inputs: dict[str, Tensor], parameters: Parameters) -> list[Recor
     ]
 
 
-def _check_count(recordings: Sequence[Recording], max_items: int) -> None:
-    if not 1 <= len(recordings) <= max_items:
+def _check_count(number: int, max_items: int) -> None:
+    """Before anything is made of the elements: the shape alone says how many there are."""
+    if not 1 <= number <= max_items:
         raise InvalidInput(
-            f"inputs: {len(recordings)} recordings, the limit is 1 to {max_items}",
+            f"inputs: {number} recordings, the limit is 1 to {max_items}",
             field="inputs",
-            value=len(recordings),
+            value=number,
             limit=max_items,
         )
 
@@ -167,15 +171,14 @@ def _per_item(
     if tensor is not None:
         if parameter is not None:
             raise InvalidInput(f"{name}: given as input and as parameter", field=name)
-        texts = tensor.texts()
-        if len(texts) != count:
+        if tensor.num_strings() != count:
             raise InvalidInput(
-                f"{name}: {len(texts)} elements for {count} recordings",
+                f"{name}: {tensor.num_strings()} elements for {count} recordings",
                 field=name,
-                value=len(texts),
+                value=tensor.num_strings(),
                 limit=count,
             )
-        return texts
+        return tensor.texts()
     if parameter is not None and not isinstance(parameter, str):
         raise InvalidInput(f"{name}: must be a string", field=name)
     return [parameter or ""] * count

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from predictor.engine.engine import Engine
+from predictor.engine.link.process import EngineProcess
+from predictor.engine.link.wire import EngineSpec
 from predictor.engine.options import EngineOptions, EngineStats, StepStats
-from predictor.engine.process import EngineProcess
 from predictor.engine.stream import TokenStream
-from predictor.engine.wire import EngineSpec
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,7 +35,7 @@ def build_engine(
     options: EngineOptions,
     on_step: Callable[[StepStats], None] | None = None,
 ) -> Engine:
-    """See `predictor.engine.build`; imported late, so that the rest works without torch."""
-    from predictor.engine.build import build_engine as build
+    """See `predictor.engine.start.build`; imported late, so that the rest works without torch."""
+    from predictor.engine.start.build import build_engine as build
 
     return build(model_path, device, precision, options, on_step)

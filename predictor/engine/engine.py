@@ -13,6 +13,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 
+from predictor.engine.kept import KeptSequences
 from predictor.engine.options import EngineOptions, EngineStats, StepStats
 from predictor.engine.protocol import Runner, StepOutput
 from predictor.engine.scheduler import Scheduler, Step
@@ -20,7 +21,7 @@ from predictor.engine.sequence import Limits, Sequence
 from predictor.engine.speed import Speed
 from predictor.engine.stream import Delivery, Outlet, Sink, TokenStream
 from predictor.errors import AsrError, InternalError, NotReady
-from predictor.types import EngineRequest
+from predictor.types import EngineRequest, ExtendRequest
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +42,7 @@ class Engine:
         self._options = options
         self._on_step = on_step
         self._scheduler = Scheduler(options, runner.limits, runner.num_slots)
+        self._kept = KeptSequences(options, runner.limits)
         self._streams: dict[str, Sink] = {}
         self._changed = threading.Condition()  # guards all of the above and the flags below
         self._thread: threading.Thread | None = None
@@ -97,11 +99,34 @@ class Engine:
     def submit_to(self, sink: Sink, request: EngineRequest) -> None:
         """Queue a request whose tokens go to `sink`. Raises like `submit`."""
         with self._changed:
-            if self._ending or self._dead:
-                raise NotReady(_SHUTTING_DOWN if self._ending else "the engine has failed")
+            self._check_open()
             self._scheduler.add(request, audio_s_per_s=self._speed.audio_s_per_s)
             self._streams[request.request_id] = sink
             self._changed.notify_all()
+
+    def extend(self, request: ExtendRequest) -> TokenStream:
+        """Queue one step of a kept sequence, which its first step makes: new audio, then the
+        answer to the whole utterance from its start. As `submit`. A step that is refused, or
+        aborted, leaves what was heard before it in place; an aborted one's samples count too.
+        """
+        stream = TokenStream(request.request_id, self.abort)
+        self.extend_to(stream, request)
+        return stream
+
+    def extend_to(self, sink: Sink, request: ExtendRequest) -> None:
+        """Queue a step whose tokens go to `sink`. Raises like `extend`."""
+        with self._changed:
+            self._check_open()
+            self._kept.extend(request, self._scheduler, audio_s_per_s=self._speed.audio_s_per_s)
+            self._streams[request.request_id] = sink
+            self._changed.notify_all()
+
+    def close(self, sequence_id: str) -> None:
+        """Forget a kept sequence; a step of it that is under way is aborted."""
+        with self._changed:
+            request_id = self._kept.close(sequence_id)
+        if request_id is not None:
+            self.abort(request_id)
 
     def abort(self, request_id: str) -> None:
         """End a request with finish "abort" and free its place; unknown ids are ignored."""
@@ -111,6 +136,10 @@ class Engine:
             self._changed.notify_all()
         if sequence is not None and stream is not None:
             self._deliver([(stream, sequence.abort_chunk())])
+
+    def _check_open(self) -> None:
+        if self._ending or self._dead:
+            raise NotReady(_SHUTTING_DOWN if self._ending else "the engine has failed")
 
     def _loop(self) -> None:
         try:
@@ -189,6 +218,9 @@ class Engine:
         with self._changed:
             if self._ending:
                 return []
+            for sequence, found in output.prefilled.items():
+                if not sequence.aborted:
+                    sequence.prefilled(found)
             results = zip(step.sequences, output.tokens, output.logprobs, strict=True)
             for sequence, tokens, logprobs in results:
                 if any(math.isnan(logprob) for logprob in logprobs):

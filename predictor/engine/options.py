@@ -21,6 +21,10 @@ class EngineOptions:
     max_prefill_tokens: int = 8192  # audio and prompt tokens of one step, or one sequence
     max_waiting_requests: int = 512  # beyond it submit() raises Overloaded
     max_waiting_audio_s: float = 7200.0  # beyond it submit() raises Overloaded
+    max_kept_sequences: int = (
+        1024  # sequences that stay alive; beyond it extend() raises Overloaded
+    )
+    max_kept_audio_s: float = 14_400.0  # seconds of audio of them all; beyond it likewise
     max_tokens_per_audio_s: float = 16.0  # caps the answer; fast speech needs about 8
     min_token_cap: int = 64  # the cap for the shortest clips
     max_repeat_period: int = 20  # longest pattern, in tokens, that counts as a repetition

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence as Batch
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
-from predictor.engine.sequence import Limits, Sequence
+from predictor.engine.sequence import Limits, Prefilled, Sequence
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +20,8 @@ class StepOutput:
     tokens: list[list[int]]
     logprobs: list[list[float]]
     device_s: tuple[tuple[str, float], ...] = ()  # what the device took for which part of the work
+    # What the prefills found out whose first tokens are among these.
+    prefilled: dict[Sequence, Prefilled] = field(default_factory=dict)
 
 
 class Runner(Protocol):

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from predictor.audio.mel import LogMel
-from predictor.engine.prompts import PromptLayout
+from predictor.engine.prompts import PromptLayout, prefilled, verified
 from predictor.engine.protocol import StepOutput
 from predictor.engine.sequence import Limits, Sequence
 from predictor.model.attention import CacheView, Packing, to_device
+from predictor.model.mel import LogMel
 from predictor.model.model import Model
 
 
@@ -40,6 +40,7 @@ class TorchRunner:
             max_model_len=max_model_len,
             vocab_size=model.config.text.vocab_size,
             eos_token_ids=frozenset(model.config.eos_token_ids),
+            window_chunks=model.config.audio.window_chunks,
         )
 
     @property
@@ -53,18 +54,18 @@ class TorchRunner:
     @torch.inference_mode()
     def prefill(self, sequences: Batch[Sequence]) -> StepOutput:
         """Encode audio and prompt of each sequence into its slot; its first token."""
-        audio = self._encode(sequences)  # [sum of audio tokens, hidden]
+        audio, loudest = self._encode(sequences)  # [sum of audio tokens, hidden]
         layout = PromptLayout.of(sequences, self._cache.max_length)
         tokens, positions, places = self._to_device(layout.rows).unbind()  # [T] each
         x = self._model.decoder.embedding(tokens)
         x.index_copy_(0, self._to_device(layout.audio_rows), audio)
-        packing = Packing.of(
-            [s.num_prompt_tokens for s in sequences],
-            device=self._device,
-            dtype=self._model.dtype,
-        )
+        packing = Packing.of(layout.lengths, device=self._device, dtype=self._model.dtype)
         hidden = self._model.decoder.prefill(x, positions, places, packing, self._cache)
-        return self._choose(hidden.index_select(0, packing.ends))
+        hidden = hidden.index_select(0, self._to_device(layout.wanted))
+        *chosen, given = self._choose(hidden, self._to_device(layout.given)).numpy()
+        ids, logprobs, found = verified(layout, chosen[0].astype(np.int64), chosen[1], given)
+        results = prefilled(found, loudest)
+        return StepOutput(ids, logprobs, prefilled=dict(zip(sequences, results, strict=True)))
 
     @torch.inference_mode()
     def decode(self, sequences: Batch[Sequence]) -> StepOutput:
@@ -83,7 +84,8 @@ class TorchRunner:
         tokens, positions, places = self._to_device(layout).unbind()  # [B] each
         view = CacheView.of(slots, lengths, device=self._device)
         hidden = self._model.decoder.decode(tokens, positions, places, view, self._cache)
-        return self._choose(hidden)
+        ids, logprobs, _ = self._choose(hidden, tokens).tolist()
+        return StepOutput([[int(i)] for i in ids], [[value] for value in logprobs])
 
     @torch.inference_mode()
     def scrub(self, slots: Batch[int]) -> None:
@@ -105,21 +107,25 @@ class TorchRunner:
         except RuntimeError:
             return False
 
-    def _encode(self, sequences: Batch[Sequence]) -> Tensor:
-        mel = self._log_mel([s.request.samples for s in sequences])
+    def _encode(self, sequences: Batch[Sequence]) -> tuple[Tensor, list[list[float]]]:
+        """The audio that a step needs, and of each sequence what its stretches heard."""
+        parts = [sequence.stretches() for sequence in sequences]
+        mel = self._log_mel.of([stretch for part in parts for stretch in part])
         plan = self._model.encoder.plan(mel.num_frames)
         audio = self._model.encoder(mel.chunks.to(self._model.dtype), plan)
         assert isinstance(audio, Tensor)
-        return audio
+        heard = iter(mel.loudest.tolist())
+        return audio, [[next(heard) for _ in part] for part in parts]
 
-    def _choose(self, hidden: Tensor) -> StepOutput:
-        """The likeliest token after each hidden state [B, hidden], and its log-probability."""
+    def _choose(self, hidden: Tensor, given: Tensor) -> Tensor:
+        """On the host, float64 [3, N]: the likeliest token after each hidden state [N, hidden],
+        its log-probability, and that of the token `given` [N] (of any where that is below 0)."""
         logits = self._model.decoder.logits(hidden)
         tokens = logits.argmax(-1)
-        logprobs = logits.log_softmax(-1).gather(-1, tokens[:, None]).squeeze(-1)
-        # One copy for both: a token id is exact in float64.
-        ids, values = torch.stack([tokens.double(), logprobs.double()]).tolist()
-        return StepOutput([[int(i)] for i in ids], [[value] for value in values])
+        rows = torch.stack([tokens, given.clamp(min=0)], dim=1)
+        logprobs = logits.log_softmax(-1).gather(-1, rows)  # [N, 2]
+        # One copy for all: a token id is exact in float64.
+        return torch.cat([tokens[None].double(), logprobs.T.double()]).cpu()
 
     def _to_device(self, array: np.ndarray[tuple[int, ...], np.dtype[np.int64]]) -> Tensor:
         return to_device(array, self._device)

@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from predictor.engine.options import EngineOptions, EngineStats, Phase
-from predictor.engine.room import check_room
+from predictor.engine.queue_limits import check_room
 from predictor.engine.sequence import Limits, Sequence
+from predictor.engine.utterance import Utterance
 from predictor.errors import InvalidInput
 from predictor.types import EngineRequest
 
@@ -45,8 +46,15 @@ class Scheduler:
         self._num_finished = 0
         self._num_failed = 0
 
-    def add(self, request: EngineRequest, *, audio_s_per_s: float = 0.0) -> Sequence:
-        """Queue a request. InvalidInput if it can never run, Overloaded if the queue is full.
+    def add(
+        self,
+        request: EngineRequest,
+        *,
+        audio_s_per_s: float = 0.0,
+        utterance: Utterance | None = None,
+    ) -> Sequence:
+        """Queue a request, or a step of a kept sequence. InvalidInput if it can never run,
+        Overloaded if the queue is full.
 
         `audio_s_per_s`, the engine's recent speed, turns a full queue into a time to retry after.
         """
@@ -57,7 +65,7 @@ class Scheduler:
                 value=request.request_id,
                 limit="unique",
             )
-        sequence = Sequence(request, self._limits, self._options)
+        sequence = Sequence(request, self._limits, self._options, utterance)
         check_room(
             self._options,
             num_waiting=len(self._waiting),
@@ -69,6 +77,11 @@ class Scheduler:
         self._waiting.append(sequence)
         self._waiting_audio_s += sequence.audio_s
         return sequence
+
+    def is_in_flight(self, request_id: str) -> bool:
+        """It waits or runs, and was not aborted."""
+        sequence = self._by_id.get(request_id)
+        return sequence is not None and not sequence.aborted
 
     def abort(self, request_id: str) -> Sequence | None:
         """Drop a waiting sequence at once, mark a running one; None if it is not in flight.

@@ -8,9 +8,11 @@ from collections.abc import Sequence as Tokens
 from dataclasses import dataclass
 
 from predictor.engine.options import EngineOptions
+from predictor.engine.utterance import Utterance
 from predictor.errors import InvalidInput
-from predictor.model.config import num_audio_tokens, num_chunks, num_mel_frames
-from predictor.types import SAMPLE_RATE_HZ, EngineFinish, EngineRequest, TokenChunk
+from predictor.model.config import num_audio_tokens
+from predictor.model.stretch import Stretch
+from predictor.types import SAMPLE_RATE_HZ, EngineFinish, EngineRequest, Samples, TokenChunk
 
 # Beyond it a spectrum overflows float32, and a NaN would spread to whoever shares the batch.
 MAX_AMPLITUDE = 1e4
@@ -23,35 +25,58 @@ class Limits:
     max_model_len: int
     vocab_size: int
     eos_token_ids: frozenset[int]
+    window_chunks: int = 8  # seconds of audio inside which the encoder attends
+
+
+@dataclass(frozen=True, slots=True)
+class Prefilled:
+    """What a prefill found out about one sequence, beside its new tokens."""
+
+    forced_logprobs: tuple[float, ...] = ()  # of each forced token
+    num_accepted: int = 0  # draft tokens that greedy decoding agreed with
+    loudest: tuple[float, ...] = ()  # log10 of the largest power up to each stretch's end
 
 
 class Sequence:
     """The state of one request; owned by the engine's thread once it runs."""
 
     __slots__ = (
+        "_forced_logprobs",
         "_kept",
+        "_num_accepted",
         "_repetition",
         "aborted",
         "audio_s",
         "created_s",
         "eos_token_ids",
         "max_new_tokens",
-        "num_audio_chunks",
         "num_audio_tokens",
+        "num_cached",
         "num_prompt_tokens",
         "request",
         "slot",
         "tokens",
+        "utterance",
     )
 
-    def __init__(self, request: EngineRequest, limits: Limits, options: EngineOptions) -> None:
-        """Raises InvalidInput for a request that could never run."""
+    def __init__(
+        self,
+        request: EngineRequest,
+        limits: Limits,
+        options: EngineOptions,
+        utterance: Utterance | None = None,
+    ) -> None:
+        """`utterance`: the kept sequence that this is a step of; the request has all its samples.
+
+        Raises InvalidInput for a request that could never run.
+        """
+        if utterance is None:
+            check_samples(request.samples)
         _check_values(request, limits)
         self.request = request
         self.created_s = time.monotonic()
         self.audio_s = len(request.samples) / SAMPLE_RATE_HZ
         self.num_audio_tokens = num_audio_tokens(len(request.samples))
-        self.num_audio_chunks = num_chunks(num_mel_frames(len(request.samples)))
         text_tokens = len(request.tokens_before) + len(request.tokens_after)
         self.num_prompt_tokens = self.num_audio_tokens + text_tokens
         cap = max(options.min_token_cap, math.ceil(self.audio_s * options.max_tokens_per_audio_s))
@@ -61,13 +86,68 @@ class Sequence:
         self.tokens: list[int] = []
         self._kept: list[TokenChunk] = []  # not handed out yet
         self.slot = -1  # none yet
+        self.num_cached = 0  # tokens from the start whose keys and values need no prefill
+        self.utterance = utterance
         self.aborted = False
+        self._forced_logprobs: tuple[float, ...] = ()
+        self._num_accepted = 0
         self._repetition = RepetitionGuard(options.max_repeat_period, options.max_repeats)
+        for token in request.forced:
+            self._repetition.add(token)
 
     @property
     def length(self) -> int:
         """Tokens of prompt and answer so far."""
-        return self.num_prompt_tokens + len(self.tokens)
+        return self.num_prompt_tokens + len(self.request.forced) + len(self.tokens)
+
+    @property
+    def draft(self) -> Tokens[int]:
+        """Expected tokens that the next prefill verifies: no more than may be answered."""
+        return () if self.tokens else self.request.draft[: self.max_new_tokens - 1]
+
+    @property
+    def given(self) -> Tokens[int]:
+        """What a prefill appends to the prompt: forced tokens, the answer so far, or a draft."""
+        return (*self.request.forced, *self.tokens, *self.draft)
+
+    @property
+    def num_prefill_tokens(self) -> int:
+        """Tokens of the next prefill."""
+        return self.length + len(self.draft) - self.num_cached
+
+    def stretches(self) -> list[Stretch]:
+        """The audio that the next prefill encodes."""
+        if self.utterance is None:
+            return [Stretch.whole(self.request.samples)]
+        utterance = self.utterance
+        return utterance.windows.stretches(
+            self.request.samples, self._num_cached_windows, utterance.loudest
+        )
+
+    @property
+    def _num_cached_windows(self) -> int:
+        assert self.utterance is not None
+        cached = self.num_cached - len(self.request.tokens_before)
+        return max(0, cached) // self.utterance.windows.num_tokens
+
+    @property
+    def num_base_tokens(self) -> int:
+        """Tokens from the start that no later step of the utterance can change."""
+        assert self.utterance is not None
+        windows = self.utterance.windows
+        num_closed = windows.num_closed(len(self.request.samples))
+        return len(self.request.tokens_before) + num_closed * windows.num_tokens
+
+    def prefilled(self, found: Prefilled) -> None:
+        """Take on what its first prefill found out."""
+        if not self.tokens:
+            self._forced_logprobs = found.forced_logprobs
+            self._num_accepted = found.num_accepted
+        if self.utterance is not None:
+            windows, num_samples = self.utterance.windows, len(self.request.samples)
+            first = windows.count(num_samples) - len(found.loudest)
+            known = self.utterance.loudest[:first] + found.loudest
+            self.utterance.loudest = known[: windows.num_closed(num_samples)]
 
     def extend(self, tokens: Tokens[int], logprobs: Tokens[float]) -> TokenChunk:
         """Take on what one step produced, up to where the sequence ends; the rest is dropped."""
@@ -106,10 +186,19 @@ class Sequence:
     ) -> TokenChunk:
         if finish is None:
             return TokenChunk(tokens, logprobs)
-        return TokenChunk(tokens, logprobs, finish, self.num_prompt_tokens, self.num_audio_tokens)
+        return TokenChunk(
+            tokens,
+            logprobs,
+            finish,
+            self.num_prompt_tokens,
+            self.num_audio_tokens,
+            min(self._num_accepted, len(self.tokens)),
+            self._forced_logprobs,
+        )
 
     def _check_length(self, max_model_len: int) -> None:
-        room = max_model_len - self.num_prompt_tokens
+        num_forced = len(self.request.forced)
+        room = max_model_len - self.num_prompt_tokens - num_forced
         if room < 1:
             raise InvalidInput(
                 f"{self.audio_s:.1f} s of audio with its prompt are {self.num_prompt_tokens} "
@@ -121,22 +210,25 @@ class Sequence:
         if self.max_new_tokens > room:
             raise InvalidInput(
                 f"max_new_tokens is {self.max_new_tokens}; beside a prompt of "
-                f"{self.num_prompt_tokens} tokens the limit is {room}",
+                f"{self.num_prompt_tokens + num_forced} tokens the limit is {room}",
                 field="max_new_tokens",
                 value=self.max_new_tokens,
                 limit=room,
             )
 
 
-def _check_values(request: EngineRequest, limits: Limits) -> None:
-    if request.samples.ndim != 1 or not request.samples.size:
+def check_samples(samples: Samples, least: int = 1) -> None:
+    """InvalidInput for what is no waveform of at least `least` samples."""
+    if samples.ndim != 1 or samples.size < least:
         raise InvalidInput(
-            f"audio must be one row of at least one sample, has shape {request.samples.shape}",
+            f"audio must be one row of at least {least} samples, has shape {samples.shape}",
             field="audio",
-            value=request.samples.shape,
-            limit="[num_samples >= 1]",
+            value=samples.shape,
+            limit=f"[num_samples >= {least}]",
         )
-    low, high = float(request.samples.min()), float(request.samples.max())
+    if not samples.size:
+        return
+    low, high = float(samples.min()), float(samples.max())
     if not (low >= -MAX_AMPLITUDE and high <= MAX_AMPLITUDE):  # NaN fails both
         raise InvalidInput(
             f"audio samples must be finite and within ±{MAX_AMPLITUDE:g}, are {low:g} to {high:g}",
@@ -144,6 +236,11 @@ def _check_values(request: EngineRequest, limits: Limits) -> None:
             value=(low, high),
             limit=MAX_AMPLITUDE,
         )
+
+
+def _check_values(request: EngineRequest, limits: Limits) -> None:
+    if not request.samples.size:
+        check_samples(request.samples)
     if request.max_new_tokens < 1:
         raise InvalidInput(
             f"max_new_tokens is {request.max_new_tokens}; it must be at least 1",
@@ -151,7 +248,7 @@ def _check_values(request: EngineRequest, limits: Limits) -> None:
             value=request.max_new_tokens,
             limit=1,
         )
-    for token in (*request.tokens_before, *request.tokens_after):
+    for token in (*request.tokens_before, *request.tokens_after, *request.forced, *request.draft):
         if not 0 <= token < limits.vocab_size:
             raise InvalidInput(
                 f"prompt token {token} is not below {limits.vocab_size}",
@@ -176,6 +273,8 @@ def merged(chunks: Tokens[TokenChunk]) -> TokenChunk:
         finish=last.finish,
         num_prompt_tokens=last.num_prompt_tokens,
         num_audio_tokens=last.num_audio_tokens,
+        num_draft_accepted=last.num_draft_accepted,
+        forced_logprobs=last.forced_logprobs,
     )
 
 

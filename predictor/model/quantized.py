@@ -24,7 +24,7 @@ def quantizer(precision: str, device: torch.device) -> Quantize:
         quantized_cpu.check_machine()
         return quantized_cpu.quantize_part
     if device.type == "cuda":
-        from predictor.model import quantized_cuda
+        from predictor.model.cuda import quantized as quantized_cuda
 
         refusal = quantized_cuda.refusal_on(device, precision)
         if refusal:
@@ -36,7 +36,7 @@ def quantizer(precision: str, device: torch.device) -> Quantize:
 def check_quantized(model: Model, precision: str) -> None:
     """ValueError where the device's products of quantized weights are wrong."""
     if model.device.type == "cuda":
-        from predictor.model import quantized_cuda
+        from predictor.model.cuda import quantized as quantized_cuda
 
         quantized_cuda.require_right(model, precision)
 

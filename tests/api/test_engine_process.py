@@ -36,7 +36,7 @@ def engine_pid(server: Any) -> int:
     [found] = [
         child
         for child in children
-        if b"predictor.engine.worker" in Path(f"/proc/{child}/cmdline").read_bytes()
+        if b"predictor.engine.link.worker" in Path(f"/proc/{child}/cmdline").read_bytes()
     ]
     return found
 

@@ -24,9 +24,9 @@ from prometheus_client import CollectorRegistry
 from predictor import errors
 from predictor.api.errors import error_body, error_response, to_asr_error
 from predictor.api.grpc_server import create_grpc_server
-from predictor.config import load_settings
 from predictor.errors import AsrError
 from predictor.server import AsrServer, build_server
+from predictor.settings.read import load_settings
 
 MODEL = "qwen3-asr"
 CHECKPOINT = Path(__file__).parents[2] / "predictor" / "checkpoints" / "tiny"

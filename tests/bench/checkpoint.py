@@ -21,9 +21,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from predictor.model.checkpoint.weights import EMBEDDING, INDEX_FILE
 from predictor.model.config import ModelConfig
 from predictor.model.model import Model
-from predictor.model.weights import EMBEDDING, INDEX_FILE
 from tests.bench.environment import ROOT
 from tests.bench.shapes import SHAPES, fill_random, transformers_config
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from predictor.engine.build import build_engine
+from predictor.engine.start.build import build_engine
 from predictor.model.attention import CacheView
 from tests.bench.load import options
 

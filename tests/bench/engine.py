@@ -31,11 +31,11 @@ from typing import Any
 
 import torch
 
-from predictor.engine.build import READY_PREFILL_S, READY_SEQUENCES
+from predictor.engine.cuda.runner import GraphOptions, GraphRunner
 from predictor.engine.engine import Engine
-from predictor.engine.graphs import GraphOptions, GraphRunner
 from predictor.engine.runner import TorchRunner
-from predictor.model.fused import PLAIN
+from predictor.engine.start.build import READY_PREFILL_S, READY_SEQUENCES
+from predictor.model.cuda.decoder import PLAIN
 from predictor.model.model import Model
 from tests.bench.environment import describe
 from tests.bench.limits import Limits, measure

@@ -68,7 +68,7 @@ def bench_engine(
         return Engine(PacedRunner(), settings, on_step)
     import torch
 
-    from predictor.engine.build import choose_device, make_runner
+    from predictor.engine.start.build import choose_device, make_runner
     from predictor.model.precision import choose_precision
     from tests.bench.shapes import SHAPES, random_model
 

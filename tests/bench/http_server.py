@@ -17,9 +17,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from predictor.config import load_settings
 from predictor.logs import configure_logging
-from predictor.settings import Settings
+from predictor.settings.fields import Settings
+from predictor.settings.read import load_settings
 from tests.bench.load import Shares
 
 CHECKPOINT = Path(__file__).parents[2] / "predictor" / "checkpoints" / "tiny"
@@ -60,8 +60,8 @@ def main() -> None:
     settings = load_settings([f"--model_dir={CHECKPOINT}", *flags], {})
     sys.argv[1:] = []  # KServe parses them while it is imported
     stand_in_for_codecs()
-    from predictor import loading
     from predictor.server import build_server
+    from predictor.service import loading
     from predictor.text.tokenizer import TextTokenizer
     from tests.bench.http_engine import bench_engine, bench_process, forced
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from predictor.engine.link.wire import EngineSpec
+from predictor.engine.link.worker import Built, describe, main
 from predictor.engine.options import StepStats
-from predictor.engine.wire import EngineSpec
-from predictor.engine.worker import Built, describe, main
 from tests.bench.http_engine import bench_engine
 
 

@@ -10,12 +10,14 @@ from typing import Any
 
 import torch
 
-from predictor.audio.mel_device import chunk_table
-from predictor.engine.graphs import GraphRunner
+from predictor.engine.cuda.runner import GraphRunner
 from predictor.engine.sequence import Sequence
 from predictor.model.attention import Packing
-from predictor.model.fused import PLAIN, FusedDecoder, StepPlaces
-from predictor.model.fused_encoder import FusedEncoder
+from predictor.model.cuda.decoder import PLAIN, FusedDecoder, StepPlaces
+from predictor.model.cuda.encoder import FusedEncoder
+from predictor.model.cuda.mel import chunk_table, loudest_before
+from predictor.model.mel import following
+from predictor.model.stretch import Stretch
 from tests.bench.load import Clips, options
 
 
@@ -51,11 +53,11 @@ def prefill_parts(
     samples = [r.samples for r in requests]
     parts: dict[str, Any] = {"num_clips": num_clips, "clip_s": duration_s}
     parts["mel_with_transfer_ms"] = timed_ms(device, lambda: runner._mel(samples))
-    table, _ = chunk_table(samples)
-    waveforms, on_device = runner._mel.send(samples), torch.from_numpy(table).to(device)
-    parts["mel_ms"] = timed_ms(
-        device, lambda: runner._mel.features(waveforms, on_device, num_clips)
-    )
+    stretches = [Stretch.whole(clip) for clip in samples]
+    waveforms = runner._mel.send(samples)
+    tables = (chunk_table(stretches), loudest_before(stretches), following(stretches))
+    on_device = [torch.from_numpy(table).to(device) for table in tables]
+    parts["mel_ms"] = timed_ms(device, lambda: runner._mel.features(waveforms, *on_device))
     mel = runner._mel(samples)
     plan = model.encoder.plan(mel.num_frames)
     parts["encoder_ms"] = timed_ms(device, lambda: runner._fused_encoder(mel.chunks, plan))

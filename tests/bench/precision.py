@@ -28,23 +28,23 @@ from typing import Any
 
 import torch
 
-from predictor.engine.build import make_runner
+from predictor.engine.cuda.runner import GraphOptions
 from predictor.engine.engine import Engine
-from predictor.engine.graphs import GraphOptions
-from predictor.engine.memory import plan_slots, work_bytes
 from predictor.engine.options import EngineOptions
 from predictor.engine.sequence import Sequence
+from predictor.engine.start.build import make_runner
+from predictor.engine.start.memory import plan_slots, work_bytes
 from predictor.model import quantized
 from predictor.model.attention import FP8, Packing
-from predictor.model.decoder import DecoderLayer
-from predictor.model.model import Model
-from predictor.model.quantized_cuda import (
+from predictor.model.checkpoint.weights import load_model
+from predictor.model.cuda.quantized import (
     LINEARS,
     Fp8Linear,
     Int8Linear,
     replace_linears,
 )
-from predictor.model.weights import load_model
+from predictor.model.decoder import DecoderLayer
+from predictor.model.model import Model
 from tests.bench.engine import Bench
 from tests.bench.load import options
 from tests.bench.parts import point_at_all, timed_ms
@@ -281,7 +281,7 @@ class PrecisionBench:
             "": [lambda m=m: m(x) for m in linears]  # type: ignore[misc]
         }
         if x.is_cuda and isinstance(linears[0], Fp8Linear):
-            from predictor.model.quantized_kernels import quantize_rows
+            from predictor.model.cuda.kernels.quantized import quantize_rows
 
             q, scale = quantize_rows(x)
             ways[", quantizing rows alone"] = [lambda: quantize_rows(x)[0] for _ in linears]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
+from predictor.model.checkpoint.published import PUBLISHED
 from predictor.model.config import AudioConfig, ModelConfig, TextConfig
 from predictor.model.model import Model
-from predictor.model.published import PUBLISHED
 
 # As small as a model can be that still has every part.
 _TINY = ModelConfig(

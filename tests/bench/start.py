@@ -7,7 +7,7 @@ Starts `python -m predictor` on a checkpoint of random weights (`tests.bench.che
 its HTTP port and its readiness, and posts a WAV of ten seconds. The stages in between are the times
 of the server's own log lines. Four kinds of start:
 
-    cold           kernels compiled ahead as for the GPU image (`predictor.engine.precompile`),
+    cold           kernels compiled ahead as for the GPU image (`engine.start.precompile`),
                    nothing of the disk in memory (where caches may be dropped; else only the
                    checkpoint's files)
     warm           kernels compiled ahead, files in memory
@@ -33,7 +33,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from predictor.model.reading import MAX_THREADS, PIECE_BYTES
+from predictor.model.checkpoint.reading import MAX_THREADS, PIECE_BYTES
 from tests.bench.environment import ROOT
 from tests.bench.memory import memory_of_tree, tree_peak_mib
 from tests.bench.start_server import TOKENS_PER_AUDIO_S, StartFailedError, noise_wav, served
@@ -184,7 +184,13 @@ class Bench:
             return made / f"sm_{arch}"
         if arch is None or "cpu" in self.arguments.server:
             return kernels  # there is nothing to compile
-        command = [sys.executable, "-m", "predictor.engine.precompile", "--models", str(folder)]
+        command = [
+            sys.executable,
+            "-m",
+            "predictor.engine.start.precompile",
+            "--models",
+            str(folder),
+        ]
         began_s = time.perf_counter()
         command += ["--archs", str(arch), "--output", str(kernels)]
         subprocess.run(command, cwd=ROOT, check=True)
@@ -272,7 +278,7 @@ def main() -> None:
     parser.add_argument("--budget_s", type=float, default=240.0)
     parser.add_argument("--checkpoints", type=Path, help="keep checkpoints in this folder")
     parser.add_argument(
-        "--kernels", type=Path, help="compiled before, by predictor.engine.precompile"
+        "--kernels", type=Path, help="compiled before, by predictor.engine.start.precompile"
     )
     parser.add_argument("--output", type=Path)
     parser.add_argument("server", nargs="*", help="after `--`: further flags of the server")

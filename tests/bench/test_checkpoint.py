@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from predictor.model.checkpoint.weights import load_model
 from predictor.model.config import ModelConfig
-from predictor.model.weights import load_model
 from predictor.text.prompt import PromptBuilder
 from predictor.text.tokenizer import TextTokenizer
 from tests.bench.checkpoint import write_checkpoint

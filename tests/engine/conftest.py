@@ -15,9 +15,9 @@ from predictor.engine.engine import Engine
 from predictor.engine.options import EngineOptions, StepStats
 from predictor.engine.protocol import Runner
 from predictor.engine.runner import TorchRunner
+from predictor.model.checkpoint.weights import load_model
 from predictor.model.config import num_audio_tokens
 from predictor.model.model import Model
-from predictor.model.weights import load_model
 from predictor.types import EngineRequest
 from tests.model.checkpoints import (
     AUDIO_END,

@@ -15,16 +15,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from predictor.engine.graphs import GraphOptions, GraphRunner
+from predictor.engine.cuda.parity import kernel_errors
+from predictor.engine.cuda.runner import GraphOptions, GraphRunner
 from predictor.engine.options import EngineOptions
-from predictor.engine.parity import kernel_errors
 from predictor.engine.runner import TorchRunner
 from predictor.engine.sequence import Limits, Sequence
 from predictor.model.attention import FP8, Packing, packed_attention, prompt_tiles
-from predictor.model.fused import Fusion
+from predictor.model.checkpoint.weights import load_model
+from predictor.model.cuda.decoder import Fusion
+from predictor.model.cuda.kernels.prefill import prefill_attention
 from predictor.model.model import Model
-from predictor.model.prefill_kernels import prefill_attention
-from predictor.model.weights import load_model
 from predictor.types import EngineRequest
 
 TINY = Path(__file__).parents[2] / "predictor" / "checkpoints" / "tiny"

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from triton import knobs
 
-from predictor.engine import kernel_cache, precompile
+from predictor.engine.start import kernel_cache, precompile
 from predictor.model.attention import FP8
 from predictor.model.config import ModelConfig
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
+from predictor.engine.link.wire import EngineSpec
+from predictor.engine.link.worker import Built, main
 from predictor.engine.options import StepStats
-from predictor.engine.wire import EngineSpec
-from predictor.engine.worker import Built, main
 
 
 def build(spec: EngineSpec, on_step: Callable[[StepStats], None]) -> Built:

@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from predictor.engine import EngineOptions, build, build_engine, memory
-from predictor.engine.build import choose_device
-from predictor.engine.memory import free_bytes, plan_slots, slot_bytes
+from predictor.engine import EngineOptions, build_engine
+from predictor.engine.start import build, memory
+from predictor.engine.start.build import choose_device
+from predictor.engine.start.memory import free_bytes, plan_slots, slot_bytes
 from predictor.model import quantized_cpu
 from predictor.model.attention import FP8
+from predictor.model.checkpoint.host_memory import free_host_bytes
 from predictor.model.config import CheckpointError, ModelConfig, TextConfig
-from predictor.model.host_memory import free_host_bytes
 from predictor.model.model import Model
 from predictor.model.precision import Precision, choose_precision
 
@@ -161,7 +162,7 @@ def test_without_triton_the_start_goes_on(
 ) -> None:
     """CUDA builds of torch bring it; where it is missing the plain path serves."""
     monkeypatch.setitem(sys.modules, "triton", None)
-    monkeypatch.delitem(sys.modules, "predictor.engine.kernel_cache", raising=False)
+    monkeypatch.delitem(sys.modules, "predictor.engine.start.kernel_cache", raising=False)
     config = ModelConfig.from_folder(native)
     build._rehearse(config, CUDA, choose_precision("auto", CUDA), torch.bfloat16, 512)
     assert "the rehearsal failed; the start goes on without it" in caplog.text
@@ -181,6 +182,6 @@ def test_bookkeeping_runs_without_torch() -> None:
 
 
 def test_the_engine_needs_neither_transformers_nor_the_server() -> None:
-    loaded = modules_after("import predictor.engine.build")
+    loaded = modules_after("import predictor.engine.start.build")
     assert "torch" in loaded
     assert not loaded & {"transformers", "kserve", "soundfile", "av", "torchaudio", "fastapi"}

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
-from predictor.engine import context
-from predictor.engine.context import open_early
+from predictor.engine.start import context
+from predictor.engine.start.context import open_early
 
 
 class Driver:

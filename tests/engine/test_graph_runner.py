@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
+from predictor.engine.cuda.runner import GraphOptions, GraphRunner
 from predictor.engine.engine import Engine
-from predictor.engine.graphs import GraphOptions, GraphRunner
 from predictor.engine.runner import TorchRunner
 from predictor.engine.sequence import Sequence
 from predictor.engine.stream import TokenStream
 from predictor.model.attention import FP8
-from predictor.model.fused import PLAIN
+from predictor.model.cuda.decoder import PLAIN
 from predictor.model.model import Model
 from tests.engine.conftest import OPTIONS, Known, StartEngine
 

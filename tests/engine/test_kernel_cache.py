@@ -13,8 +13,8 @@ import pytest
 
 from tests.bench.environment import ROOT
 
-kernel_cache = pytest.importorskip("predictor.engine.kernel_cache", reason="needs Triton")
-precompile = pytest.importorskip("predictor.engine.precompile", reason="needs Triton")
+kernel_cache = pytest.importorskip("predictor.engine.start.kernel_cache", reason="needs Triton")
+precompile = pytest.importorskip("predictor.engine.start.precompile", reason="needs Triton")
 needs_compiler = pytest.mark.skipif(
     precompile.missing_compiler() is not None, reason=precompile.missing_compiler() or ""
 )
@@ -34,7 +34,9 @@ def run(*arguments: object) -> subprocess.CompletedProcess[str]:
 def shipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Kernels of the embedded checkpoint, and not where they were made."""
     made = tmp_path_factory.mktemp("made") / "kernels"
-    done = run("predictor.engine.precompile", "--models", TINY, "--archs", ARCH, "--output", made)
+    done = run(
+        "predictor.engine.start.precompile", "--models", TINY, "--archs", ARCH, "--output", made
+    )
     assert done.returncode == 0, done.stderr
     assert f"sm_{ARCH}: " in done.stderr
     moved = tmp_path_factory.mktemp("moved") / "kernels"
@@ -95,7 +97,9 @@ def test_kernels_of_another_kind_of_device_are_not_taken(shipped: Path, tmp_path
 )
 def test_wrong_arguments_are_named(tmp_path: Path, flag: str, value: str, message: str) -> None:
     given = {"--models": TINY, "--archs": ARCH, "--output": tmp_path} | {flag: value}
-    done = run("predictor.engine.precompile", *(part for pair in given.items() for part in pair))
+    done = run(
+        "predictor.engine.start.precompile", *(part for pair in given.items() for part in pair)
+    )
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr
@@ -103,7 +107,7 @@ def test_wrong_arguments_are_named(tmp_path: Path, flag: str, value: str, messag
 
 def test_what_the_compiler_lacks_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CC", str(tmp_path / "cc"))
-    done = run("predictor.engine.precompile", "--models", TINY, "--output", tmp_path)
+    done = run("predictor.engine.start.precompile", "--models", TINY, "--output", tmp_path)
     assert done.returncode == 2
     assert f"a C compiler is needed: no {tmp_path / 'cc'} here" in done.stderr
 

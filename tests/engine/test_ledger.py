@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from predictor.engine.ledger import Ledger
+from predictor.engine.link.ledger import Ledger
+from predictor.engine.link.wire import Loaded
 from predictor.engine.options import EngineOptions
 from predictor.engine.sequence import Limits
-from predictor.engine.wire import Loaded
 from predictor.errors import InternalError, InvalidInput, Overloaded
 from predictor.types import EngineRequest, TokenChunk
 from tests.engine.conftest import OPTIONS

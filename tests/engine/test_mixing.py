@@ -15,9 +15,9 @@ from predictor.engine.engine import Engine
 from predictor.engine.runner import TorchRunner
 from predictor.engine.scheduler import Scheduler
 from predictor.engine.sequence import Sequence
+from predictor.model.checkpoint.weights import load_model
 from predictor.model.model import Model
 from predictor.model.quantized import quantizer
-from predictor.model.weights import load_model
 from tests.engine.conftest import OPTIONS, Known, StartEngine, pool
 from tests.model.checkpoints import EMBEDDED
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from predictor.engine.cuda.prefill_graphs import BUCKETS_S, Bucket, Size
 from predictor.engine.options import EngineOptions
-from predictor.engine.prefill_graphs import BUCKETS_S, Bucket, Size
 from predictor.engine.sequence import Limits, Sequence
 from predictor.model.attention import TILE_TOKENS, prompt_tiles
 from predictor.types import EngineRequest

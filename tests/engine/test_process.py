@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 
 from predictor.engine import EngineOptions, EngineProcess, EngineSpec, StepStats
-from predictor.engine.child import Child
-from predictor.engine.process import WORKER
-from predictor.engine.wire import Failed, Submit
+from predictor.engine.link.child import Child
+from predictor.engine.link.process import WORKER
+from predictor.engine.link.wire import Failed, Submit
 from predictor.errors import InternalError, InvalidInput, NotReady, Overloaded
 from predictor.model.config import CheckpointError
 from tests.engine.conftest import OPTIONS, Known

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from predictor.engine.graphs import GraphOptions, GraphRunner
-from predictor.engine.rehearsal import (
+from predictor.engine.cuda.runner import GraphOptions, GraphRunner
+from predictor.engine.runner import TorchRunner
+from predictor.engine.start.warm_up import (
     BATCHES,
     MAX_LENGTH,
     NUM_SLOTS,
@@ -16,10 +17,9 @@ from predictor.engine.rehearsal import (
     slot_length,
     stand_in,
 )
-from predictor.engine.runner import TorchRunner
 from predictor.model.attention import FP8
 from predictor.model.config import ModelConfig
-from predictor.model.fused import PLAIN
+from predictor.model.cuda.decoder import PLAIN
 from predictor.model.model import Model
 
 CPU = torch.device("cpu")

@@ -9,9 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from predictor import errors
-from predictor.engine.options import EngineOptions, StepStats
-from predictor.engine.sequence import Limits
-from predictor.engine.wire import (
+from predictor.engine.link.wire import (
     Abort,
     Chunks,
     EngineSpec,
@@ -25,6 +23,8 @@ from predictor.engine.wire import (
     Submit,
     encode,
 )
+from predictor.engine.options import EngineOptions, StepStats
+from predictor.engine.sequence import Limits
 from predictor.types import TokenChunk
 
 numbers = st.integers(0, 2**32 - 1)

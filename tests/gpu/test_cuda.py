@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from predictor.audio.mel import LogMel
 from predictor.engine import Engine, EngineOptions, build_engine
 from predictor.model.attention import Packing, packed_attention
-from predictor.model.weights import load_model
+from predictor.model.checkpoint.weights import load_model
+from predictor.model.mel import LogMel
 from predictor.types import EngineRequest
 from tests.engine.conftest import OPTIONS, pool
 from tests.model.checkpoints import EMBEDDED, SHAPES, Shape, clip, write_random

@@ -16,16 +16,16 @@ import numpy as np
 import pytest
 import torch
 
-from predictor.audio.mel import LogMel
-from predictor.audio.mel_device import DeviceLogMel
+from predictor.engine.cuda.parity import kernel_errors
+from predictor.engine.cuda.runner import GraphOptions, GraphRunner
 from predictor.engine.engine import Engine
-from predictor.engine.graphs import GraphOptions, GraphRunner
 from predictor.engine.options import EngineOptions
-from predictor.engine.parity import kernel_errors
 from predictor.engine.runner import TorchRunner
-from predictor.model.fused import PLAIN, Fusion
+from predictor.model.checkpoint.weights import load_model
+from predictor.model.cuda.decoder import PLAIN, Fusion
+from predictor.model.cuda.mel import DeviceLogMel
+from predictor.model.mel import LogMel
 from predictor.model.model import Model
-from predictor.model.weights import load_model
 from predictor.types import EngineRequest, Samples
 
 pytestmark = pytest.mark.gpu

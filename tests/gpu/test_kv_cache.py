@@ -11,15 +11,15 @@ import torch
 from torch import Tensor
 
 from predictor.engine import EngineOptions, build_engine
-from predictor.engine.build import make_runner
+from predictor.engine.cuda.parity import checked, difference, kernel_errors
 from predictor.engine.engine import Engine
-from predictor.engine.parity import checked, difference, kernel_errors
 from predictor.engine.runner import TorchRunner
+from predictor.engine.start.build import make_runner
 from predictor.model.attention import FP8, write_places
-from predictor.model.fused import Fusion, masked_attention
+from predictor.model.checkpoint.weights import load_model
+from predictor.model.cuda.decoder import Fusion, masked_attention
 from predictor.model.precision import Precision, choose_kv_dtype
 from predictor.model.quantized import quantize
-from predictor.model.weights import load_model
 from predictor.types import EngineRequest
 from tests.gpu.test_cuda import TINY, Spoken, answers, error_rate, recordings
 from tests.model.checkpoints import clip
@@ -97,7 +97,7 @@ def test_the_newest_token_is_attended_to_as_it_is_kept(way: Way, dtype: torch.dt
 def test_attention_equals_its_twin(
     shape: tuple[int, int, int], dtype: torch.dtype, tile: tuple[int, int, int]
 ) -> None:
-    from predictor.model import kernels
+    from predictor.model.cuda.kernels import decoder as kernels
 
     num_heads, num_kv_heads, dim = shape
     max_length, worst = 500, 0.0

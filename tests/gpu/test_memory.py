@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from predictor.engine import Engine, EngineOptions
-from predictor.engine.graphs import GraphOptions, GraphRunner
-from predictor.engine.memory import plan_slots, work_bytes
+from predictor.engine.cuda.runner import GraphOptions, GraphRunner
+from predictor.engine.start.memory import plan_slots, work_bytes
 from predictor.errors import Overloaded
 from tests.bench.load import Clips, without_end
 from tests.bench.shapes import SHAPES, random_model

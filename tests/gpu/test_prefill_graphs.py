@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from predictor.engine.graphs import GraphRunner
+from predictor.engine.cuda.prefill_graphs import BUCKETS_S, Size
+from predictor.engine.cuda.runner import GraphRunner
 from predictor.engine.options import EngineOptions
-from predictor.engine.prefill_graphs import BUCKETS_S, Size
 from predictor.engine.sequence import Sequence
-from predictor.model.weights import load_model
+from predictor.model.checkpoint.weights import load_model
 from predictor.types import EngineRequest
 from tests.gpu.test_graphs import AFTER, BEFORE, MAX_MODEL_LEN, NUM_SLOTS, TINY
 

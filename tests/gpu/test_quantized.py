@@ -7,15 +7,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from predictor.engine.build import make_runner
+from predictor.engine.cuda.parity import difference, kernel_errors
 from predictor.engine.engine import Engine
 from predictor.engine.options import EngineOptions
-from predictor.engine.parity import difference, kernel_errors
-from predictor.model import quantized_cuda as quantized
-from predictor.model.fused import Fusion
+from predictor.engine.start.build import make_runner
+from predictor.model.checkpoint.weights import load_model
+from predictor.model.cuda import quantized
+from predictor.model.cuda.decoder import Fusion
+from predictor.model.cuda.quantized import KINDS, Fp8Linear, Int8Linear, QuantizedLinear
 from predictor.model.quantized import quantize
-from predictor.model.quantized_cuda import KINDS, Fp8Linear, Int8Linear, QuantizedLinear
-from predictor.model.weights import load_model
 from tests.gpu.test_cuda import TINY, Spoken, answers, error_rate, recordings
 
 pytestmark = [
@@ -89,7 +89,7 @@ def test_int8_is_the_same_by_both_ways(shape: tuple[int, int]) -> None:
 @pytest.mark.parametrize("width", [256, 640, 1024, 2048, 3072, 6144])
 @torch.inference_mode()
 def test_rows_are_rounded_as_torch_rounds_them(width: int) -> None:
-    from predictor.model import quantized_kernels as kernels
+    from predictor.model.cuda.kernels import quantized as kernels
 
     x = normal(9, width).to(torch.bfloat16)
     x[1], x[2], x[3] = 0.0, x[2] * 1e20, x[3] * 1e-20
@@ -111,7 +111,7 @@ def test_rows_quantized_on_the_way_equal_those_quantized_apart() -> None:
     refusal = quantized.refusal_on(CUDA, "fp8")
     if refusal:
         pytest.skip(refusal)
-    from predictor.model import kernels
+    from predictor.model.cuda.kernels import decoder as kernels
 
     torch.manual_seed(0)
     model = load_model(TINY, device=CUDA, dtype=torch.bfloat16)

@@ -15,12 +15,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from predictor.engine import EngineOptions, build, rehearsal
+from predictor.engine import EngineOptions
 from predictor.engine.runner import TorchRunner
-from predictor.model import reading
+from predictor.engine.start import build
+from predictor.engine.start import warm_up as rehearsal
+from predictor.model.checkpoint import reading
+from predictor.model.checkpoint.weights import load_model
 from predictor.model.config import ModelConfig
 from predictor.model.precision import choose_precision
-from predictor.model.weights import load_model
 from tests.bench import start
 from tests.bench.checkpoint import write_checkpoint
 from tests.bench.environment import ROOT
@@ -107,7 +109,9 @@ def test_kernels_compiled_without_a_device_are_all_that_a_start_needs(
     code = f"""
 import logging
 from pathlib import Path
-from predictor.engine import EngineOptions, build, kernel_cache
+from predictor.engine import EngineOptions
+from predictor.engine.start import build
+from predictor.engine.start import kernel_cache
 from predictor.logs import configure_logging
 configure_logging("json", "info")
 kernel_cache.SHIPPED = Path({str(shipped)!r})
@@ -132,7 +136,7 @@ def shipped(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What an image would hold for this device, made where the device cannot be seen."""
     major, minor = torch.cuda.get_device_capability()
     output = tmp_path_factory.mktemp("shipped")
-    command = [sys.executable, "-m", "predictor.engine.precompile", "--models", str(folder)]
+    command = [sys.executable, "-m", "predictor.engine.start.precompile", "--models", str(folder)]
     command += ["--archs", str(10 * major + minor), "--output", str(output)]
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
     subprocess.run(command, cwd=ROOT, env=environment, check=True)

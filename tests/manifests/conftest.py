@@ -17,9 +17,9 @@ from starlette.routing import Match
 from predictor.api.app import AppOptions, create_app
 from predictor.api.auth import KeyRing
 from predictor.api.dataplane import AsrDataPlane, ClosedRepository
-from predictor.config import SettingsError, load_settings
 from predictor.metrics import Metrics
-from predictor.settings import ENV_PREFIX, specs
+from predictor.settings.fields import ENV_PREFIX, specs
+from predictor.settings.read import SettingsError, load_settings
 from tests.manifests.objects import (
     MANIFESTS,
     SCHEMAS,

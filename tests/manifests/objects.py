@@ -191,14 +191,14 @@ def predictors(objects: Sequence[Object]) -> list[Predictor]:
 
 def knative_service(predictor: Predictor) -> Object:
     """The Knative service that KServe asks for, for the check against Knative's closed schema."""
-    annotations = predictor.service["metadata"].get("annotations", {})
+    annotations = predictor.service.model["metadata"].get("annotations", {})
     revision: Object = {"timeoutSeconds": predictor.spec.get("timeout"), **predictor.pod}
     if "containerConcurrency" in predictor.spec:
         revision["containerConcurrency"] = predictor.spec["containerConcurrency"]
     return {
         "apiVersion": "serving.knative.dev/v1",
         "kind": "Service",
-        "metadata": {"name": predictor.service["metadata"]["name"] + "-predictor"},
+        "metadata": {"name": predictor.service.model["metadata"]["name"] + "-predictor"},
         "spec": {"template": {"metadata": {"annotations": annotations}, "spec": revision}},
     }
 

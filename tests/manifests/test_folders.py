@@ -44,7 +44,7 @@ def nobody(uid):
 
 pwd.getpwuid = nobody
 import torch
-from predictor.model.weights import load_model
+from predictor.model.checkpoint.weights import load_model
 load_model(Path("predictor/checkpoints/tiny"), device="cpu", dtype=torch.float32)
 """
 
@@ -255,7 +255,7 @@ def test_the_pipelines_gpu_image_has_what_the_predictors_has() -> None:
 
 
 @pytest.mark.parametrize(
-    ("variant", "called"), [("gpu", "-m predictor.engine.precompile"), ("cpu", "")]
+    ("variant", "called"), [("gpu", "-m predictor.engine.start.precompile"), ("cpu", "")]
 )
 def test_the_gpu_image_gets_its_kernels_compiled(variant: str, called: str, tmp_path: Path) -> None:
     """The Dockerfile's own command, with a Python that says how it is called."""

@@ -7,8 +7,8 @@ from typing import Any
 
 import yaml
 
-from predictor.config import load_settings
 from predictor.engine import EngineOptions
+from predictor.settings.read import load_settings
 from tests.bench import readme, sizes
 from tests.manifests.objects import MANIFESTS
 

@@ -16,15 +16,13 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from predictor.audio import mel_kernels
-from predictor.model import (
-    encoder_kernels,
-    kernels,
-    prefill_kernels,
-    quantized_kernels,
-    thin_attention_kernels,
-    thin_kernels,
-)
+from predictor.model.cuda.kernels import decoder as kernels
+from predictor.model.cuda.kernels import encoder as encoder_kernels
+from predictor.model.cuda.kernels import mel as mel_kernels
+from predictor.model.cuda.kernels import prefill as prefill_kernels
+from predictor.model.cuda.kernels import quantized as quantized_kernels
+from predictor.model.cuda.kernels import small_batch as thin_kernels
+from predictor.model.cuda.kernels import small_batch_attention as thin_attention_kernels
 
 HOPPER = GPUTarget("cuda", 90, 32)
 HALF, FLOAT, LONG, INT = "*bf16", "*fp32", "*i64", "*i32"

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
+from predictor.model.checkpoint.weights import load_model
 from predictor.model.model import Model
-from predictor.model.weights import load_model
 from tests.model.checkpoints import EMBEDDED, SHAPES, embedded_names, reference_of, write_random
 
 RANDOM = {shape.name: shape for shape in SHAPES}

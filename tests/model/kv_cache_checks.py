@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from predictor.model.attention import FP8, CacheView, KvCache, cached_attention
+from predictor.model.cuda.decoder import masked_attention, plain_norm_rope_write
 from predictor.model.decoder import Rotation
-from predictor.model.fused import masked_attention, plain_norm_rope_write
 
 HEADS, KV_HEADS, DIM, MAX_LENGTH = 4, 2, 32, 48
 EPS = 1e-6
@@ -83,7 +83,7 @@ def through_a_view(qkv: Tensor, norm: Tensor, cache: KvCache) -> Tensor:
 
 def by_kernels(qkv: Tensor, norm: Tensor, cache: KvCache, splits: int = 1) -> Tensor:
     """Written by one kernel, read by another."""
-    from predictor.model import kernels
+    from predictor.model.cuda.kernels import decoder as kernels
 
     rows = slots(qkv.device)
     positions = torch.ones_like(rows)
@@ -96,7 +96,7 @@ def by_kernels(qkv: Tensor, norm: Tensor, cache: KvCache, splits: int = 1) -> Te
 
 def by_the_thin_kernel(qkv: Tensor, norm: Tensor, cache: KvCache) -> Tensor:
     """Written and read by one kernel; the output matrix changes nothing."""
-    from predictor.model import thin_attention_kernels
+    from predictor.model.cuda.kernels import small_batch_attention as thin_attention_kernels
 
     rows = slots(qkv.device)
     width = HEADS * DIM
@@ -110,7 +110,7 @@ def by_the_thin_kernel(qkv: Tensor, norm: Tensor, cache: KvCache) -> Tensor:
 
 def wrongly_kept(device: torch.device, dtype: torch.dtype) -> int:
     """How many of all 16-bit values the kernel that writes the cache keeps as something else."""
-    from predictor.model import kernels
+    from predictor.model.cuda.kernels import decoder as kernels
 
     values = every_value(dtype).to(device)
     num_rows, heads, dim = values.shape

@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from predictor.engine import parity
+from predictor.engine.cuda import parity
 from predictor.model.attention import FP8
-from predictor.model.fused import Fusion
-from predictor.model.thin import thin_difference
-from predictor.model.weights import load_model
+from predictor.model.checkpoint.weights import load_model
+from predictor.model.cuda.decoder import Fusion
+from predictor.model.cuda.small_batch import thin_difference
 from tests.model.kv_cache_checks import (
     SHARED,
     attended_newest,

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import torch
 
-from predictor.engine import parity
-from predictor.engine.parity import TOLERANCE, difference
-from predictor.model import quantized_kernels as kernels
-from predictor.model.fused import Fusion, plain_add_rms_norm
-from predictor.model.quantized_cuda import quantize_fp8_rows, quantize_int8
-from predictor.model.weights import load_model
+from predictor.engine.cuda import parity
+from predictor.engine.cuda.parity import TOLERANCE, difference
+from predictor.model.checkpoint.weights import load_model
+from predictor.model.cuda.decoder import Fusion, plain_add_rms_norm
+from predictor.model.cuda.kernels import quantized as kernels
+from predictor.model.cuda.quantized import quantize_fp8_rows, quantize_int8
 
 TINY = Path(__file__).parents[2] / "predictor" / "checkpoints" / "tiny"
 # Rows, channels, width: every tile, with and without parts of one, divided and not.

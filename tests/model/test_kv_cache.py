@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from predictor.model.attention import FP8, CacheView, KvCache, write_places
-from predictor.model.fused import masked_attention
+from predictor.model.checkpoint.weights import load_model
+from predictor.model.cuda.decoder import masked_attention
 from predictor.model.precision import Precision, choose_kv_dtype
-from predictor.model.weights import load_model
 from tests.model.checkpoints import EMBEDDED
 from tests.model.kv_cache_checks import (
     SHARED,

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from predictor.audio.mel import LogMel
 from predictor.model.attention import CacheView, KvCache, Packing
 from predictor.model.config import num_audio_tokens
+from predictor.model.mel import LogMel
 from predictor.model.model import Model
 from tests.model.checkpoints import clip, features_of
 

@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 
 from predictor.model import quantized_cpu
+from predictor.model.checkpoint.weights import load_model
 from predictor.model.model import Model
 from predictor.model.quantized import quantize, quantizer
 from predictor.model.quantized_cpu import HalfEmbedding, Int8Linear, quantize_rows
-from predictor.model.weights import load_model
 from tests.model.checkpoints import write_original
 from tests.model.test_weights import logits
 

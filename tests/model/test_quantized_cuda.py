@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from predictor.model.quantized_cuda import (
+from predictor.model.checkpoint.weights import load_model
+from predictor.model.cuda.quantized import (
     INT8_MAX,
     KINDS,
     LINEARS,
@@ -25,7 +26,6 @@ from predictor.model.quantized_cuda import (
     quantize_int8,
     refusal_on,
 )
-from predictor.model.weights import load_model
 from tests.model.checkpoints import EMBEDDED
 
 ROOT = Path(__file__).parents[2]

@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from predictor.model import reading
-from predictor.model.reading import Reader, Source, sources
+from predictor.model.checkpoint import reading
+from predictor.model.checkpoint.reading import Reader, Source, sources
 
 CPU = torch.device("cpu")
 STORED = (torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.float8_e4m3fn)

@@ -13,10 +13,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from predictor.model.attention import Packing
+from predictor.model.checkpoint.source import resolve_model
+from predictor.model.checkpoint.weights import INDEX_FILE, SINGLE_FILE, load_model
 from predictor.model.config import CheckpointError
 from predictor.model.model import Model
-from predictor.model.source import resolve_model
-from predictor.model.weights import INDEX_FILE, SINGLE_FILE, load_model
 from tests.model.checkpoints import write_original, write_shards
 
 
@@ -164,7 +164,7 @@ def test_resolve_wants_one_source_that_exists(tmp_path: Path) -> None:
 
 RESOLVE = """
 import sys
-from predictor.model.source import resolve_model
+from predictor.model.checkpoint.source import resolve_model
 print(resolve_model(model_id="org/name", revision=sys.argv[1]))
 """
 

@@ -1,0 +1,28 @@
+"""Bodies off the wire, and the work on large ones off the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TypeVar
+
+from starlette.requests import Request
+
+from predictor.api.json_body import SMALL_BODY_BYTES
+
+_T = TypeVar("_T")
+
+
+async def read_body(request: Request) -> bytearray:
+    """The whole body, which grows in place: joining chunks would copy it in the event loop."""
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+    return body
+
+
+async def off_loop(num_bytes: int, work: Callable[[], _T]) -> _T:
+    """`work` on a body of `num_bytes`: here when it is small, else in a thread."""
+    if num_bytes <= SMALL_BODY_BYTES:
+        return work()
+    return await asyncio.to_thread(work)

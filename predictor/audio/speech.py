@@ -1,0 +1,72 @@
+"""From probabilities to spans of speech, as they come: no span is ever taken back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from predictor.audio.vad import FRAME_S
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechOptions:
+    """When speech begins and ends. Seconds are rounded to frames of 32 ms."""
+
+    threshold: float = 0.5  # probability at which speech begins
+    release: float = 0.35  # and below which it may have ended
+    min_speech_s: float = 0.1  # what is shorter is a click
+    min_silence_s: float = 0.5  # what is shorter is a pause within one span
+
+
+class SpeechFinder:
+    """Frames in, spans [start, end) out, in frames since the beginning."""
+
+    def __init__(self, options: SpeechOptions) -> None:
+        self._options = options
+        self._min_speech = max(1, round(options.min_speech_s / FRAME_S))
+        self._min_silence = max(1, round(options.min_silence_s / FRAME_S))
+        self._end = 0  # behind the last frame of the span that is open
+        self._num_spoken = 0  # frames of it at or over the release
+        self.num_frames = 0
+        self.start: int | None = None  # of the span that is open
+
+    @property
+    def is_speaking(self) -> bool:
+        """Whether a span is open that will not be dropped as a click."""
+        return self.start is not None and self._num_spoken >= self._min_speech
+
+    @property
+    def num_quiet(self) -> int:
+        """Frames since somebody last spoke."""
+        return self.num_frames - self._end
+
+    @property
+    def settled(self) -> int:
+        """No span that is still to come begins before this frame."""
+        return self.num_frames if self.start is None else self.start
+
+    def feed(self, probabilities: Iterable[float]) -> list[tuple[int, int]]:
+        """Takes the probabilities of the next frames; returns the spans that ended with them."""
+        spans = []
+        for probability in probabilities:
+            if self.start is None:
+                if probability >= self._options.threshold:
+                    self.start, self._end = self.num_frames, self.num_frames + 1
+                    self._num_spoken = 1
+            elif probability >= self._options.release:
+                self._end = self.num_frames + 1
+                self._num_spoken += 1
+            self.num_frames += 1
+            if self.start is not None and self.num_quiet >= self._min_silence:
+                spans += self._closed()
+        return spans
+
+    def finish(self) -> list[tuple[int, int]]:
+        """The span that was open at the end, if there is one."""
+        return self._closed() if self.start is not None else []
+
+    def _closed(self) -> list[tuple[int, int]]:
+        assert self.start is not None
+        span, is_speech = (self.start, self._end), self.is_speaking
+        self.start = None
+        return [span] if is_speech else []

@@ -1,0 +1,120 @@
+"""The decode loop's state on the device, and its step: plain calls, or one graph for each bucket.
+
+Each slot's newest token and position stay on the device, so a step needs nothing from the host but
+the list of slots, and that only when it changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from collections.abc import Sequence as Batch
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from predictor.engine.cuda.capture import Capturer
+from predictor.engine.sequence import Sequence
+from predictor.model.attention import KvCache, to_device
+from predictor.model.cuda.decoder import FusedDecoder, StepPlaces
+from predictor.model.cuda.small_batch import MAX_ROWS, ThinDecoder
+
+
+class DecodeLoop:
+    """Runs steps for the first rows of a list of slots; the last slot is scratch."""
+
+    def __init__(
+        self, fused: FusedDecoder, thin: ThinDecoder | None, cache: KvCache, device: torch.device
+    ) -> None:
+        self._fused = fused
+        self._thin = thin
+        self._max_length = cache.max_length
+        self._device = device
+        self.scratch = cache.num_slots - 1  # rows that only fill a bucket write to it
+        self.graphs: dict[int, torch.cuda.CUDAGraph] = {}
+        self._owners: dict[int, Sequence] = {}  # slot -> whose state the device holds
+        self._in_rows: tuple[Sequence, ...] = ()  # what `rows` lists
+        num_slots, long = cache.num_slots, torch.int64
+        # Each slot's newest token, and where it belongs.
+        self.tokens = torch.zeros(num_slots, dtype=long, device=device)
+        self.positions = torch.zeros(num_slots, dtype=long, device=device)
+        # Slots of the next look, and what its newest step brought.
+        self.rows = torch.full((num_slots - 1,), self.scratch, dtype=long, device=device)
+        self.results = torch.zeros(num_slots - 1, 2, device=device)
+
+    def own(self, sequences: Batch[Sequence]) -> None:
+        """The device holds the state of these now: a prefill put it there."""
+        self._owners.update((s.slot, s) for s in sequences)
+
+    @property
+    def knows_any(self) -> bool:
+        """Whether it holds on to sequences, which may have ended."""
+        return bool(self._owners or self._in_rows)
+
+    def forget(self) -> None:
+        """The host's word counts again, for every sequence."""
+        self._owners.clear()
+        self._in_rows = ()
+
+    def point_rows_at(
+        self, sequences: tuple[Sequence, ...], ahead: Mapping[Sequence, tuple[list[int], object]]
+    ) -> None:
+        """List the sequences' slots, and bring the state of those the device does not know.
+
+        `ahead`: tokens that were read, but not handed out.
+        """
+        unknown = [s for s in sequences if self._owners.get(s.slot) is not s]
+        if unknown:
+            said = [[*s.tokens[-1:], *ahead.get(s, ([], None))[0]] for s in unknown]
+            lengths = [s.length + len(ahead.get(s, ([], None))[0]) for s in unknown]
+            state = [[s.slot for s in unknown], [t[-1] for t in said], [n - 1 for n in lengths]]
+            slots, tokens, positions = to_device(
+                np.array(state, dtype=np.int64), self._device
+            ).unbind()
+            self.tokens.index_copy_(0, slots, tokens)
+            self.positions.index_copy_(0, slots, positions)
+            self.own(unknown)
+        if self._in_rows == sequences:
+            return
+        rows = np.full(self.scratch, self.scratch, dtype=np.int64)
+        rows[: len(sequences)] = [s.slot for s in sequences]
+        self.rows.copy_(to_device(rows, self._device), non_blocking=True)
+        self._in_rows = sequences
+
+    def run(self, bucket: int, results: Tensor) -> None:
+        """Steps for the first `bucket` rows, one for each of `results` [steps, bucket, 2]."""
+        graph = self.graphs.get(bucket)
+        for step in results:
+            if graph is None:
+                self.step(bucket)
+            else:
+                graph.replay()
+            step.copy_(self.results[:bucket], non_blocking=True)
+
+    def step(self, bucket: int) -> None:
+        """One token for the first `bucket` rows; every input and output is a static buffer."""
+        last = self._max_length - 1
+        slots = self.rows[:bucket]
+        # A sequence that has ended may run on: it stays in its slot, whatever it writes there.
+        positions = self.positions.index_select(0, slots).clamp_(max=last)
+        where = StepPlaces(
+            slots=slots,
+            positions=positions,
+            places=slots * self._max_length + positions,
+            lengths=(positions + 1).to(torch.int32),
+        )
+        newest = self.tokens.index_select(0, slots)
+        if self._thin is not None and bucket <= MAX_ROWS:
+            tokens, logprobs = self._thin.decode(newest, where)
+        else:
+            tokens, logprobs = self._fused.choose(self._fused.decode(newest, where))
+        self.tokens.index_copy_(0, slots, tokens)
+        self.positions.index_copy_(0, slots, (positions + 1).masked_fill_(slots == self.scratch, 0))
+        # Token ids are below 2**24, so float32 holds them exactly and one copy serves both.
+        torch.stack([tokens.float(), logprobs], dim=1, out=self.results[:bucket])
+
+    def capture(self, bucket: int, capturer: Capturer) -> None:
+        """Make the graph of one bucket; until then its steps run without."""
+        self.rows.fill_(self.scratch)
+        self._in_rows = ()
+        self.graphs[bucket] = capturer.capture(lambda: self.step(bucket))

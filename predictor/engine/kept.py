@@ -1,0 +1,86 @@
+"""The sequences that stay alive between their steps, and their bounds."""
+
+from __future__ import annotations
+
+from predictor.engine.options import EngineOptions
+from predictor.engine.scheduler import Scheduler
+from predictor.engine.sequence import Limits, check_samples
+from predictor.engine.utterance import Utterance
+from predictor.errors import InvalidInput, Overloaded
+from predictor.model.stretch import Windows
+from predictor.types import SAMPLE_RATE_HZ, EngineRequest, ExtendRequest
+
+
+class KeptSequences:
+    """By id; guarded by the engine's lock."""
+
+    def __init__(self, options: EngineOptions, limits: Limits) -> None:
+        self._options = options
+        self._windows = Windows(limits.window_chunks)
+        self._utterances: dict[str, Utterance] = {}
+
+    def __len__(self) -> int:
+        return len(self._utterances)
+
+    def extend(
+        self, step: ExtendRequest, scheduler: Scheduler, *, audio_s_per_s: float = 0.0
+    ) -> None:
+        """Queue a step. InvalidInput or Overloaded leave everything as it was."""
+        kept = self._utterances.get(step.sequence_id)
+        if kept is not None and scheduler.is_in_flight(kept.request_id):
+            raise InvalidInput(
+                f"sequence {step.sequence_id} has a step in flight already",
+                field="sequence_id",
+                value=step.sequence_id,
+                limit="one step at a time",
+            )
+        self._check_room(kept, len(step.samples) / SAMPLE_RATE_HZ)
+        utterance = kept
+        if utterance is None or step.starts_anew:
+            utterance = Utterance(self._windows, step.tokens_before)
+        if utterance.tokens_before != step.tokens_before:
+            raise InvalidInput(
+                f"the prompt before the audio of sequence {step.sequence_id} has changed within an "
+                "utterance",
+                field="tokens_before",
+                value=len(step.tokens_before),
+                limit="as in its first step",
+            )
+        check_samples(step.samples, least=0)
+        utterance.append(step.samples)
+        request = EngineRequest(
+            request_id=step.request_id,
+            samples=utterance.samples,
+            tokens_before=step.tokens_before,
+            tokens_after=step.tokens_after,
+            max_new_tokens=step.max_new_tokens,
+            is_streamed=step.is_streamed,
+            forced=step.forced,
+            draft=step.draft,
+        )
+        try:
+            scheduler.add(request, audio_s_per_s=audio_s_per_s, utterance=utterance)
+        except Exception:
+            utterance.take_back(len(step.samples))
+            raise
+        utterance.request_id = step.request_id
+        self._utterances[step.sequence_id] = utterance
+
+    def close(self, sequence_id: str) -> str | None:
+        """Forget a sequence; the id of its newest step, None where it was not known."""
+        utterance = self._utterances.pop(sequence_id, None)
+        return None if utterance is None else utterance.request_id
+
+    def _check_room(self, kept: Utterance | None, new_audio_s: float) -> None:
+        options = self._options
+        kept_s = sum(utterance.audio_s for utterance in self._utterances.values())
+        if kept is None and len(self._utterances) >= options.max_kept_sequences:
+            raise Overloaded(
+                f"{len(self._utterances)} sequences are kept alive; the limit is "
+                f"{options.max_kept_sequences}"
+            )
+        if self._utterances and kept_s + new_audio_s > options.max_kept_audio_s:
+            raise Overloaded(
+                f"{kept_s:.0f} s of audio are kept for sequences that stay alive; the limit is "
+                f"{options.max_kept_audio_s:g} s"
+            )

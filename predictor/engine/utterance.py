@@ -1,0 +1,48 @@
+"""What the engine keeps of a sequence that stays alive: its samples, and its base in the cache.
+
+The base is the prompt up to the audio, and then the windows of audio that nothing to come can
+change. Whatever lies behind it is made anew in every step.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from predictor.model.stretch import Windows
+from predictor.types import SAMPLE_RATE_HZ, Samples
+
+
+class Utterance:
+    """One kept sequence; guarded by the engine's lock."""
+
+    def __init__(self, windows: Windows, tokens_before: tuple[int, ...]) -> None:
+        self.windows = windows
+        self.tokens_before = tokens_before
+        self.request_id = ""  # of the newest step
+        self._buffer = np.zeros(0, dtype=np.float32)
+        self._num_samples = 0
+        # log10 of the largest power up to the end of each window that no more audio can change.
+        self.loudest: tuple[float, ...] = ()
+
+    @property
+    def samples(self) -> Samples:
+        """All of the utterance so far."""
+        return self._buffer[: self._num_samples]
+
+    @property
+    def audio_s(self) -> float:
+        return self._num_samples / SAMPLE_RATE_HZ
+
+    def append(self, samples: Samples) -> None:
+        """Add what is new; what was handed out before stays valid."""
+        wanted = self._num_samples + len(samples)
+        if wanted > len(self._buffer):
+            grown = np.zeros(max(wanted, 2 * len(self._buffer)), dtype=np.float32)
+            grown[: self._num_samples] = self.samples
+            self._buffer = grown
+        self._buffer[self._num_samples : wanted] = samples
+        self._num_samples = wanted
+
+    def take_back(self, num_samples: int) -> None:
+        """Drop the newest samples: the step that brought them was refused."""
+        self._num_samples -= num_samples

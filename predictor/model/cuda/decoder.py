@@ -1,0 +1,314 @@
+"""The language model with fused kernels: the same weights and results as `Decoder`, fewer passes.
+
+Every kernel has its plain twin here and a switch in `Fusion`; `engine/parity.py` turns off those
+that a device gets wrong, so a broken compiler costs speed and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from predictor.model.attention import KvCache, Packing, packed_attention, select, write_places
+from predictor.model.cuda.quantized import Fp8Linear
+from predictor.model.decoder import Decoder, DecoderLayer, Rotation
+
+AttentionKind: TypeAlias = Literal["split", "flash", "masked"]
+CachePair: TypeAlias = tuple[Tensor, Tensor]
+
+# Programs that fill a device with 132 multiprocessors three times over.
+FULL_DEVICE = 400
+SPLITS = (1, 8, 32)
+
+
+@dataclass(frozen=True, slots=True)
+class Fusion:
+    """Which parts run as one kernel; all off is the plain path."""
+
+    norm: bool = True  # residual sum and RMS norm
+    rope: bool = True  # head norms, rotation and cache write
+    swiglu: bool = True
+    rows: bool = True  # norm and SwiGLU that quantize what they give fp8 layers
+    head: bool = True  # arg-max and log-probability
+    thin: bool = True  # whole decode steps of one or two sequences
+    encoder: bool = True  # first convolution, activations and norms of the audio tower
+    features: bool = True  # frames and power of the log-mel
+    prefill: bool = True  # attention inside prompts, in 16 bit
+    # Decode attention: our split kernel; PyTorch's flash kernel (16-bit caches); or masked over
+    # whole slots, which runs anywhere and reads everything.
+    attention: AttentionKind = "split"
+    tile: tuple[int, int, int] = (64, 4, 3)  # of the split kernel, see decode_attention
+
+
+PLAIN = Fusion(
+    norm=False, rope=False, swiglu=False, rows=False, head=False, thin=False, encoder=False,
+    features=False, prefill=False, attention="masked",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class StepPlaces:
+    """Where one decode step of B sequences reads and writes; tensors on the device."""
+
+    slots: Tensor  # [B] int64
+    positions: Tensor  # [B] int64, of the new token
+    places: Tensor  # [B] int64: slot * max_length + position
+    lengths: Tensor  # [B] int32, the new token included
+
+
+class FusedDecoder:
+    """Runs a Decoder's weights through the kernels that `fusion` allows."""
+
+    def __init__(self, decoder: Decoder, cache: KvCache, fusion: Fusion) -> None:
+        self._decoder = decoder
+        self._cache = cache
+        self.fusion = fusion
+        weight = decoder.norm.weight
+        everywhere = torch.arange(cache.max_length, device=weight.device)
+        rotation = decoder.rotation(everywhere)
+        half = decoder.config.head_dim // 2
+        self._table = (  # [max_length, D / 2] each
+            rotation.cos[:, 0, :half].contiguous(),
+            rotation.sin[:, 0, half:].contiguous(),
+        )
+        self._layers = [layer for layer in decoder.layers if isinstance(layer, DecoderLayer)]
+
+    @property
+    def table(self) -> CachePair:
+        """Cosines and sines of all positions: [max_length, D / 2] each."""
+        return self._table
+
+    def embed(self, tokens: Tensor, audio: Tensor, audio_rows: Tensor) -> Tensor:
+        """Embeddings of T tokens, audio [A, hidden] in the rows it belongs to: [T, hidden].
+
+        A row T is nowhere: what goes there is lost.
+        """
+        weight = self._decoder.embedding.weight
+        x = weight.new_empty(len(tokens) + 1, weight.shape[1])
+        torch.index_select(weight, 0, tokens, out=x[:-1])
+        return x.index_copy_(0, audio_rows, audio)[:-1]
+
+    def prefill(self, x: Tensor, positions: Tensor, places: Tensor, packing: Packing) -> Tensor:
+        """As `Decoder.prefill`, but the logits [B, vocabulary] after each prompt. Changes x."""
+
+        def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+            if self.fusion.prefill and packing.tiles is not None:
+                return _prefill_attention(query, key, value, packing.tiles)
+            return packed_attention(query, key, value, packing, causal=True)
+
+        return self._logits(self._run(x, positions, places, attend, packing.ends))
+
+    def decode(self, tokens: Tensor, where: StepPlaces) -> Tensor:
+        """One token of each sequence [B] -> the logits [B, vocabulary] after it."""
+        x = self._decoder.embedding(tokens)
+        attend = self._decode_attention(where, x.dtype)
+        return self._logits(self._run(x, where.positions, where.places, attend, None))
+
+    def choose(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """The likeliest token after each row [B, vocabulary], and its log-probability."""
+        if self.fusion.head:
+            return _kernels().choose(logits)  # type: ignore[no-any-return]
+        return plain_choose(logits)
+
+    def _run(
+        self,
+        x: Tensor,
+        positions: Tensor,
+        places: Tensor,
+        attend: Callable[[int, Tensor, Tensor, Tensor], Tensor],
+        ends: Tensor | None,
+    ) -> Tensor:
+        """All layers and the final norm; of the last layer only the rows `ends`, if given."""
+        rotation = None if self.fusion.rope else self._decoder.rotation(positions)
+        change: Tensor | None = None  # what the layer before adds to x
+        for layer in self._layers:
+            qkv = self._normed(x, change, layer.attention_norm, layer.qkv)
+            query, key, value = self._heads(layer, qkv, positions, places, rotation)
+            attended = attend(layer.index, query, key, value).flatten(1)
+            if ends is not None and layer is self._layers[-1]:
+                attended, x = attended.index_select(0, ends), x.index_select(0, ends)
+            change = layer.attention_out(attended)
+            gate_up = self._normed(x, change, layer.ffn_norm, layer.gate_up)
+            change = self._swiglu(gate_up, layer.ffn_out)
+        return self._norm(x, change, self._decoder.norm)
+
+    def _logits(self, normed: Tensor) -> Tensor:
+        head = self._decoder.head
+        return F.linear(normed, self._decoder.embedding.weight if head is None else head.weight)
+
+    def _normed(
+        self, x: Tensor, change: Tensor | None, norm: torch.nn.RMSNorm, linear: torch.nn.Module
+    ) -> Tensor:
+        """x += change, in place; `linear` of x normed."""
+        if self._quantizes(linear):
+            eps = self._decoder.config.rms_norm_eps
+            return linear.after_norm(x, change, norm.weight, eps)  # type: ignore[operator,no-any-return]
+        return linear(self._norm(x, change, norm))  # type: ignore[no-any-return]
+
+    def _swiglu(self, gate_up: Tensor, linear: torch.nn.Module) -> Tensor:
+        if self._quantizes(linear):
+            return linear.after_swiglu(gate_up)  # type: ignore[operator,no-any-return]
+        product = _kernels().swiglu(gate_up) if self.fusion.swiglu else plain_swiglu(gate_up)
+        return linear(product)  # type: ignore[no-any-return]
+
+    def _quantizes(self, linear: torch.nn.Module) -> bool:
+        """The layer takes 8-bit rows, and a kernel may make them on the way."""
+        return self.fusion.rows and isinstance(linear, Fp8Linear) and linear.weight.is_cuda
+
+    def _norm(self, x: Tensor, change: Tensor | None, norm: torch.nn.RMSNorm) -> Tensor:
+        eps = self._decoder.config.rms_norm_eps
+        if self.fusion.norm:
+            return _kernels().add_rms_norm(x, change, norm.weight, eps)  # type: ignore[no-any-return]
+        return plain_add_rms_norm(x, change, norm.weight, eps)
+
+    def _heads(
+        self,
+        layer: DecoderLayer,
+        qkv: Tensor,
+        positions: Tensor,
+        places: Tensor,
+        rotation: Rotation | None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """[T, (H + 2K) * D] -> query [T, H, D], key and value [T, K, D], written to the cache."""
+        config = self._decoder.config
+        qkv = qkv.view(qkv.shape[0], -1, config.head_dim)
+        eps = config.rms_norm_eps
+        pair = _flat(self._cache, layer.index)
+        if rotation is None:
+            _kernels().norm_rope_write(
+                qkv, layer.qk_norm, self._table, positions, places, pair, eps
+            )
+        else:
+            plain_norm_rope_write(qkv, layer.qk_norm, rotation, places, pair, eps)
+        query, key, value = torch.split(
+            qkv, [config.num_heads, config.num_kv_heads, config.num_kv_heads], dim=1
+        )
+        return query, key, value
+
+    def _decode_attention(
+        self, where: StepPlaces, dtype: torch.dtype
+    ) -> Callable[[int, Tensor, Tensor, Tensor], Tensor]:
+        kind = self.fusion.attention
+        num_rows = where.slots.shape[0]
+        if kind == "flash":
+            reader = _FlashReader(where, self._cache)
+            return lambda layer, query, key, value: reader.read(layer, query)
+        if kind == "masked":
+            return lambda layer, query, key, value: masked_attention(
+                query, _slotted(self._cache, layer), where.slots, where.lengths
+            )
+        splits = num_splits(num_rows, self._decoder.config.num_kv_heads, self._cache.max_length)
+        return lambda layer, query, key, value: _kernels().decode_attention(
+            query,
+            _slotted(self._cache, layer),
+            where.slots,
+            where.lengths,
+            splits=splits,
+            tile=self.fusion.tile,
+        )
+
+
+def num_splits(num_rows: int, num_kv_heads: int, max_length: int) -> int:
+    """Among how many programs one sequence's cache is divided, 1 for full batches.
+
+    One of few values, since each is a kernel of its own to compile; and no more than give each
+    program 32 places of a full slot.
+    """
+    missing = FULL_DEVICE / (num_rows * num_kv_heads)
+    wanted = next(splits for splits in SPLITS if missing <= 1.5 * splits or splits == SPLITS[-1])
+    return max(s for s in SPLITS if s == 1 or (s <= wanted and s * 32 <= max_length))
+
+
+def _kernels() -> Any:
+    """Imported late: Triton is there on CUDA machines only, and takes its time."""
+    from predictor.model.cuda.kernels import decoder as kernels
+
+    return kernels
+
+
+def _prefill_attention(query: Tensor, key: Tensor, value: Tensor, tiles: Tensor) -> Tensor:
+    from predictor.model.cuda.kernels.prefill import prefill_attention  # Triton
+
+    return prefill_attention(query, key, value, tiles)
+
+
+def _flat(cache: KvCache, layer: int) -> CachePair:
+    keys, values = cache.data[layer].flatten(1, 2).unbind(0)  # [slots * max_length, K, D]
+    return keys, values
+
+
+def _slotted(cache: KvCache, layer: int) -> CachePair:
+    keys, values = cache.data[layer].unbind(0)  # [slots, max_length, K, D]
+    return keys, values
+
+
+class _FlashReader:
+    """PyTorch's flash kernel over a slotted cache: `seqused_k` stops it at the true lengths."""
+
+    def __init__(self, where: StepPlaces, cache: KvCache) -> None:
+        num_rows = where.slots.shape[0]
+        self._cache = cache
+        self._lengths = where.lengths
+        starts = (where.slots * cache.max_length).to(torch.int32)
+        self._starts = torch.cat([starts, starts[:1]])  # the last one is never read
+        self._queries = torch.arange(num_rows + 1, dtype=torch.int32, device=starts.device)
+
+    def read(self, layer: int, query: Tensor) -> Tensor:
+        keys, values = _flat(self._cache, layer)
+        output = torch.ops.aten._flash_attention_forward(
+            query, keys, values, self._queries, self._starts, 1, self._cache.max_length,
+            0.0, False, False, seqused_k=self._lengths,
+        )[0]  # fmt: skip
+        assert isinstance(output, Tensor)
+        return output
+
+
+def masked_attention(query: Tensor, cache: CachePair, slots: Tensor, lengths: Tensor) -> Tensor:
+    """The plain twin of `kernels.decode_attention`; reads whole slots."""
+    keys, values = (  # [B, K, S, D]
+        select(part, 0, slots).to(query.dtype).transpose(1, 2) for part in cache
+    )
+    num_rows, num_heads, dim = query.shape
+    grouped = query.reshape(num_rows, keys.shape[1], -1, dim)
+    places = torch.arange(keys.shape[2], device=query.device)
+    mask = (places[None, :] < lengths[:, None])[:, None, None, :]
+    output = F.scaled_dot_product_attention(grouped, keys, values, attn_mask=mask)
+    return output.reshape(num_rows, num_heads, dim)
+
+
+def plain_add_rms_norm(x: Tensor, add: Tensor | None, weight: Tensor, eps: float) -> Tensor:
+    """The plain twin of `kernels.add_rms_norm`."""
+    if add is not None:
+        x.add_(add)
+    return F.rms_norm(x, (x.shape[-1],), weight, eps)
+
+
+def plain_swiglu(gate_up: Tensor) -> Tensor:
+    """The plain twin of `kernels.swiglu`."""
+    gate, up = gate_up.chunk(2, dim=-1)
+    return F.silu(gate) * up
+
+
+def plain_choose(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """The plain twin of `kernels.choose`."""
+    logits = logits.float()
+    tokens = logits.argmax(-1)
+    return tokens, logits.log_softmax(-1).gather(-1, tokens[:, None]).squeeze(-1)
+
+
+def plain_norm_rope_write(
+    qkv: Tensor, norm: Tensor, rotation: Rotation, places: Tensor, cache: CachePair, eps: float
+) -> None:
+    """The plain twin of `kernels.norm_rope_write`, from a rotation made for the positions."""
+    keys, values = cache
+    num_rotated, dim = norm.shape
+    num_kv_heads = keys.shape[1]
+    rotated = rotation.apply(F.rms_norm(qkv[:, :num_rotated], (dim,), eps=eps) * norm)
+    qkv[:, :num_rotated] = rotated
+    write_places(keys, places, rotated[:, -num_kv_heads:])
+    write_places(values, places, qkv[:, num_rotated:])

@@ -1,0 +1,279 @@
+"""The KServe Model: preprocess decodes, predict transcribes, postprocess renders the answer.
+
+Routes of every protocol hand it a `Call`; how a call looks on the wire stays in `predictor.api`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import threading
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from kserve import Model
+from numpy.typing import NDArray
+
+from predictor.errors import DeadlineExceeded, InvalidInput, NotReady
+from predictor.metrics import EngineGauges, Metrics
+from predictor.service.calls import Call, Recording
+from predictor.service.transcriber import Transcriber
+from predictor.text.prompt import PromptBuilder
+from predictor.types import Samples, TranscribeRequest, Transcription
+
+logger = logging.getLogger(__name__)
+
+
+class Decoder(Protocol):
+    """Audio in, 16 kHz mono samples out; raises InvalidInput."""
+
+    async def decode(
+        self, data: bytes | memoryview, *, content_type: str | None = None, field: str = "audio"
+    ) -> Samples: ...
+    async def from_waveform(
+        self, array: NDArray[np.float32], sample_rate_hz: int, *, field: str = "waveform"
+    ) -> Samples: ...
+
+
+class EngineHandle(Protocol):
+    """What the service asks of the engine besides tokens."""
+
+    def start(self) -> None: ...
+    def stop(self) -> None: ...
+    def is_alive(self) -> bool: ...
+    def stats(self) -> EngineGauges: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What loading a checkpoint gives."""
+
+    engine: EngineHandle
+    transcriber: Transcriber
+    prompts: PromptBuilder
+    began_s: float | None = None  # time.monotonic(), where it began before `load` was called
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    call: Call
+    transcriber: Transcriber
+    requests: list[TranscribeRequest]
+
+
+@dataclass(frozen=True, slots=True)
+class _Answered:
+    call: Call
+    answers: list[Transcription]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelOptions:
+    """What an operator may change about the model's answers."""
+
+    request_timeout_s: float
+    language: str | None = None  # forced when a request gives none; None = detect
+
+
+class AsrModel(Model):  # type: ignore[misc]  # KServe is untyped
+    """Loads once, in a thread of the caller's; ready only after it transcribed `ready_clip`."""
+
+    def __init__(
+        self,
+        name: str,
+        load_engine: Callable[[], Loaded],
+        decoder: Decoder,
+        ready_clip: Samples,
+        metrics: Metrics,
+        options: ModelOptions,
+    ) -> None:
+        super().__init__(name)
+        self._load_engine = load_engine
+        self._decoder = decoder
+        self._ready_clip = ready_clip
+        self._metrics = metrics
+        self._options = options
+        self._load_lock = threading.Lock()
+        self.loaded: Loaded | None = None  # set once the model is ready
+        self._draining = False
+        self._stopped = False
+
+    def load(self) -> bool:
+        """Load the checkpoint, start the engine, transcribe the built-in clip. Blocks; idempotent.
+
+        Raises whatever keeps the model from working, RuntimeError for an answer that is no number.
+        """
+        with self._load_lock:
+            if self.loaded is None and not self._stopped:
+                began_s = time.monotonic()
+                loaded = self._load_engine()
+                began_s = began_s if loaded.began_s is None else loaded.began_s
+                loaded.engine.start()
+                try:
+                    self._warm_up(loaded)
+                except BaseException:
+                    loaded.engine.stop()
+                    raise
+                self.loaded = loaded
+                self._metrics.model_load_seconds.set(time.monotonic() - began_s)
+                self._metrics.engine_alive.set_function(lambda: float(self.alive()))
+                self._metrics.model_ready.set_function(lambda: float(self.is_ready()))
+                self.ready = True
+        return bool(self.ready)
+
+    def _warm_up(self, loaded: Loaded) -> None:
+        request = TranscribeRequest(self._ready_clip)
+        [answer] = asyncio.run(loaded.transcriber.transcribe([request]))
+        if not math.isfinite(answer.confidence) or answer.usage.num_completion_tokens == 0:
+            raise RuntimeError("the model gave no finite answer for the built-in clip")
+        logger.info(
+            "the built-in clip was transcribed",
+            extra={"fields": {"finish_reason": answer.finish_reason}},
+        )
+
+    def start(self) -> None:
+        """KServe's hook would call the model ready; it is ready when `load` says so."""
+
+    def drain(self) -> None:
+        """Tell the probes to send no more requests; those that still come are answered."""
+        self._draining = True
+
+    def stop(self) -> None:
+        """Refuse new requests and stop the engine; requests in flight end with NotReady."""
+        self._stopped = True
+        self.ready = False
+        with self._load_lock:
+            if self.loaded is not None:
+                self.loaded.engine.stop()
+
+    def is_serving(self) -> bool:
+        """Whether a request would be taken now."""
+        return bool(self.ready) and self.alive()
+
+    def is_ready(self) -> bool:
+        """Whether requests should be sent here: it serves, and is not about to end."""
+        return self.is_serving() and not self._draining
+
+    async def healthy(self) -> bool:
+        """KServe's readiness."""
+        return self.is_ready()
+
+    def alive(self) -> bool:
+        """False once the engine's loop has stopped turning; a model that is loading is alive."""
+        return self._stopped or self.loaded is None or self.loaded.engine.is_alive()
+
+    async def preprocess(self, payload: Call, headers: dict[str, str] | None = None) -> _Prepared:
+        """Decode every recording. Raises InvalidInput naming the first bad item."""
+        loaded = self._serving()
+        for index, recording in enumerate(payload.recordings):
+            try:
+                loaded.prompts.check_context(recording.context, field=recording.context_field)
+            except InvalidInput as error:
+                raise (error.at(index) if payload.indexed else error) from error
+        samples = await self._decode_all(payload.recordings, indexed=payload.indexed)
+        requests = [
+            TranscribeRequest(
+                audio, recording.language or self._options.language, recording.context
+            )
+            for audio, recording in zip(samples, payload.recordings, strict=True)
+        ]
+        return _Prepared(payload, loaded.transcriber, requests)
+
+    async def predict(
+        self,
+        payload: _Prepared,
+        headers: dict[str, str] | None = None,
+        response_headers: dict[str, str] | None = None,
+    ) -> _Answered:
+        """Transcribe. Raises Overloaded, NotReady, DeadlineExceeded."""
+        try:
+            async with asyncio.timeout(self._options.request_timeout_s):
+                answers = await payload.transcriber.transcribe(payload.requests)
+        except TimeoutError as error:
+            raise self._too_late() from error
+        return _Answered(payload.call, answers)
+
+    async def postprocess(
+        self,
+        result: _Answered,
+        headers: dict[str, str] | None = None,
+        response_headers: dict[str, str] | None = None,
+    ) -> Any:
+        """The answer as the call's protocol says it."""
+        self._count(result.call, result.answers)
+        return result.call.render(result.answers)
+
+    async def transcribe_stream(self, call: Call) -> AsyncGenerator[str | Transcription]:
+        """Text as it becomes certain, then the whole answer, for a call of one recording.
+
+        Raises like the hooks do, the first errors before the first item.
+        """
+        prepared = await self.preprocess(call)
+        [request] = prepared.requests
+        deadline = time.monotonic() + self._options.request_timeout_s
+        async with aclosing(prepared.transcriber.transcribe_stream(request)) as events:
+            while True:
+                try:
+                    async with asyncio.timeout(deadline - time.monotonic()):
+                        event = await anext(events)
+                except StopAsyncIteration:
+                    return
+                except TimeoutError as error:
+                    raise self._too_late() from error
+                if isinstance(event, Transcription):
+                    self._count(call, [event])
+                yield event
+
+    def _serving(self) -> Loaded:
+        if self.loaded is None or not self.is_serving():
+            state = "shutting down" if self._stopped else "loading"
+            raise NotReady(f"model {self.name} is {state}, try again soon")
+        return self.loaded
+
+    async def _decode_all(self, recordings: Sequence[Recording], *, indexed: bool) -> list[Samples]:
+        results = await asyncio.gather(
+            *(self._decode(recording) for recording in recordings), return_exceptions=True
+        )
+        samples: list[Samples] = []
+        for index, result in enumerate(results):
+            if isinstance(result, InvalidInput) and indexed:
+                raise result.at(index)
+            if isinstance(result, BaseException):
+                raise result
+            samples.append(result)
+        return samples
+
+    async def _decode(self, recording: Recording) -> Samples:
+        with self._metrics.audio_decode_seconds.time():
+            if recording.waveform is not None:
+                return await self._decoder.from_waveform(
+                    recording.waveform, recording.sample_rate_hz, field=recording.field
+                )
+            return await self._decoder.decode(
+                recording.data or b"", content_type=recording.content_type, field=recording.field
+            )
+
+    def _too_late(self) -> DeadlineExceeded:
+        return DeadlineExceeded(f"not finished within {self._options.request_timeout_s:g} s")
+
+    def _count(self, call: Call, answers: Sequence[Transcription]) -> None:
+        metrics = self._metrics
+        for answer in answers:
+            metrics.transcriptions.labels(
+                protocol=call.protocol, finish_reason=answer.finish_reason
+            ).inc()
+            metrics.audio_transcribed_seconds.inc(answer.duration_s)
+            metrics.audio_duration_seconds.observe(answer.duration_s)
+            metrics.confidence.observe(answer.confidence)
+            metrics.languages.labels(language=answer.language or "None").inc()
+            metrics.repeats_removed.inc(answer.num_repeats_removed)
+            usage = answer.usage
+            num_text_tokens = usage.num_prompt_tokens - usage.num_audio_tokens
+            metrics.tokens.labels(kind="audio").inc(usage.num_audio_tokens)
+            metrics.tokens.labels(kind="prompt").inc(num_text_tokens)
+            metrics.tokens.labels(kind="completion").inc(usage.num_completion_tokens)

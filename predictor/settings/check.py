@@ -1,0 +1,51 @@
+"""Settings that are valid one by one but contradict each other."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+from predictor.settings.fields import AUDIO_TOKENS_PER_S, PROMPT_TOKENS
+
+_MODEL_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")  # stands in URLs
+
+
+def contradictions(values: Mapping[str, Any], sources: Mapping[str, str]) -> list[str]:
+    """One line for each contradiction, naming the settings, their values and sources."""
+    found = []
+
+    def refuse(names: str, why: str) -> None:
+        given = [f"{name}={values[name]} ({sources[name]})" for name in names.split()]
+        found.append(f"{', '.join(given)}: {why}")
+
+    if values["model_dir"] is not None and values["model_id"] is not None:
+        refuse("model_dir model_id", "give one of them")
+    if values["model_revision"] is not None and values["model_id"] is None:
+        refuse("model_revision", "is of use with model_id only")
+    if not _MODEL_NAME.fullmatch(values["model_name"]):
+        refuse("model_name", "must be letters, digits, '.', '_' and '-', at most 128")
+    if values["language_detection"] and values["language"] is not None:
+        refuse("language_detection language", "a language is used only without detection")
+    if not values["language_detection"] and values["language"] is None:
+        refuse("language_detection", "needs a language for requests that give none")
+    if values["http_port"] == values["grpc_port"] != 0 and values["enable_grpc"]:
+        refuse("http_port grpc_port", "must differ")
+    if values["kv_precision"] == "fp8" and values["device"] == "cpu":
+        refuse("kv_precision device", "8 bits are for CUDA")
+    if values["kv_precision"] == "fp8" and values["precision"] == "fp32":
+        refuse("kv_precision precision", "8 bits go with 16 bits or less")
+    needed = _tokens_needed(values)
+    if needed > values["max_model_len"]:
+        refuse(
+            "segment_s max_tokens_per_audio_s max_context_tokens max_model_len",
+            f"a piece may need {needed} tokens; raise max_model_len or lower another",
+        )
+    return found
+
+
+def _tokens_needed(values: Mapping[str, Any]) -> int:
+    """Of the longest piece of a recording with the longest context and answer."""
+    per_s = AUDIO_TOKENS_PER_S + float(values["max_tokens_per_audio_s"])
+    piece_s = min(float(values["segment_s"]), float(values["max_audio_s"]))
+    return round(piece_s * per_s) + int(values["max_context_tokens"]) + PROMPT_TOKENS
