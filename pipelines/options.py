@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +106,7 @@ def add_plan(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("watch during the soak")
     group.add_argument("--prometheus", help="URL of Prometheus; without it only readiness is seen")
     _add_fields(group, WatchLimits, prefix="watch-")
+    parser.add_argument("--webhook", help="URL that is told of each step, as JSON")
 
 
 def add_cluster(parser: argparse.ArgumentParser) -> None:
@@ -215,8 +216,14 @@ def plan(parsed: argparse.Namespace) -> Plan:
 
 
 def watch_limits(parsed: argparse.Namespace) -> WatchLimits:
-    """What is watched."""
-    return WatchLimits(**{f.name: getattr(parsed, f"watch_{f.name}") for f in fields(WatchLimits)})
+    """What is watched; the gate's limit for latency is the watch's, unless it has its own."""
+    limits = WatchLimits(
+        **{f.name: getattr(parsed, f"watch_{f.name}") for f in fields(WatchLimits)}
+    )
+    gate = getattr(parsed, "p95_latency_ratio", None)
+    if gate is None or limits.p95_latency_ratio != WatchLimits().p95_latency_ratio:
+        return limits
+    return replace(limits, p95_latency_ratio=gate)
 
 
 def _add_fields(

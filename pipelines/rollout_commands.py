@@ -12,9 +12,11 @@ from typing import Any
 
 from pipelines import options
 from pipelines.lib.errors import OptionError
+from pipelines.lib.webhook import webhook
 from pipelines.output import note, write, write_json
 from pipelines.promote import PromoteOptions, Result, promote, read_candidate, with_storage_uri
 from pipelines.rollout.cluster import Cluster, connect
+from pipelines.rollout.driver import PausedError
 from pipelines.rollout.kube import Patience
 from pipelines.rollout.lease import TakenOverError
 from pipelines.rollout.machine import Outcome, Rollout
@@ -32,7 +34,7 @@ def run_promote(parsed: argparse.Namespace) -> bool:
             if parsed.full:
                 return _show(parsed, _rollout(parsed, cluster).finish_now())
             result = _promote(parsed, cluster)
-        except TakenOverError as error:
+        except (TakenOverError, PausedError) as error:
             note(f"stopped: {error}")
             return _show(parsed, _rollout(parsed, cluster).outcome())
     return _show(parsed, result.outcome, decision=result.as_json()["decision"])
@@ -92,7 +94,11 @@ def run_resume(parsed: argparse.Namespace) -> bool:
         write("resumed: start `promote` again, the candidate is not judged yet\n")
         return True
     with interruptible():
-        return _show(parsed, rollout.shift(status["reasons"]))
+        try:
+            return _show(parsed, rollout.shift(status["reasons"]))
+        except PausedError as error:
+            note(f"stopped: {error}")
+            return _show(parsed, rollout.outcome())
 
 
 def run_status(parsed: argparse.Namespace) -> bool:
@@ -137,7 +143,14 @@ def _rollout(parsed: argparse.Namespace, cluster: Cluster) -> Rollout:
     if parsed.prometheus:
         limits = options.watch_limits(parsed)
         watcher = PrometheusWatcher(parsed.prometheus, parsed.namespace, limits)
-    return Rollout(cluster, options.plan(parsed), owner=parsed.run_id, watcher=watcher, log=note)
+    return Rollout(
+        cluster,
+        options.plan(parsed),
+        owner=parsed.run_id,
+        watcher=watcher,
+        log=note,
+        notifier=webhook(parsed.webhook),
+    )
 
 
 def _show(parsed: argparse.Namespace, outcome: Outcome, **more: Any) -> bool:

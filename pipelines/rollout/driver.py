@@ -11,10 +11,11 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 from pipelines.lib.errors import RolloutError
+from pipelines.lib.webhook import Notifier, NotifyError
 from pipelines.rollout.cluster import Cluster, InferenceService
 from pipelines.rollout.knative import KnativeMode
 from pipelines.rollout.kube import ConflictError
@@ -23,9 +24,11 @@ from pipelines.rollout.modes import Endpoints, Mode
 from pipelines.rollout.plan import Plan
 from pipelines.rollout.standard import StandardMode
 from pipelines.rollout.state import Phase, State
+from pipelines.rollout.watch import Look
 
 MODES: dict[str, Mode] = {mode.name: mode for mode in (KnativeMode(), StandardMode())}
 MAX_CONFLICTS = 20
+MAX_BACKOFF = 16  # times the time between looks, while they fail
 
 
 class DriftError(RolloutError):
@@ -36,14 +39,31 @@ class NotReachedError(RolloutError):
     """The cluster did not become what the state asks for in time."""
 
 
+class PausedError(RolloutError):
+    """Nothing can be known of the candidate; traffic stays where it is until somebody decides."""
+
+
 class Watcher(Protocol):
     """Says what is wrong with the candidate while it takes traffic."""
 
-    def problems(self, stable_version: str, candidate_version: str) -> Sequence[str]:
-        """Sentences about what is beyond its limit now; empty when all is well."""
+    def check(self) -> None:
+        """PipelineError when it could say nothing."""
 
-    def verdict(self, stable_version: str, candidate_version: str) -> Sequence[str]:
-        """The same at a soak's end, when there must have been enough traffic to tell."""
+    def begin(self, stable_version: str, candidate_version: str) -> None:
+        """Traffic is about to move between these two."""
+
+    def look(self, next_percent: int) -> Look:
+        """What is known; `next_percent` is the share that the candidate would have next."""
+
+
+@dataclass(slots=True)
+class _View:
+    """What a soak has seen so far."""
+
+    looked: bool  # at what is watched, at least once
+    undecided: str = ""
+    num_failed: int = 0  # looks in a row that saw nothing
+    num_unsettled: int = 0  # looks in a row at which the cluster was not what was written
 
 
 class Driver:
@@ -56,13 +76,15 @@ class Driver:
         owner: str,
         watcher: Watcher | None,
         log: Callable[[str], None],
+        notifier: Notifier | None = None,
     ) -> None:
         self.cluster = cluster
         self.plan = plan
         self.owner = owner
         self.log = log
         self.lease: Lease = cluster.lease(owner, plan.lease_s)
-        self._watcher = watcher
+        self.watcher = watcher
+        self._notifier = notifier
 
     # -- the state ---------------------------------------------------------------------------
 
@@ -121,7 +143,31 @@ class Driver:
     def enter(self, state: State, phase: Phase, percent: int, reasons: tuple[str, ...]) -> State:
         """Write a transition down, then apply it."""
         self.log(f"{phase.value} {percent} %")
-        return self.ensure(self.write(state.enter(phase, percent, reasons)))
+        state = self.ensure(self.write(state.enter(phase, percent, reasons)))
+        self.notify(phase.value, state, reasons)
+        return state
+
+    def notify(self, event: str, state: State, reasons: Sequence[str]) -> None:
+        """Tell whoever wants to know; that nobody listens is no reason to stop."""
+        if self._notifier is None:
+            return
+        try:
+            self._notifier(self._message(event, state, reasons))
+        except NotifyError as error:
+            self.log(str(error))
+
+    def _message(self, event: str, state: State, reasons: Sequence[str]) -> dict[str, Any]:
+        named = f"{self.cluster.namespace}/{self.cluster.name}"
+        why = "".join(f"\n- {reason}" for reason in reasons)
+        return {
+            "text": f"{named}: {event}, candidate at {state.percent} %{why}",
+            "event": event,
+            "namespace": self.cluster.namespace,
+            "name": self.cluster.name,
+            "rollout": state.id,
+            "percent": state.percent,
+            "reasons": list(reasons),
+        }
 
     # -- the cluster -------------------------------------------------------------------------
 
@@ -183,31 +229,60 @@ class Driver:
             self.lease.wait(self.plan.poll_s)
             yield
 
-    def soak(self, state: State) -> tuple[State, Sequence[str]]:
-        """Hold the step for the soak time, and while it is paused; the first problem ends it."""
-        versions = state.stable_version, str(state.candidate_version)
-        deadline = time.monotonic() + self.plan.soak_s
-        paused = ""
-        while (left_s := deadline - time.monotonic()) > 0 or state.paused:
-            if state.paused != paused:
-                self.log(f"paused: {state.paused}" if state.paused else "resumed")
-                paused = state.paused
-            self.lease.wait(self.plan.poll_s if state.paused else min(self.plan.poll_s, left_s))
-            if problems := self._look(state, versions):
-                return state, problems
-            state = self.mine(state)
-        if self._watcher is None:
-            return self.mine(state), []
-        problems = [f"at {state.percent} %: {p}" for p in self._watcher.verdict(*versions)]
-        state = self.mine(state)
-        return self.soak(state) if state.paused and not problems else (state, problems)
+    def soak(self, state: State, next_percent: int) -> tuple[State, Sequence[str]]:
+        """Hold the step for the soak time, while it is paused, and until enough is known.
 
-    def _look(self, state: State, versions: tuple[str, str]) -> Sequence[str]:
+        The first problem ends it. PausedError when nothing can be known: then traffic stays.
+        """
+        started = time.monotonic()
+        view = _View(looked=self.watcher is None)
+        said = ""
+        while True:
+            soaked_s = time.monotonic() - started
+            left_s = self.plan.soak_s - soaked_s
+            if left_s <= 0 and not state.paused:
+                if view.looked and not view.undecided:
+                    return state, ()
+                if view.looked and soaked_s > max(self.plan.max_wait_s, self.plan.soak_s):
+                    waited = f"{view.undecided} within {soaked_s:.0f} s"
+                    raise self.pause(state, f"{waited}: too few to judge it")
+            pause_s = self.plan.poll_s * min(2**view.num_failed, MAX_BACKOFF)
+            self.lease.wait(min(pause_s, left_s) if left_s > 0 else pause_s)
+            state = self.mine(state)
+            news = f"paused: {state.paused}" if state.paused else view.undecided
+            if news != said:
+                self.log(news or "going on")
+            said = news
+            problems = self._look(state, next_percent, view)
+            if problems:
+                return state, [f"at {state.percent} %: {problem}" for problem in problems]
+
+    def _look(self, state: State, next_percent: int, view: _View) -> Sequence[str]:
         progress = MODES[state.mode].progress(self.ensured(state), state)
-        if not progress.settled:
-            return [f"at {state.percent} %: {progress.message}"]
-        found = self._watcher.problems(*versions) if self._watcher is not None else []
-        return [f"at {state.percent} %: {problem}" for problem in found]
+        view.num_unsettled = 0 if progress.settled else view.num_unsettled + 1
+        if view.num_unsettled >= self.plan.max_failed_looks:
+            return [progress.message]  # not a status that flaps
+        if self.watcher is None:
+            return []
+        look = self.watcher.look(next_percent)
+        view.num_failed = view.num_failed + 1 if look.failed else 0
+        if look.failed:
+            self.log(look.failed)
+            if view.num_failed >= self.plan.max_failed_looks:
+                raise self.pause(state, f"{view.num_failed} times in a row: {look.failed}")
+            return []
+        view.looked, view.undecided = True, look.undecided
+        if look.both:
+            raise self.pause(state, look.both)
+        return look.problems
+
+    def pause(self, state: State, reason: str) -> PausedError:
+        """Write down that traffic stays where it is; the error to leave with."""
+        self.write(replace(state, paused=reason))
+        self.notify("paused", state, (reason,))
+        return PausedError(
+            f"paused at {state.percent} %: {reason}; `resume` goes on, `rollback` goes back"
+        )
 
     def hold(self, state: State) -> State:
         """Wait while the rollout is paused."""

@@ -18,16 +18,25 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pipelines.lib.errors import PipelineError, RolloutError
+from pipelines.lib.webhook import Notifier
 from pipelines.rollout import way_back
 from pipelines.rollout.cluster import Cluster, InferenceService
-from pipelines.rollout.driver import MODES, DriftError, Driver, NotReachedError, Watcher
+from pipelines.rollout.driver import (
+    MODES,
+    DriftError,
+    Driver,
+    NotReachedError,
+    PausedError,
+    Watcher,
+)
 from pipelines.rollout.kube import ConflictError, UnreachableError
 from pipelines.rollout.lease import TakenOverError
 from pipelines.rollout.modes import Endpoints, Mode, mode_name
 from pipelines.rollout.plan import Plan
 from pipelines.rollout.state import Phase, Predictor, State
 
-STOPS = (ConflictError, DriftError, TakenOverError, UnreachableError)  # nothing to undo for these
+# Errors after which nothing is undone: somebody else decides, or can be asked.
+STOPS = (ConflictError, DriftError, PausedError, TakenOverError, UnreachableError)
 GOING_BACK = (Phase.UNDOING, Phase.RESTORING)
 REVERTING = (Phase.REVERTING, Phase.KEEPING)
 
@@ -53,9 +62,12 @@ class Rollout:
         owner: str | None = None,
         watcher: Watcher | None = None,
         log: Callable[[str], None] = lambda _: None,
+        notifier: Notifier | None = None,
     ) -> None:
         self._cluster = cluster
-        self._driver = Driver(cluster, plan or Plan(), owner or uuid.uuid4().hex, watcher, log)
+        self._driver = Driver(
+            cluster, plan or Plan(), owner or uuid.uuid4().hex, watcher, log, notifier
+        )
         self._began = False
 
     def status(self) -> dict[str, Any]:
@@ -103,6 +115,8 @@ class Rollout:
         or the candidate does not become ready in time (NotReachedError: it was rolled back).
         """
         with self.held():
+            if self._driver.watcher is not None:
+                self._driver.watcher.check()  # before anything is changed
             state = self._begin(candidate)
             self._began = True
             if state.phase is not Phase.DARK:
@@ -208,11 +222,15 @@ class Rollout:
     def _step_up(self, state: State, reasons: tuple[str, ...]) -> Outcome:
         driver = self._driver
         state = driver.hold(driver.ensure(state))
-        for percent in (step for step in driver.plan.steps if step >= max(state.percent, 1)):
+        if driver.watcher is not None:
+            driver.watcher.check()
+            driver.watcher.begin(state.stable_version, str(state.candidate_version))
+        steps = [step for step in driver.plan.steps if step >= max(state.percent, 1)]
+        for percent, next_percent in zip(steps, [*steps[1:], 100], strict=True):
             if (state.phase, state.percent) != (Phase.CANARY, percent):
                 state = driver.enter(driver.ensure(state), Phase.CANARY, percent, reasons)
             state = driver.settle(state)
-            state, problems = driver.soak(state)
+            state, problems = driver.soak(state, next_percent)
             if problems:
                 return _outcome(way_back.undo(driver, state, tuple(problems)))
         state = driver.enter(driver.ensure(state), Phase.PROMOTED, 100, state.reasons)
@@ -255,7 +273,9 @@ class Rollout:
             candidate=mode.prepare(service, candidate),
             stable_version=stable_version,
         ).enter(Phase.DARK, 0, ())
-        return self._driver.ensure(self._driver.write(fresh, service))
+        state = self._driver.ensure(self._driver.write(fresh, service))
+        self._driver.notify(Phase.DARK.value, state, ())
+        return state
 
     def _under_way(self, state: State, mode: Mode, candidate: Predictor) -> State | None:
         """The rollout of this candidate to go on with; None when the last one is over."""

@@ -18,6 +18,8 @@ class Plan:
     soak_s: float = 300.0  # at each step, watched all the time
     ready_timeout_s: float = 1800.0  # for the candidate to load, and for traffic to settle
     poll_s: float = 5.0
+    max_wait_s: float = 3600.0  # at a step, for enough requests to judge by; then it pauses
+    max_failed_looks: int = 5  # in a row, at Prometheus or the status, before that means something
     lease_s: float = 30.0  # a run that was silent for longer counts as dead
 
     def __post_init__(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -17,6 +17,7 @@ from pipelines.rollout.kube import Patience
 from pipelines.rollout.machine import Rollout
 from pipelines.rollout.plan import Plan
 from pipelines.rollout.state import Phase, Predictor, State, covers
+from pipelines.rollout.watch import Look
 from tests.pipelines.conftest import Serve
 from tests.pipelines.fake_cluster import NAMESPACE, FakeCluster, inference_service
 
@@ -32,13 +33,15 @@ class Watcher:
     def __init__(self, cluster: FakeCluster, bad_at: int | None = None) -> None:
         self.cluster, self.bad_at, self.seen = cluster, bad_at, []  # type: ignore[var-annotated]
 
-    def problems(self, stable_version: str, candidate_version: str) -> Sequence[str]:
-        self.seen.append((stable_version, candidate_version))
-        share = self.cluster.split().get(CANDIDATE, 0)
-        return ["it is slow"] if self.bad_at is not None and share >= self.bad_at else []
+    def check(self) -> None:
+        pass
 
-    def verdict(self, stable_version: str, candidate_version: str) -> Sequence[str]:
-        return self.problems(stable_version, candidate_version)
+    def begin(self, stable_version: str, candidate_version: str) -> None:
+        self.seen.append((stable_version, candidate_version))
+
+    def look(self, next_percent: int) -> Look:
+        share = self.cluster.split().get(CANDIDATE, 0)
+        return Look(("it is slow",) if self.bad_at is not None and share >= self.bad_at else ())
 
 
 class Stage:

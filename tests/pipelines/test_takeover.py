@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from pipelines.rollout.driver import NotReachedError
 from pipelines.rollout.lease import HeldError, TakenOverError
 from pipelines.rollout.plan import Plan
 from pipelines.rollout.state import Phase
+from pipelines.rollout.watch import Look
 from tests.pipelines.fake_cluster import NAMESPACE, inference_service
 from tests.pipelines.test_promote import Site, Sites
 from tests.pipelines.test_promote import site as site
@@ -36,14 +37,17 @@ class Interrupt:
     def __init__(self, act: Callable[[], object]) -> None:
         self._act, self._done = act, False
 
-    def problems(self, _stable: str, _candidate: str) -> Sequence[str]:
+    def check(self) -> None:
+        pass
+
+    def begin(self, _stable: str, _candidate: str) -> None:
+        pass
+
+    def look(self, _next_percent: int) -> Look:
         if not self._done:
             self._done = True
             self._act()
-        return []
-
-    def verdict(self, stable: str, candidate: str) -> Sequence[str]:
-        return self.problems(stable, candidate)
+        return Look()
 
 
 def promoted(stage: Stage) -> None:
@@ -309,11 +313,11 @@ def test_pause_and_resume(start: Start, mode: str) -> None:
     seen: list[int] = []
 
     class Watch(Interrupt):
-        def problems(self, stable: str, candidate: str) -> Sequence[str]:
+        def look(self, next_percent: int) -> Look:
             seen.append(stage.fake.split().get(CANDIDATE, 0))
             if len(seen) == 30:
                 assert other.resume() is True  # the run that is alive goes on
-            return super().problems(stable, candidate)
+            return super().look(next_percent)
 
     running = stage.rollout("run-1", watcher=Watch(lambda: other.pause("until Monday")))
     running.deploy(stage.candidate())
