@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 # Label values. `code` is the HTTP status of the answer (the error table's for gRPC, 499 when the
 # client left first), `protocol` one of PROTOCOLS, `finish_reason` one of types.FinishReason.
 PROTOCOLS = ("v1", "v2", "grpc", "openai", "recognize")
+LIVE_STEP_BUCKETS_S = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 2.0, 5.0)
 CLIENT_CLOSED_REQUEST = 499
 
 LATENCY_BUCKETS_S = (
@@ -46,6 +47,7 @@ class Metrics:
         self._declare_requests(registry)
         self._declare_audio(registry)
         self._declare_model(registry)
+        self._declare_live(registry)
 
     def _declare_requests(self, registry: CollectorRegistry) -> None:
         self.requests = Counter(
@@ -138,7 +140,8 @@ class Metrics:
         )
         self.load = Gauge(
             "qwen3_asr_load",
-            "(waiting + in-flight audio seconds) / capacity; scale out before it reaches 1.",
+            "(waiting + in-flight audio seconds) / capacity + live sessions / their limit; scale "
+            "out before it reaches 1.",
             registry=registry,
         )
 
@@ -196,16 +199,61 @@ class Metrics:
             registry=registry,
         )
 
+    def _declare_live(self, registry: CollectorRegistry) -> None:
+        self.live_sessions = Gauge(
+            "qwen3_asr_live_sessions", "Live sessions that are open.", registry=registry
+        )
+        self.live_sessions_limit = Gauge(
+            "qwen3_asr_live_sessions_limit", "Live sessions there may be.", registry=registry
+        )
+        self.live_sessions_refused = Counter(
+            "qwen3_asr_live_sessions_refused",  # _total
+            "Live sessions refused because all places were taken.",
+            registry=registry,
+        )
+        self.live_audio_seconds = Counter(
+            "qwen3_asr_live_audio_seconds",  # _total
+            "Audio that live sessions heard, silence included.",
+            registry=registry,
+        )
+        self.live_step_seconds = Histogram(
+            "qwen3_asr_live_step_seconds",
+            "From the arrival of a step's last audio until its text was there; kind is partial "
+            "or final.",
+            ["kind"],
+            buckets=LIVE_STEP_BUCKETS_S,
+            registry=registry,
+        )
+        self.live_steps_skipped = Counter(
+            "qwen3_asr_live_steps_skipped",  # _total
+            "Partial steps left out because the engine's queue was full.",
+            registry=registry,
+        )
+        self.live_tokens = Counter(
+            "qwen3_asr_live_tokens",  # _total
+            "Tokens of live steps: heard (audio, prompt, committed text), accepted (of the draft), "
+            "decoded.",
+            ["kind"],
+            registry=registry,
+        )
+        self.live_taken_back = Counter(
+            "qwen3_asr_live_taken_back",  # _total
+            "Items whose completed text was not the text committed before.",
+            registry=registry,
+        )
+
     def watch(
         self,
         stats: Callable[[], EngineGauges],
         held_audio_s: Callable[[], float],
         capacity_audio_s: float,
+        live_share: Callable[[], float],
     ) -> None:
         """Read gauges at every scrape from the engine's `stats` and from what was admitted.
 
         Admitted audio that does not run waits: in the engine's queue, or as a later piece of a long
-        recording. All in seconds of audio.
+        recording. All in seconds of audio. `live_share`: how much of its live sessions the replica
+        has, 0 to 1.
         """
 
         def waiting() -> float:
@@ -216,4 +264,4 @@ class Metrics:
         self.audio_in_flight_seconds.set_function(lambda: stats().running_audio_s)
         self.sequences_waiting.set_function(lambda: stats().num_waiting)
         self.sequences_running.set_function(lambda: stats().num_running)
-        self.load.set_function(lambda: held_audio_s() / capacity_audio_s)
+        self.load.set_function(lambda: held_audio_s() / capacity_audio_s + live_share())

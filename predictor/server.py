@@ -22,11 +22,20 @@ from prometheus_client import REGISTRY, CollectorRegistry
 from predictor import __version__
 from predictor.api.app import AppOptions, create_app
 from predictor.api.auth import KeyRing
+from predictor.api.client_secrets import ClientSecrets
 from predictor.api.dataplane import AsrDataPlane, ClosedRepository
 from predictor.api.grpc_server import create_grpc_server
+from predictor.api.realtime import LiveDoor
 from predictor.audio.decode import AudioDecoder, AudioLimits, AudioOptions
 from predictor.audio.segment import split
-from predictor.engine import StepStats
+from predictor.audio.vad import load_detector
+from predictor.engine import Engine, EngineProcess, StepStats
+from predictor.live.engine_steps import KeptSteps, SubmittedSteps
+from predictor.live.hub import LiveHub
+from predictor.live.listener import LiveParts
+from predictor.live.options import LiveOptions
+from predictor.live.speech_batch import SpeechBatch
+from predictor.live.steps import StepEngine
 from predictor.metrics import Metrics
 from predictor.service.admission import Admission
 from predictor.service.loading import Loading
@@ -40,13 +49,19 @@ from predictor.text.prompt import PromptBuilder
 logger = logging.getLogger(__name__)
 
 _KEEP_ALIVE_S = 65  # longer than the proxies in front, so that they close first
+_PING_TIMEOUT_S = 60  # a client's answer may stand behind audio that is not read yet
 
 
 class AsrServer(ModelServer):  # type: ignore[misc]  # KServe is untyped
     """Serves one AsrModel over HTTP and gRPC until SIGTERM or SIGINT."""
 
     def __init__(
-        self, settings: Settings, model: AsrModel, decoder: AudioDecoder, metrics: Metrics
+        self,
+        settings: Settings,
+        model: AsrModel,
+        decoder: AudioDecoder,
+        metrics: Metrics,
+        live: LiveHub,
     ) -> None:
         super().__init__(
             http_port=settings.http_port,
@@ -64,11 +79,20 @@ class AsrServer(ModelServer):  # type: ignore[misc]  # KServe is untyped
         self.dataplane = AsrDataPlane(self.registered_models, settings.max_items)
         self.model_repository_extension = ClosedRepository(self.registered_models)
         self.keys = KeyRing(settings.api_keys)
+        self.live = live
         self.app = create_app(
             self.dataplane,
             self.model_repository_extension,
             metrics,
             self.keys,
+            LiveDoor(
+                dataplane=self.dataplane,
+                hub=self.live,
+                keys=self.keys,
+                secrets=ClientSecrets(settings.api_keys),
+                max_session_s=settings.max_live_session_s,
+                default_language=parse_language(settings.language),
+            ),
             AppOptions(
                 max_body_bytes=settings.max_body_bytes,
                 max_held_bytes=settings.max_pending_bytes,
@@ -82,6 +106,7 @@ class AsrServer(ModelServer):  # type: ignore[misc]  # KServe is untyped
                 access_log=False,
                 lifespan="on",  # where FastAPI sets up tracing, if the environment asks
                 timeout_keep_alive=_KEEP_ALIVE_S,
+                ws_ping_timeout=_PING_TIMEOUT_S,
                 timeout_graceful_shutdown=round(settings.shutdown_grace_s),
             )
         )
@@ -143,6 +168,7 @@ class AsrServer(ModelServer):  # type: ignore[misc]  # KServe is untyped
         self.model.drain()
         if self.model.is_serving():
             await asyncio.sleep(self.settings.shutdown_delay_s)
+        await self.live.drain(self.settings.shutdown_grace_s)
         self.rest.should_exit = True
         await asyncio.gather(serving, stop_grpc())
         if self.model.loaded is not None:
@@ -177,6 +203,7 @@ def build_server(
     KServe's own metrics are in the default `registry`; another one is for tests.
     """
     metrics = Metrics(registry)
+    hub = LiveHub(settings.max_live_sessions, metrics)
     decoder = AudioDecoder(
         _audio_limits(settings),
         num_workers=settings.num_decode_workers,
@@ -188,13 +215,13 @@ def build_server(
     )
     model = AsrModel(
         settings.model_name,
-        lambda: _load(settings, metrics, loading or Loading(settings)),
+        lambda: _load(settings, metrics, loading or Loading(settings), hub),
         decoder,
         ready_clip(),
         metrics,
         ModelOptions(settings.request_timeout_s, parse_language(settings.language)),
     )
-    return AsrServer(settings, model, decoder, metrics)
+    return AsrServer(settings, model, decoder, metrics, hub)
 
 
 def _audio_limits(settings: Settings) -> AudioLimits:
@@ -220,7 +247,7 @@ def _observer(metrics: Metrics) -> Callable[[StepStats], None]:
     return observe
 
 
-def _load(settings: Settings, metrics: Metrics, loading: Loading) -> Loaded:
+def _load(settings: Settings, metrics: Metrics, loading: Loading, hub: LiveHub) -> Loaded:
     """Wait for the checkpoint and build what transcribes with it. Slow; runs in a thread."""
     checkpoint = loading.result(_observer(metrics))
     tokenizer, engine = checkpoint.tokenizer, checkpoint.made.engine
@@ -228,7 +255,17 @@ def _load(settings: Settings, metrics: Metrics, loading: Loading) -> Loaded:
     options = TranscriberOptions(segment_s=settings.segment_s)
     admission = Admission(settings.max_held_audio_s, metrics)
     transcriber = Transcriber(engine.submit, split, tokenizer, prompts, options, admission, metrics)
-    metrics.watch(engine.stats, lambda: admission.held_audio_s, settings.max_held_audio_s)
+    live = LiveParts(
+        prompts=prompts,
+        tokenizer=tokenizer,
+        new_steps=lambda: _steps(engine),
+        speech=SpeechBatch(load_detector("silero")),
+        options=LiveOptions(),
+        metrics=metrics,
+    )
+    metrics.watch(
+        engine.stats, lambda: admission.held_audio_s, settings.max_held_audio_s, lambda: hub.share
+    )
     metrics.model_info.labels(
         model_name=settings.model_name,
         version=__version__,
@@ -236,7 +273,14 @@ def _load(settings: Settings, metrics: Metrics, loading: Loading) -> Loaded:
         device=checkpoint.made.device,
         dtype=checkpoint.made.dtype,
     ).set(1)
-    return Loaded(engine, transcriber, prompts, loading.began_s)
+    return Loaded(engine, transcriber, prompts, live, loading.began_s)
+
+
+def _steps(engine: Engine | EngineProcess) -> StepEngine:
+    """What runs the steps of one live session."""
+    if isinstance(engine, Engine):
+        return KeptSteps(engine.extend, engine.close)
+    return SubmittedSteps(engine.submit)
 
 
 def _checkpoint_name(settings: Settings, folder: Path) -> str:

@@ -19,6 +19,7 @@ LAYERS = [
     {"text", "model"},
     {"audio"},
     {"engine"},
+    {"live"},
     {"service"},
     {"api"},
     {"server"},

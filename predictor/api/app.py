@@ -16,6 +16,7 @@ from predictor.api.auth import KeyRing, RequireKey
 from predictor.api.dataplane import AsrDataPlane, ClosedRepository
 from predictor.api.errors import answer_error, error_response, speaks_openai
 from predictor.api.middleware import BodyLimit, ClientGone, RequestContext
+from predictor.api.realtime import LiveDoor, realtime_router
 from predictor.api.routes import (
     health_router,
     openai_router,
@@ -40,6 +41,7 @@ def create_app(
     repository: ClosedRepository,
     metrics: Metrics,
     keys: KeyRing,
+    live: LiveDoor,
     options: AppOptions,
 ) -> FastAPI:
     """Everything a client can reach over HTTP."""
@@ -55,6 +57,8 @@ def create_app(
     app.include_router(recognize_router(dataplane, with_details=options.recognize_details))
     app.include_router(openai_router(dataplane, created, "/v1"))
     app.include_router(openai_router(dataplane, created, "/openai/v1"))
+    for prefix in ("/v1", "/openai/v1"):
+        app.include_router(realtime_router(live, prefix))
     app.include_router(v1_router(dataplane, created))
     app.include_router(v2_router(dataplane, repository))
     app.add_exception_handler(HTTPException, _answer)

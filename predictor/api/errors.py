@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 ERROR_KEY = "asr.error"  # where a handler leaves the error it answered with, in the ASGI scope
 _PREFIXES = {
     "/v1/audio": "openai",
+    "/v1/realtime": "openai",
     "/openai": "openai",
     "/v1": "v1",
     "/v2": "v2",

@@ -301,3 +301,36 @@ TRANSCRIPTIONS = _route(
 )
 OPENAI_MODELS = _route("Models, as OpenAI lists them", _json(_object(_OPENAI_LIST)))
 OPENAI_MODEL = _route("One model, as OpenAI shows it", _json(_OPENAI_MODEL), error=OPENAI_ERROR)
+
+_SESSION_FIELDS: Schema = {
+    "id": _STRING,
+    "object": {"const": "realtime.transcription_session"},
+    "type": {"const": "transcription"},
+    "expires_at": {"type": "integer"},
+    "audio": _object({"input": _object({})}),
+}
+_SESSION = _object(_SESSION_FIELDS)
+_SECRET: Schema = {"value": _STRING, "expires_at": {"type": "integer"}}
+_SESSION_BODY = _object(
+    {"type": {"const": "transcription"}, "audio": _object({"input": _object({})})}, []
+)
+CLIENT_SECRET = _route(
+    "A short-lived key for a browser's live session",
+    _json(_object({**_SECRET, "session": _SESSION})),
+    body=_json(
+        _object(
+            {
+                "expires_after": _object({"seconds": {"type": "integer"}}, []),
+                "session": _SESSION_BODY,
+            },
+            [],
+        )
+    ),
+    error=OPENAI_ERROR,
+)
+TRANSCRIPTION_SESSION = _route(
+    "The same, in the form it had before",
+    _json(_object({**_SESSION_FIELDS, "client_secret": _object(_SECRET)})),
+    body=_json(_object({}, [])),
+    error=OPENAI_ERROR,
+)

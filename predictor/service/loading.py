@@ -182,6 +182,7 @@ def engine_options(settings: Settings) -> EngineOptions:
         max_prefill_audio_s=settings.max_prefill_audio_s,
         max_waiting_requests=settings.max_waiting_requests,
         max_waiting_audio_s=settings.max_held_audio_s,
+        max_kept_sequences=settings.max_live_sessions,
         max_tokens_per_audio_s=settings.max_tokens_per_audio_s,
         stall_timeout_s=settings.stall_timeout_s,
     )

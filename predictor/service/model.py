@@ -20,6 +20,7 @@ from kserve import Model
 from numpy.typing import NDArray
 
 from predictor.errors import DeadlineExceeded, InvalidInput, NotReady
+from predictor.live.listener import LiveParts
 from predictor.metrics import EngineGauges, Metrics
 from predictor.service.calls import Call, Recording
 from predictor.service.transcriber import Transcriber
@@ -56,6 +57,7 @@ class Loaded:
     engine: EngineHandle
     transcriber: Transcriber
     prompts: PromptBuilder
+    live: LiveParts
     began_s: float | None = None  # time.monotonic(), where it began before `load` was called
 
 

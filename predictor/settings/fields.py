@@ -208,6 +208,18 @@ class Settings:
         60.0, "a step longer than this makes the server report itself dead", low=1, high=3600
     )
 
+    # Live speech
+    max_live_sessions: int = _setting(
+        64, "live sessions open at once; more are refused with 429", low=1, high=100_000
+    )
+    max_live_session_s: float = _setting(
+        570.0,
+        "longest live session, which is then asked to connect again; below the time limits of "
+        "what stands in front",
+        low=1,
+        high=86400,
+    )
+
     # The answer
     language_detection: bool = _setting(
         True, "detect the language of requests that give none; `false` needs `language`"

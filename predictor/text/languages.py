@@ -91,7 +91,7 @@ def needs_space(left: str, right: str) -> bool:
     """Whether a space belongs between two pieces of transcript that follow each other."""
     if not left or not right or left[-1].isspace() or right[0].isspace():
         return False
-    return not (_is_unspaced(left[-1]) or _is_unspaced(right[0]))
+    return not (is_unspaced(left[-1]) or is_unspaced(right[0]))
 
 
 def join_texts(texts: list[str]) -> str:
@@ -104,6 +104,7 @@ def join_texts(texts: list[str]) -> str:
     return joined
 
 
-def _is_unspaced(char: str) -> bool:
+def is_unspaced(char: str) -> bool:
+    """Whether `char` is of a script that puts no spaces between words, or its punctuation."""
     point = ord(char)
     return any(low <= point <= high for low, high in _UNSPACED_RANGES)

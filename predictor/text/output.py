@@ -90,7 +90,7 @@ class OutputParser:
         avg_logprob = math.fsum(logprobs) / len(logprobs) if logprobs else 0.0
         parsed = ParsedOutput(
             text=text,
-            language=self._forced or _language_of(header),
+            language=self._forced or language_of_header(header),
             confidence=min(1.0, math.exp(avg_logprob)) if logprobs else 0.0,
             avg_logprob=avg_logprob,
             num_scored_tokens=len(logprobs),
@@ -147,7 +147,7 @@ def _without_markers(text: str) -> str:
     return text
 
 
-def _language_of(header: str) -> str | None:
+def language_of_header(header: str) -> str | None:
     """The language in `language English<asr_text>`; None for `language None` and for no name."""
     line = header.removesuffix(_MARKER).strip().split("\n", 1)[0].strip()
     if line.lower().startswith(_HEADER):

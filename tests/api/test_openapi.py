@@ -42,6 +42,10 @@ EXPECTED = {
     ("POST", "/api/v1/recognize"),
     ("POST", "/v1/audio/transcriptions"),
     ("POST", "/openai/v1/audio/transcriptions"),
+    ("POST", "/v1/realtime/client_secrets"),
+    ("POST", "/v1/realtime/transcription_sessions"),
+    ("POST", "/openai/v1/realtime/client_secrets"),
+    ("POST", "/openai/v1/realtime/transcription_sessions"),
     ("GET", "/openai/v1/models"),
     ("GET", "/openai/v1/models/{model_name}"),
 }
@@ -103,6 +107,9 @@ def test_real_answers_fit_the_document(
             {"files": {"file": speech}, "data": {"model": MODEL}},
         ),
         ("POST", "/v1/audio/transcriptions", {"files": {"file": speech}}),
+        ("POST", "/v1/realtime/client_secrets", {"json": {}}),
+        ("POST", "/v1/realtime/client_secrets", {"json": {"session": {"type": "x"}}}),
+        ("POST", "/v1/realtime/transcription_sessions", {"json": {}}),
         *[
             (method, path, {})
             for method, path in sorted(EXPECTED)
