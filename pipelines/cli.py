@@ -47,7 +47,7 @@ Roll a candidate out if the evaluation finds it good enough.
 The candidate is deployed without traffic, both versions transcribe the recordings, the gate
 decides, then traffic moves step by step while Prometheus is watched. Anything wrong rolls back.
 Started again after an interruption, it continues. Works in Knative and Standard mode (Standard:
-KServe 0.20 or later with the Gateway API). Without --ingress the versions are called at their own
+KServe 0.21 or later with the Gateway API). Without --ingress the versions are called at their own
 addresses, which works inside the cluster.
 
 --full promotes a candidate at once that was accepted and is being stepped up, whoever does that.
@@ -147,6 +147,7 @@ def build_parser() -> argparse.ArgumentParser:
             options.add_plan(command)
     command = _command(added, "resume", RESUME, "rollout_commands:run_resume")
     options.add_cluster(command)
+    options.add_service(command, ingress=True)
     options.add_plan(command)
     options.add_cluster(_command(added, "status", STATUS, "rollout_commands:run_status"))
     command = _command(added, "compile", COMPILE, "commands:run_compile")

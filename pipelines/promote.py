@@ -17,13 +17,13 @@ import yaml
 from pipelines.evaluate import EvaluateOptions, evaluate
 from pipelines.lib.client import ServiceOptions
 from pipelines.lib.compare import compare_reports
-from pipelines.lib.errors import OptionError, PipelineError, RolloutError
+from pipelines.lib.errors import OptionError, PipelineError
 from pipelines.lib.evaluation import Report
 from pipelines.lib.gate import Decision, GateLimits, decide
 from pipelines.lib.manifest import Clip
 from pipelines.lib.render import write_comparison
 from pipelines.rollout.driver import NotReachedError
-from pipelines.rollout.machine import Outcome, Rollout
+from pipelines.rollout.machine import STOPS, Outcome, Rollout
 from pipelines.rollout.modes import Endpoints
 from pipelines.rollout.state import Predictor
 
@@ -76,11 +76,13 @@ def promote(
         if endpoints is None:
             return Result(rollout.shift(status["reasons"]), None)
         try:
+            rollout.identify()
             decision = judge(endpoints, clips, options, out / str(status["id"]))
-        except RolloutError:
+            rollout.identify()  # what was judged is still what answers there
+        except STOPS:
             raise
         except PipelineError as error:
-            return Result(rollout.undo([f"the evaluation failed: {error}"]), None)
+            return Result(rollout.undo([f"it could not be evaluated: {error}"]), None)
         if decision.accepted:
             return Result(rollout.shift(decision.reasons), decision)
         return Result(rollout.undo(decision.reasons), decision)

@@ -11,12 +11,14 @@ from dataclasses import asdict
 from typing import Any
 
 from pipelines import options
+from pipelines.lib.client import ServiceOptions
 from pipelines.lib.errors import OptionError
 from pipelines.lib.webhook import webhook
 from pipelines.output import note, write, write_json
 from pipelines.promote import PromoteOptions, Result, promote, read_candidate, with_storage_uri
 from pipelines.rollout.cluster import Cluster, connect
 from pipelines.rollout.driver import PausedError
+from pipelines.rollout.identity import Asker
 from pipelines.rollout.kube import Patience
 from pipelines.rollout.lease import TakenOverError
 from pipelines.rollout.machine import Outcome, Rollout
@@ -53,12 +55,18 @@ def _promote(parsed: argparse.Namespace, cluster: Cluster) -> Result:
         stable = state.stable if state and under_way else cluster.read()["spec"]["predictor"]
         candidate = with_storage_uri(stable, parsed.storage_uri)
     promotion = PromoteOptions(
-        service=options.service_options(parsed, parsed.ingress or DIRECT_URL),
+        service=_service(parsed),
         direct=parsed.ingress is None,
         limits=options.gate_limits(parsed),
         evaluation=options.evaluate_options(parsed),
     )
-    return promote(_rollout(parsed, cluster), candidate, clips, promotion, parsed.out)
+    with Asker(promotion.service, direct=promotion.direct) as asker:
+        rollout = _rollout(parsed, cluster, asker)
+        return promote(rollout, candidate, clips, promotion, parsed.out)
+
+
+def _service(parsed: argparse.Namespace) -> ServiceOptions:
+    return options.service_options(parsed, parsed.ingress or DIRECT_URL)
 
 
 def run_rollback(parsed: argparse.Namespace) -> bool:
@@ -85,7 +93,11 @@ def run_pause(parsed: argparse.Namespace) -> bool:
 
 def run_resume(parsed: argparse.Namespace) -> bool:
     """Go on; good when the run that lives goes on, or this one promoted the candidate itself."""
-    rollout = _rollout(parsed, _cluster(parsed))
+    with Asker(_service(parsed), direct=parsed.ingress is None) as asker:
+        return _resume(parsed, _rollout(parsed, _cluster(parsed), asker))
+
+
+def _resume(parsed: argparse.Namespace, rollout: Rollout) -> bool:
     if rollout.resume():
         write("resumed: the run that drives it goes on\n")
         return True
@@ -138,7 +150,7 @@ def _cluster(parsed: argparse.Namespace) -> Cluster:
     )
 
 
-def _rollout(parsed: argparse.Namespace, cluster: Cluster) -> Rollout:
+def _rollout(parsed: argparse.Namespace, cluster: Cluster, asker: Asker | None = None) -> Rollout:
     watcher = None
     if parsed.prometheus:
         limits = options.watch_limits(parsed)
@@ -150,6 +162,7 @@ def _rollout(parsed: argparse.Namespace, cluster: Cluster) -> Rollout:
         watcher=watcher,
         log=note,
         notifier=webhook(parsed.webhook),
+        asker=asker,
     )
 
 

@@ -29,6 +29,7 @@ from pipelines.rollout.driver import (
     PausedError,
     Watcher,
 )
+from pipelines.rollout.identity import Asker
 from pipelines.rollout.kube import ConflictError, UnreachableError
 from pipelines.rollout.lease import TakenOverError
 from pipelines.rollout.modes import Endpoints, Mode, mode_name
@@ -63,10 +64,11 @@ class Rollout:
         watcher: Watcher | None = None,
         log: Callable[[str], None] = lambda _: None,
         notifier: Notifier | None = None,
+        asker: Asker | None = None,
     ) -> None:
         self._cluster = cluster
         self._driver = Driver(
-            cluster, plan or Plan(), owner or uuid.uuid4().hex, watcher, log, notifier
+            cluster, plan or Plan(), owner or uuid.uuid4().hex, watcher, log, notifier, asker
         )
         self._began = False
 
@@ -130,6 +132,15 @@ class Rollout:
             version = MODES[state.mode].candidate_version(service, state)
             self._driver.write(replace(state, candidate_version=version), service)
             return self._driver.endpoints(state)
+
+    def identify(self) -> None:
+        """Ask both versions which models they are: before an evaluation, and again after it.
+
+        IdentityError when the candidate's address is not (or no longer) the candidate's;
+        RolloutError when the split of the traffic would have to be seen, and could not be.
+        """
+        with self.held():
+            self._driver.check_visible(self._driver.identify(self._take()))
 
     def shift(self, reasons: Sequence[str]) -> Outcome:
         """Step the accepted candidate's traffic up and promote it; roll back when it does badly."""
@@ -230,6 +241,8 @@ class Rollout:
             if (state.phase, state.percent) != (Phase.CANARY, percent):
                 state = driver.enter(driver.ensure(state), Phase.CANARY, percent, reasons)
             state = driver.settle(state)
+            if problem := driver.split_problem(state):
+                return _outcome(way_back.undo(driver, state, (problem,)))
             state, problems = driver.soak(state, next_percent)
             if problems:
                 return _outcome(way_back.undo(driver, state, tuple(problems)))

@@ -38,6 +38,7 @@ class Mode(Protocol):
     """How a deployment mode splits traffic."""
 
     name: str
+    split_must_be_seen: bool  # there are releases whose status says a split that is none
 
     def check_startable(self, service: InferenceService) -> str:
         """The stable version's name; RolloutError when a canary could not be started safely."""
@@ -74,6 +75,31 @@ def mode_name(service: InferenceService) -> str:
             f"{said!r}, it must be one of {', '.join(MODE_NAMES)}"
         )
     return MODE_NAMES[said]
+
+
+def main_url(service: InferenceService, *, direct: bool) -> str:
+    """Where the service as a whole answers, with its split. RolloutError when it has no address."""
+    status = service.get("status", {})
+    inside = (status.get("address") or {}).get("url")
+    # Standard mode's address inside is the stable version's Service: only the route is split.
+    split_inside = mode_name(service) == "Knative"
+    url = inside if direct and split_inside and inside else status.get("url")
+    if not url:
+        raise RolloutError(f"InferenceService {service['metadata']['name']}: has no address yet")
+    return str(url)
+
+
+def storage_uri(predictor: Predictor) -> object:
+    """What says which weights a predictor serves, to compare with another's."""
+    model = predictor.get("model") or {}
+    containers = predictor.get("containers") or []
+    envs = [
+        entry.get("value")
+        for container in containers
+        for entry in container.get("env") or []
+        if entry.get("name") == "STORAGE_URI"
+    ]
+    return model.get("storageUri"), model.get("args"), envs, [c.get("args") for c in containers]
 
 
 def condition(service: InferenceService, kind: str) -> dict[str, Any]:

@@ -20,6 +20,8 @@ class Plan:
     poll_s: float = 5.0
     max_wait_s: float = 3600.0  # at a step, for enough requests to judge by; then it pauses
     max_failed_looks: int = 5  # in a row, at Prometheus or the status, before that means something
+    split_samples: int = 300  # requests at each step to see who answers; 0 = trust the status
+    split_timeout_s: float = 60.0  # for routes to follow the status
     lease_s: float = 30.0  # a run that was silent for longer counts as dead
 
     def __post_init__(self) -> None:

@@ -32,6 +32,7 @@ class StandardMode:
     """See the module."""
 
     name = "Standard"
+    split_must_be_seen = True  # KServe 0.20.0
 
     def check_startable(self, service: InferenceService) -> str:
         if service["spec"].get("canary"):

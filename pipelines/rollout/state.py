@@ -50,6 +50,8 @@ class State:
     candidate: Predictor  # spec.predictor of the candidate
     stable_version: str  # its Knative revision, or its Deployment
     candidate_version: str | None = None  # the same; known once it is ready
+    stable_identity: str | None = None  # of the model, as the service itself says it
+    candidate_identity: str | None = None
     reasons: tuple[str, ...] = ()  # why it was accepted or refused
     restored_version: str | None = None  # the revision that a revert made, once it was given up
     owner: str = ""  # the run that drives it; only it may change phase and traffic

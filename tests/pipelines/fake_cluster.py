@@ -54,6 +54,10 @@ class FakeCluster:
     broken: set[str] = field(default_factory=set)  # storage URIs that never become ready
     broken_names: set[str] | None = None  # only of these workloads, when set
     ready_after: int = 2  # turns until a workload is ready
+    # What a real node did (Knative Serving 1.21.1, KServe 0.20.0):
+    gradual_turns: int = 0  # after a change of the traffic, in which Knative rolls out by itself
+    weights_follow: bool = True  # Standard mode; KServe 0.20.0 leaves the route as it is
+    answered_by: Callable[[str], dict[str, int]] | None = None  # a host's real backends, if others
     workloads: dict[str, Workload] = field(default_factory=dict)
     config_maps: dict[str, Object] = field(default_factory=dict)
     leases: dict[str, Object] = field(default_factory=dict)
@@ -71,6 +75,9 @@ class FakeCluster:
         metadata |= {"namespace": NAMESPACE, "uid": "uid-1", "generation": 1}
         metadata["resourceVersion"] = str(next(self._versions))
         self.service["status"] = {}
+        self._targets: list[tuple[str, int, str | None]] = []
+        self._old = self._targets
+        self._left = 0
         for _ in range(self.ready_after + 3):
             self.turn()
 
@@ -204,6 +211,9 @@ class FakeCluster:
             workload.age += 1
         # KServe copies a child's counter (kserve/kserve 6081): it says nothing about this object.
         self.service["status"]["observedGeneration"] = 1
+        self.service["status"]["url"] = f"http://{self.host}"
+        inside = f"{self.service['metadata']['name']}-predictor.{NAMESPACE}.svc.cluster.local"
+        self.service["status"]["address"] = {"url": f"http://{inside}"}
         for name, percent in self._shares():
             if percent and self.routed and not self.is_ready(self.workloads[name]):
                 self.unready.append(name)
@@ -238,8 +248,33 @@ class FakeCluster:
         if not ready:
             return
         status["latestReadyRevision"] = ready[-1]
-        status["traffic"] = self._traffic(spec.get("canaryTrafficPercent"), status, ready[-1])
+        traffic = self._traffic(spec.get("canaryTrafficPercent"), status, ready[-1])
+        if self._rolls_out(traffic):
+            status["traffic"] = self._gradual(traffic)
+            self._conditions(None)
+            return
+        status["traffic"] = traffic
         self._propagate(status, ready[-1], created)
+
+    def _rolls_out(self, wanted: list[Object]) -> bool:
+        """Whether Knative is still on its way to these targets."""
+        targets = [(t["revisionName"], t["percent"], t.get("tag")) for t in wanted]
+        if targets != self._targets:
+            self._targets, self._old = targets, self._targets
+            self._left = self.gradual_turns if self._old else 0
+        self._left = max(0, self._left - 1) if self._left else 0
+        return self._left > 0
+
+    def _gradual(self, wanted: list[Object]) -> list[Object]:
+        """The tag twice, mostly still to the old revision; every third look it is as it will be."""
+        previous = {name for name, percent, _ in self._old if percent}
+        newest = wanted[0]
+        old = next(iter(previous - {newest["revisionName"]}), None)
+        if old is None or not newest.get("tag") or self._left % 3 == 2:
+            return wanted
+        share = newest["percent"]
+        lagging = {**newest, "revisionName": old, "percent": share - share * 11 // 100}
+        return [{**newest, "percent": share * 11 // 100}, lagging, *wanted[1:]]
 
     def _traffic(self, percent: int | None, status: Object, ready: str) -> list[Object]:
         """createKnativeService's traffic targets, resolved as Knative does."""
@@ -304,9 +339,12 @@ class FakeCluster:
         ]
         self._conditions(self.is_ready(self.workloads[self._deployment(stable)]))
 
-    def _conditions(self, ready: bool) -> None:
-        status = "True" if ready else "False"
+    def _conditions(self, ready: bool | None) -> None:
+        """None: neither ready nor not, as during a rollout of Knative's own."""
+        status = {True: "True", False: "False", None: "Unknown"}[ready]
         reason = {} if ready else {"reason": "RevisionFailed", "message": "containers crash"}
+        if ready is None:
+            reason = {"reason": "RolloutInProgress", "message": ""}
         self.service["status"]["conditions"] = [
             {"type": "PredictorReady", "status": status, **reason},
             {"type": "Ready", "status": status, **reason},
@@ -342,6 +380,8 @@ class FakeCluster:
             (self._deployment(c["predictor"]), c["trafficPercent"])
             for c in self.service["spec"].get("canary") or []
         ]
+        if not self.weights_follow:
+            return [(stable, 100)]
         ready = [
             (n, p) for n, p in canaries if n in self.workloads and self.is_ready(self.workloads[n])
         ]
@@ -349,13 +389,22 @@ class FakeCluster:
 
     def backends(self, host: str) -> dict[str, int]:
         """Storage URIs that a host leads to, with their shares."""
+        if self.answered_by is not None:
+            return self.answered_by(host)
         if host == self.host:
             return self.split()
         if self.mode == "Knative":
             status = self.service["status"]["components"]["predictor"]
-            for target in status["traffic"]:
-                if target.get("tag") and self._tag_host(target["tag"]) == host:
-                    return {self.workloads[target["revisionName"]].uri: 100}
+            found = [
+                target
+                for target in status["traffic"]
+                if target.get("tag") and self._tag_host(target["tag"]) == host
+            ]
+            if len(found) == 1 and not self._left:
+                return {self.workloads[found[0]["revisionName"]].uri: 100}
+            if found:  # whatever the status says just now, the tag's target moves gradually
+                newest, old = (self.workloads[t["revisionName"]].uri for t in (found[0], found[-1]))
+                return {newest: 100} if newest == old else {newest: 11, old: 89}
         else:
             name = host.removesuffix(f".{NAMESPACE}.svc.cluster.local")
             if name in self.workloads and self.is_ready(self.workloads[name]):

@@ -17,7 +17,7 @@ HOP_HEADERS = ("host", "content-length", "transfer-encoding", "connection")
 
 @dataclass
 class Proxy:
-    """`backends` is where each storage URI is served; `sent` counts requests by it."""
+    """`backends` is where each storage URI is served; `sent` counts recordings by it."""
 
     cluster: FakeCluster
     backends: dict[str, str]
@@ -33,7 +33,8 @@ class Proxy:
         if not shares:
             return PlainTextResponse(f"no route for {request.headers['host']}", 404)
         uri = self._pick(shares)
-        self.sent[uri] = self.sent.get(uri, 0) + 1
+        if request.method == "POST":
+            self.sent[uri] = self.sent.get(uri, 0) + 1
         headers = {k: v for k, v in request.headers.items() if k not in HOP_HEADERS}
         async with httpx.AsyncClient(base_url=self.backends[uri], timeout=60) as client:
             answer = await client.request(

@@ -35,14 +35,21 @@ class Service:
     answer: Callable[[bytes], dict[str, Any]] = lambda audio: {"text": audio.decode()}
     failures: list[Response] = field(default_factory=list)
     asked: list[Said] = field(default_factory=list)
+    identity: str | None = None  # in the metadata, as the predictor says it
 
     def app(self) -> Starlette:
         return Starlette(
             routes=[
+                Route("/v2/models/{model}", self.metadata),
                 Route("/v2/models/{model}/infer", self.infer, methods=["POST"]),
                 Route("/v1/audio/transcriptions", self.openai, methods=["POST"]),
             ]
         )
+
+    async def metadata(self, request: Request) -> Response:
+        said = {"model_identity": self.identity, "model_source": "/mnt/models"}
+        more = {} if self.identity is None else {"properties": said}
+        return JSONResponse({"name": request.path_params["model"], **more})
 
     async def infer(self, request: Request) -> Response:
         body = await request.body()

@@ -31,7 +31,11 @@ class Site:
     def __init__(self, folder: Path, serve_app: Serve, mode: str, wrong: dict[str, int]) -> None:
         self.folder = folder
         self.cluster = FakeCluster(inference_service(mode, STABLE))
-        backends = {u: serve_app(Service(answers(n)).app()) for u, n in wrong.items()}
+        self.services = {
+            uri: Service(answers(number), identity=f"digest-of-{uri}")
+            for uri, number in wrong.items()
+        }
+        backends = {uri: serve_app(each.app()) for uri, each in self.services.items()}
         self.proxy = Proxy(self.cluster, backends)
         self.ingress = serve_app(self.proxy.app())
         self.api = serve_app(self.cluster.app())
@@ -48,7 +52,8 @@ class Site:
         fixed = [
             f"--storage-uri={CANDIDATE}", f"--ingress={self.ingress}", f"--data={self.manifest}",
             f"--out={self.folder / 'out'}", "--quiet", "--resamples=300", "--concurrency=2",
-            "--soak-s=0.01", "--poll-s=0.002", "--p95-latency-ratio=50",
+            "--soak-s=0.01", "--poll-s=0.002", "--p95-latency-ratio=50", "--split-samples=60",
+            "--split-timeout-s=1",
         ]  # fmt: skip
         return self.run("promote", *fixed, *arguments)
 
@@ -156,7 +161,9 @@ def test_a_version_that_cannot_be_reached_is_rolled_back(
     built = site("Knative", stable=2, candidate=2)
     built.proxy.backends[CANDIDATE] = "http://127.0.0.1:9"  # nobody listens there
     assert built.promote("--attempts=1") == 1
-    assert "failed" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "could not be evaluated: http://latest-qwen3-asr-predictor.asr" in said
+    assert "metadata cannot be asked: HTTP 500" in said
     assert built.cluster.split() == {STABLE: 100}
 
 
