@@ -3,7 +3,9 @@ simulated whole (short here, long behind the marker `slow`)."""
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +15,8 @@ from pipelines.rollout.series import Added
 from pipelines.rollout.watch import Evidence, WatchLimits
 from tests.pipelines import watch_simulation
 from tests.pipelines.watch_simulation import Version, cell, rollout
+
+FIGURES = Path(__file__).parent / "results" / "watch.json"
 
 
 @pytest.mark.parametrize("rate", [0.001, 0.05, 0.4])
@@ -158,6 +162,12 @@ def test_simulated_rollouts_in_short(kind: str, rate: float) -> None:
 @pytest.mark.parametrize("rate", watch_simulation.RATES)
 def test_simulated_rollouts(rate: float) -> None:
     check(watch_simulation.cells(500, [rate]))
+
+
+def test_the_figures_in_the_repository_keep_to_the_limits() -> None:
+    found = json.loads(FIGURES.read_text(encoding="utf-8"))
+    assert {each["requests_per_s"] for each in found} == set(watch_simulation.RATES)
+    check(found)
 
 
 def check(found: list[dict[str, object]]) -> None:
