@@ -93,8 +93,11 @@ SUBMIT = """\
 Run a pipeline on Kubeflow Pipelines, once or on a schedule.
 
   python -m pipelines submit evaluate --kfp http://localhost:8888 \\
-      --set url=http://qwen3-asr.asr.svc.cluster.local --set data=/data/set
+      --set name=qwen3-asr --set namespace=asr --set data=/data/set
   python -m pipelines submit scheduled --kfp http://localhost:8888 --cron "0 3 * * *" --set …
+
+Without --set url=… the address is the one in the InferenceService's status. The next three times of
+a schedule are printed.
 """
 
 

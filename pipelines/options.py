@@ -159,7 +159,12 @@ def add_submit(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--kfp-namespace", help="of the user, in multi-user installations")
     parser.add_argument("--experiment", default="qwen3-asr", help="default %(default)s")
     parser.add_argument("--image", help="of the steps")
-    parser.add_argument("--cron", help="run it on this schedule, in Kubernetes' cron format")
+    parser.add_argument(
+        "--cron",
+        help="run it on this schedule, in UTC: minute, hour, day, month, weekday, and before them "
+        "the second if it is not 0",
+    )
+    parser.add_argument("--run-name", help="default: the pipeline and what it is about")
     parser.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="a pipeline parameter"
     )

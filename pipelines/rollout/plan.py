@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -35,7 +35,9 @@ class Plan:
         unknown = values.keys() - cls.__dataclass_fields__.keys()
         if unknown:
             raise OptionError(f"plan: unknown {', '.join(sorted(unknown))}")
-        given = dict(values)
+        whole = [key for key, default in asdict(cls()).items() if isinstance(default, int)]
+        given: dict[str, Any] = dict(values)
+        given |= {k: int(v) for k, v in values.items() if k in whole}  # KFP makes floats of them
         if "steps" in given:
             given["steps"] = tuple(int(step) for step in given["steps"])
         return cls(**given)

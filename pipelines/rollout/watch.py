@@ -11,7 +11,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from pipelines.lib.errors import OptionError
 from pipelines.rollout.sequential import AboveTest, ShiftTest, Tally, WorseTest, quantile
 from pipelines.rollout.series import Added, QueryError, Series
 
@@ -29,6 +31,14 @@ class WatchLimits:
     min_requests: int = 50  # to the candidate before its first step may end
     min_requests_half: int = 700  # to the candidate before it may have half of the traffic
     alpha: float = 0.005  # chance for each test to stop a candidate that is no worse, ever
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> WatchLimits:
+        """Limits from a configuration. OptionError names an unknown key."""
+        unknown = values.keys() - cls.__dataclass_fields__.keys()
+        if unknown:
+            raise OptionError(f"watch: unknown {', '.join(sorted(unknown))}")
+        return cls(**values)
 
 
 @dataclass(frozen=True, slots=True)

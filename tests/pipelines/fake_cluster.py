@@ -57,6 +57,7 @@ class FakeCluster:
     # What a real node did (Knative Serving 1.21.1, KServe 0.20.0):
     gradual_turns: int = 0  # after a change of the traffic, in which Knative rolls out by itself
     weights_follow: bool = True  # Standard mode; KServe 0.20.0 leaves the route as it is
+    inside_url: str | None = None  # in place of the address inside the cluster
     answered_by: Callable[[str], dict[str, int]] | None = None  # a host's real backends, if others
     workloads: dict[str, Workload] = field(default_factory=dict)
     config_maps: dict[str, Object] = field(default_factory=dict)
@@ -213,7 +214,7 @@ class FakeCluster:
         self.service["status"]["observedGeneration"] = 1
         self.service["status"]["url"] = f"http://{self.host}"
         inside = f"{self.service['metadata']['name']}-predictor.{NAMESPACE}.svc.cluster.local"
-        self.service["status"]["address"] = {"url": f"http://{inside}"}
+        self.service["status"]["address"] = {"url": self.inside_url or f"http://{inside}"}
         for name, percent in self._shares():
             if percent and self.routed and not self.is_ready(self.workloads[name]):
                 self.unready.append(name)
