@@ -60,9 +60,8 @@ def _promote(parsed: argparse.Namespace, cluster: Cluster) -> Result:
         limits=options.gate_limits(parsed),
         evaluation=options.evaluate_options(parsed),
     )
-    with Asker(promotion.service, direct=promotion.direct) as asker:
-        rollout = _rollout(parsed, cluster, asker)
-        return promote(rollout, candidate, clips, promotion, parsed.out)
+    asker = Asker(promotion.service, direct=promotion.direct)
+    return promote(_rollout(parsed, cluster, asker), candidate, clips, promotion, parsed.out)
 
 
 def _service(parsed: argparse.Namespace) -> ServiceOptions:
@@ -93,11 +92,8 @@ def run_pause(parsed: argparse.Namespace) -> bool:
 
 def run_resume(parsed: argparse.Namespace) -> bool:
     """Go on; good when the run that lives goes on, or this one promoted the candidate itself."""
-    with Asker(_service(parsed), direct=parsed.ingress is None) as asker:
-        return _resume(parsed, _rollout(parsed, _cluster(parsed), asker))
-
-
-def _resume(parsed: argparse.Namespace, rollout: Rollout) -> bool:
+    asker = Asker(_service(parsed), direct=parsed.ingress is None)
+    rollout = _rollout(parsed, _cluster(parsed), asker)
     if rollout.resume():
         write("resumed: the run that drives it goes on\n")
         return True

@@ -10,8 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
@@ -47,36 +46,26 @@ class Asker:
     def __init__(self, service: ServiceOptions, *, direct: bool) -> None:
         self.direct = direct
         self._service = service
-        headers = {"Authorization": f"Bearer {service.api_key}"} if service.api_key else {}
-        self._http = httpx.Client(headers=headers, timeout=service.timeout_s)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._http.close()
 
     def count(self, url: str, number: int) -> Counter[str | None]:
         """Who answers `number` requests. IdentityError when the address is not answered."""
         base = url if self.direct else self._service.url
         headers = {} if self.direct else {"Host": urlsplit(url).netloc}
+        if self._service.api_key:
+            headers["Authorization"] = f"Bearer {self._service.api_key}"
         address = f"{base.rstrip('/')}/v2/models/{self._service.model}"
         found: Counter[str | None] = Counter()
-        for _ in range(number):
-            try:
-                response = self._http.get(address, headers=headers)
-                response.raise_for_status()
-                found[_identity(response.json())] += 1
-            except httpx.HTTPStatusError as error:
-                said = f"HTTP {error.response.status_code}"
-                raise IdentityError(f"{url}: metadata cannot be asked: {said}") from error
-            except (httpx.HTTPError, ValueError) as error:
-                raise IdentityError(f"{url}: metadata cannot be asked: {error}") from error
+        try:
+            with httpx.Client(headers=headers, timeout=self._service.timeout_s) as http:
+                for _ in range(number):
+                    response = http.get(address)
+                    response.raise_for_status()
+                    found[_identity(response.json())] += 1
+        except httpx.HTTPStatusError as error:
+            said = f"HTTP {error.response.status_code}"
+            raise IdentityError(f"{url}: metadata cannot be asked: {said}") from error
+        except (httpx.HTTPError, ValueError) as error:
+            raise IdentityError(f"{url}: metadata cannot be asked: {error}") from error
         return found
 
     def only(self, url: str, wait: Callable[[], bool]) -> str | None:

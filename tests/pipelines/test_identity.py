@@ -114,11 +114,11 @@ def test_an_address_with_several_models_behind_it(serve_app: Serve) -> None:
         return JSONResponse({"properties": {"model_identity": next(names)}})
 
     url = serve_app(Starlette(routes=[Route("/v2/models/{name}", metadata)]))
-    with Asker(ServiceOptions("http://unused"), direct=True) as asker:
-        with pytest.raises(IdentityError, match="several models answer at one address: a 8, b 4"):
-            asker.only(url, lambda: False)
-        with pytest.raises(IdentityError, match="metadata cannot be asked: HTTP 404"):
-            asker.only(url + "/nothing", lambda: False)
+    asker = Asker(ServiceOptions("http://unused"), direct=True)
+    with pytest.raises(IdentityError, match="several models answer at one address: a 8, b 4"):
+        asker.only(url, lambda: False)
+    with pytest.raises(IdentityError, match="metadata cannot be asked: HTTP 404"):
+        asker.only(url + "/nothing", lambda: False)
 
 
 def test_a_candidate_that_never_becomes_ready_ends_with_1(
