@@ -67,6 +67,10 @@ class InvalidInput(AsrError):
             self.bare_message, field=self.field, value=self.value, limit=self.limit, index=index
         )
 
+    def without_index(self) -> InvalidInput:
+        """The same error of a request that has no items."""
+        return type(self)(self.bare_message, field=self.field, value=self.value, limit=self.limit)
+
 
 class AudioError(InvalidInput):
     """The bytes are no audio we can decode, hold no samples, or hold NaN or infinity."""

@@ -3,14 +3,20 @@
 KServe's own histograms (`request_preprocess_seconds`, ...) stand beside these on `/metrics`. An
 object and not module globals, so that importing costs nothing and a test has its own registry.
 Gauges that mirror the engine are read from it at scrape time, so they cannot drift from the truth.
+
+Of several fronts each counts in files that all can read (prometheus_client's multiprocess mode);
+whichever answers a scrape adds them up, and tells of the engines itself, which it sees as well as
+any other does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.metrics_core import Metric
+from prometheus_client.multiprocess import MultiProcessCollector
 
 # Label values. `code` is the HTTP status of the answer (the error table's for gRPC, 499 when the
 # client left first), `protocol` one of PROTOCOLS, `finish_reason` one of types.FinishReason.
@@ -39,15 +45,31 @@ class EngineGauges(Protocol):
     def running_audio_s(self) -> float: ...
 
 
+class WatchedCore(Protocol):
+    """An engine as a scrape sees it."""
+
+    @property
+    def device(self) -> str: ...
+    def stats(self) -> EngineGauges: ...
+
+
 class Metrics:
     """All counters, gauges and histograms; handed to whoever counts."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self.registry = registry
+    def __init__(self, registry: CollectorRegistry, *, is_shared: bool = False) -> None:
+        """`is_shared`: several fronts count together, in files of PROMETHEUS_MULTIPROC_DIR."""
+        figures = CollectorRegistry() if is_shared else registry
+        self.registry = figures  # what a scrape reads
         self._declare_requests(registry)
         self._declare_audio(registry)
         self._declare_model(registry)
         self._declare_live(registry)
+        self._declare_queue(figures)
+        self._declare_engine(figures)
+        self._declare_sessions(figures)
+        if is_shared:
+            known = {metric.name for metric in figures.collect()}
+            figures.register(_Shared(known))
 
     def _declare_requests(self, registry: CollectorRegistry) -> None:
         self.requests = Counter(
@@ -97,6 +119,7 @@ class Metrics:
             "qwen3_asr_requests_in_flight",
             "Requests being handled now.",
             ["protocol"],
+            multiprocess_mode="livesum",
             registry=registry,
         )
 
@@ -123,6 +146,8 @@ class Metrics:
             buckets=DURATION_BUCKETS_S,
             registry=registry,
         )
+
+    def _declare_queue(self, registry: CollectorRegistry) -> None:
         self.audio_waiting_seconds = Gauge(
             "qwen3_asr_audio_waiting_seconds",
             "Audio admitted that does not run yet.",
@@ -152,12 +177,6 @@ class Metrics:
             buckets=BATCH_BUCKETS,
             registry=registry,
         )
-        self.sequences_waiting = Gauge(
-            "qwen3_asr_sequences_waiting", "Pieces of audio in the queue.", registry=registry
-        )
-        self.sequences_running = Gauge(
-            "qwen3_asr_sequences_running", "Pieces of audio in the batch.", registry=registry
-        )
         self.tokens = Counter(
             "qwen3_asr_tokens",  # _total
             "Tokens of completed transcriptions; kind is audio, prompt (text only) or completion.",
@@ -181,6 +200,20 @@ class Metrics:
             ["language"],
             registry=registry,
         )
+
+    def _declare_engine(self, registry: CollectorRegistry) -> None:
+        self.sequences_waiting = Gauge(
+            "qwen3_asr_sequences_waiting",
+            "Pieces of audio in the queue, by device.",
+            ["device"],
+            registry=registry,
+        )
+        self.sequences_running = Gauge(
+            "qwen3_asr_sequences_running",
+            "Pieces of audio in the batch, by device.",
+            ["device"],
+            registry=registry,
+        )
         self.model_info = Gauge(
             "qwen3_asr_model_info",
             "Always 1; the labels say what is served.",
@@ -199,13 +232,15 @@ class Metrics:
             registry=registry,
         )
 
-    def _declare_live(self, registry: CollectorRegistry) -> None:
+    def _declare_sessions(self, registry: CollectorRegistry) -> None:
         self.live_sessions = Gauge(
             "qwen3_asr_live_sessions", "Live sessions that are open.", registry=registry
         )
         self.live_sessions_limit = Gauge(
             "qwen3_asr_live_sessions_limit", "Live sessions there may be.", registry=registry
         )
+
+    def _declare_live(self, registry: CollectorRegistry) -> None:
         self.live_sessions_refused = Counter(
             "qwen3_asr_live_sessions_refused",  # _total
             "Live sessions refused because all places were taken.",
@@ -244,24 +279,42 @@ class Metrics:
 
     def watch(
         self,
-        stats: Callable[[], EngineGauges],
+        cores: Sequence[WatchedCore],
         held_audio_s: Callable[[], float],
         capacity_audio_s: float,
         live_share: Callable[[], float],
     ) -> None:
-        """Read gauges at every scrape from the engine's `stats` and from what was admitted.
+        """Read gauges at every scrape from the engines and from what the whole pod admitted.
 
-        Admitted audio that does not run waits: in the engine's queue, or as a later piece of a long
-        recording. All in seconds of audio. `live_share`: how much of its live sessions the replica
+        Admitted audio that does not run waits: in an engine's queue, or as a later piece of a long
+        recording. All in seconds of audio. `live_share`: how much of its live sessions the pod
         has, 0 to 1.
         """
 
-        def waiting() -> float:
-            return max(0.0, held_audio_s() - stats().running_audio_s)
+        def running() -> float:
+            return sum(core.stats().running_audio_s for core in cores)
 
         self.audio_capacity_seconds.set(capacity_audio_s)
-        self.audio_waiting_seconds.set_function(waiting)
-        self.audio_in_flight_seconds.set_function(lambda: stats().running_audio_s)
-        self.sequences_waiting.set_function(lambda: stats().num_waiting)
-        self.sequences_running.set_function(lambda: stats().num_running)
+        self.audio_waiting_seconds.set_function(lambda: max(0.0, held_audio_s() - running()))
+        self.audio_in_flight_seconds.set_function(running)
         self.load.set_function(lambda: held_audio_s() / capacity_audio_s + live_share())
+        for core in cores:
+            self._watch_sequences(core)
+
+    def _watch_sequences(self, core: WatchedCore) -> None:
+        waiting = self.sequences_waiting.labels(device=core.device)
+        waiting.set_function(lambda: core.stats().num_waiting)
+        running = self.sequences_running.labels(device=core.device)
+        running.set_function(lambda: core.stats().num_running)
+
+
+class _Shared(MultiProcessCollector):
+    """What all fronts counted, but for what the answering one says itself."""
+
+    def __init__(self, known: set[str]) -> None:
+        super().__init__(None)  # type: ignore[no-untyped-call]
+        self._known = known
+
+    def collect(self) -> Iterable[Metric]:
+        counted = super().collect()  # type: ignore[no-untyped-call]
+        return [metric for metric in counted if metric.name not in self._known]

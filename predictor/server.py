@@ -9,11 +9,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import os
 import signal
 import socket
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 from kserve import ModelServer
@@ -26,22 +30,28 @@ from predictor.api.client_secrets import ClientSecrets
 from predictor.api.dataplane import AsrDataPlane, ClosedRepository
 from predictor.api.grpc_server import create_grpc_server
 from predictor.api.realtime import LiveDoor
-from predictor.audio.decode import AudioDecoder, AudioLimits, AudioOptions
-from predictor.audio.segment import split
+from predictor.audio.cut import split
+from predictor.audio.decode import AudioDecoder, AudioLimits, AudioOptions, CutOptions
+from predictor.audio.limits import channel_of
 from predictor.audio.vad import load_detector
-from predictor.engine import Engine, EngineProcess, StepStats
-from predictor.live.engine_steps import KeptSteps, SubmittedSteps
+from predictor.book import Book
+from predictor.engine import StepStats
+from predictor.live.engine_steps import KeptSteps
 from predictor.live.hub import LiveHub
 from predictor.live.listener import LiveParts
 from predictor.live.options import LiveOptions
 from predictor.live.speech_batch import SpeechBatch
-from predictor.live.steps import StepEngine
 from predictor.metrics import Metrics
+from predictor.ports import listen
 from predictor.service.admission import Admission
 from predictor.service.loading import Loading
 from predictor.service.model import AsrModel, Loaded, ModelOptions
 from predictor.service.ready_clip import ready_clip
-from predictor.service.transcriber import Transcriber, TranscriberOptions
+from predictor.service.transcriber import (
+    MAX_SEGMENTS_AT_ONCE,
+    Transcriber,
+    TranscriberOptions,
+)
 from predictor.settings.read import Settings
 from predictor.text.languages import parse_language
 from predictor.text.prompt import PromptBuilder
@@ -62,7 +72,10 @@ class AsrServer(ModelServer):  # type: ignore[misc]  # KServe is untyped
         decoder: AudioDecoder,
         metrics: Metrics,
         live: LiveHub,
+        engine_lost: Future[None],
+        place: PodPlace | None,
     ) -> None:
+        """`engine_lost` is done once the engine has gone for good."""
         super().__init__(
             http_port=settings.http_port,
             grpc_port=settings.grpc_port,
@@ -74,6 +87,8 @@ class AsrServer(ModelServer):  # type: ignore[misc]  # KServe is untyped
         self.model = model
         self.decoder = decoder
         self.metrics = metrics
+        self.engine_lost = engine_lost
+        self.place = place
         for name in settings.served_names:
             self.register_model(model, name)
         self.dataplane = AsrDataPlane(self.registered_models, settings.max_items)
@@ -121,27 +136,44 @@ class AsrServer(ModelServer):  # type: ignore[misc]  # KServe is untyped
         loop = asyncio.get_running_loop()
         for signum in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(signum, stop.set)
-        listener = _listen(self.settings.host, self.settings.http_port)
+        if self.place is not None and self.place.is_late:
+            await self._load()
+        shared = self.place is not None
+        listener = listen(self.settings.host, self.settings.http_port, shared=shared)
         serving = asyncio.create_task(self.rest.serve(sockets=[listener]))
         stop_grpc, grpc_port = await self._start_grpc()
         ports = {"http_port": listener.getsockname()[1], "grpc_port": grpc_port}
-        logger.info("listening", extra={"fields": ports})
+        if self.place is None:
+            logger.info("listening", extra={"fields": ports})
+        else:
+            self.place.tell("listening")
+            self.place.when_orphaned(stop.set)
         loading = asyncio.create_task(self._load())
         stopping = asyncio.create_task(stop.wait())
+        lost = asyncio.ensure_future(asyncio.wrap_future(self.engine_lost))
         try:
             await asyncio.wait({loading, stopping, serving}, return_when=asyncio.FIRST_COMPLETED)
             if loading.done():
                 loading.result()
-                logger.info("ready")
-                await asyncio.wait({stopping, serving}, return_when=asyncio.FIRST_COMPLETED)
+                if self.place is None:
+                    logger.info("ready")
+                else:
+                    self.place.book.is_ready()
+                    self.place.tell("ready")
+                ends: set[asyncio.Future[Any]] = {stopping, serving, lost}
+                await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         finally:
             await self._end(serving, stop_grpc)
             if not loading.done():
                 # A thread cannot be stopped while it reads weights, and nothing would be lost.
                 logger.info("stopped while loading")
                 os._exit(0)
+            if lost.done():
+                raise RuntimeError("the engine has gone and did not come back")
 
     async def _load(self) -> None:
+        if self.model.loaded is not None:  # before it listened
+            return
         await asyncio.to_thread(self.decoder.start)
         await asyncio.to_thread(self.model.load)
 
@@ -154,6 +186,7 @@ class AsrServer(ModelServer):  # type: ignore[misc]  # KServe is untyped
             self.metrics,
             self.keys,
             self.settings.max_body_bytes,
+            shares_port=self.place is not None,
         )
         port = server.add_insecure_port(f"{self.settings.host}:{self.settings.grpc_port}")
         await server.start()
@@ -189,39 +222,84 @@ def _nothing() -> asyncio.Future[None]:
     return asyncio.ensure_future(asyncio.sleep(0))
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    """A listening socket. Raises OSError when the port is taken."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    return socket.create_server((host, port), family=family, backlog=2048)
+@dataclass(frozen=True, slots=True)
+class PodPlace:
+    """This server as one of several fronts."""
+
+    book: Book
+    num_fronts: int
+    parent: socket.socket  # the pod, which hears how far we are
+    is_late: bool  # the others serve already: listen when ready, not before
+
+    def tell(self, what: str) -> None:
+        """One line to the pod; if it has gone, `when_orphaned` says so."""
+        with contextlib.suppress(OSError):
+            self.parent.sendall(what.encode() + b"\n")
+
+    def when_orphaned(self, stop: Callable[[], None]) -> None:
+        """Have `stop` called in this event loop if the pod goes without a word."""
+        loop = asyncio.get_running_loop()
+
+        def gone() -> None:
+            loop.remove_reader(self.parent)
+            stop()
+
+        loop.add_reader(self.parent, gone)
+
+    def share(self, whole: int) -> int:
+        """This front's part of what the whole pod may have, 1 at least."""
+        return max(1, math.ceil(whole / self.num_fronts))
 
 
 def build_server(
-    settings: Settings, registry: CollectorRegistry = REGISTRY, loading: Loading | None = None
+    settings: Settings,
+    registry: CollectorRegistry = REGISTRY,
+    loading: Loading | None = None,
+    place: PodPlace | None = None,
 ) -> AsrServer:
     """Everything wired, nothing started but `loading`, which otherwise begins with the server.
 
-    KServe's own metrics are in the default `registry`; another one is for tests.
+    KServe's own metrics are in the default `registry`; another one is for tests. `place` is that
+    of one front among several.
     """
-    metrics = Metrics(registry)
-    hub = LiveHub(settings.max_live_sessions, metrics)
+    metrics = Metrics(registry, is_shared=place is not None)
+    engine_lost: Future[None] = Future()
+    book = None if place is None else place.book
+    share: Callable[[int], int] = (lambda whole: whole) if place is None else place.share
+    hub = LiveHub(settings.max_live_sessions, metrics, book)
     decoder = AudioDecoder(
         _audio_limits(settings),
-        num_workers=settings.num_decode_workers,
+        num_workers=share(settings.num_decode_workers),
         options=AudioOptions(
-            channel=settings.audio_channel,
+            channel=channel_of(settings.audio_channel),
             high_pass_hz=settings.high_pass_hz,
             loudness_lufs=settings.loudness_lufs,
         ),
+        cuts=_cut_options(settings),
+        num_long=settings.max_long_recordings,
+        window_s=MAX_SEGMENTS_AT_ONCE * settings.segment_s,
     )
     model = AsrModel(
         settings.model_name,
-        lambda: _load(settings, metrics, loading or Loading(settings), hub),
+        lambda: _load(settings, metrics, loading or Loading(settings), hub, engine_lost, book),
         decoder,
         ready_clip(),
         metrics,
         ModelOptions(settings.request_timeout_s, parse_language(settings.language)),
+        is_pod_ready=(lambda: True) if book is None else book.nobody_starts,
     )
-    return AsrServer(settings, model, decoder, metrics, hub)
+    return AsrServer(settings, model, decoder, metrics, hub, engine_lost, place)
+
+
+def _cut_options(settings: Settings) -> CutOptions:
+    return CutOptions(
+        segment_s=settings.segment_s,
+        vad=settings.vad,  # type: ignore[arg-type]  # one of the setting's choices
+        threshold=settings.vad_threshold,
+        margin_s=settings.vad_margin_s,
+        min_speech_s=settings.vad_min_speech_s,
+        min_silence_s=settings.vad_min_silence_s,
+    )
 
 
 def _audio_limits(settings: Settings) -> AudioLimits:
@@ -247,24 +325,35 @@ def _observer(metrics: Metrics) -> Callable[[StepStats], None]:
     return observe
 
 
-def _load(settings: Settings, metrics: Metrics, loading: Loading, hub: LiveHub) -> Loaded:
+def _load(
+    settings: Settings,
+    metrics: Metrics,
+    loading: Loading,
+    hub: LiveHub,
+    engine_lost: Future[None],
+    book: Book | None,
+) -> Loaded:
     """Wait for the checkpoint and build what transcribes with it. Slow; runs in a thread."""
     checkpoint = loading.result(_observer(metrics))
-    tokenizer, engine = checkpoint.tokenizer, checkpoint.made.engine
+    loading.lost.add_done_callback(lambda _: engine_lost.set_result(None))
+    tokenizer, engine = checkpoint.tokenizer, checkpoint.made.client
     prompts = PromptBuilder(tokenizer, settings.max_context_tokens)
     options = TranscriberOptions(segment_s=settings.segment_s)
-    admission = Admission(settings.max_held_audio_s, metrics)
+    admission = Admission(settings.max_held_audio_s, metrics, book)
     transcriber = Transcriber(engine.submit, split, tokenizer, prompts, options, admission, metrics)
     live = LiveParts(
         prompts=prompts,
         tokenizer=tokenizer,
-        new_steps=lambda: _steps(engine),
+        new_steps=lambda: KeptSteps(engine.extend, engine.close),
         speech=SpeechBatch(load_detector("silero")),
         options=LiveOptions(),
         metrics=metrics,
     )
     metrics.watch(
-        engine.stats, lambda: admission.held_audio_s, settings.max_held_audio_s, lambda: hub.share
+        engine.cores,
+        lambda: admission.pod_held_audio_s,
+        settings.max_held_audio_s,
+        lambda: hub.share,
     )
     metrics.model_info.labels(
         model_name=settings.model_name,
@@ -274,13 +363,6 @@ def _load(settings: Settings, metrics: Metrics, loading: Loading, hub: LiveHub) 
         dtype=checkpoint.made.dtype,
     ).set(1)
     return Loaded(engine, transcriber, prompts, live, loading.began_s)
-
-
-def _steps(engine: Engine | EngineProcess) -> StepEngine:
-    """What runs the steps of one live session."""
-    if isinstance(engine, Engine):
-        return KeptSteps(engine.extend, engine.close)
-    return SubmittedSteps(engine.submit)
 
 
 def _checkpoint_name(settings: Settings, folder: Path) -> str:

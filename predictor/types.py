@@ -71,13 +71,47 @@ class TokenChunk:
 
 
 @dataclass(frozen=True, slots=True)
-class TranscribeRequest:
-    """One recording to transcribe, as every protocol hands it to the service."""
+class AudioPiece:
+    """A part of a recording that is transcribed on its own; what lies in none holds no speech."""
 
     samples: Samples
+    start_s: float  # in the recording
+    end_s: float
+    channel: int | None = None  # when each channel is heard on its own
+
+
+@dataclass(frozen=True, slots=True)
+class AudioEnd:
+    """What is known of a recording when all of it was decoded."""
+
+    duration_s: float
+    notes: tuple[str, ...] = ()  # what was done to it that its sender may not expect
+    speech_probability: float = 1.0  # of the likeliest 32 ms
+    decode_s: float = 0.0  # that decoding took, without waiting
+
+
+@dataclass(frozen=True, slots=True)
+class TextRequest:
+    """What is asked for, besides the recording."""
+
     language: str | None = None  # canonical name such as "English"; None = detect
     context: str = ""  # hot words or any text that helps, put in the system turn
-    max_new_tokens: int | None = None  # None = by the audio's length
+    max_new_tokens: int | None = None  # of one piece; None = by the audio's length
+
+
+@dataclass(frozen=True, slots=True)
+class TranscribeRequest:
+    """Samples to transcribe, all of them, that already lie in memory."""
+
+    samples: Samples
+    language: str | None = None
+    context: str = ""
+    max_new_tokens: int | None = None
+
+    @property
+    def text(self) -> TextRequest:
+        """What is asked for."""
+        return TextRequest(self.language, self.context, self.max_new_tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,11 +136,12 @@ class Segment:
     avg_logprob: float  # mean natural log-probability of the text tokens
     finish_reason: FinishReason
     token_ids: tuple[int, ...] = ()
+    channel: int | None = None  # when each channel was heard on its own
 
 
 @dataclass(frozen=True, slots=True)
 class Transcription:
-    """The answer to one TranscribeRequest."""
+    """The answer for one recording."""
 
     text: str
     language: str | None  # forced or detected; None = no speech heard
@@ -117,3 +152,4 @@ class Transcription:
     usage: Usage
     segments: tuple[Segment, ...] = field(default_factory=tuple)
     num_repeats_removed: int = 0  # characters the repetition clean-up took away
+    notes: tuple[str, ...] = ()  # what was done to the recording that its sender may not expect

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,14 +16,17 @@ PACKAGE = ROOT / "predictor"
 # Each line may import from the lines above it and from itself.
 LAYERS = [
     {"types", "errors"},
-    {"settings", "metrics", "logs"},
+    {"settings", "metrics", "logs", "processes", "book"},
     {"text", "model"},
     {"audio"},
     {"engine"},
+    {"startup"},
     {"live"},
     {"service"},
     {"api"},
+    {"ports"},
     {"server"},
+    {"front", "pod"},
     {"__main__"},
     {"demo"},
 ]
@@ -33,6 +37,9 @@ LIGHT = [
     "predictor.audio.pool",
     "predictor.audio.limits",
     "predictor.engine.link.process",
+    "predictor.engine.link.remote",
+    "predictor.pod",
+    "predictor.startup",
     "predictor.settings.read",
     "predictor.model.checkpoint.readahead",
     "predictor.text.tokenizer",
@@ -43,7 +50,8 @@ TORCH_FREE_FILES = [
     "engine/scheduler.py",
     "engine/sequence.py",
     "engine/options.py",
-    "engine/link/ledger.py",
+    "engine/client.py",
+    "engine/core.py",
     "engine/link/wire.py",
 ]
 
@@ -96,7 +104,7 @@ def test_layers_of_one_line_do_not_know_each_other() -> None:
     for name, path in modules().items():
         top = name.split(".")[0]
         beside = LAYERS[layer(name)] - {top}
-        known = {("logs", "settings")}
+        known = {("logs", "settings"), ("processes", "settings")}
         assert {(top, other) for other in ours(path) & beside} <= known, name
 
 
@@ -111,15 +119,18 @@ def test_only_the_server_wires() -> None:
     The engine's process builds the engine, and nothing besides.
     """
     wired = {"AudioDecoder", "Transcriber", "Admission", "Metrics", "AsrModel"}
-    wired |= {"build_engine", "EngineProcess"}
+    wired |= {"build_engine", "CoreProcess", "RemoteCore", "EngineClient"}
     for name, path in modules().items():
         calls = {
             node.func.id
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
         }
-        allowed = {"build_engine"} if name in ("engine.link.worker", "service.loading") else set()
-        allowed |= {"EngineProcess"} if name == "service.loading" else set()
+        allowed = {"CoreProcess"} if name == "pod" else set()
+        allowed |= {"build_engine"} if name in ("engine.link.worker", "service.loading") else set()
+        allowed |= (
+            {"CoreProcess", "RemoteCore", "EngineClient"} if name == "service.loading" else set()
+        )
         assert name == "server" or calls & wired <= allowed, name
 
 
@@ -140,3 +151,12 @@ def test_light_modules_load_nothing_heavy(name: str) -> None:
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert run.stdout.split() == []
+
+
+def test_the_way_of_a_request_is_a_dozen_files_that_exist() -> None:
+    text = (PACKAGE / "README.md").read_text(encoding="utf-8")
+    way = text.partition("## The way of a request")[2].partition("\n## ")[0]
+    files = re.findall(r"^\d+\. \[(\S+)\]\((\S+)\)", way, re.MULTILINE)
+    assert 8 <= len(files) <= 12
+    assert all(name == link and (PACKAGE / link).is_file() for name, link in files), files
+    assert all((PACKAGE / link).exists() for link in re.findall(r"\]\(([^)#]+)\)", text))

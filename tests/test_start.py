@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -14,7 +15,7 @@ import pytest
 from predictor.model.checkpoint import readahead
 from predictor.model.checkpoint.readahead import read_ahead
 from predictor.model.config import CheckpointError
-from predictor.service import loading
+from predictor.service import engines
 from predictor.service.loading import Loading
 from predictor.settings.read import load_settings
 
@@ -28,7 +29,6 @@ SCRIPT = f"""
 import sys
 from predictor.settings.read import load_settings
 settings = load_settings(["--model_dir", {str(TINY)!r}, "--device", "cpu"], {{}})
-from predictor.service import loading
 from predictor.service.loading import Loading
 loading = Loading(settings)
 web = {{"kserve", "fastapi", "uvicorn", "grpc", "av"}} & set(sys.modules)
@@ -159,10 +159,18 @@ def test_a_start_that_cannot_go_on_ends_with_1(flags: list[str]) -> None:
 def test_the_engine_has_a_process_of_its_own_on_cuda_or_where_asked(
     flags: list[str], has_cuda: bool, expected: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loading, "has_cuda", lambda: has_cuda)
-    assert loading.has_own_process(load_settings(flags, {})) is expected
+    monkeypatch.setattr(engines, "num_cuda_devices", lambda: int(has_cuda))
+    assert engines.has_own_process(load_settings(flags, {})) is expected
 
 
 @pytest.mark.skipif(Path("/dev/nvidiactl").exists(), reason="this machine has an NVIDIA driver")
 def test_without_a_driver_there_is_no_cuda() -> None:
-    assert loading.has_cuda() is False
+    assert engines.has_cuda() is False
+
+
+def test_what_is_imported_before_loading_is_there() -> None:
+    """Also what only machines with CUDA import; Triton itself may be missing here."""
+    from predictor import startup
+
+    for name in (*startup._ENGINE, *startup._ENGINE_ON_CUDA):
+        assert importlib.util.find_spec(name) is not None, name

@@ -8,10 +8,12 @@ from predictor.types import Segment, Transcription
 
 
 def details(answer: Transcription) -> dict[str, Any]:
-    """Finish reason, usage, segments and repeats removed; times in seconds."""
+    """Finish reason, usage, segments, repeats removed and what was done to the recording; times in
+    seconds."""
     return {
         "finish_reason": answer.finish_reason,
         "num_repeats_removed": answer.num_repeats_removed,
+        "notes": list(answer.notes),
         "segments": [_segment(segment) for segment in answer.segments],
         "usage": {
             "num_audio_tokens": answer.usage.num_audio_tokens,
@@ -31,4 +33,5 @@ def _segment(segment: Segment) -> dict[str, Any]:
         "confidence": segment.confidence,
         "avg_logprob": segment.avg_logprob,
         "finish_reason": segment.finish_reason,
+        **({} if segment.channel is None else {"channel": segment.channel}),
     }

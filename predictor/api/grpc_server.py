@@ -139,13 +139,15 @@ def create_grpc_server(
     metrics: Metrics,
     keys: KeyRing,
     max_message_bytes: int,
+    *,
+    shares_port: bool = False,
 ) -> grpc.aio.Server:
-    """A server without a port yet."""
+    """A server without a port yet; `shares_port`: with other processes of this pod."""
     server = grpc.aio.server(
         options=[
             ("grpc.max_receive_message_length", max_message_bytes),
             ("grpc.max_send_message_length", max_message_bytes),
-            ("grpc.so_reuseport", 0),  # a port in use is an error, not a silent share
+            ("grpc.so_reuseport", int(shares_port)),  # else a port in use is an error
         ]
     )
     grpc_predict_v2_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(

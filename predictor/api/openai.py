@@ -21,7 +21,7 @@ from predictor.text.languages import CODES, parse_language
 from predictor.text.subtitles import to_srt, to_vtt
 from predictor.types import Segment, Transcription
 
-Event = str | Transcription  # of a stream: new text, and at last the whole answer
+Event = str | Segment | Transcription  # of a stream: new text, a segment's end, the whole answer
 ResponseFormat = Literal["json", "text", "verbose_json", "srt", "vtt"]
 FORMATS: tuple[ResponseFormat, ...] = ("json", "text", "verbose_json", "srt", "vtt")
 FILE_FIELD = "file"
@@ -95,6 +95,17 @@ def _event(item: Event) -> bytes:
     event: dict[str, Any]
     if isinstance(item, str):
         event = {"type": "transcript.text.delta", "delta": item}
+    elif isinstance(item, Segment):
+        event = {
+            "type": "transcript.text.segment",
+            "id": f"seg_{item.id}",
+            "start": item.start_s,
+            "end": item.end_s,
+            "text": item.text,
+            "speaker": "" if item.channel is None else f"channel {item.channel}",
+            "language": item.language,
+            "confidence": item.confidence,
+        }
     else:
         event = {"type": "transcript.text.done", "text": item.text, "usage": _token_usage(item)}
     return b"data: " + orjson.dumps(event) + b"\n\n"
@@ -226,4 +237,5 @@ def _segment(segment: Segment) -> dict[str, Any]:
         "no_speech_prob": None,  # OpenAI's schema has the field; this model gives no such number
         "confidence": segment.confidence,
         "finish_reason": segment.finish_reason,
+        **({} if segment.channel is None else {"channel": segment.channel}),
     }

@@ -1,4 +1,4 @@
-"""Compressed audio to mono samples, for the worker process only: PyAV, and libsndfile for the rest.
+"""Files to blocks of samples, for the decoder process only: PyAV, and libsndfile for the rest.
 
 PyAV reads from the open file alone, with the demuxer that the first bytes named: no probing, no
 playlists, no network, no further files, and no decoder but the audio ones listed here.
@@ -7,18 +7,19 @@ playlists, no network, no further files, and no decoder but the audio ones liste
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, BinaryIO, Final, NoReturn
 
 import av
 import av.error
+import av.stream
 import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from predictor.audio.mono import MonoWriter
 from predictor.audio.sniff import Container
-from predictor.errors import AudioError
+from predictor.errors import AudioError, InvalidInput
 
 _DEMUXERS: Final[dict[Container, str]] = {
     "flac": "flac",
@@ -40,17 +41,31 @@ _CONTAINER_OPTIONS: Final = {
     "protocol_whitelist": "none",
     "max_streams": "32",
 }
-_BLOCK_SAMPLES: Final = 65_536
+_BLOCK_VALUES: Final = 65_536
+_JITTER_S: Final = 0.05
+# Containers whose time stamps say where a track begins and where it has gaps.
+_TIMED: Final = ("mp4", "webm")
 _MAX_BAD_SHARE: Final = 0.5  # of the packets; broken ones are skipped, as every player does
 
 
-def decode_file(file: BinaryIO, container: Container, writer: MonoWriter, field: str) -> None:
-    """Decode `file` into `writer`. Raises AudioError, AudioTooLong or InvalidInput."""
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Samples that follow each other, of every channel."""
+
+    values: NDArray[np.float32]  # [n, channels]
+    sample_rate_hz: int
+    at_s: float | None = None  # where in the recording it begins, if the container says so
+
+
+def decode_file(
+    file: BinaryIO, container: Container, track: int | None, field: str
+) -> Iterator[Block]:
+    """The blocks of `file` in order. Raises AudioError and InvalidInput."""
     try:
         if container in _DEMUXERS:
-            _decode_av(file, container, writer, field)
+            yield from _decode_av(file, container, track, field)
         else:
-            _decode_sndfile(file, writer)
+            yield from _decode_sndfile(file)
     except (av.error.FFmpegError, soundfile.SoundFileError) as error:
         raise undecodable(field, container, _reason(error)) from error
     except (MemoryError, ValueError, OverflowError) as error:
@@ -72,18 +87,20 @@ def _reason(error: Exception) -> str:
     return (text or "invalid data").rpartition(": ")[2].strip(" .")[:120]
 
 
-def _decode_sndfile(file: BinaryIO, writer: MonoWriter) -> None:
+def _decode_sndfile(file: BinaryIO) -> Iterator[Block]:
     with soundfile.SoundFile(file.fileno(), closefd=False) as sound:
-        writer.open(sound.samplerate, sound.channels)
-        while len(block := sound.read(_BLOCK_SAMPLES, dtype="float32", always_2d=True)):
-            writer.write(block)
+        step = max(1, _BLOCK_VALUES // sound.channels)
+        while len(values := sound.read(step, dtype="float32", always_2d=True)):
+            yield Block(values, sound.samplerate)
 
 
 def _refuse_other_files(url: str, _flags: int, _options: dict[str, str]) -> NoReturn:
     raise PermissionError(f"the audio refers to another file: {url[:100]}")
 
 
-def _decode_av(file: BinaryIO, container: Container, writer: MonoWriter, field: str) -> None:
+def _decode_av(
+    file: BinaryIO, container: Container, track: int | None, field: str
+) -> Iterator[Block]:
     with av.open(
         file,
         format=_DEMUXERS[container],
@@ -91,40 +108,62 @@ def _decode_av(file: BinaryIO, container: Container, writer: MonoWriter, field: 
         metadata_errors="replace",
         io_open=_refuse_other_files,
     ) as source:
-        if not source.streams.audio:
-            raise undecodable(field, container, "it has no audio stream")
-        stream = source.streams.audio[0]
-        codec = stream.codec_context.name if stream.codec_context else "unknown"
-        if codec not in _DECODERS.split(","):
-            raise undecodable(field, container, f"its codec is not accepted: {codec}")
+        stream = _chosen(source, container, track, field)
         stream.codec_context.thread_count = 1
-        frames = _frames(source, stream, field, container)
-        for (rate_hz, channels, is_planar), group in groupby(frames, key=_frame_kind):
-            if writer.sample_rate_hz == 0:
-                writer.open(rate_hz, channels)
-            elif rate_hz != writer.sample_rate_hz:
-                change = f"from {writer.sample_rate_hz} to {rate_hz} Hz"
-                raise undecodable(field, container, f"its sample rate changes {change}")
-            for values in _in_bulk(frame.to_ndarray() for frame in group):
-                writer.write(_to_block(values.T if is_planar else values.reshape(-1, channels)))
+        keeps_time = container in _TIMED
+        for (rate_hz, channels, is_planar), group in groupby(
+            _frames(source, stream, field, container), key=_frame_kind
+        ):
+            for values, at_s in _in_bulk(group, keeps_time=keeps_time):
+                shaped = values.T if is_planar else values.reshape(-1, channels)
+                yield Block(_to_float(shaped), rate_hz, at_s)
+
+
+def _chosen(source: Any, container: Container, track: int | None, field: str) -> Any:
+    """The audio stream asked for; else the one marked default, else the first."""
+    streams = source.streams.audio
+    if not streams:
+        raise undecodable(field, container, "it has no audio stream")
+    if track is not None and track >= len(streams):
+        raise InvalidInput(
+            f"{field}: track {track} was asked for, the file has {len(streams)} audio tracks",
+            field=field,
+            value=len(streams),
+            limit=track + 1,
+        )
+    marked = [s for s in streams if s.disposition & av.stream.Disposition.default]
+    stream = streams[track] if track is not None else (marked or streams)[0]
+    codec = stream.codec_context.name if stream.codec_context else "unknown"
+    if codec not in _DECODERS.split(","):
+        raise undecodable(field, container, f"its codec is not accepted: {codec}")
+    return stream
 
 
 def _frame_kind(frame: Any) -> tuple[int, int, bool]:
     return frame.sample_rate, frame.layout.nb_channels, frame.format.is_planar
 
 
-def _in_bulk(arrays: Iterable[NDArray[Any]]) -> Iterator[NDArray[Any]]:
-    """Joined along time: a codec's frame is 20 ms, too little for numpy to be worth its while."""
+def _in_bulk(
+    frames: Iterable[Any], *, keeps_time: bool
+) -> Iterator[tuple[NDArray[Any], float | None]]:
+    """Joined along time, with the time of the first: a codec's frame is 20 ms, too little for numpy
+    to be worth its while. A frame that does not follow on what came before begins a new block."""
     waiting: list[NDArray[Any]] = []  # planar [channels, n], packed [1, n * channels]
-    num_values = 0
-    for array in arrays:
+    num_values, begin_s, end_s = 0, None, None
+    for frame in frames:
+        at_s = frame.time if keeps_time else None
+        follows = at_s is None or end_s is None or at_s - end_s < _JITTER_S
+        if waiting and (num_values >= _BLOCK_VALUES or not follows):
+            yield np.concatenate(waiting, axis=1), begin_s
+            waiting, num_values = [], 0
+        if not waiting:
+            begin_s = at_s
+        array = frame.to_ndarray()
         waiting.append(array)
         num_values += array.size
-        if num_values >= _BLOCK_SAMPLES:
-            yield np.concatenate(waiting, axis=1)
-            waiting, num_values = [], 0
+        end_s = None if at_s is None else at_s + frame.samples / frame.sample_rate
     if waiting:
-        yield np.concatenate(waiting, axis=1)
+        yield np.concatenate(waiting, axis=1), begin_s
 
 
 def _frames(source: Any, stream: Any, field: str, container: Container) -> Iterator[Any]:
@@ -140,7 +179,7 @@ def _frames(source: Any, stream: Any, field: str, container: Container) -> Itera
         raise undecodable(field, container, f"{num_bad} of {num_packets} packets are damaged")
 
 
-def _to_block(block: NDArray[Any]) -> NDArray[np.float32]:
+def _to_float(block: NDArray[Any]) -> NDArray[np.float32]:
     """[n, channels] of any sample type as float32; integers scaled to [-1, 1)."""
     if block.dtype == np.uint8:
         return (block.astype(np.float32) - np.float32(128)) / np.float32(128)

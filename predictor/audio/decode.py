@@ -1,97 +1,161 @@
-"""Any recording to 16 kHz mono float32, off the event loop and within the limits.
+"""Recordings to pieces of 16 kHz mono speech, off the event loop and within the limits.
 
-Plain WAV and raw PCM need no codec: numpy reads them in a thread. All else goes to workers.
-Resampling and filters (torch, which releases the interpreter lock) run in threads of the server.
+All is done in worker processes: decoding, resampling, finding speech, cutting. A recording's pieces
+come as they are found, and no further than its credit reaches: what waits in memory is bounded by
+that, however long the recording is.
 """
 
 from __future__ import annotations
 
-import asyncio
-import importlib
-import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
-from typing import Any, Final, TypeVar
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from predictor.audio.filters import apply_filters
-from predictor.audio.limits import AudioLimits, AudioOptions
-from predictor.audio.mono import check_sample_rate, too_long
-from predictor.audio.pcm import PcmLayout, decode_pcm, raw_layout
+from predictor.audio.bounds import check_sample_rate, too_long
+from predictor.audio.limits import AudioLimits, AudioOptions, CutOptions
+from predictor.audio.pcm import Encoding, PcmLayout, check_pcm, raw_layout
 from predictor.audio.pool import DecoderPool
-from predictor.audio.resample import resample
-from predictor.audio.sniff import FORMATS, sniff
+from predictor.audio.sniff import FORMATS, Container, sniff
+from predictor.audio.stated import stated_duration_s
 from predictor.audio.wav import plain_wav
 from predictor.audio.worker import Job
 from predictor.errors import AudioError, InvalidInput, Overloaded, PayloadTooLarge
-from predictor.types import SAMPLE_RATE_HZ, Samples
+from predictor.types import SAMPLE_RATE_HZ, AudioEnd, AudioPiece, Samples
 
-__all__ = ["AudioDecoder", "AudioLimits", "AudioOptions"]
+__all__ = ["AudioDecoder", "AudioLimits", "AudioOptions", "CutOptions", "Source"]
 
-_T = TypeVar("_T")
-_WAVEFORM_SCALES: Final = {"int16": 2.0**15, "int32": 2.0**31, "float32": 1.0, "float64": 1.0}
+_WAVEFORM_ENCODINGS: Final[dict[str, Encoding]] = {
+    "int16": "s16le",
+    "int32": "s32le",
+    "float32": "f32le",
+    "float64": "f64le",
+}
+_CHUNK_S: Final = 30.0  # of each channel, granted at a time to a long recording
+_NO_BOUND_S: Final = 1e9
+
+
+class Credit(Protocol):
+    """Seconds of audio that a recording may keep in memory."""
+
+    async def grow(self, audio_s: float, kept_s: float) -> None:
+        """Returns when there is room for `audio_s` more; `kept_s` can only be freed by more.
+
+        Who holds nothing else must not wait for others, or all might wait for each other; below 0
+        it may.
+        """
+        ...
+
+    def release(self, audio_s: float) -> None:
+        """So much is no longer in memory; below 0 it turned out to be more than was asked for."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A recording that may be decoded: looked at, not decoded yet."""
+
+    data: bytes | memoryview
+    container: Container | None
+    layout: PcmLayout | None  # of raw samples
+    options: AudioOptions
+    cuts: CutOptions
+    first_s: float  # of audio, over all channels heard, to hold before it is decoded
+    is_long: bool  # as far as that can be known
+    field: str
 
 
 class AudioDecoder:
     """Decodes recordings in worker processes; one per server, used from its event loop."""
 
-    def __init__(self, limits: AudioLimits, *, num_workers: int, options: AudioOptions) -> None:
+    def __init__(
+        self,
+        limits: AudioLimits,
+        *,
+        num_workers: int,
+        options: AudioOptions,
+        cuts: CutOptions | None = None,
+        num_long: int = 4,
+        window_s: float = 240.0,
+    ) -> None:
+        """`window_s`: no recording has more than this in memory; longer ones are decoded as their
+        pieces are transcribed, up to `num_long` at a time."""
         self._limits = limits
         self._options = options
-        self._pool = DecoderPool(num_workers)
-        self._threads = ThreadPoolExecutor(num_workers, thread_name_prefix="audio")
+        self._cuts = cuts or CutOptions()
+        self.window_s = window_s
+        self._pool = DecoderPool(num_workers, num_long)
         self._pending_bytes = 0
 
     def start(self) -> None:
         """Start the worker processes and wait for them (below a second)."""
         self._pool.start()
-        # What resampling imports, beside the loading of the model and before it is needed: it
-        # brings torch, as nothing else in a server does whose engine has a process of its own.
-        threading.Thread(target=importlib.import_module, args=("torchaudio.transforms",)).start()
 
     def close(self) -> None:
         """End the workers; what is still being decoded fails with NotReady."""
         self._pool.close()
-        self._threads.shutdown(wait=True, cancel_futures=True)
 
     @property
     def worker_pids(self) -> list[int]:
         """Process ids of the workers."""
         return self._pool.pids
 
-    async def decode(
+    @property
+    def options(self) -> AudioOptions:
+        """What is done to recordings that ask for nothing else."""
+        return self._options
+
+    @property
+    def cuts(self) -> CutOptions:
+        """How recordings are cut that ask for nothing else."""
+        return self._cuts
+
+    def source(
         self,
         data: bytes | memoryview,
         *,
         content_type: str | None = None,
         field: str = "audio",
-    ) -> Samples:
-        """A recording in any supported format to [num_samples], 16 kHz mono within [-1, 1].
+        options: AudioOptions | None = None,
+        cuts: CutOptions | None = None,
+    ) -> Source:
+        """A recording in any supported format, looked at only: constant time.
 
         `content_type` matters for raw PCM only (`audio/pcm; rate=8000; encoding=s16le`); all other
         formats are told by their first bytes. Raises AudioError, AudioTooLong, PayloadTooLarge,
-        InvalidInput, Overloaded, NotReady, InternalError.
+        InvalidInput.
         """
         view = memoryview(data).cast("B")
         self._check_size(len(view), field)
         layout = raw_layout(content_type, field)
-        with self._admitted(len(view)):
-            plain = (layout, view) if layout is not None else plain_wav(view)
-            if plain is not None:
-                return await self._in_thread(self._finish_pcm, *plain, field)
-            samples, rate_hz = await self._pool.run(self._job(view, field), view)
-            return await self._in_thread(self._finish, samples, rate_hz, field)
+        container = None if layout is not None else _container(view, field)
+        if layout is not None:
+            stated_s: float | None = check_pcm(len(view), layout, self._limits, field)
+            num_channels = layout.num_channels
+        elif container == "wav" and (plain := plain_wav(view)) is not None:
+            stated_s = check_pcm(len(plain[1]), plain[0], self._limits, field)
+            num_channels = plain[0].num_channels
+        else:
+            assert container is not None
+            stated_s, num_channels = stated_duration_s(view, container)
+        return self._source(view, container, layout, stated_s, num_channels, options, cuts, field)
 
-    async def from_waveform(
-        self, array: NDArray[Any], sample_rate_hz: int, *, field: str = "waveform"
-    ) -> Samples:
-        """Samples [n] of one channel at 8 to 192 kHz to [num_samples] at 16 kHz within [-1, 1].
+    def waveform_source(
+        self,
+        array: NDArray[Any],
+        sample_rate_hz: int,
+        *,
+        field: str = "waveform",
+        options: AudioOptions | None = None,
+        cuts: CutOptions | None = None,
+    ) -> Source:
+        """Samples [n] of one channel at 8 to 192 kHz, looked at only.
 
         float32 and float64 are taken as they are, int16 and int32 scaled by their full range.
-        Raises AudioError, AudioTooLong, PayloadTooLarge, InvalidInput, Overloaded.
+        Raises AudioTooLong, PayloadTooLarge, InvalidInput.
         """
         if array.ndim != 1:
             raise InvalidInput(
@@ -100,9 +164,9 @@ class AudioDecoder:
                 value=list(array.shape),
                 limit=1,
             )
-        scale = _WAVEFORM_SCALES.get(array.dtype.name)
-        if scale is None:
-            choices = ", ".join(_WAVEFORM_SCALES)
+        encoding = _WAVEFORM_ENCODINGS.get(array.dtype.name)
+        if encoding is None:
+            choices = ", ".join(_WAVEFORM_ENCODINGS)
             raise InvalidInput(
                 f"{field}: datatype {array.dtype.name} is not one of {choices}",
                 field=field,
@@ -111,41 +175,123 @@ class AudioDecoder:
             )
         check_sample_rate(sample_rate_hz, self._limits, field)
         self._check_size(array.nbytes, field)
-        if len(array) > self._limits.max_duration_s * sample_rate_hz:
-            raise too_long(self._limits, field, len(array) / sample_rate_hz)
-        with self._admitted(array.nbytes):
-            return await self._in_thread(
-                lambda: self._finish(_scaled(array, scale), sample_rate_hz, field)
-            )
+        duration_s = len(array) / sample_rate_hz
+        if duration_s > self._limits.max_duration_s:
+            raise too_long(self._limits, field, duration_s)
+        layout = PcmLayout(sample_rate_hz, 1, encoding)
+        data = memoryview(np.ascontiguousarray(array).data).cast("B") if len(array) else b""
+        return self._source(data, None, layout, duration_s, 1, options, cuts, field)
 
-    def _job(self, view: memoryview, field: str) -> Job:
-        container = sniff(view)
-        if container is None:
-            what = "it is empty" if len(view) == 0 else f"starts with {bytes(view[:8])!r}"
-            raise AudioError(
-                f"{field}: no known audio format ({what}); accepted: {FORMATS}, "
-                "raw PCM by content type",
-                field=field,
-                value=f"{len(view)} bytes",
-                limit=FORMATS,
-            )
-        return Job(container, self._limits, self._options.channel, field)
+    async def pieces(self, source: Source, credit: Credit) -> AsyncGenerator[AudioPiece | AudioEnd]:
+        """The pieces of `source` as they are found, and at last what is known of the whole.
 
-    def _finish_pcm(self, layout: PcmLayout, view: memoryview, field: str) -> Samples:
-        samples = decode_pcm(view, layout, self._limits, self._options.channel, field)
-        return self._finish(samples, layout.sample_rate_hz, field)
+        `credit` already holds `source.first_s`; when all has ended it holds the pieces' seconds,
+        which are released by whoever is done with them. Raises AudioError, AudioTooLong,
+        InvalidInput, Overloaded, NotReady, InternalError.
+        """
+        granted_s, dropped_s = source.first_s, 0.0
+        with self._admitted(len(source.data)):
+            async with self._pool.decode(
+                self._job(source, granted_s), source.data, is_long=source.is_long
+            ) as decoding:
+                while True:
+                    message, samples = await decoding.next()
+                    if samples is not None:
+                        start_s = message.start / SAMPLE_RATE_HZ
+                        end_s = start_s + len(samples) / SAMPLE_RATE_HZ
+                        yield AudioPiece(samples, start_s, end_s, message.channel)
+                        continue
+                    credit.release(max(0.0, message.dropped_s - dropped_s))
+                    dropped_s = max(dropped_s, message.dropped_s)
+                    if message.kind == "end":
+                        credit.release(granted_s - message.decoded_s)
+                        yield AudioEnd(
+                            message.duration_s,
+                            message.notes,
+                            message.speech_probability,
+                            message.busy_s,
+                        )
+                        return
+                    chunk_s = min(_CHUNK_S * max(1, message.num_channels), self.window_s / 4)
+                    wanted_s = message.decoded_s + chunk_s
+                    # Where it begins again it keeps nothing, and can wait for room like others.
+                    kept_s = message.waiting_s if decoding.is_in_its_lane() else -1.0
+                    await credit.grow(wanted_s - granted_s, kept_s)
+                    granted_s = wanted_s
+                    decoding.grant(granted_s)
 
-    def _finish(self, samples: NDArray[np.float32], rate_hz: int, field: str) -> Samples:
-        """Resample, refuse what is not finite, filter."""
-        if len(samples) == 0:
-            raise AudioError(f"{field}: holds no samples", field=field, value=0, limit=1)
-        resampled = resample(samples, rate_hz)
-        _check_finite(resampled, field)
-        return apply_filters(resampled, self._options)
+    async def decode(
+        self,
+        data: bytes | memoryview,
+        *,
+        content_type: str | None = None,
+        field: str = "audio",
+        options: AudioOptions | None = None,
+    ) -> Samples:
+        """A whole recording as samples [num_samples], 16 kHz mono within [-1, 1], nothing cut out.
 
-    async def _in_thread(self, function: Callable[..., _T], *args: Any) -> _T:
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, function, *args)
+        All of it lies in memory: for recordings whose length the caller bounds. Raises what
+        `source` and `pieces` raise.
+        """
+        source = self.source(data, content_type=content_type, field=field, options=options)
+        return await self._whole(source)
+
+    async def from_waveform(
+        self, array: NDArray[Any], sample_rate_hz: int, *, field: str = "waveform"
+    ) -> Samples:
+        """Samples [n] of one channel at any rate to [num_samples] at 16 kHz within [-1, 1]."""
+        return await self._whole(self.waveform_source(array, sample_rate_hz, field=field))
+
+    async def _whole(self, source: Source) -> Samples:
+        cuts = CutOptions(segment_s=self._limits.max_duration_s + 1, vad="off")
+        job = Job(
+            source.container, source.layout, self._limits, source.options, cuts, _NO_BOUND_S,
+            source.field,
+        )  # fmt: skip
+        parts = [np.zeros(0, np.float32)]
+        with self._admitted(len(source.data)):
+            async with self._pool.decode(job, source.data, is_long=source.is_long) as decoding:
+                while True:
+                    _, samples = await decoding.next()
+                    if samples is None:
+                        return np.concatenate(parts)
+                    parts.append(samples)
+
+    def _source(
+        self,
+        data: bytes | memoryview,
+        container: Container | None,
+        layout: PcmLayout | None,
+        stated_s: float | None,
+        num_channels: int,
+        options: AudioOptions | None,
+        cuts: CutOptions | None,
+        field: str,
+    ) -> Source:
+        options = options or self._options
+        heard = max(1, num_channels) if options.channel == "separate" else 1
+        all_s = (stated_s or 0.0) * heard
+        return Source(
+            data,
+            container,
+            layout,
+            options,
+            cuts or self._cuts,
+            first_s=min(max(all_s, 0.1), self.window_s),
+            is_long=all_s > self.window_s,
+            field=field,
+        )
+
+    def _job(self, source: Source, granted_s: float) -> Job:
+        return Job(
+            source.container,
+            source.layout,
+            self._limits,
+            source.options,
+            source.cuts,
+            granted_s,
+            source.field,
+        )
 
     def _check_size(self, num_bytes: int, field: str) -> None:
         if num_bytes > self._limits.max_bytes:
@@ -172,19 +318,15 @@ class AudioDecoder:
             self._pending_bytes -= num_bytes
 
 
-def _scaled(array: NDArray[Any], scale: float) -> NDArray[np.float32]:
-    with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite, refused later
-        samples = array.astype(np.float32)
-    return samples if scale == 1.0 else samples / np.float32(scale)
-
-
-def _check_finite(samples: Samples, field: str) -> None:
-    finite = np.isfinite(samples)
-    if not finite.all():
-        at_s = float(np.argmin(finite)) / SAMPLE_RATE_HZ
+def _container(view: memoryview, field: str) -> Container:
+    container = sniff(view)
+    if container is None:
+        what = "it is empty" if len(view) == 0 else f"starts with {bytes(view[:8])!r}"
         raise AudioError(
-            f"{field}: NaN or infinite sample near {at_s:.2f} s",
+            f"{field}: no known audio format ({what}); accepted: {FORMATS}, "
+            "raw PCM by content type",
             field=field,
-            value="NaN or infinity",
-            limit="finite numbers",
+            value=f"{len(view)} bytes",
+            limit=FORMATS,
         )
+    return container

@@ -1,66 +1,131 @@
 """What may be done to a recording besides resampling: high-pass, loudness, peak. 16 kHz mono.
 
-torch is imported where it is used: no recording needs it unless asked for.
+The recursive filters are FFmpeg's biquads in float64, through PyAV, which decoders need anyway.
 """
 
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 from typing import Final
 
+import av
 import numpy as np
+from av.filter import Graph
 
-from predictor.audio.limits import AudioOptions
 from predictor.types import SAMPLE_RATE_HZ, Samples
 
+Coefficients = tuple[float, float, float, float, float]  # b0, b1, b2, a1, a2; a0 is 1
+
 _MAX_GAIN_DB: Final = 30.0  # more would turn the noise of an empty room into speech level
-_MIN_LOUDNESS_S: Final = 0.4  # one gating block of BS.1770
-_HEADROOM: Final = 0.25  # torchaudio's filters clamp to ±1; the K-weighting amplifies by up to 4 dB
+_BLOCK_S: Final = 0.4  # one gating block of BS.1770; every 0.1 s one begins
+_ABSOLUTE_GATE_LUFS: Final = -70.0
+_RELATIVE_GATE_LU: Final = -10.0
+_OFFSET_LUFS: Final = -0.691
 
 
-def apply_filters(samples: Samples, options: AudioOptions) -> Samples:
-    """[n] to [n] within [-1, 1]: the high-pass, then the loudness, if asked for."""
-    samples = limit_peak(samples)
-    if options.high_pass_hz is not None:
-        samples = limit_peak(high_pass(samples, options.high_pass_hz))
-    if options.loudness_lufs is not None:
-        samples = normalize_loudness(samples, options.loudness_lufs)
-    return samples
+class Biquads:
+    """Second-order sections one after the other, over a signal that comes in blocks."""
+
+    def __init__(self, *sections: Coefficients) -> None:
+        self._graph = Graph()
+        source = self._graph.add_abuffer(
+            sample_rate=SAMPLE_RATE_HZ, format="dbl", layout="mono", time_base=Fraction(1, 16_000)
+        )
+        last = source
+        for b0, b1, b2, a1, a2 in sections:
+            names = {"b0": b0, "b1": b1, "b2": b2, "a0": 1.0, "a1": a1, "a2": a2}
+            arguments = ":".join(f"{name}={value:.17g}" for name, value in names.items())
+            section = self._graph.add("biquad", f"{arguments}:precision=f64")
+            last.link_to(section)
+            last = section
+        last.link_to(self._graph.add("abuffersink"))
+        self._graph.configure()
+        self._num_samples = 0
+
+    def run(self, samples: Samples) -> Samples:
+        """The next samples [n] filtered, [n]."""
+        if len(samples) == 0:
+            return samples
+        wide = np.ascontiguousarray(samples, dtype=np.float64)[None]
+        frame = av.AudioFrame.from_ndarray(wide, "dbl", "mono")
+        frame.sample_rate = SAMPLE_RATE_HZ
+        frame.pts, frame.time_base = self._num_samples, Fraction(1, SAMPLE_RATE_HZ)
+        self._num_samples += len(samples)
+        self._graph.push(frame)
+        out: Samples = np.concatenate(
+            [np.zeros(0), *(f.to_ndarray().reshape(-1) for f in self._pulled())]
+        ).astype(np.float32)
+        assert len(out) == len(samples)
+        return out
+
+    def _pulled(self) -> list[av.AudioFrame]:
+        frames = []
+        while True:
+            try:
+                frames.append(self._graph.pull())
+            except (av.error.BlockingIOError, av.error.EOFError):
+                return frames
+
+
+def high_pass_coefficients(cutoff_hz: float) -> Coefficients:
+    """Second-order Butterworth high-pass, 3 dB down at `cutoff_hz`; removes hum and rumble."""
+    w = 2 * math.pi * cutoff_hz / SAMPLE_RATE_HZ
+    alpha = math.sin(w) / math.sqrt(2)
+    half = (1 + math.cos(w)) / 2
+    b, a = (half, -2 * half, half), (1 + alpha, -2 * math.cos(w), 1 - alpha)
+    return (b[0] / a[0], b[1] / a[0], b[2] / a[0], a[1] / a[0], a[2] / a[0])
 
 
 def limit_peak(samples: Samples) -> Samples:
-    """Samples beyond ±1 (float files, resampled full-scale square waves) scale the whole recording
+    """Samples beyond ±1 (float files, resampled full-scale square waves) scale the whole piece
     so that its loudest sample is ±1: what was not clipped before is not clipped here."""
     peak = max(float(samples.max(initial=0.0)), -float(samples.min(initial=0.0)))
     return samples if peak <= 1.0 else samples / np.float32(peak)
 
 
-def high_pass(samples: Samples, cutoff_hz: float) -> Samples:
-    """Second-order Butterworth high-pass, 3 dB down at `cutoff_hz`; removes hum and rumble."""
-    import torch
-    from torchaudio import functional as F
-
-    w = 2 * math.pi * cutoff_hz / SAMPLE_RATE_HZ
-    alpha = math.sin(w) / math.sqrt(2)
-    a = torch.tensor([1 + alpha, -2 * math.cos(w), 1 - alpha], dtype=torch.float64)
-    half = (1 + math.cos(w)) / 2
-    b = torch.tensor([half, -2 * half, half], dtype=torch.float64)
-    # In float64: at low cutoffs the poles lie so near to 1 that float32 would add noise.
-    filtered = F.lfilter(torch.from_numpy(samples.astype(np.float64)), a, b, clamp=False)
-    high: Samples = filtered.numpy().astype(np.float32)
-    return high
-
-
 def loudness(samples: Samples) -> float:
     """Integrated loudness in LUFS (BS.1770); -inf for silence and for less than 0.4 s."""
-    if len(samples) < _MIN_LOUDNESS_S * SAMPLE_RATE_HZ or not samples.any():
+    block, step = int(_BLOCK_S * SAMPLE_RATE_HZ), int(_BLOCK_S * SAMPLE_RATE_HZ / 4)
+    if len(samples) < block or not samples.any():
         return -math.inf
-    import torch
-    from torchaudio import functional as F
+    weighted = Biquads(*_k_weighting()).run(samples).astype(np.float64)
+    sums = np.concatenate(([0.0], np.cumsum(np.square(weighted))))
+    starts = np.arange(0, len(samples) - block + 1, step)
+    power = (sums[starts + block] - sums[starts]) / block
+    levels = _OFFSET_LUFS + 10 * np.log10(np.maximum(power, 1e-30))
+    heard = power[levels >= _ABSOLUTE_GATE_LUFS]
+    if len(heard) == 0:
+        return -math.inf
+    gate = _OFFSET_LUFS + 10 * math.log10(heard.mean()) + _RELATIVE_GATE_LU
+    spoken = power[levels > max(gate, _ABSOLUTE_GATE_LUFS)]
+    return _OFFSET_LUFS + 10 * math.log10(spoken.mean()) if len(spoken) else -math.inf
 
-    scaled = torch.from_numpy(samples.astype(np.float64) * _HEADROOM)[None]
-    measured = float(F.loudness(scaled, SAMPLE_RATE_HZ))
-    return measured - 20 * math.log10(_HEADROOM) if math.isfinite(measured) else -math.inf
+
+def _k_weighting() -> tuple[Coefficients, Coefficients]:
+    """BS.1770's shelf (the head) and high-pass (RLB) at 16 kHz."""
+    return _shelf(1500.0, 4.0, 1 / math.sqrt(2)), _rlb(38.0, 0.5)
+
+
+def _shelf(centre_hz: float, gain_db: float, q: float) -> Coefficients:
+    a = 10 ** (gain_db / 40)
+    w = 2 * math.pi * centre_hz / SAMPLE_RATE_HZ
+    alpha, cos, root = math.sin(w) / 2 / q, math.cos(w), 2 * math.sqrt(a)
+    a0 = (a + 1) - (a - 1) * cos + root * alpha
+    return (
+        a * ((a + 1) + (a - 1) * cos + root * alpha) / a0,
+        -2 * a * ((a - 1) + (a + 1) * cos) / a0,
+        a * ((a + 1) + (a - 1) * cos - root * alpha) / a0,
+        2 * ((a - 1) - (a + 1) * cos) / a0,
+        ((a + 1) - (a - 1) * cos - root * alpha) / a0,
+    )
+
+
+def _rlb(cutoff_hz: float, q: float) -> Coefficients:
+    w = 2 * math.pi * cutoff_hz / SAMPLE_RATE_HZ
+    alpha, cos = math.sin(w) / 2 / q, math.cos(w)
+    a0, half = 1 + alpha, (1 + cos) / 2
+    return (half / a0, -2 * half / a0, half / a0, -2 * cos / a0, (1 - alpha) / a0)
 
 
 def normalize_loudness(samples: Samples, target_lufs: float) -> Samples:

@@ -5,6 +5,7 @@ Only numpy: a plain WAV or raw PCM body needs no codec and so no worker process.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from email.message import Message
 from typing import Final, Literal, get_args
@@ -12,8 +13,8 @@ from typing import Final, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from predictor.audio.bounds import check_channels, check_sample_rate, too_long
 from predictor.audio.limits import DURATION_SLACK_S, AudioLimits
-from predictor.audio.mono import check_channels, check_sample_rate, mix_down, too_long
 from predictor.errors import AudioError, InvalidInput
 from predictor.types import SAMPLE_RATE_HZ
 
@@ -28,7 +29,7 @@ _RAW_TYPES: Final[dict[str, Encoding]] = {
     "audio/l24": "s24le",
 }
 _PARAMETERS: Final = ("rate", "channels", "encoding", "endianness")
-_BLOCK_VALUES: Final = 1 << 20  # converted at once, so that 8 channels never lie in memory as float
+_BLOCK_VALUES: Final = 1 << 18  # converted at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,35 +105,34 @@ def _bad_parameter(field: str, name: str, value: str, limit: str) -> InvalidInpu
     )
 
 
-def decode_pcm(
-    data: memoryview, layout: PcmLayout, limits: AudioLimits, channel: int | None, field: str
-) -> NDArray[np.float32]:
-    """Interleaved bytes to mono float32 [num_samples] at the layout's rate.
+def check_pcm(num_bytes: int, layout: PcmLayout, limits: AudioLimits, field: str) -> float:
+    """Seconds that `num_bytes` of this layout last.
 
     Raises InvalidInput, AudioTooLong, and AudioError for a length that ends within a sample.
     """
     check_sample_rate(layout.sample_rate_hz, limits, field)
     check_channels(layout.num_channels, limits, field)
     bytes_per_frame = layout.bytes_per_value * layout.num_channels
-    num_samples, rest = divmod(len(data), bytes_per_frame)
+    num_samples, rest = divmod(num_bytes, bytes_per_frame)
     if rest:
         raise AudioError(
-            f"{field}: {len(data)} bytes are no whole number of {bytes_per_frame}-byte samples "
+            f"{field}: {num_bytes} bytes are no whole number of {bytes_per_frame}-byte samples "
             f"({layout.encoding}, {layout.num_channels} channels)",
             field=field,
-            value=len(data),
+            value=num_bytes,
             limit=f"a multiple of {bytes_per_frame}",
         )
     if num_samples > (limits.max_duration_s + DURATION_SLACK_S) * layout.sample_rate_hz:
         raise too_long(limits, field, num_samples / layout.sample_rate_hz)
-    mono = np.empty(num_samples, dtype=np.float32)
-    step = max(1, _BLOCK_VALUES // layout.num_channels)
-    for start in range(0, num_samples, step):
-        stop = min(start + step, num_samples)
-        raw = data[start * bytes_per_frame : stop * bytes_per_frame]
-        block = to_float(raw, layout.encoding).reshape(-1, layout.num_channels)
-        mono[start:stop] = mix_down(block, channel, field)
-    return mono
+    return num_samples / layout.sample_rate_hz
+
+
+def decode_pcm(data: memoryview, layout: PcmLayout) -> Iterator[NDArray[np.float32]]:
+    """Interleaved bytes, a whole number of samples, to blocks [n, channels] of float32."""
+    bytes_per_frame = layout.bytes_per_value * layout.num_channels
+    step = max(1, _BLOCK_VALUES // layout.num_channels) * bytes_per_frame
+    for start in range(0, len(data), step):
+        yield to_float(data[start : start + step], layout.encoding).reshape(-1, layout.num_channels)
 
 
 def to_float(raw: memoryview, encoding: Encoding) -> NDArray[np.float32]:

@@ -1,7 +1,8 @@
 """The server's end of one decoder process.
 
 Bytes and samples pass through anonymous files in memory (memfd): nothing lies in /dev/shm, which a
-container limits to 64 MB, and nothing is left behind however a process ends. Linux only.
+container limits to 64 MB, and nothing is left behind however a process ends. A packet socket keeps
+each message and its file together. Linux only.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-from predictor.audio.worker import MAX_MESSAGE_BYTES, READY, Job, Reply
+from predictor.audio.worker import MAX_MESSAGE_BYTES, READY, STOP, Job, Message
+from predictor.types import Samples
 
 _START_TIMEOUT_S: Final = 60.0
 _PASSED_ON: Final = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TMPDIR")
@@ -42,7 +43,7 @@ class Worker:
     """One decoder process and the socket to it. Used by one thread at a time."""
 
     def __init__(self) -> None:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._process = subprocess.Popen(  # noqa: S603  # our own module, no input in it
                 [sys.executable, "-m", "predictor.audio.worker", str(theirs.fileno())],
@@ -64,7 +65,7 @@ class Worker:
             return
         self._socket.settimeout(_START_TIMEOUT_S)
         try:
-            line = self._receive_line()
+            line = self._receive()[0]
         except TimeoutError:
             self._process.kill()
             line = b""
@@ -72,37 +73,47 @@ class Worker:
             raise self._death()
         self._is_ready = True
 
-    def call(self, job: Job, data: bytes | memoryview) -> tuple[NDArray[np.float32], int]:
-        """Samples [n] at the recording's rate, and that rate.
-
-        Raises what the job's reply carries, WorkerDiedError, or TimeoutError past the time limit;
-        after the last two this worker is of no use any more.
-        """
+    def begin(self, job: Job, data: bytes | memoryview) -> None:
+        """Hand it a recording; `receive` then gives its messages. Raises WorkerDiedError."""
         self.wait_ready()
-        with _memory_file() as source, _memory_file() as result:
+        with _memory_file() as source:
             _fill(source, data)
-            self._socket.settimeout(job.limits.decode_timeout_s)
             try:
-                fds = [source.fileno(), result.fileno()]
-                socket.send_fds(self._socket, [job.to_json()], fds)
-                line = self._receive_line()
+                socket.send_fds(self._socket, [job.to_json()], [source.fileno()])
             except (BrokenPipeError, ConnectionResetError):
-                line = b""
-            if not line:
-                raise self._death()
-            reply = Reply.from_json(line)
-            reply.raise_error(job.field)
-            return _mapped(result.fileno(), reply.num_samples), reply.sample_rate_hz
+                raise self._death() from None
 
-    def _receive_line(self) -> bytes:
-        """One message, or nothing when the process has gone."""
-        line = b""
-        while not line.endswith(b"\n"):
-            part = self._socket.recv(MAX_MESSAGE_BYTES)
-            if not part:
-                return b""
-            line += part
-        return line
+    def receive(self, timeout_s: float) -> tuple[Message, Samples | None]:
+        """The next message, and the samples of a piece.
+
+        Raises WorkerDiedError or TimeoutError; then this worker is of no use any more.
+        """
+        self._socket.settimeout(timeout_s)
+        line, fd = self._receive()
+        if not line:
+            raise self._death()
+        message = Message.from_json(line)
+        if fd is None:
+            return message, None
+        try:
+            return message, _mapped(fd, message.num_samples)
+        finally:
+            os.close(fd)
+
+    def answer(self, granted_s: float | None) -> None:
+        """The answer to a message that asks for more: a new total, None to stop."""
+        try:
+            self._socket.send(STOP if granted_s is None else repr(granted_s).encode())
+        except (BrokenPipeError, ConnectionResetError):
+            raise self._death() from None
+
+    def _receive(self) -> tuple[bytes, int | None]:
+        """One message and its file; nothing when the process has gone."""
+        try:
+            line, fds, _, _ = socket.recv_fds(self._socket, MAX_MESSAGE_BYTES, 1)
+        except ConnectionResetError:
+            return b"", None
+        return line, fds[0] if fds else None
 
     def _death(self) -> WorkerDiedError:
         try:
@@ -148,7 +159,7 @@ def _fill(file: BinaryIO, data: bytes | memoryview) -> None:
     file.seek(0)
 
 
-def _mapped(fd: int, num_samples: int) -> NDArray[np.float32]:
+def _mapped(fd: int, num_samples: int) -> Samples:
     """The samples in `fd`, not copied; the mapping lives as long as the array."""
     if num_samples == 0:
         return np.empty(0, dtype=np.float32)

@@ -1,4 +1,4 @@
-"""Cuts long recordings where they are quietest: if it can be helped, no cut falls into a word."""
+"""Where to cut when a piece must end: in a pause if there is one, else where it is quietest."""
 
 from __future__ import annotations
 
@@ -11,33 +11,9 @@ from predictor.types import SAMPLE_RATE_HZ, Samples
 
 _FRAME: Final = SAMPLE_RATE_HZ // 100  # samples; cuts are tried every 10 ms
 _WINDOW: Final = 10  # frames of the moving energy: 100 ms
-_MIN_TAIL_S: Final = 1.0  # a shorter rest is hardly ever a word of its own
 
 
-def split(samples: Samples, max_segment_s: float, search_s: float = 5.0) -> list[tuple[int, int]]:
-    """Pieces (start, end) in samples that cover `samples` in order, each exactly once.
-
-    No piece is longer than `max_segment_s`; a cut is searched within `search_s` before that limit.
-    The last piece has at least 1 s unless the whole recording has less. O(n).
-    """
-    longest = int(max_segment_s * SAMPLE_RATE_HZ)
-    if longest < 2 * _FRAME:
-        raise ValueError(f"max_segment_s={max_segment_s} is below {2 * _FRAME / SAMPLE_RATE_HZ} s")
-    tail = min(int(_MIN_TAIL_S * SAMPLE_RATE_HZ), longest // 4)
-    search = min(int(search_s * SAMPLE_RATE_HZ), longest // 2)
-    pieces = []
-    start = 0
-    while len(samples) - start > longest:
-        latest = min(start + longest, len(samples) - tail)
-        cut = _quietest(samples, latest - search, latest)
-        pieces.append((start, cut))
-        start = cut
-    if len(samples):
-        pieces.append((start, len(samples)))
-    return pieces
-
-
-def _quietest(samples: Samples, low: int, high: int) -> int:
+def quietest_cut(samples: Samples, low: int, high: int) -> int:
     """The cut in [low, high] whose surrounding 100 ms have the least energy.
 
     Of equally quiet places (digital silence) the middle of the longest run.
@@ -53,12 +29,15 @@ def _quietest(samples: Samples, low: int, high: int) -> int:
     padded[max(begin, 0) - begin :][: len(inside)] = inside
     energy = np.square(padded, dtype=np.float64).reshape(-1, _FRAME).sum(axis=1)
     moving = np.convolve(energy, np.ones(_WINDOW), mode="valid")  # [num_frames + 1], at the cuts
-    return low + _longest_run_middle(moving <= moving.min()) * _FRAME
+    begin, end = longest_run(moving <= moving.min())
+    return low + (begin + end - 1) // 2 * _FRAME
 
 
-def _longest_run_middle(quiet: NDArray[np.bool_]) -> int:
-    """Index of the middle of the longest run of True; there is at least one."""
-    edges = np.flatnonzero(np.diff(np.concatenate(([False], quiet, [False])).astype(np.int8)))
+def longest_run(wanted: NDArray[np.bool_]) -> tuple[int, int]:
+    """[begin, end) of the longest run of True, the first of several; (0, 0) without any."""
+    edges = np.flatnonzero(np.diff(np.concatenate(([False], wanted, [False])).astype(np.int8)))
     starts, ends = edges[::2], edges[1::2]
+    if len(starts) == 0:
+        return 0, 0
     longest = int(np.argmax(ends - starts))
-    return int(starts[longest] + ends[longest] - 1) // 2
+    return int(starts[longest]), int(ends[longest])

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Final
 
 from predictor.audio.vad import FRAME_S
+
+# A first word behind music or noise is believed late: it began with the first frame in a row that
+# reached this share of the threshold.
+_RISING: Final = 0.2
+_MAX_RISE: Final = 10  # frames
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +33,7 @@ class SpeechFinder:
         self._min_silence = max(1, round(options.min_silence_s / FRAME_S))
         self._end = 0  # behind the last frame of the span that is open
         self._num_spoken = 0  # frames of it at or over the release
+        self._rising = 0  # since this frame speech has at least been possible
         self.num_frames = 0
         self.start: int | None = None  # of the span that is open
 
@@ -43,15 +50,19 @@ class SpeechFinder:
     @property
     def settled(self) -> int:
         """No span that is still to come begins before this frame."""
-        return self.num_frames if self.start is None else self.start
+        if self.start is not None:
+            return self.start
+        return max(self._rising, self.num_frames - _MAX_RISE)
 
     def feed(self, probabilities: Iterable[float]) -> list[tuple[int, int]]:
         """Takes the probabilities of the next frames; returns the spans that ended with them."""
         spans = []
         for probability in probabilities:
             if self.start is None:
-                if probability >= self._options.threshold:
-                    self.start, self._end = self.num_frames, self.num_frames + 1
+                if probability < _RISING * self._options.threshold:
+                    self._rising = self.num_frames + 1
+                elif probability >= self._options.threshold:
+                    self.start, self._end = self.settled, self.num_frames + 1
                     self._num_spoken = 1
             elif probability >= self._options.release:
                 self._end = self.num_frames + 1
@@ -65,8 +76,14 @@ class SpeechFinder:
         """The span that was open at the end, if there is one."""
         return self._closed() if self.start is not None else []
 
+    def restart(self, frame: int) -> None:
+        """The open span begins at `frame` from now on, and is speech whatever follows."""
+        self.start, self._end = frame, max(frame + 1, self._end)
+        self._num_spoken = self._min_speech
+
     def _closed(self) -> list[tuple[int, int]]:
         assert self.start is not None
         span, is_speech = (self.start, self._end), self.is_speaking
+        self._rising = self.num_frames
         self.start = None
         return [span] if is_speech else []

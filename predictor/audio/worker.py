@@ -1,115 +1,272 @@
-"""The decoder process: takes one recording at a time over a socket, answers with mono samples.
+"""The decoder process: takes one recording at a time over a socket, answers with its pieces.
 
-A job is one line of JSON with two open files: the bytes to read, and an empty file for the samples
-(float32, at the recording's own rate). Neither torch nor anything of the server is imported, so
-that a worker starts in a few hundred milliseconds and can be killed at no loss.
+A job is one JSON message with an open file, the bytes to read. Pieces go back as they are found,
+each as one message with an anonymous file of its samples (float32, 16 kHz). The process decodes no
+more seconds than it was granted and then asks for more, so that nobody's file makes it or the
+server grow. Neither torch nor anything of the server is imported: a process starts in a few hundred
+milliseconds and can be killed at no loss.
 """
 
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import resource
 import signal
 import socket
 import sys
+import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from predictor.audio.codecs import decode_file
-from predictor.audio.limits import AudioLimits
-from predictor.audio.mono import MonoWriter
+import numpy as np
+
+from predictor.audio.codecs import Block, decode_file
+from predictor.audio.cut import Cut, Cutter
+from predictor.audio.filters import limit_peak, normalize_loudness
+from predictor.audio.limits import AudioLimits, AudioOptions, CutOptions
+from predictor.audio.pcm import PcmLayout, decode_pcm
 from predictor.audio.sniff import Container
+from predictor.audio.track import Track
+from predictor.audio.wav import plain_wav
 from predictor.errors import AudioError, AudioTooLong, InvalidInput
+from predictor.types import SAMPLE_RATE_HZ, Samples
 
 MAX_MESSAGE_BYTES: Final = 65_536
-READY: Final = b"ready\n"
+READY: Final = b"ready"
+STOP: Final = b"stop"
 _MAX_ADDRESS_SPACE: Final = 3 << 30  # a header that asks for more memory fails here, not the node
-_LAST_RESORT_S: Final = (
-    5.0  # after the limit; only counts when the server is no longer there to kill
-)
+# After the limit; only counts when the server is no longer there to kill.
+_LAST_RESORT_S: Final = 5.0
+_STEP_S: Final = 5.0  # what is taken from a block before the next look at what is granted
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One recording to decode; its bytes and its result travel as open files."""
+    """One recording to decode; its bytes travel as an open file."""
 
-    container: Container
+    container: Container | None  # None: raw samples as `layout` says
+    layout: PcmLayout | None
     limits: AudioLimits
-    channel: int | None
+    options: AudioOptions
+    cuts: CutOptions
+    granted_s: float  # of audio, over all channels heard, before it must ask
     field: str
 
     def to_json(self) -> bytes:
-        return json.dumps(asdict(self)).encode() + b"\n"
+        return json.dumps(asdict(self)).encode()
 
     @staticmethod
     def from_json(line: bytes) -> Job:
         values = json.loads(line)
-        return Job(**{**values, "limits": AudioLimits(**values["limits"])})
+        layout = values["layout"]
+        return Job(
+            **{
+                **values,
+                "layout": None if layout is None else PcmLayout(**layout),
+                "limits": AudioLimits(**values["limits"]),
+                "options": AudioOptions(**values["options"]),
+                "cuts": CutOptions(**values["cuts"]),
+            }
+        )
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
-    """What became of a job: the rate of the samples, or an error."""
+class Message:
+    """From the process: a piece, a question for more seconds, the end, or an error."""
 
-    sample_rate_hz: int = 0
+    kind: str  # "piece", "more", "end" or "error"
+    # A piece; its samples come as an open file.
     num_samples: int = 0
-    error: str | None = None  # name of the class in predictor.errors
+    start: int = 0  # in samples at 16 kHz
+    channel: int | None = None  # when each channel is heard on its own
+    # "more" and "end": seconds of audio, over all channels heard.
+    decoded_s: float = 0.0
+    dropped_s: float = 0.0  # of them in no piece
+    waiting_s: float = 0.0  # of them in no piece yet
+    num_channels: int = 0  # heard
+    # "end"
+    duration_s: float = 0.0
+    speech_probability: float = 0.0  # of the likeliest 32 ms
+    busy_s: float = 0.0  # spent decoding, without waiting
+    notes: tuple[str, ...] = ()
+    # "error"
+    error: str = ""  # name of the class in predictor.errors
     message: str = ""
     value: Any = None
     limit: Any = None
 
     def to_json(self) -> bytes:
-        return json.dumps(asdict(self)).encode() + b"\n"
+        return json.dumps(asdict(self)).encode()
 
     @staticmethod
-    def from_json(line: bytes) -> Reply:
-        return Reply(**json.loads(line))
+    def from_json(line: bytes) -> Message:
+        values = json.loads(line)
+        return Message(**{**values, "notes": tuple(values["notes"])})
 
     def raise_error(self, field: str) -> None:
-        """Raise the error this reply carries, if it carries one."""
-        if self.error is None:
-            return
-        kinds = {kind.__name__: kind for kind in (AudioError, AudioTooLong, InvalidInput)}
-        raise kinds[self.error](self.message, field=field, value=self.value, limit=self.limit)
+        """Raise the error this message carries, if it carries one."""
+        if self.kind == "error":
+            kinds = {kind.__name__: kind for kind in (AudioError, AudioTooLong, InvalidInput)}
+            raise kinds[self.error](self.message, field=field, value=self.value, limit=self.limit)
 
 
-def run_job(job: Job, in_fd: int, out_fd: int) -> Reply:
-    """Decode `in_fd` into `out_fd`."""
-    with (
-        open(in_fd, "rb", buffering=0, closefd=False) as source,
-        open(out_fd, "wb", closefd=False) as out,
-    ):
-        writer = MonoWriter(out, job.limits, job.channel, job.field)
-        try:
-            decode_file(source, job.container, writer, job.field)
-        except InvalidInput as error:
-            return Reply(
-                error=type(error).__name__,
-                message=error.bare_message,
-                value=error.value,
-                limit=error.limit,
-            )
-    return Reply(sample_rate_hz=writer.sample_rate_hz, num_samples=writer.num_samples)
+class _StoppedError(Exception):
+    """The server has no use for the rest."""
+
+
+class _Run:
+    """One job under way."""
+
+    def __init__(self, job: Job, channel: socket.socket) -> None:
+        self._job = job
+        self._channel = channel
+        self._granted_s = job.granted_s
+        self._track = Track(job.limits, job.options, job.field)
+        self._cutters: list[Cutter] = []
+        self._waited_s = 0.0
+        self._began_s = time.monotonic()
+
+    def run(self, fd: int) -> Message:
+        """Decode the file `fd`; returns the last message. Raises InvalidInput, _StoppedError."""
+        for block in _blocks(self._job, fd):
+            step = max(1, int(_STEP_S * block.sample_rate_hz))
+            for start in range(0, len(block.values), step):
+                at_s = block.at_s if start == 0 else None
+                part = block.values[start : start + step]
+                for samples in self._track.write(part, block.sample_rate_hz, at_s):
+                    self._take(samples)
+        for samples in self._track.finish():
+            self._take(samples)
+        for index, cutter in enumerate(self._cutters):
+            self._send(index, cutter.finish())
+        return Message(
+            "end",
+            decoded_s=self._decoded_s,
+            dropped_s=self._dropped_s,
+            duration_s=self._track.num_given / SAMPLE_RATE_HZ,
+            speech_probability=max(c.speech_probability for c in self._cutters),
+            busy_s=time.monotonic() - self._began_s - self._waited_s,
+            notes=tuple(self._track.notes),
+        )
+
+    @property
+    def _decoded_s(self) -> float:
+        return self._track.num_given * len(self._cutters) / SAMPLE_RATE_HZ
+
+    @property
+    def _dropped_s(self) -> float:
+        return sum(cutter.num_dropped for cutter in self._cutters) / SAMPLE_RATE_HZ
+
+    def _take(self, samples: Samples) -> None:
+        """Samples [channels, n] to the cutters, and their pieces to the server."""
+        if not self._cutters:
+            self._cutters = [Cutter(self._job.cuts) for _ in range(len(samples))]
+        for index, (cutter, channel) in enumerate(zip(self._cutters, samples, strict=True)):
+            self._send(index, cutter.feed(channel))
+        if self._decoded_s > self._granted_s:
+            self._ask()
+
+    def _ask(self) -> None:
+        """Wait until more seconds are granted. Raises _StoppedError."""
+        began_s = time.monotonic()
+        question = Message(
+            "more",
+            decoded_s=self._decoded_s,
+            dropped_s=self._dropped_s,
+            waiting_s=sum(cutter.num_waiting for cutter in self._cutters) / SAMPLE_RATE_HZ,
+            num_channels=len(self._cutters),
+        )
+        signal.setitimer(signal.ITIMER_REAL, 0)  # waiting is no hanging
+        self._channel.send(question.to_json())
+        answer = self._channel.recv(MAX_MESSAGE_BYTES)
+        if answer in (b"", STOP):
+            raise _StoppedError
+        self._granted_s = float(answer)
+        _set_alarm(self._job)
+        self._waited_s += time.monotonic() - began_s
+
+    def _send(self, index: int, pieces: list[Cut]) -> None:
+        is_separate = self._job.options.channel == "separate"
+        for piece in pieces:
+            samples = limit_peak(piece.samples)
+            if self._job.options.loudness_lufs is not None:
+                samples = normalize_loudness(samples, self._job.options.loudness_lufs)
+            channel = index if is_separate else None
+            message = Message("piece", len(samples), piece.start, channel)
+            fd = os.memfd_create("samples")
+            try:
+                _write(fd, samples)
+                socket.send_fds(self._channel, [message.to_json()], [fd])
+            finally:
+                os.close(fd)
+
+
+def _write(fd: int, samples: Samples) -> None:
+    rest = memoryview(np.ascontiguousarray(samples).data).cast("B")
+    while rest:
+        rest = rest[os.write(fd, rest) :]
+
+
+def _blocks(job: Job, fd: int) -> Iterator[Block]:
+    with open(fd, "rb", buffering=0, closefd=False) as file:
+        plain = _plain(job, file.fileno())
+        if plain is not None:
+            layout, data = plain
+            for values in decode_pcm(data, layout):
+                yield Block(values, layout.sample_rate_hz)
+        elif job.container is not None:
+            yield from decode_file(file, job.container, job.options.track, job.field)
+
+
+def _plain(job: Job, fd: int) -> tuple[PcmLayout, memoryview] | None:
+    """Samples that need no codec: raw ones, and those of a plain WAV file."""
+    size = os.fstat(fd).st_size
+    if size == 0 or (job.layout is None and job.container != "wav"):
+        return None
+    data = memoryview(mmap.mmap(fd, size, prot=mmap.PROT_READ))
+    return (job.layout, data) if job.layout is not None else plain_wav(data)
+
+
+def run_job(job: Job, fd: int, channel: socket.socket) -> Message:
+    """Decode `fd`, sending pieces; returns the last message."""
+    try:
+        return _Run(job, channel).run(fd)
+    except _StoppedError:
+        return Message("end")
+    except InvalidInput as error:
+        return Message(
+            "error",
+            error=type(error).__name__,
+            message=error.bare_message,
+            value=error.value,
+            limit=error.limit,
+        )
+
+
+def _set_alarm(job: Job) -> None:
+    # If the server dies while a codec hangs, nobody else would end this process.
+    signal.setitimer(signal.ITIMER_REAL, job.limits.decode_timeout_s + _LAST_RESORT_S)
 
 
 def serve(channel: socket.socket) -> None:
     """Answer jobs until the server's end of the socket is closed."""
-    channel.sendall(READY)
+    channel.send(READY)
     while True:
-        line, fds, _, _ = socket.recv_fds(channel, MAX_MESSAGE_BYTES, 2)
+        line, fds, _, _ = socket.recv_fds(channel, MAX_MESSAGE_BYTES, 1)
         if not line:
             return
         job = Job.from_json(line)
-        # If the server dies while a codec hangs, nobody else would end this process.
-        signal.setitimer(signal.ITIMER_REAL, job.limits.decode_timeout_s + _LAST_RESORT_S)
+        _set_alarm(job)
         try:
-            reply = run_job(job, *fds)
+            last = run_job(job, fds[0], channel)
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
             for fd in fds:
                 os.close(fd)
-        channel.sendall(reply.to_json())
+        channel.send(last.to_json())
 
 
 def main() -> None:

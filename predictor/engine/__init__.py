@@ -1,12 +1,14 @@
-"""The engine: what serves requests on a device. `build_engine` makes one from a checkpoint."""
+"""The engine: what serves requests on a device. `build_engine` makes a core from a checkpoint."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from predictor.engine.engine import Engine
-from predictor.engine.link.process import EngineProcess
+from predictor.engine.client import EngineClient
+from predictor.engine.core import EngineCore
+from predictor.engine.link.process import CoreProcess
+from predictor.engine.link.remote import RemoteCore
 from predictor.engine.link.wire import EngineSpec
 from predictor.engine.options import EngineOptions, EngineStats, StepStats
 from predictor.engine.stream import TokenStream
@@ -17,11 +19,13 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = [
-    "Engine",
+    "CoreProcess",
+    "EngineClient",
+    "EngineCore",
     "EngineOptions",
-    "EngineProcess",
     "EngineSpec",
     "EngineStats",
+    "RemoteCore",
     "StepStats",
     "TokenStream",
     "build_engine",
@@ -34,7 +38,7 @@ def build_engine(
     precision: str | torch.dtype,
     options: EngineOptions,
     on_step: Callable[[StepStats], None] | None = None,
-) -> Engine:
+) -> EngineCore:
     """See `predictor.engine.start.build`; imported late, so that the rest works without torch."""
     from predictor.engine.start.build import build_engine as build
 

@@ -22,9 +22,7 @@ class KeptSequences:
     def __len__(self) -> int:
         return len(self._utterances)
 
-    def extend(
-        self, step: ExtendRequest, scheduler: Scheduler, *, audio_s_per_s: float = 0.0
-    ) -> None:
+    def extend(self, step: ExtendRequest, scheduler: Scheduler) -> None:
         """Queue a step. InvalidInput or Overloaded leave everything as it was."""
         kept = self._utterances.get(step.sequence_id)
         if kept is not None and scheduler.is_in_flight(kept.request_id):
@@ -59,17 +57,34 @@ class KeptSequences:
             draft=step.draft,
         )
         try:
-            scheduler.add(request, audio_s_per_s=audio_s_per_s, utterance=utterance)
+            scheduler.add(request, utterance)
         except Exception:
             utterance.take_back(len(step.samples))
             raise
+        if kept is not None and kept is not utterance:
+            scheduler.close(kept)
         utterance.request_id = step.request_id
         self._utterances[step.sequence_id] = utterance
+        scheduler.num_kept = len(self._utterances)
 
-    def close(self, sequence_id: str) -> str | None:
+    def newest_step(self, sequence_id: str) -> str | None:
+        """The request id of a sequence's newest step."""
+        utterance = self._utterances.get(sequence_id)
+        return None if utterance is None else utterance.request_id
+
+    def audio_s(self, sequence_id: str) -> float:
+        """Seconds of audio of its utterance so far; 0 where it is not known."""
+        utterance = self._utterances.get(sequence_id)
+        return 0.0 if utterance is None else utterance.audio_s
+
+    def close(self, sequence_id: str, scheduler: Scheduler) -> str | None:
         """Forget a sequence; the id of its newest step, None where it was not known."""
         utterance = self._utterances.pop(sequence_id, None)
-        return None if utterance is None else utterance.request_id
+        if utterance is None:
+            return None
+        scheduler.close(utterance)
+        scheduler.num_kept = len(self._utterances)
+        return utterance.request_id
 
     def _check_room(self, kept: Utterance | None, new_audio_s: float) -> None:
         options = self._options

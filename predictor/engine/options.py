@@ -19,8 +19,6 @@ class EngineOptions:
     kv_memory_fraction: float = 0.85  # of the memory free once the weights are loaded
     max_prefill_audio_s: float = 120.0  # seconds of audio prefilled in one step, or one clip
     max_prefill_tokens: int = 8192  # audio and prompt tokens of one step, or one sequence
-    max_waiting_requests: int = 512  # beyond it submit() raises Overloaded
-    max_waiting_audio_s: float = 7200.0  # beyond it submit() raises Overloaded
     max_kept_sequences: int = (
         1024  # sequences that stay alive; beyond it extend() raises Overloaded
     )
@@ -58,6 +56,10 @@ class EngineStats:
     max_model_len: int
     num_finished: int = 0  # since the start, aborted ones included
     num_failed: int = 0  # since the start, ended by an error of ours
+    num_pages: int = 0  # of the cache
+    num_free_pages: int = 0
+    num_kept: int = 0  # sequences that stay alive
+    num_preempted: int = 0  # since the start: sequences that gave up their pages for older ones
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,57 +29,51 @@ class PromptLayout:
     counts: tuple[int, ...]  # of the W, those of each sequence
 
     @classmethod
-    def of(cls, sequences: Batch[Sequence], slot_length: int) -> PromptLayout:
+    def of(cls, sequences: Batch[Sequence], page_tokens: int) -> PromptLayout:
         """Audio placeholders have token id 0: their embeddings are replaced."""
-        rows, audio_rows, wanted, given, is_forced = [], [], [], [], []
-        first = 0
-        for sequence in sequences:
-            tokens, audio = _tokens_of(sequence)
-            positions = np.arange(sequence.num_cached, sequence.num_cached + len(tokens))
-            rows.append(np.stack([tokens, positions, sequence.slot * slot_length + positions]))
+        lengths = tuple(s.reach - s.num_cached for s in sequences)
+        counts = tuple(s.num_checks for s in sequences)
+        rows = np.zeros((3, sum(lengths)), dtype=np.int64)
+        given = np.full(sum(counts), NOTHING)
+        is_forced = np.zeros(sum(counts), dtype=np.bool_)
+        audio_rows = [np.zeros(0, dtype=np.int64)]
+        wanted = [np.zeros(0, dtype=np.int64)]
+        first = first_check = 0
+        for sequence, length, count in zip(sequences, lengths, counts, strict=True):
+            end, end_checks = first + length, first_check + count
+            audio = _fill(sequence, rows[:, first:end], page_tokens)
             audio_rows.append(first + audio)
-            follows, forced = _checks_of(sequence)
-            first += len(tokens)
-            wanted.append(np.arange(first - len(follows), first))
-            given.append(follows)
-            is_forced.append(forced)
+            wanted.append(np.arange(end - count, end))
+            if not sequence.tokens:  # else all of its answer so far was chosen before
+                forced = sequence.request.forced
+                given[first_check : end_checks - 1] = (*forced, *sequence.draft)
+                is_forced[first_check : first_check + len(forced)] = True
+            first, first_check = end, end_checks
         return cls(
-            np.concatenate(rows, axis=1),
-            np.concatenate(audio_rows),
-            tuple(part.shape[1] for part in rows),
-            np.concatenate(wanted),
-            np.concatenate(given),
-            np.concatenate(is_forced),
-            tuple(len(part) for part in wanted),
-        )
+            rows, np.concatenate(audio_rows), lengths, np.concatenate(wanted), given, is_forced,
+            counts,
+        )  # fmt: skip
 
     @property
     def num_tokens(self) -> int:
         return int(self.rows.shape[1])
 
 
-def _tokens_of(sequence: Sequence) -> tuple[Ints, Ints]:
-    """The tokens that are not cached, and which of them are audio."""
+def _fill(sequence: Sequence, rows: Ints, page_tokens: int) -> Ints:
+    """Write token ids, positions and places of what is not cached into `rows` [3, length]; which
+    of them are audio."""
     request, num_cached = sequence.request, sequence.num_cached
-    num_before = len(request.tokens_before)
-    given = sequence.given
-    tokens = np.zeros(sequence.num_prompt_tokens + len(given), dtype=np.int64)
-    tokens[:num_before] = request.tokens_before
+    num_before, num_prompt = len(request.tokens_before), sequence.num_prompt_tokens
     num_audio_end = num_before + sequence.num_audio_tokens
-    tokens[num_audio_end : sequence.num_prompt_tokens] = request.tokens_after
-    tokens[sequence.num_prompt_tokens :] = given
-    audio = np.arange(max(num_before, num_cached), num_audio_end) - num_cached
-    return tokens[num_cached:], audio
-
-
-def _checks_of(sequence: Sequence) -> tuple[Ints, NDArray[np.bool_]]:
-    """Of each row that needs logits, the last ones of a prompt: the token that follows it, and
-    whether that is taken as given."""
-    if sequence.tokens:  # made anew: all of its answer so far was chosen before
-        return np.array([NOTHING]), np.array([False])
-    forced, draft = sequence.request.forced, sequence.draft
-    follows = np.array([*forced, *draft, NOTHING], dtype=np.int64)
-    return follows, np.arange(len(follows)) < len(forced)
+    tokens, positions = rows[0], rows[1]
+    if num_cached < num_before:
+        tokens[: num_before - num_cached] = request.tokens_before[num_cached:]
+    tokens[num_audio_end - num_cached : num_prompt - num_cached] = request.tokens_after
+    tokens[num_prompt - num_cached :] = sequence.given
+    positions[:] = np.arange(num_cached, num_cached + rows.shape[1])
+    starts = page_tokens * np.array(sequence.pages)
+    rows[2] = starts[positions // page_tokens] + positions % page_tokens
+    return np.arange(max(num_before, num_cached), num_audio_end) - num_cached
 
 
 def verified(

@@ -1,12 +1,20 @@
-"""What the engine asks of the part that owns the device; plain data in and out, no torch."""
+"""The seams of the engine: what a core asks of its device, and what a client asks of a core.
+
+Plain data in and out, no torch.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Sequence as Batch
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
+from predictor.engine.options import EngineStats
+from predictor.engine.pages import PageSize
 from predictor.engine.sequence import Limits, Prefilled, Sequence
+from predictor.errors import AsrError
+from predictor.types import EngineRequest, ExtendRequest, TokenChunk
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,17 +39,19 @@ class Runner(Protocol):
     def num_slots(self) -> int: ...
     @property
     def limits(self) -> Limits: ...
+    @property
+    def page_size(self) -> PageSize: ...
     def prefill(self, sequences: Batch[Sequence]) -> StepOutput:
-        """Encode audio and prompt of each sequence into its slot; its first token, unless that is
-        left to `decode`."""
+        """Encode audio and prompt of each sequence into its pages, behind what is cached; its first
+        token and those of its draft that hold, unless that is left to `decode`."""
         ...
 
     def decode(self, sequences: Batch[Sequence]) -> StepOutput:
         """The next token of each sequence, or of some; whose last one is not in the cache yet."""
         ...
 
-    def scrub(self, slots: Batch[int]) -> None:
-        """Wipe slots whose contents are not numbers, before others use them."""
+    def scrub(self, pages: Batch[int]) -> None:
+        """Wipe pages whose contents are not numbers, before others use them."""
         ...
 
     def idle(self) -> bool:
@@ -49,6 +59,66 @@ class Runner(Protocol):
         of earlier ones; False when nothing is left to do."""
         ...
 
+    def between_steps(self) -> None:
+        """Called while sequences run: make one thing that the last steps missed, if any."""
+        ...
+
     def recover(self) -> bool:
         """After a step failed: give back memory; False when the device is beyond use."""
+        ...
+
+
+Emission: TypeAlias = tuple[str, TokenChunk | AsrError]  # a request's id, and what is new for it
+# Takes what a step gave to requests; an error ends its request. Called by a core's threads: it must
+# be quick, and must not raise.
+Receive: TypeAlias = Callable[[Batch[Emission]], None]
+
+
+class Core(Protocol):
+    """An engine on one device, here or in another process; any thread may call it."""
+
+    @property
+    def device(self) -> str:
+        """Where it runs, such as "cuda:0"."""
+        ...
+
+    @property
+    def limits(self) -> Limits:
+        """What any request must fit in."""
+        ...
+
+    def start(self) -> None:
+        """Once only."""
+        ...
+
+    def stop(self, timeout_s: float = 10.0) -> None:
+        """Requests in flight get NotReady."""
+        ...
+
+    def is_alive(self) -> bool:
+        """False when nothing but a new start helps."""
+        ...
+
+    def is_serving(self) -> bool:
+        """Whether a request would be taken now."""
+        ...
+
+    def stats(self) -> EngineStats:
+        """Plain figures of this moment, or of a moment ago."""
+        ...
+
+    def submit(self, request: EngineRequest, receive: Receive) -> None:
+        """Queue a request. Raises InvalidInput or NotReady, or hands them to `receive`."""
+        ...
+
+    def extend(self, request: ExtendRequest, receive: Receive) -> None:
+        """Queue one step of a kept sequence. Raises Overloaded too, or hands it to `receive`."""
+        ...
+
+    def close(self, sequence_id: str) -> None:
+        """Forget a kept sequence; a step of it that is under way is aborted."""
+        ...
+
+    def abort(self, request_id: str) -> None:
+        """End a request with finish "abort"; unknown ids are ignored."""
         ...

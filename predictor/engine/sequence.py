@@ -49,10 +49,13 @@ class Sequence:
         "audio_s",
         "created_s",
         "eos_token_ids",
+        "is_prefilled",
         "max_new_tokens",
         "num_audio_tokens",
         "num_cached",
+        "num_preempted",
         "num_prompt_tokens",
+        "pages",
         "request",
         "slot",
         "tokens",
@@ -86,7 +89,10 @@ class Sequence:
         self.tokens: list[int] = []
         self._kept: list[TokenChunk] = []  # not handed out yet
         self.slot = -1  # none yet
-        self.num_cached = 0  # tokens from the start whose keys and values need no prefill
+        self.pages: list[int] = []  # of the cache, in the order of the tokens
+        self.num_cached = 0  # tokens from the start that its prefill finds in the cache
+        self.is_prefilled = False
+        self.num_preempted = 0
         self.utterance = utterance
         self.aborted = False
         self._forced_logprobs: tuple[float, ...] = ()
@@ -111,9 +117,29 @@ class Sequence:
         return (*self.request.forced, *self.tokens, *self.draft)
 
     @property
-    def num_prefill_tokens(self) -> int:
-        """Tokens of the next prefill."""
-        return self.length + len(self.draft) - self.num_cached
+    def reach(self) -> int:
+        """Tokens that a prefill brings into the cache, those that are there already included."""
+        return self.length + len(self.draft)
+
+    @property
+    def num_checks(self) -> int:
+        """Places whose logits its prefill asks for."""
+        return 1 if self.tokens else 1 + len(self.request.forced) + len(self.draft)
+
+    @property
+    def most_tokens(self) -> int:
+        """What prompt and answer can come to."""
+        return self.num_prompt_tokens + len(self.request.forced) + self.max_new_tokens
+
+    @property
+    def waiting_audio_s(self) -> float:
+        """Seconds of audio that count while it waits; a kept sequence's are counted there."""
+        return self.audio_s if self.utterance is None else 0.0
+
+    def prefill_audio_s(self, num_cached: int) -> float:
+        """Seconds of audio that a prefill encodes, where so many tokens are cached."""
+        cached = max(0, num_cached - len(self.request.tokens_before))
+        return self.audio_s * (1 - cached / self.num_audio_tokens)
 
     def stretches(self) -> list[Stretch]:
         """The audio that the next prefill encodes."""
@@ -138,8 +164,14 @@ class Sequence:
         num_closed = windows.num_closed(len(self.request.samples))
         return len(self.request.tokens_before) + num_closed * windows.num_tokens
 
+    def begin_again(self) -> None:
+        """Nothing of it is in the cache any more."""
+        self.num_cached = 0
+        self.is_prefilled = False
+
     def prefilled(self, found: Prefilled) -> None:
         """Take on what its first prefill found out."""
+        self.is_prefilled = True
         if not self.tokens:
             self._forced_logprobs = found.forced_logprobs
             self._num_accepted = found.num_accepted

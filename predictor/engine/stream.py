@@ -1,52 +1,14 @@
-"""Where the tokens of a request go: an async iterator in an event loop, or whatever is a Sink."""
+"""The tokens of a request as an async iterator in an event loop."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable
 from types import TracebackType
-from typing import Any, Protocol, TypeAlias
 
 from predictor.engine.sequence import merged
 from predictor.errors import AsrError
 from predictor.types import TokenChunk
-
-Item: TypeAlias = TokenChunk | AsrError
-Delivery: TypeAlias = tuple[Any, Item]  # the sink of a request, and what is new for it
-
-
-class Outlet(Protocol):
-    """Takes the items of many sinks at once, so that a step costs one wake-up and not 256."""
-
-    def hand_over(self, deliveries: Sequence[Delivery]) -> None:
-        """Called by the engine's threads. RuntimeError when nobody is left to listen."""
-        ...
-
-
-class Sink(Protocol):
-    """The receiving end of one request; those that share an outlet are served together."""
-
-    @property
-    def request_id(self) -> str: ...
-    @property
-    def outlet(self) -> Outlet: ...
-
-
-@dataclass(frozen=True, slots=True)
-class LoopOutlet:
-    """Hands items to the streams of one event loop."""
-
-    loop: asyncio.AbstractEventLoop
-
-    def hand_over(self, deliveries: Sequence[Delivery]) -> None:
-        """RuntimeError when the loop is closed."""
-        self.loop.call_soon_threadsafe(_push_all, deliveries)
-
-
-def _push_all(deliveries: Sequence[Delivery]) -> None:
-    for stream, item in deliveries:
-        stream.push(item)
 
 
 class TokenStream(AsyncIterator[TokenChunk]):
@@ -56,16 +18,17 @@ class TokenStream(AsyncIterator[TokenChunk]):
     consumer at a time. Chunks that piled up while it was away come as one.
     """
 
-    def __init__(self, request_id: str, abort: Callable[[str], object]) -> None:
+    def __init__(self, request_id: str, leave: Callable[[str], object]) -> None:
+        """Belongs to the running event loop; `leave` is called when its reader goes early."""
         self.request_id = request_id
-        self.outlet = LoopOutlet(asyncio.get_running_loop())
-        self._abort = abort
-        self._items: list[Item] = []
+        self.loop = asyncio.get_running_loop()
+        self._leave = leave
+        self._items: list[TokenChunk | AsrError] = []
         self._arrived = asyncio.Event()
         self._ended = False  # the last item was handed out, or the consumer left
 
-    def push(self, item: Item) -> None:
-        """Called in the event loop by the engine."""
+    def push(self, item: TokenChunk | AsrError) -> None:
+        """Called in the event loop by the engine's client."""
         self._items.append(item)
         self._arrived.set()
 
@@ -96,7 +59,7 @@ class TokenStream(AsyncIterator[TokenChunk]):
         """Stop the request if it still runs; iteration ends. Harmless to call twice."""
         if not self._ended:
             self._ended = True
-            self._abort(self.request_id)
+            self._leave(self.request_id)
 
     async def __aenter__(self) -> TokenStream:
         return self

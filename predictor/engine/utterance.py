@@ -19,6 +19,9 @@ class Utterance:
         self.windows = windows
         self.tokens_before = tokens_before
         self.request_id = ""  # of the newest step
+        self.is_closed = False  # no step follows
+        self.pages: list[int] = []  # of the cache, between two steps
+        self.num_cached = 0  # tokens of the base that are in them
         self._buffer = np.zeros(0, dtype=np.float32)
         self._num_samples = 0
         # log10 of the largest power up to the end of each window that no more audio can change.

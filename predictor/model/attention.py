@@ -33,17 +33,25 @@ def to_device(array: np.ndarray[Any, Any], device: torch.device) -> Tensor:
 TILE_TOKENS = 64  # of a prompt, that one program attends for
 
 
-def prompt_tiles(lengths: Sequence[int]) -> np.ndarray[Any, np.dtype[np.int32]]:
-    """Tiles of packed prompts of `lengths` tokens: [n, 3], each its first token, and where its
-    prompt starts and ends. Those with most to attend to come first."""
+def prompt_tiles(
+    lengths: Sequence[int], cached: Sequence[int] = (), slots: Sequence[int] = ()
+) -> np.ndarray[Any, np.dtype[np.int32]]:
+    """Tiles of packed prompts of `lengths` tokens: [n, 5], each its first token, where its prompt
+    starts and ends, the tokens that are cached before the prompt, and whose slot's pages hold them.
+    Those with most to attend to come first."""
     sizes = np.asarray(lengths, dtype=np.int64)
+    before, owners = np.zeros_like(sizes), np.zeros_like(sizes)
+    before[: len(cached)], owners[: len(slots)] = cached, slots
     ends = np.cumsum(sizes)
     counts = -(-sizes // TILE_TOKENS)
     owner = np.repeat(np.arange(len(sizes)), counts)
     within = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
     starts = (ends - sizes)[owner]
-    tiles = np.stack([starts + TILE_TOKENS * within, starts, ends[owner]], axis=1)
-    return tiles[np.argsort(-within, kind="stable")].astype(np.int32)
+    tiles = np.stack(
+        [starts + TILE_TOKENS * within, starts, ends[owner], before[owner], owners[owner]], axis=1
+    )
+    work = TILE_TOKENS * within + before[owner]
+    return tiles[np.argsort(-work, kind="stable")].astype(np.int32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +62,7 @@ class Packing:
     max_length: int
     ends: Tensor  # [B] index of each sequence's last token
     bounds: Tensor | None = None  # [B + 1] int32, for the variable-length kernel
-    tiles: Tensor | None = None  # [n, 3] int32 of `prompt_tiles`, for our own kernel
+    tiles: Tensor | None = None  # [n, 5] int32 of `prompt_tiles`, for our own kernel
     spread: Tensor | None = None  # [B * max_length] token that fills each padded place
     gather: Tensor | None = None  # [T] padded place of each token
     key_mask: Tensor | None = None  # [B, 1, 1, max_length] True where a key exists
@@ -67,15 +75,20 @@ class Packing:
         device: torch.device,
         dtype: torch.dtype,
         are_prompts: bool = False,
+        cached: Sequence[int] = (),
+        slots: Sequence[int] = (),
     ) -> Packing:
-        """Pack sequences of `lengths` tokens (each at least 1), for tensors of `dtype`."""
+        """Pack sequences of `lengths` tokens (each at least 1), for tensors of `dtype`; of prompts
+        also how many tokens are cached before each, and its slot."""
         sizes = np.asarray(lengths, dtype=np.int64)
         bounds = np.concatenate([[0], np.cumsum(sizes)])
         longest = int(sizes.max())
         ends = to_device(bounds[1:] - 1, device)
         if _has_varlen_kernel(device, dtype):
             bounds_32 = to_device(bounds.astype(np.int32), device)
-            tiles = to_device(prompt_tiles(lengths), device) if are_prompts else None
+            tiles = None
+            if are_prompts:
+                tiles = to_device(prompt_tiles(lengths, cached, slots), device)
             return cls(len(sizes), longest, ends, bounds=bounds_32, tiles=tiles)
         if (sizes == longest).all():
             return cls(len(sizes), longest, ends)
@@ -153,27 +166,27 @@ def _zeros(shape: tuple[int, ...], *, device: torch.device, dtype: torch.dtype) 
 
 
 class KvCache:
-    """Keys and values of all layers, one slot of `max_length` tokens for each running sequence."""
+    """Keys and values of all layers in pages, of which a sequence holds as many as it needs."""
 
     def __init__(
         self,
         *,
         num_layers: int,
-        num_slots: int,
-        max_length: int,
+        num_pages: int,
+        page_tokens: int,
         num_kv_heads: int,
         head_dim: int,
         device: torch.device,
         dtype: torch.dtype,
     ) -> None:
-        self.num_slots = num_slots
-        self.max_length = max_length
-        shape = (num_layers, 2, num_slots, max_length, num_kv_heads, head_dim)
+        self.num_pages = num_pages
+        self.page_tokens = page_tokens
+        shape = (num_layers, 2, num_pages, page_tokens, num_kv_heads, head_dim)
         self.data = _zeros(shape, device=device, dtype=dtype)
-        self._flat = self.data.flatten(2, 3)  # [layers, 2, slots * max_length, K, D]
+        self._flat = self.data.flatten(2, 3)  # [layers, 2, places, K, D]
 
     def write(self, layer: int, places: Tensor, key: Tensor, value: Tensor) -> None:
-        """Store key and value [T, K, D] at `places` [T] = slot * max_length + position."""
+        """Store key and value [T, K, D] at `places` [T]: page * page_tokens + place within it."""
         flat = self._flat[layer]
         write_places(flat[0], places, key)
         write_places(flat[1], places, value)
@@ -201,37 +214,105 @@ def _indexable(part: Tensor) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class CacheView:
-    """Which part of the cache one decode step of B sequences reads."""
+    """What of the cache one step of B sequences reads."""
 
-    max_length: int  # the longest live length in the step, the new token included
-    first_slot: int
-    slots: Tensor | None  # [B]; None = the B slots from `first_slot` on
     num_sequences: int
+    max_length: int  # the longest live length in the step, the new token included
+    num_pages: int  # of each sequence
+    first_page: int
+    pages: Tensor | None  # [B * num_pages]; None = those from `first_page` on
     key_mask: Tensor | None  # [B, 1, 1, max_length]; None = all live lengths are equal
 
     @classmethod
-    def of(cls, slots: Sequence[int], lengths: Sequence[int], *, device: torch.device) -> CacheView:
-        """`lengths` are the live lengths after this step's token was written."""
+    def of(
+        cls,
+        pages: Sequence[Sequence[int]],
+        lengths: Sequence[int],
+        page_tokens: int,
+        *,
+        device: torch.device,
+    ) -> CacheView:
+        """`pages` of each sequence; `lengths` are the live lengths after this step's token was
+        written."""
         longest = max(lengths)
         mask = None
         if min(lengths) != longest:
             exists = np.arange(longest)[None, :] < np.asarray(lengths)[:, None]
             mask = to_device(exists[:, None, None, :], device)
-        first = slots[0]
-        adjacent = all(slot == first + i for i, slot in enumerate(slots))
-        chosen = None if adjacent else torch.tensor(slots, dtype=torch.int64, device=device)
-        return cls(longest, first, chosen, len(slots), mask)
+        count = -(-longest // page_tokens)
+        filled = [[*p[:count], *[p[0]] * (count - len(p))] for p in pages]
+        table = np.array(filled, dtype=np.int64)
+        table = table.ravel()  # a page too many is any page of the same sequence, and masked
+        adjoin = bool((table == table[0] + np.arange(len(table))).all())
+        chosen = None if adjoin else to_device(table, device)
+        return cls(len(pages), longest, count, int(table[0]), chosen, mask)
 
     def read(self, cache: KvCache, layer: int) -> tuple[Tensor, Tensor]:
-        """Keys and values as [B, K, max_length, D]; a view of the cache where slots adjoin."""
-        keys_values = cache.data[layer, :, :, : self.max_length]  # [2, slots, L, K, D]
-        if self.slots is None:
-            last = self.first_slot + self.num_sequences
-            keys_values = keys_values[:, self.first_slot : last]
+        """Keys and values as [B, K, max_length, D]; a view of the cache where pages adjoin."""
+        keys_values = cache.data[layer]  # [2, pages, P, K, D]
+        if self.pages is None:
+            last = self.first_page + self.num_sequences * self.num_pages
+            keys_values = keys_values[:, self.first_page : last]
         else:
-            keys_values = select(keys_values, 1, self.slots)
+            keys_values = select(keys_values, 1, self.pages)
+        sizes = (2, self.num_sequences, -1, *keys_values.shape[3:])
+        keys_values = keys_values.reshape(sizes)[:, :, : self.max_length]  # [2, B, L, K, D]
         keys, values = keys_values.transpose(2, 3).unbind(0)
         return keys, values
+
+
+@dataclass(frozen=True, slots=True)
+class Prefix:
+    """What of packed sequences is in the cache already; made on the host, used by every layer."""
+
+    views: tuple[CacheView | None, ...]  # of each sequence; None = nothing
+    lengths: tuple[int, ...]  # packed tokens of each
+    masks: tuple[Tensor | None, ...]  # [tokens, cached + tokens] True where a token attends
+
+    @classmethod
+    def of(
+        cls,
+        pages: Sequence[Sequence[int]],
+        cached: Sequence[int],
+        lengths: Sequence[int],
+        page_tokens: int,
+        *,
+        device: torch.device,
+    ) -> Prefix | None:
+        """`cached` tokens of each sequence lie in its `pages`; None where none does."""
+        if not any(cached):
+            return None
+        views: list[CacheView | None] = []
+        masks: list[Tensor | None] = []
+        for held, before, tokens in zip(pages, cached, lengths, strict=True):
+            if not before:
+                views.append(None)
+                masks.append(None)
+                continue
+            views.append(CacheView.of([held], [before], page_tokens, device=device))
+            everything = torch.ones(tokens, before + tokens, dtype=torch.bool, device=device)
+            masks.append(everything.tril_(before))
+        return cls(tuple(views), tuple(lengths), tuple(masks))
+
+    def attend(
+        self, query: Tensor, key: Tensor, value: Tensor, cache: KvCache, layer: int
+    ) -> Tensor:
+        """Causal attention of packed tokens, query [T, H, D], key and value [T, K, D], to what is
+        cached before them and to each other -> [T, H, D]."""
+        sizes, outputs = list(self.lengths), []
+        packed = (torch.split(x, sizes) for x in (query, key, value))
+        for q, k, v, view, mask in zip(*packed, self.views, self.masks, strict=True):
+            q, k, v = (x.transpose(0, 1)[None] for x in (q, k, v))  # [1, heads, tokens, D]
+            if view is not None:
+                keys, values = view.read(cache, layer)
+                k = torch.cat([keys.to(k.dtype), k], dim=2)
+                v = torch.cat([values.to(v.dtype), v], dim=2)
+            output = F.scaled_dot_product_attention(
+                q, k, v, attn_mask=mask, is_causal=mask is None,
+                enable_gqa=query.shape[1] != key.shape[1],
+            )  # fmt: skip
+            outputs.append(output[0].transpose(0, 1))
+        return torch.cat(outputs)
 
 
 def cached_attention(query: Tensor, keys: Tensor, values: Tensor, view: CacheView) -> Tensor:

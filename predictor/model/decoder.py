@@ -17,6 +17,7 @@ from predictor.model.attention import (
     CacheView,
     KvCache,
     Packing,
+    Prefix,
     cached_attention,
     packed_attention,
 )
@@ -71,9 +72,15 @@ class Decoder(nn.Module):
         )
 
     def prefill(
-        self, x: Tensor, positions: Tensor, places: Tensor, packing: Packing, cache: KvCache
+        self,
+        x: Tensor,
+        positions: Tensor,
+        places: Tensor,
+        packing: Packing,
+        cache: KvCache,
+        prefix: Prefix | None = None,
     ) -> Tensor:
-        """Run packed prompts and keep their keys and values.
+        """Run packed prompts, or what follows a `prefix` in the cache; keep keys and values.
 
         x [T, hidden]: embeddings; positions [T] within each prompt; places [T] in the cache.
         Returns the hidden states [T, hidden], before the final norm.
@@ -81,6 +88,8 @@ class Decoder(nn.Module):
 
         def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
             cache.write(layer, places, key, value)
+            if prefix is not None:
+                return prefix.attend(query, key, value, cache, layer)
             return packed_attention(query, key, value, packing, causal=True)
 
         return self._run(x, self.rotation(positions), attend)

@@ -45,17 +45,17 @@ class Model(nn.Module):
         return self.decoder.norm.weight.dtype
 
     def new_cache(
-        self, num_slots: int, max_length: int, dtype: torch.dtype | None = None
+        self, num_pages: int, page_tokens: int, dtype: torch.dtype | None = None
     ) -> KvCache:
-        """A key/value cache for `num_slots` sequences of up to `max_length` tokens.
+        """A key/value cache of `num_pages` pages of `page_tokens` tokens.
 
         `dtype`: what it holds; None = what activations are.
         """
         text = self.config.text
         return KvCache(
             num_layers=text.num_layers,
-            num_slots=num_slots,
-            max_length=max_length,
+            num_pages=num_pages,
+            page_tokens=page_tokens,
             num_kv_heads=text.num_kv_heads,
             head_dim=text.head_dim,
             device=self.device,

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from predictor.audio.limits import Channel, Vad
 from predictor.types import Transcription
 
 
@@ -22,6 +23,10 @@ class Recording:
     sample_rate_hz: int = 0  # of `waveform`
     field: str = "audio"  # what the caller named it, for errors
     language: str | None = None  # canonical name; None = detect
+    # How it is heard; None = as the settings say.
+    channel: Channel | None = None
+    track: int | None = None  # of a container with several, counted from 0
+    vad: Vad | None = None
     context: str = ""
     context_field: str = "context"  # what the caller named it, for errors
 

@@ -1,43 +1,39 @@
 """A checkpoint read in a thread of its own, begun before the web's packages are imported.
 
-Imports hold the interpreter, reading and compiling mostly do not: side by side they take little
-more time than the longer of them. This module imports all that the thread will use, so that two
-threads do not import at once. Where the engine has a process of its own, that process imports torch
-and reads the weights, and the thread here reads the tokenizer and waits.
+Where the engine has a process of its own, that process imports torch and reads the weights, and the
+thread here reads the tokenizer and waits.
 """
 
 from __future__ import annotations
 
-import ctypes
-import importlib
 import logging
-import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from predictor.engine import (
-    Engine,
-    EngineOptions,
-    EngineProcess,
-    EngineSpec,
+    CoreProcess,
+    EngineClient,
+    RemoteCore,
     StepStats,
     build_engine,
 )
 from predictor.model.checkpoint.source import resolve_model
+from predictor.service.engines import (
+    devices,
+    engine_options,
+    engine_specs,
+    has_cuda,
+    has_own_process,
+)
 from predictor.settings.fields import Settings
+from predictor.startup import import_before_loading, sharing_the_gil
 from predictor.text.tokenizer import TextTokenizer
 
 logger = logging.getLogger(__name__)
-
-# Each operation on tensors lets go of the interpreter; while the other thread imports, getting it
-# back takes as long as this, five milliseconds if nothing is said.
-SWITCH_S = 0.0002
-# The engine's thread wants the interpreter back after each step, from a loop that serves requests.
-SERVING_SWITCH_S = 0.0005
 
 Observer = Callable[[StepStats], None]
 
@@ -46,22 +42,29 @@ Observer = Callable[[StepStats], None]
 class MadeEngine:
     """An engine with its weights loaded, not started, and where it runs."""
 
-    engine: Engine | EngineProcess
+    client: EngineClient
     device: str
     dtype: str
 
 
-MakeEngine = Callable[[Settings, Path, Observer], MadeEngine]
+Lost = Callable[[], None]  # the engine has gone for good
+MakeEngine = Callable[[Settings, Path, Observer, Lost], MadeEngine]
 
 
-def make_engine(settings: Settings, folder: Path, on_step: Observer) -> MadeEngine:
-    """Load the checkpoint in `folder` as the settings say, here or in a process of its own.
+def make_engine(settings: Settings, folder: Path, on_step: Observer, on_lost: Lost) -> MadeEngine:
+    """Load the checkpoint in `folder` as the settings say, here or in processes of their own.
 
     Raises CheckpointError, ValueError, RuntimeError.
     """
     if has_own_process(settings):  # then nothing here may touch the device
-        process = EngineProcess(engine_spec(settings, folder), on_step)
-        return MadeEngine(process, process.loaded.device, process.loaded.dtype)
+        specs = engine_specs(settings, folder)
+        processes = [CoreProcess(on_lost=on_lost) for _ in specs]
+        for process, spec in zip(processes, specs, strict=True):
+            process.spawn(spec)
+        for process in processes:
+            process.wait_loaded()
+        options = engine_options(settings)
+        return _made([RemoteCore(p.address, options, on_step, p) for p in processes])
     import torch
 
     from predictor.engine.start.build import choose_device
@@ -69,42 +72,25 @@ def make_engine(settings: Settings, folder: Path, on_step: Observer) -> MadeEngi
 
     if settings.num_threads is not None:
         torch.set_num_threads(settings.num_threads)
-    device = choose_device(settings.device)
+    device = choose_device(devices(settings)[0])
     precision = choose_precision(settings.dtype, device)
-    engine = build_engine(folder, device, precision.name, engine_options(settings), on_step)
-    return MadeEngine(engine, str(device), precision.name)
+    core = build_engine(folder, device, precision.name, engine_options(settings), on_step)
+    return MadeEngine(EngineClient([core]), core.device, precision.name)
 
 
-def has_own_process(settings: Settings) -> bool:
-    """Whether the engine runs in a process of its own: as set, or where there is CUDA."""
-    if settings.engine_process is not None:
-        return settings.engine_process
-    return settings.device != "cpu" and has_cuda()
+def join_engines(addresses: Sequence[Path]) -> MakeEngine:
+    """Engines that somebody else started and looks after, reached at their addresses."""
+
+    def join(settings: Settings, folder: Path, on_step: Observer, on_lost: Lost) -> MadeEngine:
+        options = engine_options(settings)
+        return _made([RemoteCore(address, options, on_step) for address in addresses])
+
+    return join
 
 
-def has_cuda() -> bool:
-    """Whether the driver knows a device. Asked of the driver itself: torch is not imported yet,
-    and would not be needed here at all if the answer is yes."""
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return False
-    count = ctypes.c_int(0)
-    failed = driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count))
-    return not failed and count.value > 0
-
-
-def engine_spec(settings: Settings, folder: Path) -> EngineSpec:
-    """What a process of its own must know to make the same engine."""
-    return EngineSpec(
-        model_path=folder,
-        device=settings.device,
-        dtype=settings.dtype,
-        options=engine_options(settings),
-        num_threads=settings.num_threads,
-        log_format=settings.log_format,
-        log_level=settings.log_level,
-    )
+def _made(cores: Sequence[RemoteCore]) -> MadeEngine:
+    device = ",".join(core.device for core in cores)
+    return MadeEngine(EngineClient(cores), device, cores[0].loaded.dtype)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +112,9 @@ class Loading:
         self._make_engine = make_engine
         self._observer: Observer | None = None  # nobody yet: the metrics are still being imported
         self._result: Future[Checkpoint] = Future()
-        _import_late(settings)
+        self.lost: Future[None] = Future()  # done when the engine has gone for good
+        self._with_engine = not has_own_process(settings)
+        import_before_loading(settings, with_engine=self._with_engine, on_cuda=has_cuda())
         threading.Thread(target=self._run, name="loading", daemon=True).start()
 
     def done(self) -> bool:
@@ -146,16 +134,12 @@ class Loading:
             self._observer(step)
 
     def _run(self) -> None:
-        usual_s = sys.getswitchinterval()
-        sys.setswitchinterval(SWITCH_S)
         try:
-            checkpoint = self._load()
+            with sharing_the_gil(with_engine=self._with_engine):
+                checkpoint = self._load()
         except BaseException as error:  # noqa: BLE001  raised where it is waited for
-            sys.setswitchinterval(usual_s)
             self._result.set_exception(error)
         else:
-            own_process = has_own_process(self._settings)
-            sys.setswitchinterval(usual_s if own_process else SERVING_SWITCH_S)
             self._result.set_result(checkpoint)
 
     def _load(self) -> Checkpoint:
@@ -168,36 +152,7 @@ class Loading:
         )
         with ThreadPoolExecutor(1, "tokenizer") as beside:
             tokenizer = beside.submit(TextTokenizer.load, folder)
-            made = self._make_engine(settings, folder, self._observe)
+            made = self._make_engine(
+                settings, folder, self._observe, lambda: self.lost.set_result(None)
+            )
         return Checkpoint(folder, tokenizer.result(), made)
-
-
-def engine_options(settings: Settings) -> EngineOptions:
-    """The settings that are the engine's."""
-    return EngineOptions(
-        max_num_seqs=settings.max_num_seqs,
-        max_model_len=settings.max_model_len,
-        kv_precision=settings.kv_precision,
-        kv_memory_fraction=settings.kv_memory_fraction,
-        max_prefill_audio_s=settings.max_prefill_audio_s,
-        max_waiting_requests=settings.max_waiting_requests,
-        max_waiting_audio_s=settings.max_held_audio_s,
-        max_kept_sequences=settings.max_live_sessions,
-        max_tokens_per_audio_s=settings.max_tokens_per_audio_s,
-        stall_timeout_s=settings.stall_timeout_s,
-    )
-
-
-def _import_late(settings: Settings) -> None:
-    """What is otherwise imported where it is needed, since not every start needs it."""
-    names = ["huggingface_hub._snapshot_download"] if settings.model_id is not None else []
-    if not has_own_process(settings):
-        names.append("predictor.engine.start.build")
-        if has_cuda():
-            names += ["predictor.engine.cuda.runner", "predictor.engine.start.warm_up"]
-            names += ["predictor.engine.start.kernel_cache"]
-            kinds = ["kernels", "encoder_kernels", "prefill_kernels"]
-            kinds += ["thin_kernels", "thin_attention_kernels"]
-            names += ["predictor.model.cuda.kernels.mel", *(f"predictor.model.{k}" for k in kinds)]
-    for name in names:
-        importlib.import_module(name)

@@ -1,4 +1,5 @@
-"""The KServe Model: preprocess decodes, predict transcribes, postprocess renders the answer.
+"""The KServe Model: preprocess looks at the recordings, predict decodes and transcribes them while
+they are decoded, postprocess renders the answer.
 
 Routes of every protocol hand it a `Call`; how a call looks on the wire stays in `predictor.api`.
 """
@@ -12,33 +13,22 @@ import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-import numpy as np
 from kserve import Model
-from numpy.typing import NDArray
 
+from predictor.audio.decode import AudioDecoder, Source
 from predictor.errors import DeadlineExceeded, InvalidInput, NotReady
 from predictor.live.listener import LiveParts
 from predictor.metrics import EngineGauges, Metrics
 from predictor.service.calls import Call, Recording
+from predictor.service.recordings import RecordingRunner, Task
 from predictor.service.transcriber import Transcriber
 from predictor.text.prompt import PromptBuilder
-from predictor.types import Samples, TranscribeRequest, Transcription
+from predictor.types import Samples, Segment, TextRequest, TranscribeRequest, Transcription
 
 logger = logging.getLogger(__name__)
-
-
-class Decoder(Protocol):
-    """Audio in, 16 kHz mono samples out; raises InvalidInput."""
-
-    async def decode(
-        self, data: bytes | memoryview, *, content_type: str | None = None, field: str = "audio"
-    ) -> Samples: ...
-    async def from_waveform(
-        self, array: NDArray[np.float32], sample_rate_hz: int, *, field: str = "waveform"
-    ) -> Samples: ...
 
 
 class EngineHandle(Protocol):
@@ -47,6 +37,7 @@ class EngineHandle(Protocol):
     def start(self) -> None: ...
     def stop(self) -> None: ...
     def is_alive(self) -> bool: ...
+    def is_serving(self) -> bool: ...
     def stats(self) -> EngineGauges: ...
 
 
@@ -65,7 +56,7 @@ class Loaded:
 class _Prepared:
     call: Call
     transcriber: Transcriber
-    requests: list[TranscribeRequest]
+    tasks: list[Task]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,17 +80,21 @@ class AsrModel(Model):  # type: ignore[misc]  # KServe is untyped
         self,
         name: str,
         load_engine: Callable[[], Loaded],
-        decoder: Decoder,
+        decoder: AudioDecoder,
         ready_clip: Samples,
         metrics: Metrics,
         options: ModelOptions,
+        is_pod_ready: Callable[[], bool] = lambda: True,
     ) -> None:
+        """`is_pod_ready`: whether the other fronts of the pod, if there are any, are ready."""
         super().__init__(name)
         self._load_engine = load_engine
         self._decoder = decoder
+        self._runner = RecordingRunner(decoder)
         self._ready_clip = ready_clip
         self._metrics = metrics
         self._options = options
+        self._is_pod_ready = is_pod_ready
         self._load_lock = threading.Lock()
         self.loaded: Loaded | None = None  # set once the model is ready
         self._draining = False
@@ -155,36 +150,33 @@ class AsrModel(Model):  # type: ignore[misc]  # KServe is untyped
 
     def is_serving(self) -> bool:
         """Whether a request would be taken now."""
-        return bool(self.ready) and self.alive()
+        return bool(self.ready) and self.loaded is not None and self.loaded.engine.is_serving()
 
     def is_ready(self) -> bool:
         """Whether requests should be sent here: it serves, and is not about to end."""
-        return self.is_serving() and not self._draining
+        return self.is_serving() and not self._draining and self._is_pod_ready()
 
     async def healthy(self) -> bool:
         """KServe's readiness."""
         return self.is_ready()
 
     def alive(self) -> bool:
-        """False once the engine's loop has stopped turning; a model that is loading is alive."""
+        """False once the engine cannot work again by itself; a model that is loading is alive."""
         return self._stopped or self.loaded is None or self.loaded.engine.is_alive()
 
     async def preprocess(self, payload: Call, headers: dict[str, str] | None = None) -> _Prepared:
-        """Decode every recording. Raises InvalidInput naming the first bad item."""
+        """Look at every recording, decode none. Raises InvalidInput naming the first bad item."""
         loaded = self._serving()
+        tasks = []
         for index, recording in enumerate(payload.recordings):
             try:
                 loaded.prompts.check_context(recording.context, field=recording.context_field)
+                language = recording.language or self._options.language
+                text = TextRequest(language, recording.context)
+                tasks.append(Task(self._source(recording), text))
             except InvalidInput as error:
                 raise (error.at(index) if payload.indexed else error) from error
-        samples = await self._decode_all(payload.recordings, indexed=payload.indexed)
-        requests = [
-            TranscribeRequest(
-                audio, recording.language or self._options.language, recording.context
-            )
-            for audio, recording in zip(samples, payload.recordings, strict=True)
-        ]
-        return _Prepared(payload, loaded.transcriber, requests)
+        return _Prepared(payload, loaded.transcriber, tasks)
 
     async def predict(
         self,
@@ -192,12 +184,16 @@ class AsrModel(Model):  # type: ignore[misc]  # KServe is untyped
         headers: dict[str, str] | None = None,
         response_headers: dict[str, str] | None = None,
     ) -> _Answered:
-        """Transcribe. Raises Overloaded, NotReady, DeadlineExceeded."""
+        """Decode and transcribe. Raises InvalidInput, Overloaded, NotReady, DeadlineExceeded."""
         try:
             async with asyncio.timeout(self._options.request_timeout_s):
-                answers = await payload.transcriber.transcribe(payload.requests)
+                answers = await self._runner.run(payload.transcriber, payload.tasks)
         except TimeoutError as error:
             raise self._too_late() from error
+        except InvalidInput as error:
+            if payload.call.indexed:
+                raise
+            raise error.without_index() from error
         return _Answered(payload.call, answers)
 
     async def postprocess(
@@ -210,15 +206,16 @@ class AsrModel(Model):  # type: ignore[misc]  # KServe is untyped
         self._count(result.call, result.answers)
         return result.call.render(result.answers)
 
-    async def transcribe_stream(self, call: Call) -> AsyncGenerator[str | Transcription]:
-        """Text as it becomes certain, then the whole answer, for a call of one recording.
+    async def transcribe_stream(self, call: Call) -> AsyncGenerator[str | Segment | Transcription]:
+        """Text as it becomes certain, each segment as it ends, then the whole answer, for a call of
+        one recording.
 
         Raises like the hooks do, the first errors before the first item.
         """
         prepared = await self.preprocess(call)
-        [request] = prepared.requests
+        [task] = prepared.tasks
         deadline = time.monotonic() + self._options.request_timeout_s
-        async with aclosing(prepared.transcriber.transcribe_stream(request)) as events:
+        async with aclosing(self._runner.stream(prepared.transcriber, task)) as events:
             while True:
                 try:
                     async with asyncio.timeout(deadline - time.monotonic()):
@@ -237,28 +234,28 @@ class AsrModel(Model):  # type: ignore[misc]  # KServe is untyped
             raise NotReady(f"model {self.name} is {state}, try again soon")
         return self.loaded
 
-    async def _decode_all(self, recordings: Sequence[Recording], *, indexed: bool) -> list[Samples]:
-        results = await asyncio.gather(
-            *(self._decode(recording) for recording in recordings), return_exceptions=True
-        )
-        samples: list[Samples] = []
-        for index, result in enumerate(results):
-            if isinstance(result, InvalidInput) and indexed:
-                raise result.at(index)
-            if isinstance(result, BaseException):
-                raise result
-            samples.append(result)
-        return samples
-
-    async def _decode(self, recording: Recording) -> Samples:
-        with self._metrics.audio_decode_seconds.time():
-            if recording.waveform is not None:
-                return await self._decoder.from_waveform(
-                    recording.waveform, recording.sample_rate_hz, field=recording.field
-                )
-            return await self._decoder.decode(
-                recording.data or b"", content_type=recording.content_type, field=recording.field
+    def _source(self, recording: Recording) -> Source:
+        options, cuts = self._decoder.options, self._decoder.cuts
+        if recording.channel is not None or recording.track is not None:
+            channel = options.channel if recording.channel is None else recording.channel
+            options = replace(options, channel=channel, track=recording.track)
+        if recording.vad is not None:
+            cuts = replace(cuts, vad=recording.vad)
+        if recording.waveform is not None:
+            return self._decoder.waveform_source(
+                recording.waveform,
+                recording.sample_rate_hz,
+                field=recording.field,
+                options=options,
+                cuts=cuts,
             )
+        return self._decoder.source(
+            recording.data or b"",
+            content_type=recording.content_type,
+            field=recording.field,
+            options=options,
+            cuts=cuts,
+        )
 
     def _too_late(self) -> DeadlineExceeded:
         return DeadlineExceeded(f"not finished within {self._options.request_timeout_s:g} s")

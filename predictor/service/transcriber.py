@@ -1,6 +1,6 @@
-"""From samples to transcripts: long recordings cut, their pieces run at once, the answers joined.
+"""From pieces of recordings to transcripts: some run at once, the answers are joined in order.
 
-Every route ends here, through `transcribe` or `transcribe_stream`.
+Every route ends here, through `transcribe_pieces` or `stream_pieces`.
 """
 
 from __future__ import annotations
@@ -13,20 +13,24 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from predictor.errors import NotReady, Overloaded
+from predictor.errors import NotReady
 from predictor.logs import request_id_var
 from predictor.metrics import Metrics
-from predictor.service.admission import Admission
+from predictor.service.admission import Admission, Lease
 from predictor.text.echo import is_echo, is_quiet
-from predictor.text.joining import Piece, finish_reason, join_pieces
+from predictor.text.joining import Piece, finish_reason, join_pieces, segment
 from predictor.text.languages import needs_space
 from predictor.text.output import OutputParser, ParsedOutput
 from predictor.text.prompt import Prompt, PromptBuilder
 from predictor.text.tokenizer import TextTokenizer
 from predictor.types import (
     SAMPLE_RATE_HZ,
+    AudioEnd,
+    AudioPiece,
     EngineRequest,
     Samples,
+    Segment,
+    TextRequest,
     TokenChunk,
     TranscribeRequest,
     Transcription,
@@ -41,8 +45,12 @@ class TokenStream(Protocol):
     async def aclose(self) -> None: ...
 
 
-Submit = Callable[[EngineRequest], TokenStream]  # raises Overloaded when the queue is full
+Feed = asyncio.Queue[str | None]  # the text of a piece as it grows; None at its end
+Pieces = AsyncGenerator[AudioPiece | AudioEnd]  # of one recording; the last item is its end
+Submit = Callable[[EngineRequest], TokenStream]  # raises NotReady
 Split = Callable[[Samples, float], Sequence[tuple[int, int]]]  # pieces as (start, end) in samples
+
+MAX_SEGMENTS_AT_ONCE = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +58,11 @@ class TranscriberOptions:
     """How recordings are cut."""
 
     segment_s: float  # longer recordings are cut near this length, at the quietest place
-    max_segments_at_once: int = 8  # of one recording, so that it leaves room for others
+    # Of one recording, so that it leaves room for others.
+    max_segments_at_once: int = MAX_SEGMENTS_AT_ONCE
 
 
 _NO_CAP = 1 << 31  # the engine caps the answer by the audio's length anyway
-_RETRY_S = 0.05  # how soon a further piece of an admitted recording tries a full queue again
 
 
 class Transcriber:
@@ -84,7 +92,10 @@ class Transcriber:
         Raises Overloaded, and InvalidInput for a context that is too long.
         """
         with self.admission.hold(sum(_duration_s(r.samples) for r in requests)):
-            tasks = [asyncio.create_task(self._transcribe_one(r)) for r in requests]
+            tasks = [
+                asyncio.create_task(self.transcribe_pieces(self._pieces(r.samples), r.text))
+                for r in requests
+            ]
             try:
                 return list(await asyncio.gather(*tasks))
             finally:
@@ -92,120 +103,141 @@ class Transcriber:
 
     async def transcribe_stream(
         self, request: TranscribeRequest
-    ) -> AsyncGenerator[str | Transcription]:
-        """The text as it becomes certain, then the whole answer as the last item.
-
-        Raises like `transcribe`. Closing the iterator frees the engine's places.
-        """
+    ) -> AsyncGenerator[str | Segment | Transcription]:
+        """The same for one, as `stream_pieces` has it."""
         with self.admission.hold(_duration_s(request.samples)):
-            async with aclosing(self._run(request, streaming=True)) as events:
+            events = self.stream_pieces(self._pieces(request.samples), request.text)
+            async with aclosing(events):
                 async for event in events:
                     yield event
 
-    async def _transcribe_one(self, request: TranscribeRequest) -> Transcription:
-        async with aclosing(self._run(request, streaming=False)) as events:
+    async def transcribe_pieces(
+        self, pieces: Pieces, request: TextRequest, lease: Lease | None = None
+    ) -> Transcription:
+        """The answer for a recording that comes in pieces, which are closed at the end.
+
+        Each piece is given back to `lease` when it is done. Raises what `pieces` raises,
+        NotReady, and InvalidInput for a context that is too long.
+        """
+        async with aclosing(self._run(pieces, request, lease, streaming=False)) as events:
             async for event in events:
                 if isinstance(event, Transcription):
                     return event
         raise AssertionError("a run ends with its transcription")
 
+    async def stream_pieces(
+        self, pieces: Pieces, request: TextRequest, lease: Lease | None = None
+    ) -> AsyncGenerator[str | Segment | Transcription]:
+        """The text as it becomes certain, each segment as it ends, the whole answer as last item.
+
+        Raises like `transcribe_pieces`. Closing the iterator frees the engine's places.
+        """
+        async with aclosing(self._run(pieces, request, lease, streaming=True)) as events:
+            async for event in events:
+                yield event
+
+    async def _pieces(self, samples: Samples) -> AsyncGenerator[AudioPiece | AudioEnd]:
+        """Of a recording in memory, all of it."""
+        spans: Sequence[tuple[int, int]] = [(0, len(samples))]
+        if _duration_s(samples) > self._options.segment_s:
+            spans = await asyncio.to_thread(self._split, samples, self._options.segment_s)
+        for start, end in spans:
+            times = start / SAMPLE_RATE_HZ, end / SAMPLE_RATE_HZ
+            yield AudioPiece(samples[start:end], *times)
+        yield AudioEnd(_duration_s(samples))
+
     async def _run(
-        self, request: TranscribeRequest, *, streaming: bool
-    ) -> AsyncGenerator[str | Transcription]:
-        prompt = self._prompts.build(request.context, request.language)
-        spans = await self._spans(request.samples)
+        self, pieces: Pieces, request: TextRequest, lease: Lease | None, *, streaming: bool
+    ) -> AsyncGenerator[str | Segment | Transcription]:
+        run = _Run(self._prompts.build(request.context, request.language), request, streaming)
+        feeding = asyncio.create_task(self._feed(run, pieces, lease))
+        done: list[Piece] = []
+        said = ""
+        try:
+            while (under_way := await run.line.get()) is not None:
+                task, feed = under_way
+                said_before = said
+                while (delta := await feed.get()) is not None:
+                    if said == said_before and needs_space(said, delta):
+                        delta = " " + delta
+                    said += delta
+                    yield delta
+                done.append(await _unless_failed(task, feeding))
+                if streaming:
+                    yield segment(len(done) - 1, done[-1])
+            end = await feeding
+        finally:
+            await _stop([feeding, *run.tasks])
+        yield join_pieces(done, end, language=request.language)
+
+    async def _feed(self, run: _Run, pieces: Pieces, lease: Lease | None) -> AudioEnd:
+        """Starts each piece when there is a place for it; returns what is known at the end."""
         gate = asyncio.Semaphore(self._options.max_segments_at_once)
-        feeds: list[asyncio.Queue[str | None]] = [asyncio.Queue() for _ in spans]
-        tasks = [
-            asyncio.create_task(self._run_piece(request, prompt, span, gate, feed, streaming))
-            for span, feed in zip(spans, feeds, strict=True)
-        ]
+
+        async def one(piece: AudioPiece, feed: Feed) -> Piece:
+            try:
+                return await self._run_piece(run, piece, feed)
+            finally:
+                feed.put_nowait(None)
+                gate.release()
+                if lease is not None:
+                    lease.release(piece.end_s - piece.start_s)
+
+        end: AudioEnd | None = None
         try:
-            if streaming:
-                said = ""
-                for feed in feeds:
-                    said_before = said
-                    while (delta := await feed.get()) is not None:
-                        if said == said_before and needs_space(said, delta):
-                            delta = " " + delta
-                        said += delta
-                        yield delta
-            pieces = list(await asyncio.gather(*tasks))
+            async with aclosing(pieces):
+                async for piece in pieces:
+                    if isinstance(piece, AudioEnd):
+                        end = piece
+                        break
+                    await gate.acquire()
+                    feed: Feed = asyncio.Queue()
+                    task = asyncio.create_task(one(piece, feed))
+                    run.begin(task, feed)
         finally:
-            await _stop(tasks)
-        yield join_pieces(
-            pieces, duration_s=_duration_s(request.samples), language=request.language
-        )
+            run.line.put_nowait(None)
+        assert end is not None
+        if lease is not None:
+            lease.done(end.duration_s)
+            self._metrics.audio_decode_seconds.observe(end.decode_s)
+        return end
 
-    async def _spans(self, samples: Samples) -> Sequence[tuple[int, int]]:
-        if _duration_s(samples) <= self._options.segment_s:
-            return [(0, len(samples))]
-        return await asyncio.to_thread(self._split, samples, self._options.segment_s)
-
-    async def _run_piece(
-        self,
-        request: TranscribeRequest,
-        prompt: Prompt,
-        span: tuple[int, int],
-        gate: asyncio.Semaphore,
-        feed: asyncio.Queue[str | None],
-        streaming: bool,
-    ) -> Piece:
-        samples = request.samples[span[0] : span[1]]
+    async def _run_piece(self, run: _Run, piece: AudioPiece, feed: Feed) -> Piece:
+        request, streaming = run.request, run.streaming
         parser = OutputParser(self._tokenizer, request.language)
-        may_echo = bool(request.context) and is_quiet(samples)
-        try:
-            async with gate:
-                stream = await self._submitted(
-                    request, prompt, samples, patient=span[0] > 0, streaming=streaming
-                )
-                last = await self._read(
-                    stream, parser, feed if streaming and not may_echo else None
-                )
-            rest, parsed = parser.finish()
-            if may_echo and is_echo(parsed.text, request.context):
-                parsed = ParsedOutput("", request.language, 0.0, 0.0, 0, 0)
-                rest = ""
+        may_echo = bool(request.context) and is_quiet(piece.samples)
+        stream = self._submitted(run, piece.samples)
+        last = await self._read(stream, parser, feed if streaming and not may_echo else None)
+        rest, parsed = parser.finish()
+        if may_echo and is_echo(parsed.text, request.context):
+            parsed = ParsedOutput("", request.language, 0.0, 0.0, 0, 0)
+            rest = ""
+        if streaming:
             feed.put_nowait(rest if not may_echo else parsed.text)
-        finally:
-            feed.put_nowait(None)
         return Piece(
-            start_s=span[0] / SAMPLE_RATE_HZ,
-            end_s=span[1] / SAMPLE_RATE_HZ,
+            start_s=piece.start_s,
+            end_s=piece.end_s,
             parsed=parsed,
             finish=finish_reason(last.finish, parsed),
             usage=Usage(last.num_audio_tokens, last.num_prompt_tokens, len(parser.token_ids)),
             token_ids=parser.token_ids,
+            channel=piece.channel,
         )
 
-    async def _submitted(
-        self,
-        request: TranscribeRequest,
-        prompt: Prompt,
-        samples: Samples,
-        *,
-        patient: bool,
-        streaming: bool,
-    ) -> TokenStream:
-        """The engine's stream; `patient` waits for room, the recording being admitted already."""
-        engine_request = EngineRequest(
-            request_id=f"{request_id_var.get() or 'local'}:{uuid.uuid4().hex}",
-            samples=samples,
-            tokens_before=prompt.tokens_before,
-            tokens_after=prompt.tokens_after,
-            max_new_tokens=request.max_new_tokens or _NO_CAP,
-            is_streamed=streaming,
+    def _submitted(self, run: _Run, samples: Samples) -> TokenStream:
+        return self._submit(
+            EngineRequest(
+                request_id=f"{request_id_var.get() or 'local'}:{uuid.uuid4().hex}",
+                samples=samples,
+                tokens_before=run.prompt.tokens_before,
+                tokens_after=run.prompt.tokens_after,
+                max_new_tokens=run.request.max_new_tokens or _NO_CAP,
+                is_streamed=run.streaming,
+            )
         )
-        while True:
-            try:
-                return self._submit(engine_request)
-            except Overloaded as error:
-                if not patient:
-                    raise self.admission.overloaded(_duration_s(samples)) from error
-            await asyncio.sleep(_RETRY_S)
 
     async def _read(
-        self, stream: TokenStream, parser: OutputParser, feed: asyncio.Queue[str | None] | None
+        self, stream: TokenStream, parser: OutputParser, feed: Feed | None
     ) -> TokenChunk:
         """Drain `stream` into `parser`; returns the last chunk. Raises NotReady on shutdown."""
         submitted = time.monotonic()
@@ -224,6 +256,32 @@ class Transcriber:
         if last is None or last.finish is None or last.finish == "abort":
             raise NotReady("the engine is shutting down, send the request again")
         return last
+
+
+class _Run:
+    """One recording under way: what is asked of it, and its pieces in order."""
+
+    def __init__(self, prompt: Prompt, request: TextRequest, streaming: bool) -> None:
+        self.prompt = prompt
+        self.request = request
+        self.streaming = streaming
+        self.line: asyncio.Queue[tuple[asyncio.Task[Piece], Feed] | None] = asyncio.Queue()
+        self.tasks: set[asyncio.Task[Piece]] = set()
+
+    def begin(self, task: asyncio.Task[Piece], feed: Feed) -> None:
+        """One more piece; it is forgotten when it is done and its answer was taken."""
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+        self.line.put_nowait((task, feed))
+
+
+async def _unless_failed(task: asyncio.Task[Piece], feeding: asyncio.Task[AudioEnd]) -> Piece:
+    """The piece's answer; raises at once what kept the rest of the recording from coming."""
+    if not task.done():
+        await asyncio.wait({task, feeding}, return_when=asyncio.FIRST_COMPLETED)
+        if feeding.done() and feeding.exception() is not None:
+            feeding.result()
+    return await task
 
 
 async def _stop(tasks: Sequence[asyncio.Task[Any]]) -> None:

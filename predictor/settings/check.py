@@ -10,6 +10,8 @@ from predictor.settings.fields import AUDIO_TOKENS_PER_S, PROMPT_TOKENS
 
 _MODEL_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")  # stands in URLs
 
+_CHANNEL: Final = re.compile(r"[0-9]|[1-5][0-9]|6[0-3]")
+
 
 def contradictions(values: Mapping[str, Any], sources: Mapping[str, str]) -> list[str]:
     """One line for each contradiction, naming the settings, their values and sources."""
@@ -35,6 +37,17 @@ def contradictions(values: Mapping[str, Any], sources: Mapping[str, str]) -> lis
         refuse("kv_precision device", "8 bits are for CUDA")
     if values["kv_precision"] == "fp8" and values["precision"] == "fp32":
         refuse("kv_precision precision", "8 bits go with 16 bits or less")
+    if values["audio_channel"] not in ("mix", "separate") and not _CHANNEL.fullmatch(
+        values["audio_channel"]
+    ):
+        refuse("audio_channel", "must be mix, separate or a number from 0 to 63")
+    devices = values["devices"] or ()
+    if any(not index.isdigit() for index in devices) or len(set(devices)) < len(devices):
+        refuse("devices", "must be different whole numbers, separated by commas")
+    if values["engine_process"] is False and devices not in ((), ("0",)):
+        refuse("engine_process devices", "an engine on a device of its own needs its own process")
+    if values["engine_process"] is False and (values["num_front_processes"] or 1) > 1:
+        refuse("engine_process num_front_processes", "several fronts need an engine apart")
     needed = _tokens_needed(values)
     if needed > values["max_model_len"]:
         refuse(

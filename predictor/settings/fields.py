@@ -37,6 +37,7 @@ class Spec:
     env: tuple[str, ...] = ()  # further environment variables, after the prefixed one
     file_key: str | None = None  # the key in the file, when it is not the name
     is_secret: bool = False  # environment only, never shown
+    may_be_number: bool = False  # text, for which the file may have a whole number
 
 
 def _setting(default: Any, help: str, *, kind: type | None = None, **more: Any) -> Any:  # noqa: A002
@@ -74,6 +75,13 @@ class Settings:
         "`auto` is bf16 on CUDA and fp32 on CPU; `fp8` is for CUDA",
         choices=tuple(_DTYPES),
     )
+    devices: tuple[str, ...] | None = _setting(
+        None,
+        "indices of the devices to serve on, separated by commas, with one engine each; `auto` "
+        "takes all CUDA devices, or the CPU once",
+        kind=tuple,
+        none="auto",
+    )
     kv_precision: str = _setting(
         "auto",
         "what keys and values are kept in: `auto` is what is computed with; `fp8`, 8 bits, is for "
@@ -94,6 +102,15 @@ class Settings:
     http_port: int = _setting(8080, "HTTP port; 0 takes a free one", low=0, high=65535)
     grpc_port: int = _setting(8081, "gRPC port; 0 takes a free one", low=0, high=65535)
     enable_grpc: bool = _setting(True, "serve the V2 protocol over gRPC as well")
+    num_front_processes: int | None = _setting(
+        None,
+        "processes that speak HTTP and gRPC and decode, all before the same engines; `auto`: one "
+        "for two CPUs of the container, 8 at most, where the engine runs on CUDA, else one",
+        kind=int,
+        low=1,
+        high=64,
+        none="auto",
+    )
     api_keys: tuple[str, ...] = _setting(
         (),
         "keys, separated by commas, of which requests must carry one; empty asks for none",
@@ -133,12 +150,37 @@ class Settings:
         low=2,
         high=1200,
     )
+    vad: str = _setting(
+        "silero",
+        "what finds speech, so that nothing else is transcribed: `silero` is a small network, "
+        "`energy` goes by loudness, `off` transcribes everything",
+        choices=("silero", "energy", "off"),
+    )
+    vad_threshold: float = _setting(
+        0.5, "probability at which speech begins; it ends 0.15 below", low=0.01, high=0.99
+    )
+    vad_margin_s: float = _setting(
+        0.2, "heard before speech begins and after it has ended", low=0, high=5
+    )
+    vad_min_speech_s: float = _setting(0.1, "what is shorter is no speech", low=0, high=5)
+    vad_min_silence_s: float = _setting(
+        0.5, "what is shorter is a pause within one piece", low=0.05, high=30
+    )
     max_channels: int = _setting(8, "most channels of a recording", low=1, high=64)
     num_decode_workers: int = _setting(
-        2, "processes that decode compressed audio; one for each CPU to spare", low=1, high=256
+        2,
+        "processes that decode recordings and find speech; one for each CPU to spare",
+        low=1,
+        high=256,
+    )
+    max_long_recordings: int = _setting(
+        4,
+        "recordings of more than 8 pieces that are decoded at a time, each in a process of its own",
+        low=1,
+        high=256,
     )
     decode_timeout_s: float = _setting(
-        60.0, "time limit for decoding one recording", low=1, high=3600
+        60.0, "time limit for decoding a window of a recording", low=1, high=3600
     )
     max_decoded_values: int = _setting(
         230_400_000,
@@ -152,13 +194,11 @@ class Settings:
         low=_MIB,
         high=64 * 1024 * _MIB,
     )
-    audio_channel: int | None = _setting(
-        None,
-        "channel to listen to, counted from 0; `mix` is the mean of all",
-        kind=int,
-        low=0,
-        high=63,
-        none="mix",
+    audio_channel: str = _setting(
+        "mix",
+        "`mix` is the mean of all channels, `separate` transcribes each on its own, a number from "
+        "0 is that channel alone",
+        may_be_number=True,
     )
     high_pass_hz: float | None = _setting(
         None,
@@ -197,9 +237,6 @@ class Settings:
     max_prefill_audio_s: float = _setting(120.0, "audio encoded in one step", low=1, high=7200)
     max_held_audio_s: float = _setting(
         7200.0, "audio waiting or running; more is answered with 429", low=1, high=10_000_000
-    )
-    max_waiting_requests: int = _setting(
-        512, "pieces waiting in the engine; more is answered with 429", low=1, high=1_000_000
     )
     max_tokens_per_audio_s: float = _setting(
         16.0, "cap of the answer for each second of audio; fast speech needs 8", low=1, high=100

@@ -41,6 +41,8 @@ def parse_native(spec: Spec, value: Any) -> Any:
         return None
     if spec.kind is bool and isinstance(value, bool):
         return value
+    if spec.may_be_number and type(value) is int:
+        value = str(value)
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if is_number and math.isfinite(value) and spec.kind in (float, type(value)):
         return _in_range(spec, spec.kind(value))

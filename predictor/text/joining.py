@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from predictor.text.languages import join_texts
 from predictor.text.output import ParsedOutput
-from predictor.types import EngineFinish, FinishReason, Segment, Transcription, Usage
+from predictor.types import AudioEnd, EngineFinish, FinishReason, Segment, Transcription, Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +21,7 @@ class Piece:
     finish: FinishReason
     usage: Usage
     token_ids: tuple[int, ...]
+    channel: int | None = None
 
 
 def finish_reason(engine: EngineFinish | None, parsed: ParsedOutput) -> FinishReason:
@@ -32,35 +33,38 @@ def finish_reason(engine: EngineFinish | None, parsed: ParsedOutput) -> FinishRe
     return "stop" if parsed.text else "silence"
 
 
-def join_pieces(
-    pieces: Sequence[Piece], *, duration_s: float, language: str | None
-) -> Transcription:
-    """The answer for a recording of `duration_s`; `language` is the one that was forced, or None.
+def join_pieces(pieces: Sequence[Piece], end: AudioEnd, *, language: str | None) -> Transcription:
+    """The answer for a recording; `language` is the one that was forced, or None.
 
-    Confidence is the geometric mean over the tokens of all pieces in which something was said.
+    Confidence is the geometric mean over the tokens of all pieces in which something was said;
+    where there is no piece it is the probability that nobody speaks.
     """
+    pieces = sorted(pieces, key=lambda p: (p.start_s, p.channel or 0))
     spoken = [p for p in pieces if p.parsed.text] or list(pieces)
     num_scored = sum(p.parsed.num_scored_tokens for p in spoken)
     log_sum = math.fsum(p.parsed.avg_logprob * p.parsed.num_scored_tokens for p in spoken)
     reasons = {p.finish for p in pieces}
     order: tuple[FinishReason, ...] = ("repetition", "length", "stop", "silence")
+    unheard = 0.0 if pieces else 1.0 - end.speech_probability
     return Transcription(
         text=join_texts([p.parsed.text for p in pieces]),
         language=language or _majority_language(pieces),
-        confidence=min(1.0, math.exp(log_sum / num_scored)) if num_scored else 0.0,
-        duration_s=duration_s,
-        finish_reason=next(reason for reason in order if reason in reasons),
+        confidence=min(1.0, math.exp(log_sum / num_scored)) if num_scored else unheard,
+        duration_s=end.duration_s,
+        finish_reason=next((reason for reason in order if reason in reasons), "silence"),
         usage=Usage(
             num_audio_tokens=sum(p.usage.num_audio_tokens for p in pieces),
             num_prompt_tokens=sum(p.usage.num_prompt_tokens for p in pieces),
             num_completion_tokens=sum(p.usage.num_completion_tokens for p in pieces),
         ),
-        segments=tuple(_segment(i, p) for i, p in enumerate(pieces)),
+        segments=tuple(segment(i, p) for i, p in enumerate(pieces)),
         num_repeats_removed=sum(p.parsed.num_repeats_removed for p in pieces),
+        notes=end.notes,
     )
 
 
-def _segment(index: int, piece: Piece) -> Segment:
+def segment(index: int, piece: Piece) -> Segment:
+    """What is told of a piece."""
     parsed = piece.parsed
     return Segment(
         id=index,
@@ -72,6 +76,7 @@ def _segment(index: int, piece: Piece) -> Segment:
         avg_logprob=parsed.avg_logprob,
         finish_reason=piece.finish,
         token_ids=piece.token_ids,
+        channel=piece.channel,
     )
 
 

@@ -14,7 +14,6 @@ from typing import Any
 
 import grpc
 import httpx
-import numpy as np
 import pytest
 from kserve import errors as kserve_errors
 from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
@@ -186,9 +185,9 @@ async def test_invalid_audio(loaded: AsrServer, audio: bytes) -> None:
         _expect(await local.everywhere(audio), errors.AudioError)
 
 
-async def test_audio_too_long(loaded: AsrServer, wav: Any, noise: Any) -> None:
+async def test_audio_too_long(loaded: AsrServer, wav: Any, talk: Any) -> None:
     async with _local(loaded) as local:
-        answers = await local.everywhere(wav(noise(6.0)))
+        answers = await local.everywhere(wav(talk(6.0)))
         _expect(answers, errors.AudioTooLong)
         assert all("5" in answer.message for answer in answers)
 
@@ -240,16 +239,16 @@ async def test_a_dead_engine_is_neither_alive_nor_ready(build: Build, speech: by
         _expect(await local.everywhere(speech), errors.NotReady, retry=True)
 
 
-async def test_deadline_exceeded(build: Build, wav: Any, noise: Any) -> None:
+async def test_deadline_exceeded(build: Build, wav: Any, talk: Any) -> None:
     server = await asyncio.to_thread(build, "--request_timeout_s=1")
     transcriber = server.model.loaded.transcriber
 
-    async def never(*_: object) -> None:
+    async def never(*_: object, **__: object) -> None:
         await asyncio.Event().wait()
 
-    transcriber.transcribe = never
+    transcriber.transcribe_pieces = never
     async with _local(server) as local:
-        _expect(await local.everywhere(wav(noise(1.0))), errors.DeadlineExceeded)
+        _expect(await local.everywhere(wav(talk(1.0))), errors.DeadlineExceeded)
 
 
 async def test_internal_errors_say_a_request_id_and_nothing_else(
@@ -257,10 +256,11 @@ async def test_internal_errors_say_a_request_id_and_nothing_else(
 ) -> None:
     server = await asyncio.to_thread(build)
 
-    async def broken(*_: object, **__: object) -> np.ndarray:
+    async def broken(*_: object, **__: object) -> Any:
         raise RuntimeError("the password is /etc/shadow")
+        yield
 
-    server.decoder.decode = broken  # type: ignore[method-assign]
+    server.decoder.pieces = broken  # type: ignore[method-assign]
     async with _local(server) as local:
         with caplog.at_level(logging.ERROR):
             answers = await local.everywhere(speech)

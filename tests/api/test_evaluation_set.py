@@ -1,6 +1,7 @@
 """The whole evaluation set through the running server: two routes agree, and so do the cards.
 
-A card's error rates are those of tests/bench/results/accuracy.json; here they are made anew.
+A card's error rates are those of tests/bench/results/accuracy.json, of recordings with all their
+quiet; here they are made anew, by a server that cuts it out, and must not be worse.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ async def _all(url: str, rows: list[dict[str, Any]]) -> tuple[list[Answer], list
     return [a for a, _ in pairs], [b for _, b in pairs]
 
 
-def test_both_routes_give_the_error_rates_of_the_model_card(server: Any) -> None:
+def test_both_routes_keep_the_error_rates_of_the_model_card(server: Any) -> None:
     rows = [json.loads(line) for line in (EVAL / "manifest.jsonl").read_text("utf-8").splitlines()]
     by_infer, by_recognize = asyncio.run(_all(server.url, rows))
     assert by_infer == by_recognize
@@ -65,8 +66,9 @@ def test_both_routes_give_the_error_rates_of_the_model_card(server: Any) -> None
             for row in RESULTS["rows"]
             if row["checkpoint"] == "tiny" and row["set"] == f"evaluation set, {length}"
         ]
-        for rate in ("English error %", "Chinese error %", "language right %"):
-            assert measured[rate] == pytest.approx(card[rate], abs=TOLERANCE)
+        for rate in ("English error %", "Chinese error %"):
+            assert measured[rate] <= card[rate] + TOLERANCE
+        assert measured["language right %"] >= card["language right %"] - TOLERANCE
 
 
 @pytest.mark.parametrize("checkpoint", ["tiny", "tiny-early"])

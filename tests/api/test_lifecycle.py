@@ -71,11 +71,11 @@ def test_every_metric_has_our_name_and_bounded_labels(server: Any) -> None:
 
 
 def test_an_orderly_end(
-    start_server: Any, wav: Callable[..., bytes], noise: Callable[..., np.ndarray]
+    start_server: Any, wav: Callable[..., bytes], talk: Callable[..., np.ndarray]
 ) -> None:
     """Requests in flight are answered after SIGTERM, new connections are not."""
     server = start_server()
-    clip = wav(noise(12.0))
+    clip = wav(talk(12.0))
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         work = [
             pool.submit(

@@ -325,9 +325,9 @@ def test_neither_text_nor_audio_is_logged(
 
 
 async def test_health_answers_while_clips_decode(
-    server: Any, wav: Callable[..., bytes], noise: Callable[..., np.ndarray]
+    server: Any, wav: Callable[..., bytes], talk: Callable[..., np.ndarray]
 ) -> None:
-    clip = wav(noise(8.0, rate=48_000), rate=48_000)
+    clip = wav(talk(8.0, rate=48_000), rate=48_000)
     limits = httpx.Limits(max_connections=64)
     async with httpx.AsyncClient(base_url=server.url, timeout=120, limits=limits) as client:
         work = [
@@ -346,9 +346,9 @@ async def test_health_answers_while_clips_decode(
 
 
 async def test_a_client_that_leaves_frees_its_place(
-    server: Any, wav: Callable[..., bytes], noise: Callable[..., np.ndarray]
+    server: Any, wav: Callable[..., bytes], talk: Callable[..., np.ndarray]
 ) -> None:
-    clip = wav(noise(25.0))
+    clip = wav(talk(25.0))
     before = server.metric("qwen3_asr_requests_total", protocol="openai", code="499")
     async with httpx.AsyncClient(base_url=server.url) as client:
         for stream in ("true", "false"):
@@ -373,9 +373,9 @@ async def test_a_grpc_client_that_leaves_frees_its_place(
     server: Any,
     stub: GRPCInferenceServiceStub,
     wav: Callable[..., bytes],
-    noise: Callable[..., np.ndarray],
+    talk: Callable[..., np.ndarray],
 ) -> None:
-    clip = wav(noise(25.0))
+    clip = wav(talk(25.0))
     labels = {"protocol": "grpc", "code": "499"}
     before = server.metric("qwen3_asr_requests_total", **labels)
     request = pb.ModelInferRequest(model_name=MODEL)

@@ -47,7 +47,7 @@ def _check(outputs: dict[str, Any], said: list[dict[str, Any]]) -> None:
         details = json.loads(text)
         assert details["finish_reason"] in ("stop", "length", "repetition", "silence")
         assert details["usage"]["num_audio_tokens"] > 0
-        assert details["segments"][0]["start"] == 0.0
+        assert 0 <= details["segments"][0]["start"] < 0.3
 
 
 def _audio_input(recordings: list[bytes]) -> InferInput:

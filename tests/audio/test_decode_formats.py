@@ -129,7 +129,7 @@ def test_a_wav_that_was_streamed_or_cut_off_is_read_to_its_end(
         assert np.array_equal(decode(bytes(lying)), whole)
     half = decode(files["wav"][: len(files["wav"]) // 2])
     assert abs(len(half) - len(whole) // 2) <= 16
-    assert np.array_equal(half[:-100], whole[: len(half) - 100])
+    assert half[:-100] == pytest.approx(whole[: len(half) - 100], abs=1e-6)
 
 
 def test_a_wav_whose_fmt_chunk_is_odd_or_missing(decode: Callable[..., Samples]) -> None:

@@ -81,7 +81,7 @@ def test_a_worker_killed_by_others_is_replaced_unnoticed(
 def test_workers_die_with_a_server_that_is_killed() -> None:
     script = (
         "import sys; from predictor.audio.pool import DecoderPool\n"
-        "pool = DecoderPool(2); pool.start()\n"
+        "pool = DecoderPool(2, 1); pool.start()\n"
         "print(*pool.pids, flush=True); sys.stdin.read()"
     )
     root = Path(__file__).parents[2]

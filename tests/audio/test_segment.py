@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from predictor.audio.segment import split
+from predictor.audio.cut import split
 from predictor.types import Samples
 
 
@@ -81,5 +81,5 @@ def test_the_rest_is_no_snippet() -> None:
 
 
 def test_pieces_of_almost_nothing_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"max_segment_s=0\.001"):
+    with pytest.raises(ValueError, match=r"segment_s=0\.001"):
         split(noise(100), 0.001)

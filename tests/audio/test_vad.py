@@ -153,12 +153,20 @@ def test_spans_by_thresholds_and_durations() -> None:
     assert finder.feed(click) == []
     assert finder.feed(speech) == []
     assert finder.is_speaking
-    assert finder.start == finder.settled == len(click) + 1
-    assert finder.feed([0.1]) == [(len(click) + 1, len(click) + 6)]
+    assert finder.start == finder.settled == len(click)  # with the frame that rose to it
+    assert finder.feed([0.1]) == [(len(click), len(click) + 6)]
     assert finder.start is None
     assert finder.settled == finder.num_frames
     assert finder.feed([0.7] * 3) == []
     assert finder.finish() == [(len(click) + 11, len(click) + 14)]
+
+
+def test_what_has_to_be_kept_is_bounded_whatever_is_heard() -> None:
+    finder = SpeechFinder(SpeechOptions())
+    finder.feed([0.3] * 1000)  # never speech, never surely none
+    assert finder.num_frames - finder.settled <= 10
+    finder.feed([0.9] * 20)
+    assert finder.start == 990
 
 
 def test_no_other_runtime_is_needed() -> None:

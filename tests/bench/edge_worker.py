@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from predictor.engine import Engine, build_engine
+from predictor.engine import EngineClient, EngineCore, build_engine
 from tests.bench.load import Clips, one, options, without_end
 from tests.bench.memory import memory
 
@@ -29,7 +29,7 @@ def say(content: dict[str, Any]) -> None:
     print(json.dumps(content), flush=True)
 
 
-async def clip(engine: Engine, clips: Clips, duration_s: float) -> dict[str, Any]:
+async def clip(engine: EngineClient, clips: Clips, duration_s: float) -> dict[str, Any]:
     began_cpu_s = time.process_time()
     timing = await one(engine, clips.request(duration_s))
     return {
@@ -53,7 +53,7 @@ def main() -> None:
     runner = built._runner
     without_end(runner)
     clips = Clips(runner.limits.vocab_size)
-    engine = Engine(runner, settings)
+    engine = EngineClient([EngineCore(runner, settings)])
     engine.start()
     for line in sys.stdin:
         say(asyncio.run(clip(engine, clips, float(line))))

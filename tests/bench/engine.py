@@ -31,12 +31,13 @@ from typing import Any
 
 import torch
 
+from predictor.engine import EngineClient, EngineCore
 from predictor.engine.cuda.runner import GraphOptions, GraphRunner
-from predictor.engine.engine import Engine
 from predictor.engine.runner import TorchRunner
 from predictor.engine.start.build import READY_PREFILL_S, READY_SEQUENCES
 from predictor.model.cuda.decoder import PLAIN
 from predictor.model.model import Model
+from tests.bench import reuse
 from tests.bench.environment import describe
 from tests.bench.limits import Limits, measure
 from tests.bench.load import (
@@ -82,7 +83,7 @@ class Bench:
             "environment": _environment(),
             "dtype": str(self.dtype).removeprefix("torch."),
             "tokens_per_audio_s": TOKENS_PER_AUDIO_S,
-            "method": "random weights; end tokens ignored; Engine.submit, waveforms in host "
+            "method": "random weights; end tokens ignored; EngineClient.submit, waveforms in host "
             "memory to token ids in host memory; one warm-up, median of repeats",
             "goals": GOALS,
             "rows": {},
@@ -140,13 +141,14 @@ class Bench:
         graph_options: GraphOptions | None = None,
         slots: int = 0,
         kv_dtype: torch.dtype | None = None,
+        max_length: int = 0,
     ) -> Any:
         assert self.model is not None
         settings = options()
         return GraphRunner(
             self.model,
             num_slots=slots or self.num_slots,
-            max_model_len=settings.max_model_len,
+            max_model_len=max_length or settings.max_model_len,
             options=graph_options,
             kv_dtype=kv_dtype,
         )
@@ -156,11 +158,13 @@ class Bench:
         return 4 if self.small else NUM_SLOTS
 
     @contextmanager
-    def engine(self, runner: TorchRunner, shares: Shares | None = None) -> Iterator[Engine]:
+    def engine(self, runner: TorchRunner, shares: Shares | None = None) -> Iterator[EngineClient]:
         """A started engine; the runner never ends a sequence of itself."""
         without_end(runner)
-        settings = options(max_num_seqs=runner.num_slots)
-        engine = Engine(runner, settings, None if shares is None else shares.add)
+        settings = options(max_num_seqs=runner.num_slots, max_model_len=runner.limits.max_model_len)
+        engine = EngineClient(
+            [EngineCore(runner, settings, None if shares is None else shares.add)]
+        )
         engine.start()
         try:
             yield engine
@@ -376,9 +380,7 @@ def run_shape(bench: Bench, wanted: Callable[[str], bool]) -> None:
         runner = bench.runner = bench.graph_runner(
             GraphOptions(
                 use_graphs=False,
-                fusion=replace(
-                    PLAIN, attention="masked" if bench.device.type == "cpu" else "flash"
-                ),
+                fusion=PLAIN,
                 check_kernels=False,
             )
         )
@@ -392,6 +394,15 @@ def run_shape(bench: Bench, wanted: Callable[[str], bool]) -> None:
     row(f"one {short_name} clip", lambda: bench.alone(runner, short_s, 3 if small else 20))
     row(f"one {long_name} clip, first token", lambda: _first(bench, runner, long_s))
     row("agreement", bench.agreement)
+    row(f"{short_name} draft", lambda: reuse.draft(bench, runner, short_s, 3 if small else 20))
+    for num_sequences in (3,) if small else (32, 100, 250, 500):
+        wall_s = 2.0 if small else 6.0
+        row(
+            f"{num_sequences} kept sequences",
+            lambda n=num_sequences, s=wall_s: reuse.steps(bench, runner, n, s),
+            least_s=12.0,
+        )
+    row(f"{long_name} shared context", lambda: reuse.context(bench, long_s, many // 2), 20.0)
     row("parts", lambda: prefill_parts(bench.device, runner, bench.clips, long_s, small))
     row("decode steps", lambda: decode_steps(runner, small))
     row(f"offline {short_name}", lambda: bench.offline(runner, [short_s] * 2 * many))

@@ -14,7 +14,8 @@ from collections.abc import Sequence as Batch
 
 import numpy as np
 
-from predictor.engine.engine import Engine
+from predictor.engine import EngineClient, EngineCore
+from predictor.engine.pages import PAGE_TOKENS, PageSize
 from predictor.engine.protocol import StepOutput
 from predictor.engine.sequence import Limits, Sequence
 from predictor.types import EngineRequest
@@ -28,6 +29,7 @@ class InstantRunner:
 
     num_slots = NUM_SEQUENCES
     limits = Limits(max_model_len=768, vocab_size=151_936, eos_token_ids=frozenset())
+    page_size = PageSize(NUM_SEQUENCES * 768 // PAGE_TOKENS, PAGE_TOKENS)
 
     def __init__(self, steps: int) -> None:
         self._steps = steps
@@ -41,11 +43,14 @@ class InstantRunner:
         tokens = list(range(first, first + self._steps))
         return StepOutput([tokens for _ in sequences], [self._logprobs for _ in sequences])
 
-    def scrub(self, slots: Batch[int]) -> None:
-        raise AssertionError(f"nothing spoilt slots {slots}")
+    def scrub(self, pages: Batch[int]) -> None:
+        raise AssertionError(f"nothing spoilt pages {pages}")
 
     def idle(self) -> bool:
         return False
+
+    def between_steps(self) -> None:
+        pass
 
     def recover(self) -> bool:
         return False
@@ -55,7 +60,7 @@ async def measure(steps: int) -> tuple[float, Shares]:
     """Microseconds of wall time for each token of each sequence."""
     shares = Shares()
     settings = options(max_num_seqs=NUM_SEQUENCES, max_prefill_tokens=10**6)
-    engine = Engine(InstantRunner(steps), settings, shares.add)
+    engine = EngineClient([EngineCore(InstantRunner(steps), settings, shares.add)])
     silence = np.zeros(16_000 * 15, dtype=np.float32)
     requests = [
         EngineRequest(str(i), silence, (1, 2), (3,), NUM_TOKENS) for i in range(NUM_SEQUENCES)

@@ -4,8 +4,9 @@
     python -m tests.bench.http --shapes tiny --device cpu --budget_s 60            (a smoke test)
     python -m tests.bench.http --shapes paced --device cpu            (no device: the host alone)
 
-The same loads three times: on the engine without HTTP, over HTTP with the engine in the server's
-process, and over HTTP with the engine in its own. Clients are processes that post WAV files.
+The same loads four times: on the engine without HTTP, over HTTP with the engine in the server's
+process, with the engine in its own, and with several fronts before it. Clients are processes that
+post WAV files.
 """
 
 from __future__ import annotations
@@ -34,8 +35,9 @@ from tests.bench.http_load import Answers, Load, Window, difference, row
 from tests.bench.load import TOKENS_PER_AUDIO_S, Shares
 
 START_TIMEOUT_S = 240.0
-# Without HTTP; beside the server; in a process of its own. And `engine_own`: the last without HTTP.
-MODES = ("engine", "shared", "own")
+# Without HTTP; beside the server; in a process of its own; there, before several fronts. And
+# `engine_own`: in a process of its own, without HTTP.
+MODES = ("engine", "shared", "own", "fronts")
 METHOD = (
     "random weights; answers forced by ignoring end tokens; closed loop of so many requests in "
     "flight, warmed up, then counted in a window; WAV bodies (16 kHz PCM16) to the V1 route from "
@@ -44,7 +46,7 @@ METHOD = (
 SERVER_FLAGS = (
     "--max_num_seqs={num_slots} --max_model_len=768 --max_prefill_audio_s=640 --segment_s=30 "
     "--max_tokens_per_audio_s=3.5 --max_context_tokens=64 --max_held_audio_s=1000000 "
-    "--max_waiting_requests=100000 --language=English --enable_grpc=false --http_port=0 "
+    "--language=English --enable_grpc=false --http_port=0 "
     "--host=127.0.0.1"
 )
 
@@ -59,6 +61,7 @@ class Bench:
         self.window_s: float = arguments.window_s
         self.warm_s: float = arguments.warm_s
         self.num_clients: int = arguments.clients
+        self.num_fronts: int = arguments.fronts
         self.wanted = [part for part in arguments.loads.split(",") if part]
         self.deadline = time.monotonic() + arguments.budget_s
         self.result: dict[str, Any] = {
@@ -68,6 +71,7 @@ class Bench:
             "warm_s": self.warm_s,
             "window_s": self.window_s,
             "client_processes": self.num_clients,
+            "fronts": self.num_fronts,
             "rows": {},
         }
 
@@ -137,7 +141,10 @@ def run_engine(bench: Bench, mode: str) -> None:
 def server(bench: Bench, mode: str) -> Iterator[int]:
     """The port of a server that is ready."""
     flags = SERVER_FLAGS.format(num_slots=bench.num_slots).split()
-    flags.append(f"--engine_process={str(mode == 'own').lower()}")
+    if mode == "fronts":
+        flags.append(f"--num_front_processes={bench.num_fronts}")
+    else:
+        flags.append(f"--engine_process={str(mode == 'own').lower()}")
     command = [sys.executable, "-m", "tests.bench.http_server", bench.shape, bench.device, *flags]
     with tempfile.TemporaryFile("w+") as log:
         process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=log, text=True)
@@ -170,10 +177,23 @@ def _port_when_ready(output: IO[str], log: IO[str]) -> int:
 
 
 def look(port: int) -> tuple[float, Shares]:
-    """Processor seconds of the server's process, and the engine's counters, until now."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/bench/shares") as response:
-        values = json.load(response)
-    return values.pop("cpu_s"), Shares(**values)
+    """Processor seconds of the server's processes, and the engine's counters, until now.
+
+    Each question has a connection of its own, which any of the fronts may be dealt.
+    """
+    cpu_s: dict[int, float] = {}
+    steps: list[Shares] = []
+    while True:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/bench/shares") as response:
+            values = json.load(response)
+        pid, num_fronts = values.pop("pid"), values.pop("num_fronts")
+        used_s, shares = values.pop("cpu_s"), Shares(**values)
+        if pid not in cpu_s:
+            cpu_s[pid] = used_s
+            steps.append(shares)
+        if len(cpu_s) == num_fronts:
+            # One of the fronts is told of the steps.
+            return sum(cpu_s.values()), max(steps, key=lambda s: s.num_new_tokens)
 
 
 def ask_clients(tasks: list[Task]) -> tuple[Answers, Counter[str], list[tuple[float, Shares]]]:
@@ -287,13 +307,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--shapes", default="1.7B", help="1.7B, 0.6B, tiny, paced; comma-separated")
     parser.add_argument(
-        "--modes", default=",".join(MODES), help="some of engine, engine_own, shared, own"
+        "--modes", default=",".join(MODES), help="some of engine, engine_own, shared, own, fronts"
     )
     parser.add_argument("--loads", default="", help="parts of their names, such as 64 x 10; all")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--window_s", type=float, default=8.0)
     parser.add_argument("--warm_s", type=float, default=6.0)
     parser.add_argument("--clients", type=int, default=max(1, min(8, (os.cpu_count() or 2) // 2)))
+    parser.add_argument("--fronts", type=int, default=4, help="processes in mode fronts")
     parser.add_argument("--budget_s", type=float, default=540.0)
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()

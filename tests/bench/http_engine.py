@@ -20,8 +20,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from predictor.engine import EngineProcess, EngineSpec
-from predictor.engine.engine import Engine
+from predictor.engine import CoreProcess, EngineClient, EngineCore, EngineSpec, RemoteCore
 from predictor.engine.options import EngineOptions, StepStats
 from predictor.engine.protocol import StepOutput
 from predictor.engine.sequence import Sequence
@@ -62,10 +61,10 @@ def forced(engine_options: EngineOptions) -> EngineOptions:
 
 def bench_engine(
     shape: str, device: str, settings: EngineOptions, on_step: Callable[[StepStats], None]
-) -> Engine:
+) -> EngineCore:
     """An engine with random weights of `shape`, made on the device; or `paced`."""
     if shape == "paced":
-        return Engine(PacedRunner(), settings, on_step)
+        return EngineCore(PacedRunner(), settings, on_step)
     import torch
 
     from predictor.engine.start.build import choose_device, make_runner
@@ -89,7 +88,7 @@ def bench_engine(
         max_prefill_tokens=settings.max_prefill_tokens,
     )
     without_end(runner)
-    return Engine(runner, settings, on_step)
+    return EngineCore(runner, settings, on_step)
 
 
 def bench_process(
@@ -98,10 +97,12 @@ def bench_process(
     settings: EngineOptions,
     on_step: Callable[[StepStats], None],
     log_level: str = "info",
-) -> EngineProcess:
+) -> RemoteCore:
     """The same engine in a process of its own."""
     spec = EngineSpec(Path(shape), device, "auto", settings, log_level=log_level)
-    return EngineProcess(spec, on_step, worker="tests.bench.http_worker")
+    process = CoreProcess(worker="tests.bench.http_worker")
+    process.load(spec)
+    return RemoteCore(process.address, settings, on_step, process)
 
 
 async def _measure(
@@ -138,7 +139,7 @@ def main() -> None:
     shares = Shares()
     settings = forced(options(max_num_seqs=task.max_num_seqs))
     make = bench_process if task.own else bench_engine
-    engine = make(task.shape, task.device, settings, shares.add)
+    engine = EngineClient([make(task.shape, task.device, settings, shares.add)])
     engine.start()
     try:
         loads = [Load(**load) for load in task.loads]

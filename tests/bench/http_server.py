@@ -9,6 +9,7 @@ and the processor time that this process has used.
 from __future__ import annotations
 
 import logging
+import os
 import random
 import sys
 import time
@@ -55,19 +56,11 @@ def made_up_words() -> list[bytes]:
     ]
 
 
-def main() -> None:
-    shape, device, *flags = sys.argv[1:]
-    settings = load_settings([f"--model_dir={CHECKPOINT}", *flags], {})
-    sys.argv[1:] = []  # KServe parses them while it is imported
-    stand_in_for_codecs()
-    from predictor.server import build_server
-    from predictor.service import loading
+def speak_made_up_words() -> None:
+    """Whatever the tokens are."""
     from predictor.text.tokenizer import TextTokenizer
-    from tests.bench.http_engine import bench_engine, bench_process, forced
 
-    configure_logging(settings.log_format, settings.log_level)
-    logging.getLogger("predictor.server").addHandler(Announcer())
-    words, shares, num_looked_up = made_up_words(), Shares(), 0
+    words, num_looked_up = made_up_words(), 0
 
     def token_bytes(self: TextTokenizer, token_id: int) -> bytes:
         nonlocal num_looked_up
@@ -76,24 +69,66 @@ def main() -> None:
 
     TextTokenizer.token_bytes = token_bytes  # type: ignore[method-assign]
 
+
+def arrange(server: Any, shares: Shares, num_fronts: int = 1) -> None:
+    """No codec and no decoder; a route that tells what this process did."""
+
+    def look() -> dict[str, Any]:
+        cpu_s = time.process_time()
+        return {"pid": os.getpid(), "num_fronts": num_fronts, "cpu_s": cpu_s, **asdict(shares)}
+
+    server.decoder.start = lambda: None  # WAV needs no worker
+    server.app.add_api_route("/bench/shares", look)
+
+
+def main() -> None:
+    shape, device, *flags = sys.argv[1:]
+    settings = load_settings([f"--model_dir={CHECKPOINT}", *flags], {})
+    sys.argv[1:] = []  # KServe parses them while it is imported
+    configure_logging(settings.log_format, settings.log_level)
+    if (settings.num_front_processes or 1) > 1:
+        serve_as_pod(shape, device, settings)
+        return
+    stand_in_for_codecs()
+    from predictor.engine import EngineClient
+    from predictor.server import build_server
+    from predictor.service import engines, loading
+    from tests.bench.http_engine import bench_engine, bench_process, forced
+
+    logging.getLogger("predictor.server").addHandler(Announcer())
+    shares = Shares()
+    speak_made_up_words()
+
     def make_engine(
-        settings: Settings, folder: Path, on_step: loading.Observer
+        settings: Settings, folder: Path, on_step: loading.Observer, on_lost: loading.Lost
     ) -> loading.MadeEngine:
         def observe(step: Any) -> None:
             shares.add(step)
             on_step(step)
 
-        options = forced(loading.engine_options(settings))
-        make = bench_process if loading.has_own_process(settings) else bench_engine
-        return loading.MadeEngine(make(shape, device, options, observe), device, "auto")
-
-    def look() -> dict[str, Any]:
-        return {"cpu_s": time.process_time(), **asdict(shares)}
+        options = forced(engines.engine_options(settings))
+        make = bench_process if engines.has_own_process(settings) else bench_engine
+        client = EngineClient([make(shape, device, options, observe)])
+        return loading.MadeEngine(client, device, "auto")
 
     server = build_server(settings, loading=loading.Loading(settings, make_engine))
-    server.decoder.start = lambda: None  # type: ignore[method-assign]  # no codec, no worker
-    server.app.add_api_route("/bench/shares", look)
+    arrange(server, shares)
     server.start()
+
+
+def serve_as_pod(shape: str, device: str, settings: Settings) -> None:
+    """Several fronts, each in a process of its own, before the benchmark's engine in another."""
+    from predictor.engine import EngineSpec
+    from predictor.pod import Parts, Pod
+    from predictor.service.engines import engine_options
+    from tests.bench.http_engine import forced
+
+    def specs(settings: Settings, _: Path) -> list[EngineSpec]:
+        options = forced(engine_options(settings))
+        return [EngineSpec(Path(shape), device, "auto", options, log_level=settings.log_level)]
+
+    logging.getLogger("predictor.pod").addHandler(Announcer())
+    Pod(settings, Parts("tests.bench.http_front", "tests.bench.http_worker", specs)).run()
 
 
 if __name__ == "__main__":

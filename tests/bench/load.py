@@ -1,4 +1,4 @@
-"""Loads for the engine, through `Engine.submit`: waveforms to tokens, both in host memory."""
+"""Loads for the engine, through `EngineClient.submit`: waveforms to tokens, both in host memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from predictor.engine.engine import Engine
+from predictor.engine import EngineClient
 from predictor.engine.options import EngineOptions, StepStats
 from predictor.types import SAMPLE_RATE_HZ, EngineRequest, Samples
 
@@ -59,8 +59,6 @@ def options(**changes: Any) -> EngineOptions:
         "max_model_len": 768,
         "max_prefill_audio_s": 640.0,
         "max_prefill_tokens": 8192,
-        "max_waiting_requests": 100_000,
-        "max_waiting_audio_s": 1e9,
         "max_repeats": 1_000_000,
     }
     return EngineOptions(**(settings | changes))
@@ -105,7 +103,7 @@ class Timing:
     num_tokens: int
 
 
-async def one(engine: Engine, request: EngineRequest) -> Timing:
+async def one(engine: EngineClient, request: EngineRequest) -> Timing:
     """Submit a request and follow it to its end; RuntimeError if it is cut short."""
     began = time.perf_counter()
     first_s, num_tokens = 0.0, 0
@@ -118,7 +116,7 @@ async def one(engine: Engine, request: EngineRequest) -> Timing:
     return Timing(first_s, time.perf_counter() - began, num_tokens)
 
 
-async def all_at_once(engine: Engine, requests: Sequence[EngineRequest]) -> float:
+async def all_at_once(engine: EngineClient, requests: Sequence[EngineRequest]) -> float:
     """Seconds from the first submission to the last token of all."""
     began = time.perf_counter()
     await asyncio.gather(*(one(engine, request) for request in requests))
@@ -126,7 +124,7 @@ async def all_at_once(engine: Engine, requests: Sequence[EngineRequest]) -> floa
 
 
 async def steady(
-    engine: Engine, clips: Clips, *, duration_s: float, concurrency: int, rounds: int
+    engine: EngineClient, clips: Clips, *, duration_s: float, concurrency: int, rounds: int
 ) -> list[Timing]:
     """`concurrency` clients, each sending its next clip when the last one is answered.
 

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 
 from predictor.engine.cuda.runner import GraphRunner
+from predictor.engine.pages import pages_of_slot
+from predictor.engine.prompts import PromptLayout
 from predictor.engine.sequence import Sequence
 from predictor.model.attention import Packing
 from predictor.model.cuda.decoder import PLAIN, FusedDecoder, StepPlaces
@@ -70,17 +72,21 @@ def prefill_parts(
     ]
     for slot, sequence in enumerate(sequences):
         sequence.slot = slot % runner.num_slots
+        sequence.pages = _pages(runner, sequence.slot)
     lengths = [s.num_prompt_tokens for s in sequences]
     total = sum(lengths)
     positions = torch.cat([torch.arange(n) for n in lengths]).to(device)
-    starts = torch.tensor([s.slot * runner._cache.max_length for s in sequences])
-    places = positions + starts.repeat_interleave(torch.tensor(lengths)).to(device)
+    layout = PromptLayout.of(sequences, runner.page_size.tokens)
+    places = torch.from_numpy(layout.rows[2]).to(device)
     packing = Packing.of(lengths, device=device, dtype=model.dtype, are_prompts=True)
     x = torch.randn(total, model.config.text.hidden_size, device=device).to(model.dtype)
     for name, fusion in (("fused", runner.fusion), ("plain", PLAIN)):
-        decoder = FusedDecoder(model.decoder, runner._cache, fusion)
+        decoder = FusedDecoder(
+            model.decoder, runner._cache, fusion,
+            max_length=runner.limits.max_model_len, tables=runner._loop.tables,
+        )  # fmt: skip
         parts[f"prefill_{name}_ms"] = timed_ms(
-            device, lambda d=decoder: d.prefill(x.clone(), positions, places, packing)
+            device, lambda d=decoder: d.prefill(x.clone(), positions, places, packing, packing.ends)
         )
     weight = model.decoder.layers[0].gate_up.weight
     parts["gate_up_matmul_ms"] = timed_ms(device, lambda: torch.nn.functional.linear(x, weight))
@@ -163,14 +169,22 @@ def decode_steps(runner: GraphRunner, small: bool) -> dict[str, Any]:
 
 def point_at_all(runner: GraphRunner) -> None:
     """Let the next steps run all slots, whatever is in them."""
-    runner._loop.forget()
+    loop, device = runner._loop, runner._device
+    loop.forget()
+    num_slots, width = runner.num_slots, loop.tables.shape[1]
+    pages = torch.arange(num_slots * width, device=device).view(num_slots, width)
+    loop.tables[:-1] = pages.clamp(max=runner.page_size.count - 1)
     runner._loop.rows.copy_(torch.arange(runner.num_slots, device=runner._device))
+
+
+def _pages(runner: GraphRunner, slot: int) -> list[int]:
+    return pages_of_slot(slot, runner.limits.max_model_len, runner.page_size)
 
 
 def attention_variants(runner: GraphRunner, context: int) -> dict[str, dict[str, float]]:
     """One layer's decode attention: kernels and tiles, in graphs of all layers."""
     device, config = runner._device, runner._model.config.text
-    kinds: dict[str, Any] = {"flash": replace(runner.fusion, attention="flash")}
+    kinds: dict[str, Any] = {}
     for tile in ((64, 4, 3), (32, 4, 4), (128, 4, 2), (64, 4, 2)):
         name = "x".join(map(str, tile))
         kinds[name] = replace(runner.fusion, attention="split", tile=tile)
@@ -178,13 +192,16 @@ def attention_variants(runner: GraphRunner, context: int) -> dict[str, dict[str,
     for batch in (1, 256):
         slots = torch.arange(batch, device=device)
         positions = torch.full_like(slots, context)
-        places = slots * runner._cache.max_length + positions
-        where = StepPlaces(slots, positions, places, (positions + 1).to(torch.int32))
+        tables = runner._loop.tables
+        where = StepPlaces.of(slots, positions, tables, runner.page_size.tokens)
         query = torch.randn(batch, config.num_heads, config.head_dim, device=device)
         query = query.to(runner._model.dtype)
         times[str(batch)] = {}
         for name, fusion in kinds.items():
-            decoder = FusedDecoder(runner._model.decoder, runner._cache, fusion)
+            decoder = FusedDecoder(
+                runner._model.decoder, runner._cache, fusion,
+                max_length=runner.limits.max_model_len, tables=tables,
+            )  # fmt: skip
             try:
                 times[str(batch)][name] = _layers_ms(device, decoder, where, query, config)
             except Exception as error:  # noqa: BLE001  a tile that does not fit
@@ -193,7 +210,7 @@ def attention_variants(runner: GraphRunner, context: int) -> dict[str, dict[str,
 
 
 def _layers_ms(device: Any, decoder: Any, where: Any, query: Any, config: Any) -> float:
-    attend = decoder._decode_attention(where, query.dtype)
+    attend = decoder._decode_attention(where)
 
     def run() -> None:
         for layer in range(config.num_layers):
@@ -216,6 +233,7 @@ def kernel_times(runner: GraphRunner, clips: Clips | None) -> dict[str, Any]:
     sequences = [Sequence(clips.request(30.0), runner.limits, settings) for _ in range(20)]
     for slot, sequence in enumerate(sequences):
         sequence.slot = slot
+        sequence.pages = _pages(runner, slot)
     point_at_all(runner)
     loop = runner._loop
     loop.positions.fill_(460)

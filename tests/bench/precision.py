@@ -28,12 +28,14 @@ from typing import Any
 
 import torch
 
+from predictor.engine import EngineClient, EngineCore
 from predictor.engine.cuda.runner import GraphOptions
-from predictor.engine.engine import Engine
 from predictor.engine.options import EngineOptions
+from predictor.engine.pages import PAGE_TOKENS, pages_of_slot
+from predictor.engine.prompts import PromptLayout
 from predictor.engine.sequence import Sequence
 from predictor.engine.start.build import make_runner
-from predictor.engine.start.memory import plan_slots, work_bytes
+from predictor.engine.start.memory import plan_pages, work_bytes
 from predictor.model import quantized
 from predictor.model.attention import FP8, Packing
 from predictor.model.checkpoint.weights import load_model
@@ -129,10 +131,11 @@ class PrecisionBench:
         """As a start plans them, if any number is asked for."""
         settings = options(max_num_seqs=10**6)
         work = work_bytes(self.model.config, options(), settings.max_model_len, self.bench.dtype)
-        return plan_slots(
+        pages = plan_pages(
             self.model.config.text, settings, settings.max_model_len, self.bench.device,
             self.kv_dtype, 2 * work,
         )  # fmt: skip
+        return pages // -(-settings.max_model_len // PAGE_TOKENS)
 
     def _allocated(self) -> float:
         if self.bench.device.type != "cuda":
@@ -188,15 +191,17 @@ class PrecisionBench:
         ]
         for slot, sequence in enumerate(sequences):
             sequence.slot = slot
+            sequence.pages = pages_of_slot(slot, runner.limits.max_model_len, runner.page_size)
         device, lengths = self.bench.device, [s.num_prompt_tokens for s in sequences]
         positions = torch.cat([torch.arange(n) for n in lengths]).to(device)
-        starts = torch.arange(num_clips) * runner._cache.max_length
-        places = positions + starts.repeat_interleave(torch.tensor(lengths)).to(device)
+        layout = PromptLayout.of(sequences, runner.page_size.tokens)
+        places = torch.from_numpy(layout.rows[2]).to(device)
         packing = Packing.of(lengths, device=device, dtype=self.model.dtype, are_prompts=True)
         x = torch.randn(sum(lengths), self.model.config.text.hidden_size, device=device)
         x = x.to(self.model.dtype)
         language_ms = timed_ms(
-            device, lambda: runner._fused.prefill(x.clone(), positions, places, packing)
+            device,
+            lambda: runner._fused.prefill(x.clone(), positions, places, packing, packing.ends),
         )
         whole_ms = timed_ms(device, lambda: runner.prefill(sequences))
         runner.recover()
@@ -224,16 +229,20 @@ class PrecisionBench:
         model = load_model(TINY, device=self.bench.device, dtype=self.bench.dtype)
         quantize(model, self.weights)
         settings = EngineOptions(max_num_seqs=32, max_model_len=1024)
-        engine = Engine(
-            make_runner(
-                model,
-                num_slots=32,
-                max_model_len=1024,
-                max_prefill_audio_s=120.0,
-                max_prefill_tokens=8192,
-                kv_dtype=self.kv_dtype,
-            ),
-            settings,
+        engine = EngineClient(
+            [
+                EngineCore(
+                    make_runner(
+                        model,
+                        num_slots=32,
+                        max_model_len=1024,
+                        max_prefill_audio_s=120.0,
+                        max_prefill_tokens=8192,
+                        kv_dtype=self.kv_dtype,
+                    ),
+                    settings,
+                )
+            ]
         )
         engine.start()
         try:

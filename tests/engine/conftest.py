@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from predictor.engine import build_engine
-from predictor.engine.engine import Engine
+from predictor.engine import EngineClient, EngineCore, build_engine
 from predictor.engine.options import EngineOptions, StepStats
 from predictor.engine.protocol import Runner
 from predictor.engine.runner import TorchRunner
@@ -112,20 +111,20 @@ def runner(model: Model) -> TorchRunner:
     return TorchRunner(model, num_slots=OPTIONS.max_num_seqs, max_model_len=OPTIONS.max_model_len)
 
 
-StartEngine = Callable[..., Engine]
+StartEngine = Callable[..., EngineClient]
 
 
 @pytest.fixture
 def start_engine() -> Iterator[StartEngine]:
     """Start an engine on a runner; stopped when the test ends."""
-    started: list[Engine] = []
+    started: list[EngineClient] = []
 
     def start(
         runner: Runner,
         options: EngineOptions = OPTIONS,
         on_step: Callable[[StepStats], None] | None = None,
-    ) -> Engine:
-        engine = Engine(runner, options, on_step)
+    ) -> EngineClient:
+        engine = EngineClient([EngineCore(runner, options, on_step)])
         engine.start()
         started.append(engine)
         return engine
@@ -153,9 +152,9 @@ def any_checkpoint_known(any_checkpoint: Path) -> list[Known]:
 
 
 @pytest.fixture
-def any_engine(any_checkpoint: Path, one_thread: None) -> Iterator[Engine]:
+def any_engine(any_checkpoint: Path, one_thread: None) -> Iterator[EngineClient]:
     """The whole engine on `any_checkpoint`, as the server builds it."""
-    engine = build_engine(any_checkpoint, "cpu", "float32", OPTIONS)
+    engine = EngineClient([build_engine(any_checkpoint, "cpu", "float32", OPTIONS)])
     engine.start()
     yield engine
     engine.stop()

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from collections.abc import Sequence as Batch
 from dataclasses import dataclass, field
 
+from predictor.engine.pages import PageSize
 from predictor.engine.protocol import StepOutput
 from predictor.engine.runner import TorchRunner
 from predictor.engine.sequence import Limits, Sequence
@@ -23,7 +24,7 @@ class FaultyRunner:
     recovers: bool = True
     steps: list[tuple[str, Ids]] = field(default_factory=list)
     broken: set[str] = field(default_factory=set)  # ids whose probabilities are not numbers
-    scrubbed: list[int] = field(default_factory=list)
+    scrubbed: list[int] = field(default_factory=list)  # pages
 
     @property
     def num_slots(self) -> int:
@@ -32,6 +33,10 @@ class FaultyRunner:
     @property
     def limits(self) -> Limits:
         return self.inner.limits
+
+    @property
+    def page_size(self) -> PageSize:
+        return self.inner.page_size
 
     def prefill(self, sequences: Batch[Sequence]) -> StepOutput:
         return self._run("prefill", self.inner.prefill, sequences)
@@ -54,12 +59,15 @@ class FaultyRunner:
                 output.logprobs[i][0] = float("nan")
         return output
 
-    def scrub(self, slots: Batch[int]) -> None:
-        self.scrubbed += slots
-        self.inner.scrub(slots)
+    def scrub(self, pages: Batch[int]) -> None:
+        self.scrubbed += pages
+        self.inner.scrub(pages)
 
     def idle(self) -> bool:
         return self.inner.idle()
+
+    def between_steps(self) -> None:
+        self.inner.between_steps()
 
     def recover(self) -> bool:
         return self.recovers and self.inner.recover()

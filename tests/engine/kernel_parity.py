@@ -18,8 +18,9 @@ import torch
 from predictor.engine.cuda.parity import kernel_errors
 from predictor.engine.cuda.runner import GraphOptions, GraphRunner
 from predictor.engine.options import EngineOptions
+from predictor.engine.pages import pages_of_slot
 from predictor.engine.runner import TorchRunner
-from predictor.engine.sequence import Limits, Sequence
+from predictor.engine.sequence import Sequence
 from predictor.model.attention import FP8, Packing, packed_attention, prompt_tiles
 from predictor.model.checkpoint.weights import load_model
 from predictor.model.cuda.decoder import Fusion
@@ -31,7 +32,7 @@ TINY = Path(__file__).parents[2] / "predictor" / "checkpoints" / "tiny"
 NUM_STEPS = 4
 
 
-def sequences(limits: Limits) -> list[Sequence]:
+def sequences(runner: TorchRunner) -> list[Sequence]:
     """Two requests of different lengths, one short and one of some seconds."""
     made = []
     for i, duration_s in enumerate((0.7, 3.2)):
@@ -43,8 +44,9 @@ def sequences(limits: Limits) -> list[Sequence]:
             tokens_after=(8, 9),
             max_new_tokens=40,
         )
-        sequence = Sequence(request, limits, EngineOptions())
+        sequence = Sequence(request, runner.limits, EngineOptions())
         sequence.slot = 1 - i
+        sequence.pages = pages_of_slot(1 - i, 96, runner.page_size)
         made.append(sequence)
     return made
 
@@ -88,7 +90,7 @@ def check_tokens(model: Model, kv_dtype: torch.dtype) -> None:
         options=GraphOptions(buckets=(2,), steps=((1, NUM_STEPS),), check_kernels=False),
         kv_dtype=kv_dtype,
     )
-    ours, theirs = sequences(fast.limits), sequences(plain.limits)
+    ours, theirs = sequences(fast), sequences(plain)
     for runner, running in ((fast, ours), (plain, theirs)):
         output = runner.prefill(running)
         while True:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 
 from predictor.engine.link.wire import EngineSpec
-from predictor.engine.link.worker import Built, main
-from predictor.engine.options import StepStats
+from predictor.engine.link.worker import Built, OnStep, main
 
 
-def build(spec: EngineSpec, on_step: Callable[[StepStats], None]) -> Built:
+def build(spec: EngineSpec, on_step: OnStep) -> Built:
     """Wait for ever."""
     threading.Event().wait()
     raise AssertionError("nobody sets it")

@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from predictor.engine import EngineOptions, build_engine
+from predictor.engine.pages import PAGE_TOKENS
 from predictor.engine.start import build, memory
 from predictor.engine.start.build import choose_device
-from predictor.engine.start.memory import free_bytes, plan_slots, slot_bytes
+from predictor.engine.start.memory import free_bytes, page_bytes, plan_pages
 from predictor.model import quantized_cpu
 from predictor.model.attention import FP8
 from predictor.model.checkpoint.host_memory import free_host_bytes
@@ -39,11 +40,11 @@ def test_a_missing_checkpoint_is_named(tmp_path: Path) -> None:
         build_engine(tmp_path, "cpu", "auto", EngineOptions())
 
 
-def test_a_slot_takes_what_the_cache_allocates(model: Model) -> None:
-    cache = model.new_cache(3, 50)
-    assert 3 * slot_bytes(model.config.text, 50, model.dtype) == cache.data.nbytes
-    small = model.new_cache(3, 50, FP8)
-    assert 3 * slot_bytes(model.config.text, 50, FP8) == small.data.nbytes
+def test_a_page_takes_what_the_cache_allocates(model: Model) -> None:
+    cache = model.new_cache(3, PAGE_TOKENS)
+    assert 3 * page_bytes(model.config.text, model.dtype) == cache.data.nbytes
+    small = model.new_cache(3, PAGE_TOKENS, FP8)
+    assert 3 * page_bytes(model.config.text, FP8) == small.data.nbytes
 
 
 BIG = TextConfig(
@@ -56,23 +57,32 @@ def test_the_plan_keeps_to_the_fraction_of_what_is_free() -> None:
     free = free_bytes(CPU)
     assert free is not None
     options = EngineOptions(max_num_seqs=1_000_000, kv_memory_fraction=0.5)
-    slots = plan_slots(BIG, options, 1024, CPU, torch.bfloat16)
-    assert slot_bytes(BIG, 1024, torch.bfloat16) == 112 * 1024 * 1024
-    assert slots * slot_bytes(BIG, 1024, torch.bfloat16) == pytest.approx(free * 0.5, rel=0.1)
-    assert plan_slots(BIG, replace(options, max_num_seqs=2), 64, CPU, torch.bfloat16) == 2
+    pages = plan_pages(BIG, options, 1024, CPU, torch.bfloat16)
+    assert page_bytes(BIG, torch.bfloat16) == 7 * 1024 * 1024
+    assert pages * page_bytes(BIG, torch.bfloat16) == pytest.approx(free * 0.5, rel=0.1)
+    assert plan_pages(BIG, replace(options, max_num_seqs=2), 64, CPU, torch.bfloat16) == 2
 
 
-def test_twice_as_many_slots_fit_in_8_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_twice_as_many_pages_fit_in_8_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     options = EngineOptions(max_num_seqs=1_000_000, kv_memory_fraction=0.5)
-    monkeypatch.setattr(memory, "free_bytes", lambda device: 100 * slot_bytes(BIG, 64, FP8))
-    assert plan_slots(BIG, options, 64, CPU, FP8) == 50
-    assert plan_slots(BIG, options, 64, CPU, torch.bfloat16) == 25
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 104 * page_bytes(BIG, FP8))
+    assert plan_pages(BIG, options, 64, CPU, FP8) == 51  # and one for what fills a step up
+    assert plan_pages(BIG, options, 64, CPU, torch.bfloat16) == 25
+
+
+def test_a_card_of_24_gb_holds_350_sequences_of_10_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    """1.7B in 16 bit at the default settings; 22 tokens of prompt, 35 of answer."""
+    free = 24 * 10**9 - 2 * 2 * 10**9 - 10**9  # weights, and what the driver takes
+    monkeypatch.setattr(memory, "free_bytes", lambda device: free)
+    options = EngineOptions(max_num_seqs=512)
+    pages = plan_pages(BIG, options, 3072, CPU, torch.bfloat16)
+    assert pages // -(-(130 + 22 + 35) // PAGE_TOKENS) >= 350
 
 
 def test_a_sequence_that_cannot_fit_is_refused_with_the_figures() -> None:
     options = EngineOptions(kv_memory_fraction=1e-6)
-    with pytest.raises(ValueError, match=r"max_model_len 3072 needs 336 MiB .*1e-06"):
-        plan_slots(BIG, options, 3072, CPU, torch.bfloat16)
+    with pytest.raises(ValueError, match=r"max_model_len 3072 needs 343 MiB .*1e-06"):
+        plan_pages(BIG, options, 3072, CPU, torch.bfloat16)
 
 
 def test_what_is_reserved_for_the_work_is_not_given_to_the_cache() -> None:
@@ -80,10 +90,10 @@ def test_what_is_reserved_for_the_work_is_not_given_to_the_cache() -> None:
     assert free is not None
     options = EngineOptions(max_num_seqs=1_000_000, kv_memory_fraction=1.0)
     reserved = free // 4 * 3
-    slots = plan_slots(BIG, options, 1024, CPU, torch.bfloat16, reserved)
-    assert slots * slot_bytes(BIG, 1024, torch.bfloat16) == pytest.approx(free / 4, rel=0.2)
+    pages = plan_pages(BIG, options, 1024, CPU, torch.bfloat16, reserved)
+    assert pages * page_bytes(BIG, torch.bfloat16) == pytest.approx(free / 4, rel=0.2)
     with pytest.raises(ValueError, match=r"MiB for the work itself \(max_prefill_audio_s 120\)"):
-        plan_slots(BIG, options, 1024, CPU, torch.bfloat16, free)
+        plan_pages(BIG, options, 1024, CPU, torch.bfloat16, free)
 
 
 def test_free_memory_is_the_containers_where_that_is_less(tmp_path: Path) -> None:
@@ -99,6 +109,18 @@ def test_free_memory_is_the_containers_where_that_is_less(tmp_path: Path) -> Non
     assert free_host_bytes(tmp_path) == 4096 * 1024
     (cgroup / "memory.max").write_text("5000\n")
     assert free_host_bytes(tmp_path) == 4000
+
+
+def test_files_that_the_system_has_cached_count_as_free(tmp_path: Path) -> None:
+    """A checkpoint that was just read fills the page cache, which gives way to whoever asks."""
+    cgroup = tmp_path / "sys" / "fs" / "cgroup"
+    cgroup.mkdir(parents=True)
+    (cgroup / "memory.max").write_text("5000\n")
+    (cgroup / "memory.current").write_text("4500\n")
+    (cgroup / "memory.stat").write_text(
+        "anon 400\nfile 4100\ninactive_file 3000\nactive_file 1000\n"
+    )
+    assert free_host_bytes(tmp_path) == 4500
 
 
 def test_devices_and_precisions_are_checked_by_name() -> None:
@@ -137,17 +159,17 @@ def test_the_runner_the_rehearsal_and_the_plan_have_the_cache_that_is_asked_for(
     monkeypatch.setattr(
         build, "choose_kv_dtype", lambda name, *_: {"auto": torch.bfloat16, "fp8": FP8}[name]
     )
-    rehearsed: list[tuple[torch.dtype, int]] = []
-    monkeypatch.setattr(build, "_rehearse", lambda *arguments: rehearsed.append(arguments[-2:]))
+    rehearsed: list[torch.dtype] = []
+    monkeypatch.setattr(build, "_rehearse", lambda *arguments: rehearsed.append(arguments[-1]))
     options = EngineOptions(max_model_len=64, kv_memory_fraction=1.0, kv_precision=kv_precision)
     config = ModelConfig.from_folder(native)
     work = memory.work_bytes(config, options, 64, torch.bfloat16)
-    free = work + 3 * slot_bytes(config.text, 64, torch.bfloat16)
+    free = work + 4 * page_bytes(config.text, torch.bfloat16)  # one fills a step up
     monkeypatch.setattr(memory, "free_bytes", lambda device: free)
     runner = build.build_runner(native, "cpu", "bfloat16", options)
     assert runner._cache.data.dtype == expected
-    assert rehearsed == [(expected, 64)]
-    assert runner.num_slots == {"auto": 3, "fp8": 6}[kv_precision]
+    assert rehearsed == [expected]
+    assert runner.page_size.count == {"auto": 3, "fp8": 7}[kv_precision]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
@@ -164,7 +186,7 @@ def test_without_triton_the_start_goes_on(
     monkeypatch.setitem(sys.modules, "triton", None)
     monkeypatch.delitem(sys.modules, "predictor.engine.start.kernel_cache", raising=False)
     config = ModelConfig.from_folder(native)
-    build._rehearse(config, CUDA, choose_precision("auto", CUDA), torch.bfloat16, 512)
+    build._rehearse(config, CUDA, choose_precision("auto", CUDA), torch.bfloat16)
     assert "the rehearsal failed; the start goes on without it" in caplog.text
 
 

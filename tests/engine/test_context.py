@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from predictor.engine.start import context
-from predictor.engine.start.context import open_early
+from predictor.engine.start.context import only_device, open_early
 
 
 class Driver:
@@ -59,3 +59,22 @@ def test_no_driver_is_no_error_here(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_cpu_needs_none() -> None:
     assert open_early("cpu") is None
+
+
+@pytest.mark.parametrize(
+    ("device", "visible", "name", "left"),
+    [
+        ("cuda:1", None, "cuda", "1"),
+        ("cuda:0", "3,5", "cuda", "3"),
+        ("cuda:1", "3,5", "cuda", "5"),
+        ("cuda:1", "GPU-a,MIG-b", "cuda", "MIG-b"),
+        ("cuda", "3,5", "cuda", "3,5"),
+        ("cpu:1", None, "cpu:1", None),
+    ],
+)
+def test_an_engine_sees_its_own_device_only(
+    device: str, visible: str | None, name: str, left: str | None
+) -> None:
+    environ = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
+    assert only_device(device, environ) == name
+    assert environ.get("CUDA_VISIBLE_DEVICES") == left

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from predictor.engine import EngineClient
 from predictor.engine.cuda.runner import GraphOptions, GraphRunner
-from predictor.engine.engine import Engine
+from predictor.engine.pages import pages_of_slot
 from predictor.engine.runner import TorchRunner
 from predictor.engine.sequence import Sequence
 from predictor.engine.stream import TokenStream
@@ -81,7 +82,7 @@ async def test_both_runners_give_the_same_tokens_with_an_8_bit_cache(
     assert answers[0] != [list(k.tokens) for k in known]  # of a cache that is not rounded
 
 
-async def arrive_and_leave(engine: Engine, known: list[Known], seed: int) -> None:
+async def arrive_and_leave(engine: EngineClient, known: list[Known], seed: int) -> None:
     """Requests come one by one; some are dropped after a few tokens, which frees their slot."""
     chance = random.Random(seed)
 
@@ -129,7 +130,9 @@ def test_any_selection_in_any_order_goes_on_where_it_was(
         if waiting and free and (not running or chance.random() < 0.3):
             batch = [waiting.pop() for _ in range(min(len(waiting), chance.randint(1, len(free))))]
             for sequence in batch:
-                sequence.slot = free.pop(chance.randrange(len(free)))
+                slot = free.pop(chance.randrange(len(free)))
+                pages = pages_of_slot(slot, OPTIONS.max_model_len, runner.page_size)
+                sequence.slot, sequence.pages = slot, pages
             output, running = runner.prefill(batch), running + batch
         else:
             batch = chance.sample(running, chance.randint(1, len(running)))

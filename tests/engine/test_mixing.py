@@ -11,7 +11,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from predictor.engine.engine import Engine
+from predictor.engine import EngineClient
 from predictor.engine.runner import TorchRunner
 from predictor.engine.scheduler import Scheduler
 from predictor.engine.sequence import Sequence
@@ -102,7 +102,7 @@ def test_tokens_stay_the_same_in_any_mix_in_int8(
 
 
 def run_through(actions: list[tuple[str, int]], known: list[Known], runner: TorchRunner) -> None:
-    drive = Drive(runner, Scheduler(OPTIONS, runner.limits, runner.num_slots))
+    drive = Drive(runner, Scheduler(OPTIONS, runner.limits, runner.num_slots, runner.page_size))
     for action, number in actions:
         if action == "add":
             drive.add(known[number])
@@ -141,7 +141,8 @@ def known_int8(int8_model: Model) -> list[Known]:
     answers = []
     for request in pool():
         runner = TorchRunner(int8_model, num_slots=1, max_model_len=640)
-        scheduler = Scheduler(replace(OPTIONS, max_num_seqs=1), runner.limits, 1)
+        options = replace(OPTIONS, max_num_seqs=1)
+        scheduler = Scheduler(options, runner.limits, 1, runner.page_size)
         drive = Drive(runner, scheduler)
         drive.add(Known(request, ()))
         while drive.step():
@@ -152,7 +153,7 @@ def known_int8(int8_model: Model) -> list[Known]:
 
 
 async def test_the_engine_gives_the_tokens_of_generate_alone_and_together(
-    any_checkpoint_known: list[Known], any_engine: Engine
+    any_checkpoint_known: list[Known], any_engine: EngineClient
 ) -> None:
     alone = [await tokens_of(any_engine, known) for known in any_checkpoint_known]
     assert alone == [known.tokens for known in any_checkpoint_known]
@@ -162,7 +163,7 @@ async def test_the_engine_gives_the_tokens_of_generate_alone_and_together(
         assert tuple(tokens) == known.tokens
 
 
-async def tokens_of(engine: Engine, known: Known) -> tuple[int, ...]:
+async def tokens_of(engine: EngineClient, known: Known) -> tuple[int, ...]:
     return tuple([t async for chunk in engine.submit(known.request) for t in chunk.token_ids])
 
 

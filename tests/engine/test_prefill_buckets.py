@@ -7,13 +7,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from predictor.engine.cuda.prefill_graphs import BUCKETS_S, Bucket, Size
+from predictor.engine.cuda.prefill_buckets import Bucket, Size
+from predictor.engine.cuda.prefill_graphs import BUCKETS_S, STEP_BUCKETS
 from predictor.engine.options import EngineOptions
+from predictor.engine.prompts import PromptLayout
 from predictor.engine.sequence import Limits, Sequence
+from predictor.engine.utterance import Utterance
 from predictor.model.attention import TILE_TOKENS, prompt_tiles
+from predictor.model.stretch import Windows
 from predictor.types import EngineRequest
 
 MAX_LENGTH, SCRATCH, WINDOW_TOKENS, MAX_TOKENS = 768, 300, 104, 8192
+PAGE, SCRATCH_PAGE = 64, 10_000
 LIMITS = Limits(max_model_len=MAX_LENGTH, vocab_size=1000, eos_token_ids=frozenset())
 
 
@@ -22,7 +27,13 @@ def sequence(slot: int, duration_s: float, num_before: int) -> Sequence:
     request = EngineRequest(str(slot), samples, (1,) * num_before, (2, 3), max_new_tokens=5)
     made = Sequence(request, LIMITS, EngineOptions())
     made.slot = slot
+    made.pages = [100 * slot + 3 * i for i in range(MAX_LENGTH // PAGE)]
     return made
+
+
+def size_of(some: list[Sequence]) -> Size:
+    stretches = [stretch for each in some for stretch in each.stretches()]
+    return Size.of(PromptLayout.of(some, PAGE), stretches)
 
 
 def bucket(num_chunks: int) -> Bucket:
@@ -30,10 +41,12 @@ def bucket(num_chunks: int) -> Bucket:
 
 
 def parts(some: list[Sequence], chosen: Bucket) -> dict[str, np.ndarray]:
-    sent = np.split(chosen.fill(some, SCRATCH), np.cumsum(chosen.sizes())[:-1])
+    stretches = [stretch for each in some for stretch in each.stretches()]
+    layout, scratch = PromptLayout.of(some, PAGE), (SCRATCH, SCRATCH_PAGE * PAGE)
+    filled = chosen.fill(some, layout, stretches, scratch)
     return {
-        name: piece[: int(np.prod(shape))].reshape(shape)
-        for piece, (name, shape) in zip(sent, chosen.parts().items(), strict=True)
+        part.name: filled[part.first : part.first + part.size].reshape(part.shape)
+        for part in chosen.parts
     }
 
 
@@ -42,7 +55,8 @@ def test_every_token_is_in_one_tile_of_its_own_prompt(lengths: list[int]) -> Non
     tiles = prompt_tiles(lengths)
     ends = np.cumsum(lengths)
     owners = np.full(sum(lengths), -1)
-    for first, start, end in tiles:
+    for first, start, end, cached, _ in tiles:
+        assert cached == 0
         last = min(first + TILE_TOKENS, end)
         assert first < last
         assert (owners[first:last] == -1).all()
@@ -63,7 +77,7 @@ def test_a_bucket_sends_each_prompt_once_and_fills_the_rest(
     shapes: list[tuple[float, int]],
 ) -> None:
     some = [sequence(slot, *shape) for slot, shape in enumerate(shapes)]
-    size = Size.of(some)
+    size = size_of(some)
     fitting = [bucket(n) for n in BUCKETS_S if bucket(n).holds(size)]
     if not fitting:
         assert size.num_tokens > MAX_TOKENS - 32 or size.num_chunks > BUCKETS_S[-1]
@@ -77,11 +91,14 @@ def test_a_bucket_sends_each_prompt_once_and_fills_the_rest(
     first = 0
     for each in some:
         end = first + each.num_prompt_tokens
-        assert (places[first:end] == each.slot * MAX_LENGTH + positions[first:end]).all()
+        held = np.array(each.pages)[positions[first:end] // PAGE]
+        assert (places[first:end] == held * PAGE + positions[first:end] % PAGE).all()
         first = end
-    assert (places[first:] // MAX_LENGTH == SCRATCH).all()
+    assert (places[first:] // PAGE == SCRATCH_PAGE).all()
     tiles = sent["tiles"]
-    covered = np.concatenate([np.arange(a, min(a + TILE_TOKENS, b)) for a, _, b in tiles if a < b])
+    covered = np.concatenate(
+        [np.arange(a, min(a + TILE_TOKENS, b)) for a, _, b, *_ in tiles if a < b]
+    )
     assert sorted(covered.tolist()) == list(range(chosen.num_tokens))
     windows = np.diff(sent["windows"])
     assert windows.sum() == chosen.num_audio_tokens
@@ -94,6 +111,58 @@ def test_the_largest_buckets_fit_a_full_step(clip_s: float) -> None:
     """As many clips as 8,192 tokens hold leave little of a bucket empty."""
     num_clips = MAX_TOKENS // sequence(0, clip_s, 9).num_prompt_tokens
     some = [sequence(slot, clip_s, 9) for slot in range(num_clips)]
-    chosen = next(bucket(n) for n in BUCKETS_S if bucket(n).holds(Size.of(some)))
-    assert Size.of(some).num_tokens > 0.97 * chosen.num_tokens
-    assert Size.of(some).num_chunks > 0.97 * chosen.num_chunks
+    chosen = next(bucket(n) for n in BUCKETS_S if bucket(n).holds(size_of(some)))
+    assert size_of(some).num_tokens > 0.97 * chosen.num_tokens
+    assert size_of(some).num_chunks > 0.97 * chosen.num_chunks
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.tuples(st.floats(0.5, 22), st.integers(0, 20), st.integers(0, 20)), max_size=32))
+def test_a_bucket_for_steps_holds_windows_that_follow_each_other(
+    shapes: list[tuple[float, int, int]],
+) -> None:
+    some = [step(slot, *shape) for slot, shape in enumerate(shapes)]
+    if not some:
+        return
+    size = size_of(some)
+    fitting = [step_bucket(n) for n in STEP_BUCKETS if step_bucket(n).holds(size)]
+    if not fitting:
+        return
+    sent = parts(some, fitting[0])
+    stretches = [stretch for each in some for stretch in each.stretches()]
+    clips = sent["table"][0]
+    assert np.bincount(clips).tolist()[: len(stretches)] == [s.num_chunks for s in stretches]
+    for earlier, later in sent["followed"].T:
+        if earlier < len(stretches):
+            assert earlier <= later
+    owners, wanted = sent["checks"][3], sent["checks"][0]
+    counts = [1 + len(s.request.forced) + len(s.draft) for s in some]
+    assert np.bincount(owners).tolist()[: len(some)] == counts
+    ends = np.cumsum([s.reach - s.num_cached for s in some])
+    assert [wanted[owners == i][-1] + 1 for i in range(len(some))] == ends.tolist()
+
+
+def step(slot: int, duration_s: float, num_forced: int, num_draft: int) -> Sequence:
+    """Of a kept sequence: all before its open window is cached, or only a part of that."""
+    utterance = Utterance(Windows(8), (1, 2, 3))
+    utterance.append(np.zeros(int(16_000 * duration_s), dtype=np.float32))
+    request = EngineRequest(
+        request_id=str(slot),
+        samples=utterance.samples,
+        tokens_before=(1, 2, 3),
+        tokens_after=(4, 5),
+        max_new_tokens=50,
+        forced=(7,) * num_forced,
+        draft=(8,) * num_draft,
+    )
+    made = Sequence(request, LIMITS, EngineOptions(), utterance)
+    num_closed = utterance.windows.num_closed(len(utterance.samples))
+    known = max(0, num_closed - slot % 2)  # of every second one a window has just closed
+    utterance.loudest = (0.0,) * known
+    made.slot, made.num_cached = slot, 3 + 104 * known
+    made.pages = [100 * slot + 3 * i for i in range(MAX_LENGTH // PAGE)]
+    return made
+
+
+def step_bucket(num_steps: int) -> Bucket:
+    return Bucket(8 * num_steps, MAX_LENGTH, WINDOW_TOKENS, MAX_TOKENS, num_steps)

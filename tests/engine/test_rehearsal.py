@@ -14,7 +14,6 @@ from predictor.engine.start.warm_up import (
     MAX_LENGTH,
     NUM_SLOTS,
     rehearse,
-    slot_length,
     stand_in,
 )
 from predictor.model.attention import FP8
@@ -49,13 +48,6 @@ def test_every_batch_of_the_first_graphs_is_run(native: Path) -> None:
     for size in BATCHES:
         assert ("prefill", size) in steps
         assert ("decode", size) in steps
-
-
-@pytest.mark.parametrize(("max_model_len", "length"), [(3072, 512), (1000, 511), (64, 512)])
-def test_a_rehearsed_slot_is_a_multiple_of_16_where_the_real_one_is(
-    max_model_len: int, length: int
-) -> None:
-    assert slot_length(max_model_len) == length
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -8,7 +8,7 @@ import pytest
 from predictor.engine.options import EngineOptions
 from predictor.engine.scheduler import Scheduler, Step
 from predictor.engine.sequence import Limits, Sequence
-from predictor.errors import InvalidInput, Overloaded
+from predictor.errors import InvalidInput
 from predictor.types import EngineRequest
 
 LIMITS = Limits(max_model_len=1_000, vocab_size=50, eos_token_ids=frozenset({49}))
@@ -92,30 +92,6 @@ def test_a_prefill_step_is_bounded_by_tokens_too() -> None:
     assert ids(s.schedule()) == ("prefill", ["a", "b"])
 
 
-def test_the_queue_is_bounded_in_requests() -> None:
-    s = scheduler(max_waiting_requests=2)
-    s.add(request("a"))
-    s.add(request("b"))
-    with pytest.raises(Overloaded, match="2 requests with 2 s") as error:
-        s.add(request("c"), audio_s_per_s=0.25)
-    assert error.value.retry_after_s == 8
-    s.schedule()
-    s.add(request("c"))
-
-
-def test_the_queue_is_bounded_in_seconds_of_audio_but_takes_one_of_any_length() -> None:
-    s = scheduler(max_waiting_audio_s=5.0)
-    s.add(request("a", 30.0))
-    with pytest.raises(Overloaded) as error:
-        s.add(request("b"))
-    assert error.value.retry_after_s == 1
-    s.schedule()
-    s.add(request("b", 2.0))
-    s.add(request("c", 3.0))
-    with pytest.raises(Overloaded):
-        s.add(request("d", 0.1))
-
-
 def test_an_id_can_be_used_again_only_when_it_has_ended() -> None:
     s = scheduler()
     s.add(request("a"))
@@ -128,7 +104,7 @@ def test_an_id_can_be_used_again_only_when_it_has_ended() -> None:
 
 
 def test_aborting_a_waiting_request_gives_its_room_back_at_once() -> None:
-    s = scheduler(num_slots=1, max_waiting_requests=1)
+    s = scheduler(num_slots=1)
     s.add(request("a"))
     assert s.abort("a") is not None
     assert s.stats().waiting_audio_s == 0
@@ -181,7 +157,7 @@ def test_dropping_all_leaves_it_empty_and_usable() -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("max_num_seqs", 0), ("max_waiting_audio_s", 0.0), ("kv_memory_fraction", 1.1),
+    [("max_num_seqs", 0), ("max_prefill_audio_s", 0.0), ("kv_memory_fraction", 1.1),
      ("stall_timeout_s", float("nan")), ("max_tokens_per_audio_s", float("inf")),
      ("kv_precision", "int8")],
 )  # fmt: skip

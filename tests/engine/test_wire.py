@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,6 +14,7 @@ from predictor import errors
 from predictor.engine.link.wire import (
     Abort,
     Chunks,
+    Close,
     EngineSpec,
     Failed,
     Frames,
@@ -23,9 +26,9 @@ from predictor.engine.link.wire import (
     Submit,
     encode,
 )
-from predictor.engine.options import EngineOptions, StepStats
+from predictor.engine.options import EngineOptions, EngineStats, StepStats
 from predictor.engine.sequence import Limits
-from predictor.types import TokenChunk
+from predictor.types import EngineRequest, ExtendRequest, TokenChunk
 
 numbers = st.integers(0, 2**32 - 1)
 floats = st.floats(allow_nan=False)
@@ -37,7 +40,9 @@ def chunks(draw: st.DrawFn) -> TokenChunk:
     token_ids = draw(tokens)
     logprobs = draw(st.lists(floats, min_size=len(token_ids), max_size=len(token_ids)))
     finish = draw(st.sampled_from([None, "stop", "length", "repetition", "abort"]))
-    return TokenChunk(token_ids, tuple(logprobs), finish, draw(numbers), draw(numbers))
+    forced = draw(st.lists(floats, max_size=4).map(tuple))
+    counts = (draw(numbers), draw(numbers), draw(numbers))
+    return TokenChunk(token_ids, tuple(logprobs), finish, *counts, forced)
 
 
 stats = st.builds(
@@ -51,6 +56,15 @@ stats = st.builds(
     num_waiting=numbers,
     num_running=numbers,
     queue_s=st.lists(floats, max_size=5).map(tuple),
+)
+held = st.builds(
+    EngineStats,
+    num_waiting=numbers,
+    num_running=numbers,
+    waiting_audio_s=floats,
+    running_audio_s=floats,
+    num_slots=numbers,
+    max_model_len=numbers,
 )
 limits = st.builds(
     Limits,
@@ -67,23 +81,29 @@ specs = st.builds(
     options=st.builds(EngineOptions, max_num_seqs=st.integers(1, 4096)),
     num_threads=st.none() | st.integers(1, 64),
 )
+common = {
+    "request_id": st.text(),
+    "samples": st.builds(np.zeros, st.integers(0, 9), st.sampled_from(["float32", "int16"])),
+    "tokens_before": tokens,
+    "tokens_after": tokens,
+    "max_new_tokens": st.integers(1, 2**40),
+    "forced": tokens,
+    "draft": tokens,
+    "is_streamed": st.booleans(),
+}
+requests = st.builds(EngineRequest, **common) | st.builds(
+    ExtendRequest, sequence_id=st.text(), starts_anew=st.booleans(), **common
+)
 messages: st.SearchStrategy[Message] = st.one_of(
     specs,
     st.builds(Loaded, limits=limits, num_slots=numbers, device=st.text(), dtype=st.text()),
     st.builds(LoadFailed, error=st.text(), message=st.text()),
-    st.builds(
-        Submit,
-        number=numbers,
-        request_id=st.text(),
-        num_samples=numbers,
-        tokens_before=tokens,
-        tokens_after=tokens,
-        max_new_tokens=st.integers(1, 2**40),
-    ),
+    st.builds(Submit, number=numbers, request=requests),
+    st.builds(Close, sequence_id=st.text()),
     st.builds(Abort, request_id=st.text()),
     st.builds(Chunks, items=st.lists(st.tuples(numbers, chunks()), max_size=6).map(tuple)),
-    st.builds(Stepped, stats=stats),
-    st.builds(Pulse, is_alive=st.booleans()),
+    st.builds(Stepped, now=held, step=st.none() | stats),
+    st.builds(Pulse, is_alive=st.booleans(), now=held),
 )
 
 
@@ -94,7 +114,18 @@ def test_what_is_sent_is_what_arrives(sent: list[Message], piece: int) -> None:
     received: list[Message] = []
     for start in range(0, len(data), piece):
         received += frames.feed(data[start : start + piece])
-    assert received == sent
+    assert len(received) == len(sent)
+    for ours, theirs in zip(sent, received, strict=True):
+        if not isinstance(ours, Submit):
+            assert theirs == ours
+            continue
+        assert isinstance(theirs, Submit)
+        # The samples come beside the frame: how many, and of which kind.
+        samples = ours.request.samples
+        assert theirs.request.samples.dtype == samples.dtype
+        assert theirs.request.samples.shape == samples.shape
+        request = replace(theirs.request, samples=samples)
+        assert (theirs.number, request) == (ours.number, ours.request)
     assert frames.feed(b"") == []
 
 

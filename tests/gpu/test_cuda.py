@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from predictor.engine import Engine, EngineOptions, build_engine
+from predictor.engine import EngineClient, EngineOptions, build_engine
 from predictor.model.attention import Packing, packed_attention
 from predictor.model.checkpoint.weights import load_model
 from predictor.model.mel import LogMel
@@ -32,8 +32,10 @@ CUDA = torch.device("cuda")
 
 
 @contextmanager
-def running(folder: Path, device: str, dtype: str, options: EngineOptions) -> Iterator[Engine]:
-    engine = build_engine(folder, device, dtype, options)
+def running(
+    folder: Path, device: str, dtype: str, options: EngineOptions
+) -> Iterator[EngineClient]:
+    engine = EngineClient([build_engine(folder, device, dtype, options)])
     engine.start()
     try:
         yield engine
@@ -41,7 +43,9 @@ def running(folder: Path, device: str, dtype: str, options: EngineOptions) -> It
         engine.stop()
 
 
-def answers(engine: Engine, requests: list[EngineRequest], at_once: int) -> list[tuple[int, ...]]:
+def answers(
+    engine: EngineClient, requests: list[EngineRequest], at_once: int
+) -> list[tuple[int, ...]]:
     """The tokens of every request, `at_once` of them in flight."""
 
     async def one(request: EngineRequest, room: asyncio.Semaphore) -> tuple[int, ...]:

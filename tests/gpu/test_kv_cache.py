@@ -10,9 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from predictor.engine import EngineOptions, build_engine
+from predictor.engine import EngineClient, EngineCore, EngineOptions, build_engine
 from predictor.engine.cuda.parity import checked, difference, kernel_errors
-from predictor.engine.engine import Engine
 from predictor.engine.runner import TorchRunner
 from predictor.engine.start.build import make_runner
 from predictor.model.attention import FP8, write_places
@@ -107,16 +106,20 @@ def test_attention_equals_its_twin(
         return torch.randn(size, generator=generator, device=CUDA)
 
     for num_rows in (1, 2, 3, 17, 64, 200):
-        cache = (2 * normal(2, num_rows + 1, max_length, num_kv_heads, dim)).to(FP8)
+        num_pages = 8 * (num_rows + 1)
+        cache = (2 * normal(2, num_pages, 64, num_kv_heads, dim)).to(FP8)
+        tables = torch.randperm(num_pages, generator=generator, device=CUDA).view(-1, 8)
         query = normal(num_rows, num_heads, dim).to(dtype)
         slots = torch.randperm(num_rows + 1, generator=generator, device=CUDA)[:num_rows]
         lengths = torch.randint(1, max_length + 1, (num_rows,), generator=generator, device=CUDA)
         lengths[0] = max_length
         lengths = lengths.to(torch.int32)
         pair = (cache[0], cache[1])
-        twin = masked_attention(query.float(), pair, slots, lengths)
+        twin = masked_attention(query.float(), pair, tables, slots, lengths)
         for splits in (1, 8, 32):
-            ours = kernels.decode_attention(query, pair, slots, lengths, splits=splits, tile=tile)
+            ours = kernels.decode_attention(
+                query, pair, tables, slots, lengths, splits=splits, tile=tile
+            )
             assert ours.dtype == dtype
             error = difference(ours, twin)
             worst = max(worst, error)
@@ -127,7 +130,7 @@ def test_attention_equals_its_twin(
 @pytest.mark.parametrize("precision", ["bfloat16", "float16", "fp8", "int8"])
 @torch.inference_mode()
 def test_no_kernel_is_switched_off(precision: str) -> None:
-    """The thin step's, too, by the checks of a start; and flash attention, which cannot read it."""
+    """The thin step's, too, by the checks of a start."""
     torch.manual_seed(0)
     dtype = torch.float16 if precision == "float16" else torch.bfloat16
     model = load_model(TINY, device=CUDA, dtype=dtype)
@@ -135,7 +138,6 @@ def test_no_kernel_is_switched_off(precision: str) -> None:
         quantize(model, precision)
     assert kernel_errors(Fusion(), model, FP8) == {}
     assert checked(Fusion(), model, FP8) == Fusion()
-    assert checked(Fusion(attention="flash"), model, FP8) == Fusion(attention="masked")
 
 
 def test_slots_are_scrubbed() -> None:
@@ -163,7 +165,7 @@ def heard(spoken: list[Spoken], precision: str, kv_dtype: torch.dtype) -> list[t
     )
     assert runner._cache.data.dtype == kv_dtype
     assert runner.fusion == Fusion()
-    engine = Engine(runner, EngineOptions(max_num_seqs=32, max_model_len=1024))
+    engine = EngineClient([EngineCore(runner, EngineOptions(max_num_seqs=32, max_model_len=1024))])
     engine.start()
     try:
         return answers(engine, [item.request for item in spoken], at_once=200)

@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from predictor.engine.cuda.prefill_graphs import BUCKETS_S, Size
+from predictor.engine.cuda.prefill_buckets import Size
+from predictor.engine.cuda.prefill_graphs import BUCKETS_S
 from predictor.engine.cuda.runner import GraphRunner
 from predictor.engine.options import EngineOptions
+from predictor.engine.pages import pages_of_slot
+from predictor.engine.prompts import PromptLayout
 from predictor.engine.sequence import Sequence
 from predictor.model.checkpoint.weights import load_model
 from predictor.types import EngineRequest
@@ -57,18 +60,24 @@ def sequences(runner: GraphRunner, durations_s: list[float]) -> list[Sequence]:
         request = EngineRequest(str(i), samples, BEFORE[: 5 + i], AFTER, max_new_tokens=20)
         sequence = Sequence(request, runner.limits, OPTIONS)
         sequence.slot = int(slots[i])
+        sequence.pages = pages_of_slot(sequence.slot, MAX_MODEL_LEN, runner.page_size)
         made.append(sequence)
     return made
 
 
 @torch.inference_mode()
 def first_tokens(runner: GraphRunner, some: list[Sequence]) -> tuple[list[float], torch.Tensor]:
-    """Log-probabilities of the first tokens, and the cache [layers, 2, slots, length, K, D]."""
+    """Log-probabilities of the first tokens, and the cache [layers, 2, pages, tokens, K, D]."""
     runner._cache.data.fill_(3.0)
     runner.prefill(some)
     assert runner.recover()
-    logprobs = [runner._unclaimed.pop(s)[1][0] for s in some]
-    return logprobs, runner._cache.data[:, :, :NUM_SLOTS].clone()
+    logprobs = [runner._unclaimed.pop(s).logprobs[0] for s in some]
+    return logprobs, runner._cache.data[:, :, : runner.page_size.count].clone()
+
+
+def size_of(some: list[Sequence]) -> Size:
+    stretches = [stretch for each in some for stretch in each.stretches()]
+    return Size.of(PromptLayout.of(some, 64), stretches)
 
 
 @pytest.mark.parametrize("durations_s", BATCHES_S, ids=str)
@@ -78,26 +87,27 @@ def test_a_graph_fills_the_slots_as_calls_do(
     some = sequences(runner, durations_s)
     graphs = runner._prefill_graphs
     assert graphs is not None
-    assert any(bucket.holds(Size.of(some)) for bucket in graphs._graphs)
+    assert any(bucket.holds(size_of(some)) for bucket in graphs._graphs)
     by_graph, cache = first_tokens(runner, some)
     monkeypatch.setattr(runner, "_prefill_graphs", None)
     by_calls, expected = first_tokens(runner, some)
     assert by_graph == pytest.approx(by_calls, abs=0.1)
     for sequence in some:
-        ours = cache[:, :, sequence.slot].double()
-        theirs = expected[:, :, sequence.slot].double()
+        ours = cache[:, :, sequence.pages].flatten(2, 3).double()
+        theirs = expected[:, :, sequence.pages].flatten(2, 3).double()
         num_tokens = sequence.num_prompt_tokens
         assert torch.equal(ours[:, :, num_tokens:], theirs[:, :, num_tokens:])
         ours, theirs = ours[:, :, :num_tokens], theirs[:, :, :num_tokens]
         assert ((ours - theirs).norm() / theirs.norm()).item() < 0.03
-    others = [slot for slot in range(NUM_SLOTS) if slot not in {s.slot for s in some}]
+    used = {page for sequence in some for page in sequence.pages}
+    others = [page for page in range(runner.page_size.count) if page not in used]
     assert (cache[:, :, others] == 3.0).all()
 
 
 def test_what_no_bucket_holds_goes_call_by_call(runner: GraphRunner) -> None:
     some = sequences(runner, [52.0] * NUM_SLOTS)
     assert runner._prefill_graphs is not None
-    size = Size.of(some)
+    size = size_of(some)
     assert not any(bucket.holds(size) for bucket in runner._prefill_graphs._graphs)
     logprobs, _ = first_tokens(runner, some)
     assert all(np.isfinite(logprobs))

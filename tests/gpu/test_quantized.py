@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from predictor.engine import EngineClient, EngineCore
 from predictor.engine.cuda.parity import difference, kernel_errors
-from predictor.engine.engine import Engine
 from predictor.engine.options import EngineOptions
 from predictor.engine.start.build import make_runner
 from predictor.model.checkpoint.weights import load_model
@@ -196,15 +196,19 @@ def heard(spoken: list[Spoken], precision: str | None) -> list[tuple[int, ...]]:
     model = load_model(TINY, device=CUDA, dtype=torch.bfloat16)
     if precision:
         quantize(model, precision)
-    engine = Engine(
-        make_runner(
-            model,
-            num_slots=32,
-            max_model_len=1024,
-            max_prefill_audio_s=120.0,
-            max_prefill_tokens=8192,
-        ),
-        options,
+    engine = EngineClient(
+        [
+            EngineCore(
+                make_runner(
+                    model,
+                    num_slots=32,
+                    max_model_len=1024,
+                    max_prefill_audio_s=120.0,
+                    max_prefill_tokens=8192,
+                ),
+                options,
+            )
+        ]
     )
     engine.start()
     try:

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from predictor.audio.vad import load_detector
-from predictor.engine import build_engine
-from predictor.engine.engine import Engine
+from predictor.engine import EngineClient, build_engine
 from predictor.engine.options import EngineOptions
 from predictor.text.prompt import PromptBuilder
 from predictor.text.tokenizer import TextTokenizer
@@ -20,10 +19,10 @@ CHECKPOINT = Path(__file__).parents[2] / "predictor" / "checkpoints" / "tiny"
 
 
 @pytest.fixture(scope="session")
-def engine() -> Iterator[Engine]:
+def engine() -> Iterator[EngineClient]:
     """Started; 16 sequences at once."""
     options = EngineOptions(max_num_seqs=16, max_model_len=1024)
-    engine = build_engine(CHECKPOINT, "cpu", "float32", options)
+    engine = EngineClient([build_engine(CHECKPOINT, "cpu", "float32", options)])
     engine.start()
     yield engine
     engine.stop()

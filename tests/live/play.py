@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from predictor.audio.vad import FRAME_SAMPLES, SpeechDetector, VadState
-from predictor.engine.engine import Engine
+from predictor.engine import EngineClient
 from predictor.live.engine_steps import KeptSteps, SubmittedSteps
 from predictor.live.events import Completed, Event, Partial, SpeechStopped
 from predictor.live.options import LiveOptions, SessionConfig
@@ -90,7 +90,12 @@ async def answer(
 
 
 def play_all(
-    studio: Studio, engine: Engine, streams: list[Stream], *, is_kept: bool = True, **more: Any
+    studio: Studio,
+    engine: EngineClient,
+    streams: list[Stream],
+    *,
+    is_kept: bool = True,
+    **more: Any,
 ) -> list[Played]:
     """Several streams beside each other; `is_kept`: their utterances stay in the engine."""
 

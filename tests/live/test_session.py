@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from predictor.engine.engine import Engine
+from predictor.engine import EngineClient
 from predictor.errors import InternalError
 from predictor.live.engine_steps import SubmittedSteps
 from predictor.live.events import Committed, Completed, Failed, Partial, SpeechStarted
@@ -25,7 +25,7 @@ WRONG_AT_FIRST = ("zh-short-024", "zh-short-030", "en-short-013", "en-short-094"
 
 
 @pytest.fixture(scope="module")
-def talk(studio: Studio, engine: Engine) -> Played:
+def talk(studio: Studio, engine: EngineClient) -> Played:
     """A conversation of a few clips in two languages."""
     return play_all(studio, engine, [join("talk", TALK, 1)])[0]
 
@@ -67,7 +67,9 @@ def test_committed_tokens_are_forced_and_the_rest_is_the_draft(talk: Played) -> 
             assert after.step.num_heard == len(before.step.samples)
 
 
-def test_without_commits_the_last_step_is_offline_decoding(studio: Studio, engine: Engine) -> None:
+def test_without_commits_the_last_step_is_offline_decoding(
+    studio: Studio, engine: EngineClient
+) -> None:
     never = SessionConfig(agreement_s=1e6)
     streams = [alone(name) for name in ("en-short-012", "zh-short-007")]
     for played in play_all(studio, engine, streams, config=never):
@@ -76,7 +78,7 @@ def test_without_commits_the_last_step_is_offline_decoding(studio: Studio, engin
         assert last.outcome.tokens == _offline(engine, last.step.samples, last.step.prompt)
 
 
-def _offline(engine: Engine, samples: np.ndarray, prompt: Any) -> tuple[int, ...]:
+def _offline(engine: EngineClient, samples: np.ndarray, prompt: Any) -> tuple[int, ...]:
     async def run() -> tuple[int, ...]:
         tokens: list[int] = []
         request = EngineRequest(
@@ -91,7 +93,7 @@ def _offline(engine: Engine, samples: np.ndarray, prompt: Any) -> tuple[int, ...
 
 @pytest.mark.parametrize("name", ["talk", "long"])
 def test_kept_keys_and_values_are_a_prefill_of_everything(
-    studio: Studio, engine: Engine, talk: Played, name: str
+    studio: Studio, engine: EngineClient, talk: Played, name: str
 ) -> None:
     if name == "talk":
         streams, kept = [join("talk", TALK, 1)], [talk]
@@ -112,7 +114,7 @@ def test_kept_keys_and_values_are_a_prefill_of_everything(
 
 @pytest.mark.parametrize("draft", ["none", "random"])
 def test_what_is_drafted_changes_nothing(
-    studio: Studio, engine: Engine, talk: Played, draft: str
+    studio: Studio, engine: EngineClient, talk: Played, draft: str
 ) -> None:
     rng = np.random.default_rng(5)
 
@@ -126,14 +128,14 @@ def test_what_is_drafted_changes_nothing(
     asyncio.run(run())
 
 
-def test_streams_do_not_hear_each_other(studio: Studio, engine: Engine, talk: Played) -> None:
+def test_streams_do_not_hear_each_other(studio: Studio, engine: EngineClient, talk: Played) -> None:
     others = [join(f"other{i}", [f"en-short-02{i}"], i) for i in range(3)]
     beside = play_all(studio, engine, [join("talk", TALK, 1), *others])[0]
     assert [e.text for e in beside.of(Completed)] == [e.text for e in talk.of(Completed)]
     assert [e.tail for e in beside.of(Partial)] == [e.tail for e in talk.of(Partial)]
 
 
-def test_a_wrong_first_language_is_recovered(studio: Studio, engine: Engine) -> None:
+def test_a_wrong_first_language_is_recovered(studio: Studio, engine: EngineClient) -> None:
     early = LiveOptions(first_step_s=0.2)
     streams = [alone(name) for name in WRONG_AT_FIRST]
     plays = play_all(studio, engine, streams, options=early)
@@ -144,7 +146,7 @@ def test_a_wrong_first_language_is_recovered(studio: Studio, engine: Engine) -> 
     assert first != right  # or the test would show nothing
 
 
-def test_silence_after_a_text_does_not_change_it(studio: Studio, engine: Engine) -> None:
+def test_silence_after_a_text_does_not_change_it(studio: Studio, engine: EngineClient) -> None:
     rng = np.random.default_rng(3)
     clip = audio("en-short-012")
     tails = [
@@ -165,7 +167,7 @@ def _of(samples: np.ndarray) -> Stream:
 
 @pytest.mark.parametrize("kind", ["zeros", "white", "hum"])
 def test_silence_and_noise_are_no_steps_and_no_words(
-    studio: Studio, engine: Engine, kind: str
+    studio: Studio, engine: EngineClient, kind: str
 ) -> None:
     n = 60 * RATE
     sound = {
@@ -189,7 +191,7 @@ def test_a_step_costs_the_utterance_and_no_more(talk: Played) -> None:
 
 
 def test_speech_without_a_pause_is_cut_at_the_longest_utterance(
-    studio: Studio, engine: Engine
+    studio: Studio, engine: EngineClient
 ) -> None:
     options = LiveOptions(max_utterance_s=2.0)
     clip = audio("en-long-003")[: 8 * RATE]
@@ -202,7 +204,7 @@ def test_speech_without_a_pause_is_cut_at_the_longest_utterance(
     assert max(len(ran.step.samples) for ran in played.steps) <= 2.3 * RATE
 
 
-def test_a_text_decoded_anew_is_the_offline_one(studio: Studio, engine: Engine) -> None:
+def test_a_text_decoded_anew_is_the_offline_one(studio: Studio, engine: EngineClient) -> None:
     anew = SessionConfig(final_redecode=True)
     [played] = play_all(studio, engine, [alone("en-short-021")], config=anew)
     [last] = [ran for ran in played.steps if ran.step.is_final]
@@ -229,7 +231,7 @@ class _Frames:
         return steps
 
 
-def test_a_manual_turn_is_one_item_over_its_pauses(studio: Studio, engine: Engine) -> None:
+def test_a_manual_turn_is_one_item_over_its_pauses(studio: Studio, engine: EngineClient) -> None:
     stream = join("turn", ["en-short-003", "en-short-010"], 2, pauses_s=(1.0, 1.2))
     manual = SessionConfig(is_manual=True)
     [played] = play_all(studio, engine, [stream], config=manual)

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from predictor.engine import EngineOptions
+from predictor.settings.fields import Settings
 from predictor.settings.read import load_settings
 from tests.bench import readme, sizes
 from tests.manifests.objects import MANIFESTS
@@ -65,7 +65,7 @@ def test_the_base_asks_for_the_memory_that_was_measured() -> None:
     )
     config = json.loads((MANIFESTS / "base" / "model-config.json").read_text())
     assert not {"max_held_audio_s", "max_pending_bytes"} & config.keys()
-    held = 2 * EngineOptions().max_waiting_audio_s * 16_000 * 4 / 2**20
+    held = 2 * Settings().max_held_audio_s * 16_000 * 4 / 2**20
     bodies = load_settings([], {}).max_pending_bytes / 2**20
     assert run["rss_peak_mib"] + held + bodies < requested
     weights = 2 * 2_038_052_480 / 2**20  # in the page cache, which counts for the limit
@@ -94,7 +94,7 @@ def test_the_edge_overlay_asks_for_what_was_measured() -> None:
     assert peaks["int8"] <= mebibytes(asked["requests/memory"])
     config = json.loads((MANIFESTS / "overlays" / "edge" / "model-config.json").read_text())
     full = config["batch_size"] * config["max_model_len"] * 224 / 1024
-    held = EngineOptions().max_waiting_audio_s * 16_000 * 4 / 2**20
+    held = Settings().max_held_audio_s * 16_000 * 4 / 2**20
     bodies = load_settings([], {}).max_pending_bytes / 2**20
     assert peaks["int8"] + full * 2 / 3 + held + bodies <= mebibytes(asked["limits/memory"])
     assert int(asked["requests/cpu"]) == config["num_threads"]

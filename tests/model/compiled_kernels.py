@@ -31,7 +31,6 @@ WIDENED = "cvt.rn.f16x2.e4m3x2"  # two values in one instruction
 HEADS, KV_HEADS, DIM, HIDDEN, FFN, VOCAB = 16, 8, 128, 2048, 6144, 151_936
 ALIGNED = (
     "width",
-    "max_length",
     "query_stride",
     "x_stride",
     "share",
@@ -107,18 +106,21 @@ def compile_language_model() -> None:
     for splits, cache in product((1, 8), CACHES):
         ptx = compiled(
             kernels._attention_kernel,
-            {**parts, "slots_ptr": LONG, "lengths_ptr": INT, "scale": "fp32"}
+            {**parts, "slots_ptr": LONG, "tables_ptr": LONG, "lengths_ptr": INT, "scale": "fp32"}
             | {"keys_ptr": cache, "values_ptr": cache}
             | ({} if splits == 1 else {"out_ptr": FLOAT}),
             KV_HEADS=KV_HEADS, GROUP=HEADS // KV_HEADS, DIM=DIM, TILE=16, BLOCK=64,
-            SPLITS=splits, PRECISION="tf32",
+            PAGE=64, SPLITS=splits, PRECISION="tf32",
         )  # fmt: skip
         require_widened(ptx, cache)
-    compiled(
-        prefill_kernels._prefill_attention_kernel, {"tiles_ptr": INT, "scale": "fp32"},
-        KV_HEADS=KV_HEADS, GROUP=HEADS // KV_HEADS, DIM=DIM, TOKENS=64, ROWS=128, BLOCK=64,
-        PRECISION="tf32",
-    )  # fmt: skip
+    for cache, page in product(CACHES, (0, 64)):
+        compiled(
+            prefill_kernels._prefill_attention_kernel,
+            {"tiles_ptr": INT, "tables_ptr": LONG, "scale": "fp32"}
+            | {"cached_keys_ptr": cache, "cached_values_ptr": cache},
+            KV_HEADS=KV_HEADS, GROUP=HEADS // KV_HEADS, DIM=DIM, TOKENS=64, ROWS=128, BLOCK=64,
+            PAGE=page, PRECISION="tf32",
+        )  # fmt: skip
     compiled(kernels._merge_kernel, {**parts, "sums_ptr": FLOAT}, DIM=DIM, SPLITS=8)
     compiled(kernels._head_kernel, {**parts, "best_ptr": INT}, NUM_BLOCKS=19, BLOCK=8192)
     chosen = {"tokens_ptr": LONG, "logprobs_ptr": FLOAT, "best_ptr": INT}
@@ -151,8 +153,9 @@ def compile_thin() -> None:
         waiting.append(compiled(
             thin_attention_kernels._attention_kernel,
             {**parts, "slots_ptr": LONG, "positions_ptr": LONG, "scale": "fp32", "eps": "fp32"}
-            | {"keys_ptr": cache, "values_ptr": cache},
-            HEADS=HEADS, KV_HEADS=KV_HEADS, HALF=DIM // 2, TILE=16, BLOCK=64, SPLITS=splits,
+            | {"keys_ptr": cache, "values_ptr": cache, "tables_ptr": LONG},
+            HEADS=HEADS, KV_HEADS=KV_HEADS, HALF=DIM // 2, TILE=16, BLOCK=64, PAGE=64,
+            SPLITS=splits,
             PRECISION="tf32", PDL=True,
         ))  # fmt: skip
         require_widened(waiting[-1], cache)

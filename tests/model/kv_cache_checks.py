@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from predictor.model.attention import FP8, CacheView, KvCache, cached_attention
-from predictor.model.cuda.decoder import masked_attention, plain_norm_rope_write
+from predictor.model.cuda.decoder import _flat, masked_attention, paged, plain_norm_rope_write
 from predictor.model.decoder import Rotation
 
 HEADS, KV_HEADS, DIM, MAX_LENGTH = 4, 2, 32, 48
@@ -50,7 +50,7 @@ def attended_newest(way: Way, device: torch.device, dtype: torch.dtype) -> Tenso
     """
     signs = torch.tensor([1.0, -1.0], device=device).repeat(DIM // 2)
     cache = KvCache(
-        num_layers=1, num_slots=3, max_length=MAX_LENGTH, num_kv_heads=KV_HEADS, head_dim=DIM,
+        num_layers=1, num_pages=3, page_tokens=MAX_LENGTH, num_kv_heads=KV_HEADS, head_dim=DIM,
         device=device, dtype=FP8,
     )  # fmt: skip
     cache.data[0, 0, :, 0].copy_(KEPT_KEY * signs)
@@ -65,19 +65,26 @@ def slots(device: torch.device) -> Tensor:
     return torch.tensor([2, 0], device=device)
 
 
+def tables(device: torch.device) -> Tensor:
+    """Each slot has one page."""
+    return torch.arange(3, device=device)[:, None]
+
+
 def plainly(qkv: Tensor, norm: Tensor, cache: KvCache) -> Tensor:
     """The kernels' plain twins."""
     rotation = Rotation(torch.ones_like(qkv[:, :1]), torch.zeros_like(qkv[:, :1]))
     rows = slots(qkv.device)
-    plain_norm_rope_write(qkv, norm, rotation, rows * MAX_LENGTH + 1, _flat(cache), EPS)
-    return masked_attention(qkv[:, :HEADS], _slotted(cache), rows, torch.full_like(rows, 2))
+    plain_norm_rope_write(qkv, norm, rotation, rows * MAX_LENGTH + 1, _flat(cache, 0), EPS)
+    lengths = torch.full_like(rows, 2)
+    return masked_attention(qkv[:, :HEADS], paged(cache, 0), tables(rows.device), rows, lengths)
 
 
 def through_a_view(qkv: Tensor, norm: Tensor, cache: KvCache) -> Tensor:
     """As the runner without kernels does it."""
     heads, rows = qkv[:, : HEADS + KV_HEADS] * norm, slots(qkv.device)
     cache.write(0, rows * MAX_LENGTH + 1, heads[:, HEADS:], qkv[:, HEADS + KV_HEADS :])
-    view = CacheView.of(rows.tolist(), [2, 2], device=qkv.device)
+    pages = [[page] for page in rows.tolist()]
+    view = CacheView.of(pages, [2, 2], MAX_LENGTH, device=qkv.device)
     return cached_attention(heads[:, :HEADS], *view.read(cache, 0), view)
 
 
@@ -88,10 +95,12 @@ def by_kernels(qkv: Tensor, norm: Tensor, cache: KvCache, splits: int = 1) -> Te
     rows = slots(qkv.device)
     positions = torch.ones_like(rows)
     kernels.norm_rope_write(
-        qkv, norm, _table(qkv), positions, rows * MAX_LENGTH + 1, _flat(cache), EPS
+        qkv, norm, _table(qkv), positions, rows * MAX_LENGTH + 1, _flat(cache, 0), EPS
     )
     lengths = torch.full_like(rows, 2, dtype=torch.int32)
-    return kernels.decode_attention(qkv[:, :HEADS], _slotted(cache), rows, lengths, splits=splits)
+    return kernels.decode_attention(
+        qkv[:, :HEADS], paged(cache, 0), tables(rows.device), rows, lengths, splits=splits
+    )
 
 
 def by_the_thin_kernel(qkv: Tensor, norm: Tensor, cache: KvCache) -> Tensor:
@@ -102,7 +111,7 @@ def by_the_thin_kernel(qkv: Tensor, norm: Tensor, cache: KvCache) -> Tensor:
     width = HEADS * DIM
     x = torch.zeros(len(rows), width, device=qkv.device, dtype=qkv.dtype)
     thin_attention_kernels.add_attended(
-        qkv, norm, _table(qkv), rows, torch.ones_like(rows), _slotted(cache),
+        qkv, norm, _table(qkv), tables(rows.device), rows, torch.ones_like(rows), paged(cache, 0),
         torch.eye(width).to(x), None, x, EPS,
     )  # fmt: skip
     return x.view(len(rows), HEADS, DIM)
@@ -135,13 +144,3 @@ def _table(qkv: Tensor) -> tuple[Tensor, Tensor]:
     """Of no rotation."""
     ones = torch.ones(2, DIM // 2).to(qkv)
     return ones, torch.zeros_like(ones)
-
-
-def _flat(cache: KvCache) -> tuple[Tensor, Tensor]:
-    keys, values = cache.data[0].flatten(1, 2).unbind(0)
-    return keys, values
-
-
-def _slotted(cache: KvCache) -> tuple[Tensor, Tensor]:
-    keys, values = cache.data[0].unbind(0)
-    return keys, values

@@ -68,8 +68,8 @@ def test_the_newest_token_is_attended_to_as_it_is_kept(way: Way, dtype: torch.dt
 def filled_cache(dtype: torch.dtype) -> KvCache:
     cache = KvCache(
         num_layers=2,
-        num_slots=4,
-        max_length=9,
+        num_pages=4,
+        page_tokens=9,
         num_kv_heads=2,
         head_dim=16,
         device=CPU,
@@ -82,11 +82,20 @@ def filled_cache(dtype: torch.dtype) -> KvCache:
 @pytest.mark.parametrize("slots", [[1, 2], [3, 0]], ids=["adjoining", "apart"])
 def test_a_view_reads_what_was_written(slots: list[int]) -> None:
     cache = filled_cache(FP8)
-    view = CacheView.of(slots, [5, 7], device=CPU)
+    view = CacheView.of([[slot] for slot in slots], [5, 7], 9, device=CPU)
     keys, values = view.read(cache, 1)  # [B, K, L, D]
     for part, read in enumerate((keys, values)):
         expected = cache.data[1, part, :, :7].float()[slots].transpose(1, 2)
         assert torch.equal(read.float(), expected)
+
+
+def test_a_view_joins_pages_in_the_order_of_the_table() -> None:
+    cache = filled_cache(torch.float32)
+    view = CacheView.of([[2, 0], [1, 3]], [15, 12], 9, device=CPU)
+    keys, _ = view.read(cache, 0)
+    assert keys.shape == (2, 2, 15, 16)
+    first = cache.data[0, 0, [2, 0]].flatten(0, 1)[:15]  # [L, K, D]
+    assert torch.equal(keys[0].transpose(0, 1), first)
 
 
 def test_attention_is_that_over_the_widened_cache() -> None:
@@ -96,7 +105,8 @@ def test_attention_is_that_over_the_widened_cache() -> None:
     slots, lengths = torch.tensor([3, 0]), torch.tensor([5, 9])
 
     def attended(of: KvCache) -> Tensor:
-        return masked_attention(query, (of.data[0, 0], of.data[0, 1]), slots, lengths)
+        tables = torch.arange(4)[:, None]
+        return masked_attention(query, (of.data[0, 0], of.data[0, 1]), tables, slots, lengths)
 
     assert torch.equal(attended(cache), attended(wide))
 

@@ -54,7 +54,7 @@ def prefill(
 ) -> torch.Tensor:
     """Logits [T, vocabulary] of packed prompts written to `slots`."""
     positions = [torch.arange(len(prompt)) for prompt in prompts]
-    places = [slot * cache.max_length + p for slot, p in zip(slots, positions, strict=True)]
+    places = [slot * cache.page_tokens + p for slot, p in zip(slots, positions, strict=True)]
     packing = Packing.of([len(p) for p in prompts], device=model.device, dtype=model.dtype)
     hidden = model.decoder.prefill(
         model.decoder.embedding(torch.cat(prompts)),
@@ -71,8 +71,9 @@ def decode(
 ) -> torch.Tensor:
     """Logits [B, vocabulary] after one more token in each slot; lengths count it."""
     positions = torch.tensor(lengths) - 1
-    places = torch.tensor(slots) * cache.max_length + positions
-    view = CacheView.of(slots, lengths, device=model.device)
+    places = torch.tensor(slots) * cache.page_tokens + positions
+    pages = [[slot] for slot in slots]  # each as long as a sequence
+    view = CacheView.of(pages, lengths, cache.page_tokens, device=model.device)
     hidden = model.decoder.decode(torch.tensor(tokens), positions, places, view, cache)
     return model.decoder.logits(hidden)
 

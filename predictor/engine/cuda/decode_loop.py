@@ -1,7 +1,7 @@
 """The decode loop's state on the device, and its step: plain calls, or one graph for each bucket.
 
-Each slot's newest token and position stay on the device, so a step needs nothing from the host but
-the list of slots, and that only when it changes.
+Each slot's newest token, position and pages stay on the device, so a step needs nothing from the
+host but the list of slots, and new pages, and those only when they change.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from predictor.engine.cuda.capture import Capturer
 from predictor.engine.sequence import Sequence
-from predictor.model.attention import KvCache, to_device
+from predictor.model.attention import to_device
 from predictor.model.cuda.decoder import FusedDecoder, StepPlaces
 from predictor.model.cuda.small_batch import MAX_ROWS, ThinDecoder
 
@@ -24,49 +24,85 @@ class DecodeLoop:
     """Runs steps for the first rows of a list of slots; the last slot is scratch."""
 
     def __init__(
-        self, fused: FusedDecoder, thin: ThinDecoder | None, cache: KvCache, device: torch.device
+        self,
+        fused: FusedDecoder,
+        thin: ThinDecoder | None,
+        *,
+        num_slots: int,
+        max_length: int,
+        page_tokens: int,
+        tables: Tensor,
     ) -> None:
+        """`tables` as `page_tables` makes them."""
         self._fused = fused
         self._thin = thin
-        self._max_length = cache.max_length
-        self._device = device
-        self.scratch = cache.num_slots - 1  # rows that only fill a bucket write to it
+        self._max_length = max_length
+        self._page_tokens = page_tokens
+        self._device = device = tables.device
+        self.tables = tables  # [slots and one, pages of a sequence]
+        self._scratch_page = int(tables[-1, 0])
+        self._in_tables: dict[int, tuple[Sequence, int, int]] = {}  # slot -> whose pages, how many
+        self.scratch = num_slots  # rows that only fill a bucket write to it
         self.graphs: dict[int, torch.cuda.CUDAGraph] = {}
         self._owners: dict[int, Sequence] = {}  # slot -> whose state the device holds
         self._in_rows: tuple[Sequence, ...] = ()  # what `rows` lists
-        num_slots, long = cache.num_slots, torch.int64
+        long = torch.int64
         # Each slot's newest token, and where it belongs.
-        self.tokens = torch.zeros(num_slots, dtype=long, device=device)
-        self.positions = torch.zeros(num_slots, dtype=long, device=device)
-        # Slots of the next look, and what its newest step brought.
-        self.rows = torch.full((num_slots - 1,), self.scratch, dtype=long, device=device)
-        self.results = torch.zeros(num_slots - 1, 2, device=device)
+        self.tokens = torch.zeros(num_slots + 1, dtype=long, device=device)
+        self.positions = torch.zeros(num_slots + 1, dtype=long, device=device)
+        # Slots of the next steps, and what the newest one brought.
+        self.rows = torch.full((num_slots,), self.scratch, dtype=long, device=device)
+        self.results = torch.zeros(num_slots, 2, device=device)
 
     def own(self, sequences: Batch[Sequence]) -> None:
         """The device holds the state of these now: a prefill put it there."""
         self._owners.update((s.slot, s) for s in sequences)
 
+    def bring_pages(self, sequences: Batch[Sequence]) -> None:
+        """The device's tables list the pages of these, for all that is started from here on."""
+        changed = []
+        for sequence in sequences:
+            known = (sequence, sequence.num_preempted, len(sequence.pages))
+            if self._in_tables.get(sequence.slot) != known:
+                self._in_tables[sequence.slot] = known
+                changed.append(sequence)
+        if not changed:
+            return
+        sent = np.full((len(changed), 1 + self.tables.shape[1]), self._scratch_page)
+        for row, sequence in zip(sent, changed, strict=True):
+            row[0] = sequence.slot
+            row[1 : 1 + len(sequence.pages)] = sequence.pages
+        on_device = to_device(sent, self._device)
+        self.tables.index_copy_(0, on_device[:, 0], on_device[:, 1:])
+
+    @property
+    def nowhere(self) -> tuple[int, int]:
+        """The scratch slot, and the first place of its page."""
+        return self.scratch, self._scratch_page * self._page_tokens
+
     @property
     def knows_any(self) -> bool:
         """Whether it holds on to sequences, which may have ended."""
-        return bool(self._owners or self._in_rows)
+        return bool(self._owners or self._in_rows or self._in_tables)
 
     def forget(self) -> None:
         """The host's word counts again, for every sequence."""
         self._owners.clear()
+        self._in_tables.clear()
         self._in_rows = ()
 
     def point_rows_at(
-        self, sequences: tuple[Sequence, ...], ahead: Mapping[Sequence, tuple[list[int], object]]
+        self, sequences: tuple[Sequence, ...], ahead: Mapping[Sequence, list[int]]
     ) -> None:
         """List the sequences' slots, and bring the state of those the device does not know.
 
         `ahead`: tokens that were read, but not handed out.
         """
+        self.bring_pages(sequences)
         unknown = [s for s in sequences if self._owners.get(s.slot) is not s]
         if unknown:
-            said = [[*s.tokens[-1:], *ahead.get(s, ([], None))[0]] for s in unknown]
-            lengths = [s.length + len(ahead.get(s, ([], None))[0]) for s in unknown]
+            said = [[*s.tokens[-1:], *ahead.get(s, [])] for s in unknown]
+            lengths = [s.length + len(ahead.get(s, [])) for s in unknown]
             state = [[s.slot for s in unknown], [t[-1] for t in said], [n - 1 for n in lengths]]
             slots, tokens, positions = to_device(
                 np.array(state, dtype=np.int64), self._device
@@ -95,14 +131,9 @@ class DecodeLoop:
         """One token for the first `bucket` rows; every input and output is a static buffer."""
         last = self._max_length - 1
         slots = self.rows[:bucket]
-        # A sequence that has ended may run on: it stays in its slot, whatever it writes there.
+        # A sequence that has ended may run on: beyond its pages it writes to the scratch page.
         positions = self.positions.index_select(0, slots).clamp_(max=last)
-        where = StepPlaces(
-            slots=slots,
-            positions=positions,
-            places=slots * self._max_length + positions,
-            lengths=(positions + 1).to(torch.int32),
-        )
+        where = StepPlaces.of(slots, positions, self.tables, self._page_tokens)
         newest = self.tokens.index_select(0, slots)
         if self._thin is not None and bucket <= MAX_ROWS:
             tokens, logprobs = self._thin.decode(newest, where)
@@ -118,3 +149,11 @@ class DecodeLoop:
         self.rows.fill_(self.scratch)
         self._in_rows = ()
         self.graphs[bucket] = capturer.capture(lambda: self.step(bucket))
+
+
+def page_tables(
+    num_slots: int, max_length: int, page_tokens: int, scratch_page: int, device: torch.device
+) -> Tensor:
+    """[slots and one for scratch, pages of the longest sequence] int64: all the scratch page."""
+    shape = (num_slots + 1, -(-max_length // page_tokens))
+    return torch.full(shape, scratch_page, dtype=torch.int64, device=device)

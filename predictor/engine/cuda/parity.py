@@ -21,12 +21,13 @@ from predictor.model.attention import (
     TILE_TOKENS,
     KvCache,
     Packing,
+    Prefix,
     packed_attention,
     prompt_tiles,
     write_places,
 )
 from predictor.model.cuda import decoder as fused
-from predictor.model.cuda.decoder import Fusion, StepPlaces
+from predictor.model.cuda.decoder import PAGE_TOKENS, Fusion
 from predictor.model.cuda.encoder import encoder_difference
 from predictor.model.cuda.mel import DeviceLogMel
 from predictor.model.cuda.quantized import Fp8Linear, quantize_fp8_rows
@@ -57,16 +58,13 @@ def checked(fusion: Fusion, model: Model, kv_dtype: torch.dtype | None = None) -
     `kv_dtype`: what the cache holds; None = what activations are.
     """
     kv_dtype = kv_dtype or model.dtype
-    has_flash = model.device.type == "cuda" and kv_dtype in (torch.float16, torch.bfloat16)
     for name, error in kernel_errors(fusion, model, kv_dtype).items():
         logger.error("kernel %s is not used: %s", name, error)
-        if name != "attention":
+        if name == "attention":
+            fusion = replace(fusion, attention="masked")
+        else:
             off: dict[str, Any] = {name: False}
             fusion = replace(fusion, **off)
-        elif fusion.attention == "split" and has_flash:
-            fusion = checked(replace(fusion, attention="flash"), model, kv_dtype)
-        else:
-            fusion = replace(fusion, attention="masked")
     return fusion
 
 
@@ -87,7 +85,8 @@ def kernel_errors(
     checks |= {"encoder": lambda *_: encoder_difference(model.encoder)} if fusion.encoder else {}
     checks |= {"features": lambda *_: _features(model)} if fusion.features else {}
     is_16_bit = decoder.norm.weight.dtype != torch.float32
-    checks |= {"prefill": _prefill} if fusion.prefill and is_16_bit else {}
+    has_prefill = fusion.prefill and is_16_bit
+    checks |= {"prefill": lambda _, decoder: _prefill(decoder, kv)} if has_prefill else {}
     if fusion.attention != "masked":
         checks |= {"attention": lambda fusion, decoder: _attention(fusion, decoder, kv)}
     errors = {}
@@ -242,43 +241,58 @@ def _features(model: Model) -> float:
     return difference(ours, plain)
 
 
-def _prefill(fusion: Fusion, decoder: Decoder) -> float:
-    """On prompts that end before, at and after a tile's end."""
+def _prefill(decoder: Decoder, kv_dtype: torch.dtype) -> float:
+    """On prompts that end before, at and after a tile's end, with much and little in the cache."""
     config, weight = decoder.config, decoder.norm.weight
-    lengths = [1, TILE_TOKENS, MAX_LENGTH, TILE_TOKENS + 1]
+    lengths, cached = [1, TILE_TOKENS, MAX_LENGTH, TILE_TOKENS + 1], [MAX_LENGTH, 0, 1, 64]
+    cache, tables = _random_cache(decoder, kv_dtype)
     heads = [config.num_heads, config.num_kv_heads, config.num_kv_heads]
     qkv = _random(decoder, sum(lengths), sum(heads), config.head_dim)
     query, key, value = torch.split(qkv, heads, dim=1)
-    tiles = torch.from_numpy(prompt_tiles(lengths)).to(weight.device)
-    ours = fused._prefill_attention(query, key, value, tiles)
+    tiles = torch.from_numpy(prompt_tiles(lengths, cached, [3, 1, 0, 4])).to(weight.device)
+    pair = fused.paged(cache, 0)
+    ours = fused._prefill_attention(query, key, value, tiles, pair, tables)
+    pages = [tables[slot].tolist() for slot in (3, 1, 0, 4)]
+    prefix = Prefix.of(pages, cached, lengths, PAGE_TOKENS, device=weight.device)
+    assert prefix is not None
+    differences = [difference(ours, prefix.attend(query, key, value, cache, 0))]
+    nothing = torch.from_numpy(prompt_tiles(lengths)).to(weight.device)
+    ours = fused._prefill_attention(query, key, value, nothing, pair, tables)
     packing = Packing.of(lengths, device=weight.device, dtype=weight.dtype)
-    return difference(ours, packed_attention(query, key, value, packing, causal=True))
+    differences.append(difference(ours, packed_attention(query, key, value, packing, causal=True)))
+    return _worst(*differences)
 
 
-def _attention(fusion: Fusion, decoder: Decoder, kv_dtype: torch.dtype) -> float:
-    """At both ends of the range of splits, over slots out of order and partly filled."""
+def _random_cache(decoder: Decoder, kv_dtype: torch.dtype) -> tuple[KvCache, Tensor]:
+    """A cache of one layer, and the tables of 5 slots, their pages in any order."""
     config, weight = decoder.config, decoder.norm.weight
+    num_pages = -(-MAX_LENGTH // PAGE_TOKENS)
     cache = KvCache(
         num_layers=1,
-        num_slots=5,
-        max_length=MAX_LENGTH,
+        num_pages=5 * num_pages,
+        page_tokens=PAGE_TOKENS,
         num_kv_heads=config.num_kv_heads,
         head_dim=config.head_dim,
         device=weight.device,
         dtype=kv_dtype,
     )
     cache.data.copy_(_random(decoder, *cache.data.shape))
+    order = torch.randperm(5 * num_pages, generator=torch.Generator().manual_seed(0))
+    return cache, order.view(5, num_pages).to(weight.device)
+
+
+def _attention(fusion: Fusion, decoder: Decoder, kv_dtype: torch.dtype) -> float:
+    """At both ends of the range of splits, over slots out of order and partly filled."""
+    config, weight = decoder.config, decoder.norm.weight
+    cache, tables = _random_cache(decoder, kv_dtype)
     query = _random(decoder, NUM_ROWS, config.num_heads, config.head_dim)
     slots = torch.tensor([3, 0, 4], device=weight.device)
     lengths = torch.tensor([MAX_LENGTH, 1, 77], dtype=torch.int32, device=weight.device)
-    where = StepPlaces(slots, lengths.long() - 1, slots * MAX_LENGTH + lengths - 1, lengths)
-    pair = fused._slotted(cache, 0)
-    plain = fused.masked_attention(query, pair, slots, lengths)
-    if fusion.attention == "flash":
-        return difference(fused._FlashReader(where, cache).read(0, query), plain)
+    pair = fused.paged(cache, 0)
+    plain = fused.masked_attention(query, pair, tables, slots, lengths)
     outputs = [
         fused._kernels().decode_attention(
-            query, pair, slots, lengths, splits=splits, tile=fusion.tile
+            query, pair, tables, slots, lengths, splits=splits, tile=fusion.tile
         )
         for splits in fused.SPLITS
     ]

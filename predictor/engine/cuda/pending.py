@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from collections.abc import Sequence as Batch
 from dataclasses import dataclass
 
@@ -9,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from predictor.engine.sequence import Sequence
+from predictor.engine.prompts import PromptLayout, prefilled, verified
+from predictor.engine.sequence import Prefilled, Sequence
 
 
 class Marks:
@@ -46,29 +48,92 @@ class Marks:
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class Arrived:
+    """What a pending step brought for one sequence."""
+
+    sequence: Sequence
+    tokens: list[int]
+    logprobs: list[float]
+    prefilled: Prefilled | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PendingStep:
     """A prefill or some decode steps, whose results arrive on the host by themselves."""
 
     sequences: tuple[Sequence, ...]
     members: frozenset[Sequence]
-    results: Tensor  # [steps, rows, 2] float32 on the host: token ids and log-probabilities
+    starts: tuple[int, ...]  # how often each had been preempted before
+    results: Tensor  # on the host; see below
     marks: Marks
 
     @classmethod
-    def of(cls, sequences: Batch[Sequence], results: Tensor, marks: Marks) -> Look:
-        return cls(tuple(sequences), frozenset(sequences), results, marks)
+    def of(cls, sequences: Batch[Sequence], results: Tensor, marks: Marks) -> PendingStep:
+        """Decode steps; results [steps, rows, 2] float32: token ids and log-probabilities."""
+        return cls(*_identity(sequences), results, marks)
 
     @property
     def num_steps(self) -> int:
         return self.results.shape[0]
 
-    def read(self) -> tuple[list[list[int]], list[list[float]]]:
-        """Wait; tokens and log-probabilities of each sequence, step after step."""
+    def read(self) -> Iterator[Arrived]:
+        """Wait; what each sequence got that was not preempted meanwhile."""
         self.marks.wait()
+        for arrived, start in zip(self._read(), self.starts, strict=True):
+            if arrived.sequence.num_preempted == start:
+                yield arrived
+
+    def _read(self) -> Iterator[Arrived]:
         results = self.results.numpy()[:, : len(self.sequences)]
-        return results[..., 0].T.astype(np.int64).tolist(), results[..., 1].T.tolist()
+        tokens, logprobs = results[..., 0].T.astype(np.int64).tolist(), results[..., 1].T.tolist()
+        return map(Arrived, self.sequences, tokens, logprobs)
+
+
+@dataclass(frozen=True, slots=True)
+class PendingPrefill(PendingStep):
+    """Its results are [1, W, 3] float32 as `verify.settle` makes them."""
+
+    layout: PromptLayout
+    loudest: Tensor | None  # [stretches] on the host; None where nobody asks for it
+    num_stretches: tuple[int, ...]  # of each sequence
+
+    @classmethod
+    def start(
+        cls,
+        sequences: Batch[Sequence],
+        layout: PromptLayout,
+        results: Tensor,
+        loudest: Tensor,
+        num_stretches: tuple[int, ...],
+        marks: Marks,
+    ) -> PendingPrefill:
+        """Let results and loudest bins, which are on the device, come to the host."""
+        pinned = results.device.type == "cuda"
+        on_host = torch.empty(1, len(layout.wanted), 3, pin_memory=pinned)
+        on_host[0].copy_(results[: len(layout.wanted)], non_blocking=True)
+        heard = None
+        if sum(num_stretches) > 0 and any(s.utterance is not None for s in sequences):
+            heard = torch.empty(sum(num_stretches), pin_memory=pinned)
+            heard.copy_(loudest[: len(heard)], non_blocking=True)
+        marks.end_of("prefill")
+        return cls(*_identity(sequences), on_host, marks, layout, heard, num_stretches)
+
+    def _read(self) -> Iterator[Arrived]:
+        tokens, logprobs, given = self.results[0].double().numpy().T
+        ids, values, found = verified(self.layout, tokens.astype(np.int64), logprobs, given)
+        loudest: list[list[float]] = [[] for _ in self.sequences]
+        if self.loudest is not None:
+            heard = iter(self.loudest.tolist())
+            loudest = [[next(heard) for _ in range(count)] for count in self.num_stretches]
+        return map(Arrived, self.sequences, ids, values, prefilled(found, loudest))
+
+
+def _identity(
+    sequences: Batch[Sequence],
+) -> tuple[tuple[Sequence, ...], frozenset[Sequence], tuple[int, ...]]:
+    return tuple(sequences), frozenset(sequences), tuple(s.num_preempted for s in sequences)
 
 
 def host_results(num_steps: int, num_rows: int, device: torch.device) -> Tensor:
-    """Where the device writes a look's results; pinned, so that it need not wait."""
+    """Where the device writes the results of decode steps; pinned, so that it need not wait."""
     return torch.empty(num_steps, num_rows, 2, pin_memory=device.type == "cuda")

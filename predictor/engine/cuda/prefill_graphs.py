@@ -2,13 +2,13 @@
 
 A graph has fixed sizes, so a bucket holds so many seconds of audio and so many prompt tokens; what
 a step leaves empty is filled with silence and with prompts of padding that write to the scratch
-slot. They are sequences of their own, so that nothing real ever sees them.
+page. They are sequences of their own, so that nothing real ever sees them.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence as Batch
-from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -16,13 +16,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from predictor.engine.cuda.capture import Capturer
+from predictor.engine.cuda.decode_loop import DecodeLoop
+from predictor.engine.cuda.prefill_buckets import MORE_SAMPLES, Bucket, Size
+from predictor.engine.cuda.verify import Checks, settle
 from predictor.engine.prompts import PromptLayout
 from predictor.engine.sequence import Sequence
-from predictor.model.attention import TILE_TOKENS, Packing, prompt_tiles
-from predictor.model.config import HOP_SAMPLES, TOKENS_PER_CHUNK, num_frame_tokens
+from predictor.model.attention import Packing
+from predictor.model.config import TOKENS_PER_CHUNK
 from predictor.model.cuda.decoder import FusedDecoder
 from predictor.model.cuda.encoder import FusedEncoder
-from predictor.model.cuda.mel import DeviceLogMel, chunk_table, fill
+from predictor.model.cuda.mel import DeviceLogMel, fill
 from predictor.model.encoder import AudioPlan
 from predictor.model.stretch import CHUNK_SAMPLES, Stretch
 
@@ -33,233 +36,122 @@ BUCKETS_S = (
     2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 160, 192, 224, 256, 320, 384, 448, 512, 560, 584,
     608,
 )  # fmt: skip
-PROMPT_TOKENS = 32  # of all sequences of a step together, beside their audio tokens
-PADDING_TOKENS = 128  # longest prompt of padding
-LONGEST_PROMPT = 1024  # of one sequence: PyTorch's attention looks for work in all of it
-
-
-@dataclass(frozen=True, slots=True)
-class Size:
-    """What a prefill step asks of a bucket."""
-
-    num_sequences: int
-    num_chunks: int
-    num_tokens: int
-    longest_prompt: int
-
-    @classmethod
-    def of(cls, sequences: Batch[Sequence]) -> Size:
-        lengths = [s.num_prompt_tokens for s in sequences]
-        num_chunks = sum(part.num_chunks for s in sequences for part in s.stretches())
-        return cls(len(lengths), num_chunks, sum(lengths), max(lengths))
-
-
-@dataclass(frozen=True, slots=True)
-class Bucket:
-    """The sizes of one graph."""
-
-    num_chunks: int  # seconds of audio, each sequence's rounded up
-    max_length: int  # of a slot
-    window_tokens: int  # audio tokens of a full window
-    max_tokens: int  # of all prompts of a step
-    num_tokens: int = field(init=False)  # of all prompts
-    num_sequences: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        wanted = self.num_audio_tokens + PROMPT_TOKENS * (1 + self.num_chunks // 16)
-        least = self.num_audio_tokens + PROMPT_TOKENS  # one clip is taken whatever its length
-        object.__setattr__(self, "num_tokens", min(wanted, max(least, self.max_tokens)))
-        object.__setattr__(self, "num_sequences", max(1, self.num_chunks // 2))
-
-    @property
-    def num_audio_tokens(self) -> int:
-        return TOKENS_PER_CHUNK * self.num_chunks
-
-    @property
-    def num_windows(self) -> int:
-        """The last one of each sequence, and of the padding, may be in part."""
-        return self.num_sequences + 1 + self.num_audio_tokens // self.window_tokens
-
-    @property
-    def num_prompts(self) -> int:
-        return self.num_sequences + -(-self.num_tokens // self.padding_tokens)
-
-    @property
-    def longest_prompt(self) -> int:
-        return min(LONGEST_PROMPT, self.num_tokens)
-
-    @property
-    def padding_tokens(self) -> int:
-        return min(PADDING_TOKENS, self.max_length)
-
-    @property
-    def num_tiles(self) -> int:
-        """Each prompt's last one may be in part."""
-        return self.num_tokens // TILE_TOKENS + self.num_prompts
-
-    def holds(self, size: Size) -> bool:
-        return (
-            size.num_sequences <= self.num_sequences
-            and size.num_chunks <= self.num_chunks
-            and size.num_tokens <= self.num_tokens
-            and size.longest_prompt <= self.longest_prompt
-        )
-
-    def parts(self) -> dict[str, tuple[int, ...]]:
-        """Names and shapes of what the host sends."""
-        rows, tokens = self.num_audio_tokens, self.num_tokens
-        return {
-            "table": (5, self.num_chunks),  # as `chunk_table` makes it
-            "kept": (rows,),  # the encoder's rows that are real, then any
-            "windows": (self.num_windows + 1,),  # bounds of the encoder's windows
-            "audio_rows": (rows,),  # where each goes in the prompts; beyond their end = nowhere
-            "layout": (3, tokens),  # token ids, positions and cache places
-            "prompts": (self.num_prompts + 1,),  # bounds of the prompts
-            "tiles": (self.num_tiles, 3),  # as `prompt_tiles` makes them, then empty ones
-            "ends": (self.num_sequences,),  # the last token of each prompt
-            "state": (2, self.num_sequences),  # slot and prompt length of each
-        }
-
-    def sizes(self) -> list[int]:
-        """Of each part, even: what starts at a multiple of 16 bytes needs no kernel of its own."""
-        return [2 * -(-int(np.prod(shape)) // 2) for shape in self.parts().values()]
-
-    def fill(self, sequences: Batch[Sequence], scratch: int) -> Ints:
-        """All parts for a step, one after another."""
-        stretches = [Stretch.whole(s.request.samples) for s in sequences]
-        table = chunk_table(stretches)
-        num_frames = [s.num_frames for s in stretches]
-        silent = np.zeros((5, self.num_chunks - table.shape[1]), dtype=np.int64)
-        silent[0] = self.num_sequences  # a clip of its own, without any sample
-        num_tokens = [num_frame_tokens(n) for n in num_frames]
-        kept, windows = self._encoder_rows(num_tokens, num_frames)
-        layout = PromptLayout.of(sequences, self.max_length)
-        padding = self.num_tokens - layout.num_tokens
-        within = np.arange(padding) % self.padding_tokens
-        places = scratch * self.max_length + within
-        filler = np.stack([np.zeros(padding, dtype=np.int64), within, places])
-        lengths = [s.num_prompt_tokens for s in sequences]
-        unused = self.num_sequences - len(sequences)
-        bounds = self._bounds(lengths, padding, self.padding_tokens, self.num_prompts)
-        tiles = prompt_tiles(np.diff(bounds).tolist())
-        nowhere = np.full(self.num_audio_tokens - sum(num_tokens), self.num_tokens)
-        ends = np.concatenate([np.cumsum(lengths) - 1, np.full(unused, self.num_tokens - 1)])
-        slots = [s.slot for s in sequences] + [scratch] * unused
-        parts = [
-            np.concatenate([table, silent], axis=1).ravel(),
-            kept,
-            windows,
-            np.concatenate([layout.audio_rows, nowhere]),
-            np.concatenate([layout.rows, filler], axis=1).ravel(),
-            bounds,
-            tiles.ravel(),
-            ends,
-            np.array([slots, lengths + [0] * unused]).ravel(),
-        ]
-        sent = np.zeros(sum(self.sizes()), dtype=np.int64)
-        first = 0
-        for part, size, shape in zip(parts, self.sizes(), self.parts().values(), strict=True):
-            assert len(part) <= np.prod(shape)
-            sent[first : first + len(part)] = part
-            first += size
-        return sent
-
-    def _encoder_rows(self, num_tokens: list[int], num_frames: Batch[int]) -> tuple[Ints, Ints]:
-        """The rows of real audio among 13 for each second, and the windows' bounds."""
-        kept = AudioPlan.kept_rows(num_frames)
-        padding = self.num_audio_tokens - len(kept)
-        lengths = AudioPlan.window_lengths(num_tokens, self.window_tokens)
-        bounds = self._bounds(lengths, padding, self.window_tokens, self.num_windows)
-        return np.concatenate([kept, np.zeros(padding, dtype=np.int64)]), bounds
-
-    @staticmethod
-    def _bounds(lengths: list[int], padding: int, longest: int, count: int) -> Ints:
-        full, rest = divmod(padding, longest)
-        sizes = [*lengths, *[longest] * full, *[rest] * (rest > 0)]
-        sizes += [0] * (count - len(sizes))
-        return np.concatenate([[0], np.cumsum(sizes)])
+STEP_BUCKETS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)  # kept sequences, each with an open window
 
 
 class PrefillGraphs:
-    """The graphs of all buckets; they are captured one by one, the smallest first."""
+    """The graphs of all buckets; they are captured one by one, the smallest first, but before them
+    any that a step has missed."""
 
     def __init__(
         self,
         log_mel: DeviceLogMel,
         encoder: FusedEncoder,
         decoder: FusedDecoder,
+        loop: DecodeLoop,
         *,
         max_length: int,
         max_audio_s: float,
         max_tokens: int,
         window_chunks: int,
-        scratch: int,
     ) -> None:
         """`max_audio_s`, `max_tokens`: what a step may hold, or one clip: none is larger."""
         self._log_mel, self._encoder, self._decoder = log_mel, encoder, decoder
-        self._scratch = scratch
+        self._loop = loop
         window_tokens = window_chunks * TOKENS_PER_CHUNK
         enough = [n for n in BUCKETS_S if n < max_audio_s]
         enough += [n for n in BUCKETS_S if n >= max_audio_s][:1]
         buckets = [Bucket(n, max_length, window_tokens, max_tokens) for n in enough]
-        self._missing = buckets[::-1]  # the smallest last
+        steps = [n for n in STEP_BUCKETS if window_chunks * n <= max(enough[-1], window_chunks)]
+        buckets += [
+            Bucket(window_chunks * n, max_length, window_tokens, max_tokens, n) for n in steps
+        ]
+        # Those for files of a few seconds, then those for steps of a few sequences.
+        self._missing = sorted(buckets, key=lambda b: (b.num_chunks, b.num_steps))
+        self._missed: Counter[Bucket] = Counter()  # since the last capture
         self._graphs: dict[Bucket, _PrefillGraph] = {}
 
     @property
     def next_missing_s(self) -> int:
-        """Seconds of the smallest bucket that has no graph yet; 0 when none is left."""
-        return self._missing[-1].num_chunks if self._missing else 0
+        """Seconds of the smallest bucket for files that has no graph yet; 0 when none is left."""
+        return next((b.num_chunks for b in self._missing if not b.num_steps), 0)
+
+    @property
+    def has_missing(self) -> bool:
+        """Some bucket has no graph yet."""
+        return bool(self._missing)
+
+    @property
+    def was_missed(self) -> bool:
+        """A step ran without a graph that could be made for it."""
+        return bool(self._missed)
 
     def stop(self) -> None:
         """Make no more graphs; those that are there stay."""
         self._missing.clear()
+        self._missed.clear()
 
-    def capture_next(self, capturer: Capturer, tokens: Tensor, positions: Tensor) -> None:
-        """`tokens` and `positions`: the decode loop's state, which a prefill writes to."""
-        bucket = self._missing.pop()
-        graph = _PrefillGraph(bucket, tokens, positions, self._log_mel.device, self._scratch)
+    def capture_next(self, capturer: Capturer) -> None:
+        """The bucket that was missed most often, or the smallest one."""
+        files = [bucket for bucket in self._missing if not bucket.num_steps]
+        bucket = self._missed.most_common(1)[0][0] if self._missed else (files or self._missing)[0]
+        self._missed.clear()
+        self._missing.remove(bucket)
+        graph = _PrefillGraph(bucket, self._loop, self._log_mel.device)
         graph.capture(capturer, self._log_mel, self._encoder, self._decoder)
         self._graphs[bucket] = graph
+        # The smallest that holds a step serves it.
+        self._graphs = dict(sorted(self._graphs.items(), key=lambda item: _cost(item[0])))
 
-    def start(self, sequences: Batch[Sequence]) -> Tensor | None:
-        """Start a prefill where a graph holds it: [sequences, 2] on the device, tokens and
-        log-probabilities, until the next start. None = nothing was started."""
-        size = Size.of(sequences)
-        for bucket, graph in self._graphs.items():
-            if bucket.holds(size):
-                return graph.start(sequences)
-        return None
+    def start(
+        self, sequences: Batch[Sequence], layout: PromptLayout, stretches: Batch[Stretch]
+    ) -> tuple[Tensor, Tensor] | None:
+        """Start a prefill where a graph holds it: results as `settle` makes them and the loudest
+        bin of each stretch, on the device, until the next start. None = nothing was started."""
+        if not self._decoder.fusion.prefill and any(s.num_cached for s in sequences):
+            return None  # without the kernel nothing here reads the cache
+        size = Size.of(layout, stretches)
+        graph = next((g for bucket, g in self._graphs.items() if bucket.holds(size)), None)
+        missing = [bucket for bucket in self._missing if bucket.holds(size)]
+        if missing:
+            best = min(missing, key=_cost)
+            if graph is None or 2 * _cost(best) <= _cost(graph.bucket):
+                self._missed[best] += 1
+        return None if graph is None else graph.start(sequences, layout, stretches)
+
+
+def _cost(bucket: Bucket) -> int:
+    """Of running a graph, in about what one prompt token costs."""
+    return bucket.num_tokens + 4 * bucket.num_chunks + bucket.num_wanted // 4
 
 
 class _PrefillGraph:
     """One bucket's buffers and graph."""
 
-    def __init__(
-        self, bucket: Bucket, tokens: Tensor, positions: Tensor, device: torch.device, scratch: int
-    ) -> None:
-        self._bucket, self._device, self._scratch = bucket, device, scratch
-        self._tokens, self._positions = tokens, positions
-        # A clip's last samples may be too few for a frame, and so for a second of their own.
-        num_samples = bucket.num_chunks * CHUNK_SAMPLES + bucket.num_sequences * HOP_SAMPLES
+    def __init__(self, bucket: Bucket, loop: DecodeLoop, device: torch.device) -> None:
+        self.bucket, self._device, self._loop = bucket, device, loop
+        # A stretch begins before its first frame, and its last samples may be too few for another.
+        num_samples = bucket.num_chunks * CHUNK_SAMPLES + bucket.num_stretches * MORE_SAMPLES
         self._waveforms = torch.zeros(num_samples, device=device)
-        self._ints = torch.zeros(sum(bucket.sizes()), dtype=torch.int64, device=device)
-        self._results = torch.zeros(bucket.num_sequences, 2, device=device)
+        self._ints = torch.zeros(bucket.num_ints, dtype=torch.int64, device=device)
+        self._results = torch.zeros(bucket.num_wanted, 3, device=device)
+        self._loudest = torch.zeros(bucket.num_stretches + 1, device=device)
         self._graph: torch.cuda.CUDAGraph | None = None
 
-    def start(self, sequences: Batch[Sequence]) -> Tensor:
-        self._send(sequences)
+    def start(
+        self, sequences: Batch[Sequence], layout: PromptLayout, stretches: Batch[Stretch]
+    ) -> tuple[Tensor, Tensor]:
+        clips = [stretch.samples for stretch in stretches]
+        if clips:
+            samples = torch.empty(sum(len(clip) for clip in clips), pin_memory=True)
+            fill(samples, clips)
+            self._waveforms[: len(samples)].copy_(samples, non_blocking=True)
+        ints = torch.empty(len(self._ints), dtype=torch.int64, pin_memory=True)
+        ints.numpy()[:] = self.bucket.fill(sequences, layout, stretches, self._loop.nowhere)
+        self._ints.copy_(ints, non_blocking=True)
         assert self._graph is not None
         self._graph.replay()
-        return self._results[: len(sequences)]
-
-    def _send(self, sequences: Batch[Sequence]) -> None:
-        clips = [s.request.samples for s in sequences]
-        samples = torch.empty(sum(len(clip) for clip in clips), pin_memory=True)
-        fill(samples, clips)
-        self._waveforms[: len(samples)].copy_(samples, non_blocking=True)
-        ints = torch.empty(len(self._ints), dtype=torch.int64, pin_memory=True)
-        ints.numpy()[:] = self._bucket.fill(sequences, self._scratch)
-        self._ints.copy_(ints, non_blocking=True)
+        return self._results, self._loudest
 
     def capture(
         self,
@@ -268,19 +160,20 @@ class _PrefillGraph:
         encoder: FusedEncoder,
         decoder: FusedDecoder,
     ) -> None:
-        self._ints.copy_(torch.from_numpy(self._bucket.fill([], self._scratch)))
+        nothing = self.bucket.fill([], PromptLayout.of([], 1), [], self._loop.nowhere)
+        self._ints.copy_(torch.from_numpy(nothing))
         self._graph = capturer.capture(lambda: self._run(log_mel, encoder, decoder))
 
     def _run(self, log_mel: DeviceLogMel, encoder: FusedEncoder, decoder: FusedDecoder) -> None:
-        bucket = self._bucket
-        pieces = torch.split(self._ints, bucket.sizes())
+        bucket = self.bucket
         parts = {
-            name: piece[: int(np.prod(shape))].view(shape)
-            for piece, (name, shape) in zip(pieces, bucket.parts().items(), strict=True)
+            part.name: self._ints[part.first : part.first + part.size].view(part.shape)
+            for part in bucket.parts
         }
-        before = torch.full((bucket.num_sequences + 1,), -torch.inf, device=self._device)
-        followed = torch.zeros(2, 1, dtype=torch.int64, device=self._device)
-        chunks, _ = log_mel.features(self._waveforms, parts["table"], before, followed)
+        before = parts["before"].to(torch.int32).view(torch.float32)
+        chunks, loudest = log_mel.features(
+            self._waveforms, parts["table"], before, parts["followed"]
+        )
         windows = Packing(
             bucket.num_windows,
             bucket.window_tokens,
@@ -293,12 +186,17 @@ class _PrefillGraph:
         prompts = Packing(
             bucket.num_prompts,
             bucket.longest_prompt,
-            ends=parts["ends"],
+            ends=parts["prompts"][1:],
             bounds=parts["prompts"].to(torch.int32),
             tiles=parts["tiles"].to(torch.int32),
         )
-        chosen, logprobs = decoder.choose(decoder.prefill(x, positions, places, prompts))
-        slots, lengths = parts["state"].unbind()
-        self._tokens.index_copy_(0, slots, chosen)
-        self._positions.index_copy_(0, slots, lengths)
-        torch.stack([chosen.float(), logprobs], dim=1, out=self._results)
+        wanted, given, is_forced, owner = parts["checks"].unbind()
+        checks = Checks(wanted, given, is_forced, owner, parts["slots"])
+        logits = decoder.prefill(x, positions, places, prompts, checks.wanted)
+        loop = self._loop
+        results = settle(
+            logits, decoder.choose(logits), positions, checks, (loop.tokens, loop.positions),
+            loop.scratch,
+        )  # fmt: skip
+        self._results.copy_(results)
+        self._loudest.copy_(loudest)

@@ -1,9 +1,9 @@
 """The runner for CUDA: everything is started ahead, and read when it has arrived.
 
-A prefill and a look (one or more decode steps) need nothing that the host does not know already:
-the newest tokens are on the device. So the next one is started before the last one is read, and the
-device never waits for Python. A sequence that turns out to have ended has run a few steps too many;
-the engine drops those.
+A prefill and decode steps need nothing that the host does not know already: the newest tokens are
+on the device, which also decides how much of a draft holds. So the next step is started before the
+last one is read, and the device never waits for Python. A sequence that turns out to have ended has
+run a few steps too many; the engine drops those.
 """
 
 from __future__ import annotations
@@ -19,10 +19,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from predictor.engine.cuda.capture import Capturer
-from predictor.engine.cuda.decode_loop import DecodeLoop
+from predictor.engine.cuda.decode_loop import DecodeLoop, page_tables
 from predictor.engine.cuda.parity import checked
-from predictor.engine.cuda.pending import Look, Marks, host_results
+from predictor.engine.cuda.pending import (
+    Arrived,
+    Marks,
+    PendingPrefill,
+    PendingStep,
+    host_results,
+)
 from predictor.engine.cuda.prefill_graphs import PrefillGraphs
+from predictor.engine.cuda.verify import Checks, settle
+from predictor.engine.pages import PAGE_TOKENS
 from predictor.engine.prompts import PromptLayout
 from predictor.engine.protocol import StepOutput
 from predictor.engine.runner import TorchRunner
@@ -33,11 +41,12 @@ from predictor.model.cuda.encoder import FusedEncoder
 from predictor.model.cuda.mel import DeviceLogMel
 from predictor.model.cuda.small_batch import ThinDecoder
 from predictor.model.model import Model
+from predictor.model.stretch import Stretch
 
 logger = logging.getLogger(__name__)
 
 CHUNKS_AT_A_TIME = 8  # seconds of audio that the encoder's batches are rounded up to
-LOOKS_AHEAD = 2  # what may stay unread on the device when something was read
+STEPS_AHEAD = 2  # what may stay unread on the device when something was read
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +54,11 @@ class GraphOptions:
     """How the decode loop runs on the device."""
 
     buckets: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 48, 64, 96, 128, 192, 256, 384, 512)
-    # (sequences, steps): this many steps between two looks, from so many sequences on. Chunks
+    # (sequences, steps): this many steps at a time, from so many sequences on. Chunks
     # cost the host the same whatever they hold.
     steps: tuple[tuple[int, int], ...] = ((1, 1), (9, 2))
     use_graphs: bool = True  # False, or a CPU: the same steps without graphs
-    run_ahead: bool = True  # start the next look before the last one is read
+    run_ahead: bool = True  # start the next steps before the last ones are read
     fusion: Fusion = field(default_factory=Fusion)
     check_kernels: bool = True  # compare each kernel with its plain twin at start
     # What a step may hold, or one clip: no larger prefill gets a graph.
@@ -68,13 +77,19 @@ class GraphRunner(TorchRunner):
         max_model_len: int,
         options: GraphOptions | None = None,
         kv_dtype: torch.dtype | None = None,
+        page_tokens: int = PAGE_TOKENS,
+        num_pages: int | None = None,
     ) -> None:
-        # One slot more: rows that only fill a bucket write to it.
-        super().__init__(
-            model, num_slots=num_slots + 1, max_model_len=max_model_len, kv_dtype=kv_dtype
-        )
         options = GraphOptions() if options is None else options
         self._options = options
+        super().__init__(
+            model,
+            num_slots=num_slots,
+            max_model_len=max_model_len,
+            kv_dtype=kv_dtype,
+            page_tokens=page_tokens,
+            num_pages=num_pages,
+        )
         on_cuda = self._device.type == "cuda"
         fusion = options.fusion
         if options.check_kernels:
@@ -82,13 +97,25 @@ class GraphRunner(TorchRunner):
         self._mel = DeviceLogMel(
             model.config.audio.num_mel_bins, device=self._device, use_kernels=fusion.features
         )
+        tables = page_tables(
+            num_slots, max_model_len, page_tokens, self._page_size.count, self._device
+        )
         with torch.inference_mode():
             self._fused_encoder = FusedEncoder(model.encoder, is_on=fusion.encoder)
-            self._fused = FusedDecoder(model.decoder, self._cache, fusion)
+            self._fused = FusedDecoder(
+                model.decoder, self._cache, fusion, max_length=max_model_len, tables=tables
+            )
             thin = None
             if fusion.thin:
                 thin = ThinDecoder(model.decoder, self._cache, self._fused.table)
-            self._loop = DecodeLoop(self._fused, thin, self._cache, self._device)
+            self._loop = DecodeLoop(
+                self._fused,
+                thin,
+                num_slots=num_slots,
+                max_length=max_model_len,
+                page_tokens=page_tokens,
+                tables=tables,
+            )
         smaller = [bucket for bucket in sorted(options.buckets) if bucket < num_slots]
         self._buckets = (*smaller, num_slots)
         self._capturer = Capturer(self._device) if options.use_graphs and on_cuda else None
@@ -98,18 +125,21 @@ class GraphRunner(TorchRunner):
                 self._mel,
                 self._fused_encoder,
                 self._fused,
+                self._loop,
                 max_length=max_model_len,
                 max_audio_s=options.max_prefill_audio_s,
                 max_tokens=options.max_prefill_tokens,
                 window_chunks=model.config.audio.window_chunks,
-                scratch=self._loop.scratch,
             )
-        self._looks: deque[Look] = deque()  # oldest first
-        self._unclaimed: dict[Sequence, tuple[list[int], list[float]]] = {}  # read, not handed out
+        self._pending: deque[PendingStep] = deque()  # oldest first
+        self._unclaimed: dict[Sequence, Arrived] = {}  # read, not handed out
 
-    @property
-    def num_slots(self) -> int:
-        return self._loop.scratch
+    _num_scratch = 1  # a page where rows that only fill a bucket, and steps too many, write
+
+    def _num_ahead(self) -> int:
+        """All steps that may be under way when the host has read the one before them."""
+        most = max(steps for _, steps in self._options.steps)
+        return 1 + (STEPS_AHEAD + 2) * most
 
     @property
     def fusion(self) -> Fusion:
@@ -118,46 +148,68 @@ class GraphRunner(TorchRunner):
 
     @torch.inference_mode()
     def prefill(self, sequences: Batch[Sequence]) -> StepOutput:
-        """Start encoding audio and prompt of each sequence into its slot; `decode` has the rest."""
+        """Start encoding audio and prompt of each sequence into its pages; `decode` has the
+        rest."""
         marks = Marks(self._device)
-        results = None
+        for sequence in sequences:  # what was read before it was preempted is made anew
+            self._unclaimed.pop(sequence, None)
+        layout = PromptLayout.of(sequences, self._cache.page_tokens)
+        parts = [s.stretches() for s in sequences]
+        stretches = [stretch for part in parts for stretch in part]
+        self._loop.bring_pages(sequences)
+        started = None
         if self._prefill_graphs is not None:
-            results = self._prefill_graphs.start(sequences)
-        if results is None:
-            results = self._prefill(sequences, marks)
-        on_host = host_results(1, len(sequences), self._device)
-        on_host[0].copy_(results, non_blocking=True)
-        marks.end_of("prefill")
+            started = self._prefill_graphs.start(sequences, layout, stretches)
+        if started is None:
+            started = self._prefill(sequences, layout, stretches, marks)
         self._loop.own(sequences)
-        self._looks.append(Look.of(sequences, on_host, marks))
+        counts = tuple(len(part) for part in parts)
+        self._pending.append(PendingPrefill.start(sequences, layout, *started, counts, marks))
         return StepOutput([[] for _ in sequences], [[] for _ in sequences])
 
-    def _prefill(self, sequences: Batch[Sequence], marks: Marks) -> Tensor:
-        """Call by call; [sequences, 2] tokens and log-probabilities on the device."""
-        audio = self._encode_all(sequences, marks)  # [sum of audio tokens, hidden]
-        layout = PromptLayout.of(sequences, self._cache.max_length)
+    def _prefill(
+        self,
+        sequences: Batch[Sequence],
+        layout: PromptLayout,
+        stretches: list[Stretch],
+        marks: Marks,
+    ) -> tuple[Tensor, Tensor]:
+        """Call by call; as `PrefillGraphs.start`."""
+        audio, loudest = self._encode_all(stretches, marks)  # [sum of audio tokens, hidden]
         num_tokens = layout.num_tokens
         # Rows that start at multiples of 16 bytes: a kernel is compiled once for each alignment.
         aligned = np.pad(layout.rows, ((0, 0), (0, num_tokens % 2)))
         tokens, positions, places = self._to_device(aligned)[:, :num_tokens].unbind()  # [T] each
         x = self._fused.embed(tokens, audio, self._to_device(layout.audio_rows))
-        lengths = [s.num_prompt_tokens for s in sequences]
+        slots = [s.slot for s in sequences]
         packing = Packing.of(
-            lengths, device=self._device, dtype=self._model.dtype, are_prompts=True
+            layout.lengths,
+            device=self._device,
+            dtype=self._model.dtype,
+            are_prompts=True,
+            cached=[s.num_cached for s in sequences],
+            slots=slots,
         )
-        state = self._to_device(np.array([[s.slot for s in sequences], lengths], dtype=np.int64))
-        logits = self._fused.prefill(x, positions, places, packing)
-        chosen, logprobs = self._fused.choose(logits)
-        self._loop.tokens.index_copy_(0, state[0], chosen)
-        self._loop.positions.index_copy_(0, state[0], state[1])
-        return torch.stack([chosen.float(), logprobs], dim=1)
+        has_kernel = self._fused.fusion.prefill and packing.tiles is not None
+        prefix = None if has_kernel else self._prefix(sequences, layout)
+        rows = Checks.rows(layout, len(layout.wanted), len(sequences), 0)
+        wanted, given, is_forced, owner = self._to_device(rows).unbind()
+        checks = Checks(wanted, given, is_forced, owner, self._to_device(np.array(slots)))
+        logits = self._fused.prefill(x, positions, places, packing, checks.wanted, prefix)
+        state = (self._loop.tokens, self._loop.positions)
+        chosen = self._fused.choose(logits)
+        return settle(logits, chosen, positions, checks, state, self._loop.scratch), loudest
 
-    def _encode_all(self, sequences: Batch[Sequence], marks: Marks) -> Tensor:
+    def _encode_all(self, stretches: list[Stretch], marks: Marks) -> tuple[Tensor, Tensor]:
         """As the plain runner's, with silent chunks added up to a round number of them.
 
         The convolution library plans anew for every batch size that it has not met.
         """
-        mel = self._mel([s.request.samples for s in sequences])
+        if not stretches:
+            width = self._model.config.text.hidden_size
+            nothing = torch.zeros(0, width, device=self._device, dtype=self._model.dtype)
+            return nothing, torch.zeros(0, device=self._device)
+        mel = self._mel.of(stretches)
         marks.end_of("features")
         plan = self._model.encoder.plan(mel.num_frames)
         chunks = mel.chunks
@@ -170,71 +222,81 @@ class GraphRunner(TorchRunner):
             plan = replace(plan, kept=kept)
         audio = self._fused_encoder(chunks, plan)
         marks.end_of("encoder")
-        return audio
+        return audio, mel.loudest
 
     @torch.inference_mode()
     def decode(self, sequences: Batch[Sequence]) -> StepOutput:
         """What has arrived for each sequence, at least for one; the device is kept busy."""
         wanted = tuple(sequences)
-        if not (self._looks and self._looks[-1].members.issuperset(wanted)):
-            self._start_look(wanted)
-        if self._options.run_ahead and len(self._looks) == 1 and self._has_more(wanted):
-            self._start_look(wanted)
+        if not (self._pending and self._pending[-1].members.issuperset(wanted)):
+            self._start(wanted)
+        if self._options.run_ahead and len(self._pending) == 1 and self._has_more(wanted):
+            self._start(wanted)
         device_s: list[tuple[str, float]] = []
-        while self._looks and (
-            len(self._looks) > LOOKS_AHEAD or self._unclaimed.keys().isdisjoint(wanted)
+        while self._pending and (
+            len(self._pending) > STEPS_AHEAD or self._unclaimed.keys().isdisjoint(wanted)
         ):
-            look = self._looks.popleft()
-            self._take(look)
-            device_s += look.marks.seconds()
-        nothing: tuple[list[int], list[float]] = ([], [])
-        claimed = [self._unclaimed.pop(sequence, nothing) for sequence in wanted]
-        # Without a slot it has ended, and these are steps too many.
-        self._unclaimed = {s: results for s, results in self._unclaimed.items() if s.slot >= 0}
-        tokens, logprobs = [ids for ids, _ in claimed], [values for _, values in claimed]
-        return StepOutput(tokens, logprobs, tuple(device_s))
+            step = self._pending.popleft()
+            self._take(step)
+            device_s += step.marks.seconds()
+        claimed = [self._unclaimed.pop(s, Arrived(s, [], [])) for s in wanted]
+        # Without a slot it has ended or is to begin again, and these are steps too many.
+        self._unclaimed = {s: arrived for s, arrived in self._unclaimed.items() if s.slot >= 0}
+        return StepOutput(
+            [arrived.tokens for arrived in claimed],
+            [arrived.logprobs for arrived in claimed],
+            tuple(device_s),
+            {a.sequence: a.prefilled for a in claimed if a.prefilled is not None},
+        )
 
-    def _take(self, look: Look) -> None:
-        """Read a look; what it brought is unclaimed until `decode` is asked for it."""
-        for sequence, ids, values in zip(look.sequences, *look.read(), strict=True):
-            tokens, logprobs = self._unclaimed.setdefault(sequence, ([], []))
-            tokens += ids
-            logprobs += values
+    def _take(self, step: PendingStep) -> None:
+        """Read a pending step; what it brought is unclaimed until `decode` is asked for it."""
+        for new in step.read():
+            old = self._unclaimed.get(new.sequence)
+            if old is not None:
+                new = Arrived(
+                    new.sequence,
+                    old.tokens + new.tokens,
+                    old.logprobs + new.logprobs,
+                    old.prefilled or new.prefilled,
+                )
+            self._unclaimed[new.sequence] = new
 
     def _has_more(self, sequences: tuple[Sequence, ...]) -> bool:
         """Some sequence may still run after the looks that were started."""
-        steps = sum(look.num_steps for look in self._looks)
+        steps = sum(step.num_steps for step in self._pending)
         return any(s.max_new_tokens - len(s.tokens) > steps for s in sequences)
 
-    def _start_look(self, sequences: tuple[Sequence, ...]) -> None:
+    def _start(self, sequences: tuple[Sequence, ...]) -> None:
         bucket = next(b for b in self._buckets if b >= len(sequences))
         if self._capturer is not None and bucket not in self._loop.graphs:
             self.capture(bucket)
-        self._loop.point_rows_at(sequences, self._unclaimed)
+        ahead = {s: arrived.tokens for s, arrived in self._unclaimed.items()}
+        self._loop.point_rows_at(sequences, ahead)
         results = host_results(self._num_steps(sequences), bucket, self._device)
         marks = Marks(self._device)
         self._loop.run(bucket, results)
         marks.end_of("decode")
-        self._looks.append(Look.of(sequences, results, marks))
+        self._pending.append(PendingStep.of(sequences, results, marks))
 
     def _num_steps(self, sequences: tuple[Sequence, ...]) -> int:
         """By the batch's size, but no more than the sequence with most left to say can use."""
         planned = max(steps for least, steps in self._options.steps if len(sequences) >= least)
         if planned == 1:
             return 1
-        started = sum(look.num_steps for look in self._looks)
+        started = sum(step.num_steps for step in self._pending)
         most = max(s.max_new_tokens - len(s.tokens) for s in sequences) - started
         return max(1, min(planned, most))
 
-    def scrub(self, slots: Batch[int]) -> None:
-        """Zero slots whose contents are not numbers, before others use them."""
-        super().scrub([*slots, self._loop.scratch])
+    def scrub(self, pages: Batch[int]) -> None:
+        """Zero pages whose contents are not numbers, before others use them."""
+        super().scrub([*pages, self._page_size.count])
 
     def recover(self) -> bool:
         """Read what was started before the failure; the host's word counts from there on."""
         try:
-            while self._looks:
-                self._take(self._looks.popleft())
+            while self._pending:
+                self._take(self._pending.popleft())
         except RuntimeError:
             logger.exception("what was under way on the device is lost")
             return False
@@ -257,9 +319,7 @@ class GraphRunner(TorchRunner):
         assert self._capturer is not None
         assert self._prefill_graphs is not None
         try:
-            self._prefill_graphs.capture_next(
-                self._capturer, self._loop.tokens, self._loop.positions
-            )
+            self._prefill_graphs.capture_next(self._capturer)
         except Exception:  # a compiler can fail in any way, and memory can be short
             logger.exception("no graph for a prefill: larger ones run without")
             self._stop_capturing()
@@ -286,19 +346,27 @@ class GraphRunner(TorchRunner):
         missing = 0 if self._prefill_graphs is None else self._prefill_graphs.next_missing_s
         return missing or float("inf")
 
+    def between_steps(self) -> None:
+        """Capture the prefill graph that the last steps missed; those of decode are made as they
+        come up."""
+        graphs = self._prefill_graphs
+        if self._capturer is not None and graphs is not None and graphs.was_missed:
+            self.capture_prefill()
+
     def idle(self) -> bool:
         """Let go of what has ended, or capture one graph that is missing still, the smallest."""
-        if self._looks or self._unclaimed or self._loop.knows_any:
+        if self._pending or self._unclaimed or self._loop.knows_any:
             # Steps too many for sequences that have ended, whose samples nobody needs any more.
-            while self._looks:
-                self._looks.popleft().marks.wait()
+            while self._pending:
+                self._pending.popleft().marks.wait()
             self._unclaimed.clear()
             self._loop.forget()
             return True
         if self._capturer is None:
             return False
         missing = [bucket for bucket in self._buckets if bucket not in self._loop.graphs]
-        if self._prefill_missing_s() < float("inf") and not (missing and missing[0] <= 8):
+        has_prefill = self._prefill_graphs is not None and self._prefill_graphs.has_missing
+        if has_prefill and not (missing and missing[0] <= 8):
             self.capture_prefill()
         elif missing:
             self.capture(missing[0])

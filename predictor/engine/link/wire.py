@@ -1,4 +1,4 @@
-"""What the server and the engine's process say to each other, as bytes on a socket.
+"""What a server and an engine's process say to each other, as bytes on a socket.
 
 A frame is its length, its kind, and its payload: JSON, except for the tokens of a step, which are
 flat arrays, because that frame comes hundreds of times a second. Nothing is pickled. The samples of
@@ -15,11 +15,13 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Final, TypeAlias, get_args
 
+import numpy as np
+
 from predictor import errors
-from predictor.engine.options import EngineOptions, StepStats
+from predictor.engine.options import EngineOptions, EngineStats, StepStats
 from predictor.engine.sequence import Limits
 from predictor.errors import AsrError, InternalError, InvalidInput, RetryableError
-from predictor.types import EngineFinish, TokenChunk
+from predictor.types import EngineFinish, EngineRequest, ExtendRequest, TokenChunk
 
 _HEADER: Final = struct.Struct("=IB")
 _FINISHES: Final = (None, *get_args(EngineFinish))
@@ -45,7 +47,7 @@ class EngineSpec:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """The engine is ready to start; what the server must know of it."""
+    """The engine takes requests; what whoever sends some must know of it."""
 
     limits: Limits
     num_slots: int
@@ -63,15 +65,13 @@ class LoadFailed:
 
 @dataclass(frozen=True, slots=True)
 class Submit:
-    """A request; its samples (float32) come as an open file with this frame."""
+    """A request, as the engine takes it; its samples come as an open file with this frame.
+
+    They are float32, or int16 for samples times 32768.
+    """
 
     number: int  # of the request, by which answers name it
-    request_id: str
-    num_samples: int
-    tokens_before: tuple[int, ...]
-    tokens_after: tuple[int, ...]
-    max_new_tokens: int
-    is_streamed: bool = True
+    request: EngineRequest | ExtendRequest  # read from a frame: its samples are not set yet
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +79,13 @@ class Abort:
     """Its stream was left."""
 
     request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """A kept sequence will not be extended any more."""
+
+    sequence_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,16 +105,18 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Stepped:
-    """One step as the observer sees it."""
+    """What the engine holds after a step, and to one of those who listen, the step itself."""
 
-    stats: StepStats
+    now: EngineStats
+    step: StepStats | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Pulse:
-    """Sent every now and then: whether the engine's loop turns."""
+    """Sent every now and then: whether the engine's loop turns, and what it holds."""
 
     is_alive: bool
+    now: EngineStats
 
 
 def pulse_s(options: EngineOptions) -> float:
@@ -116,7 +125,7 @@ def pulse_s(options: EngineOptions) -> float:
 
 
 Message: TypeAlias = (
-    EngineSpec | Loaded | LoadFailed | Submit | Abort | Chunks | Failed | Stepped | Pulse
+    EngineSpec | Loaded | LoadFailed | Submit | Abort | Close | Chunks | Failed | Stepped | Pulse
 )
 
 
@@ -161,11 +170,23 @@ def _plain(message: Message) -> dict[str, Any]:
         return {**_shallow(message), "limits": limits}
     if isinstance(message, Failed):
         return {"number": message.number, **_plain_error(message.error)}
-    return _shallow(message.stats if isinstance(message, Stepped) else message)
+    if isinstance(message, Submit):
+        return _plain_request(message)
+    if isinstance(message, Stepped | Pulse):
+        return asdict(message)
+    return _shallow(message)
 
 
 def _shallow(message: Any) -> dict[str, Any]:
     return {field.name: getattr(message, field.name) for field in fields(message)}
+
+
+def _plain_request(message: Submit) -> dict[str, Any]:
+    values = _shallow(message.request)
+    samples = values.pop("samples")
+    kept = isinstance(message.request, ExtendRequest)
+    audio = {"num_samples": len(samples), "sample_type": samples.dtype.name}
+    return {"number": message.number, "kept": kept, **audio, "request": values}
 
 
 def _plain_error(error: AsrError) -> dict[str, Any]:
@@ -200,13 +221,26 @@ def _read_loaded(values: dict[str, Any]) -> Loaded:
 
 
 def _read_submit(values: dict[str, Any]) -> Submit:
-    before, after = tuple(values.pop("tokens_before")), tuple(values.pop("tokens_after"))
-    return Submit(tokens_before=before, tokens_after=after, **values)
+    if values["sample_type"] not in ("float32", "int16"):
+        raise ValueError(f"samples of type {values['sample_type']!r}")
+    samples = np.empty(values["num_samples"], dtype=values["sample_type"])
+    fields: dict[str, Any] = {
+        k: tuple(v) if isinstance(v, list) else v for k, v in values["request"].items()
+    }
+    kind = ExtendRequest if values["kept"] else EngineRequest
+    return Submit(values["number"], kind(samples=samples, **fields))
 
 
 def _read_stepped(values: dict[str, Any]) -> Stepped:
-    queue_s, device_s = tuple(values["queue_s"]), tuple(map(tuple, values["device_s"]))
-    return Stepped(StepStats(**values | {"queue_s": queue_s, "device_s": device_s}))
+    now, step = EngineStats(**values["now"]), values["step"]
+    if step is None:
+        return Stepped(now)
+    queue_s, device_s = tuple(step["queue_s"]), tuple(map(tuple, step["device_s"]))
+    return Stepped(now, StepStats(**step | {"queue_s": queue_s, "device_s": device_s}))
+
+
+def _read_pulse(values: dict[str, Any]) -> Pulse:
+    return Pulse(values["is_alive"], EngineStats(**values["now"]))
 
 
 def _from_json(read: Callable[[dict[str, Any]], Message]) -> Callable[[bytes], Message]:
@@ -214,34 +248,44 @@ def _from_json(read: Callable[[dict[str, Any]], Message]) -> Callable[[bytes], M
 
 
 def _pack_chunks(message: Chunks) -> bytes:
-    """Five numbers for each request, then all tokens, then all log-probabilities."""
+    """Seven numbers for each request, then all tokens, then all log-probabilities."""
     numbers = array(_NUMBERS, [len(message.items)])
     logprobs = array(_LOGPROBS)
     for number, chunk in message.items:
         finish = _FINISHES.index(chunk.finish)
-        counts = (chunk.num_prompt_tokens, chunk.num_audio_tokens)
-        numbers.extend((number, len(chunk.token_ids), finish, *counts))
+        counts = (chunk.num_prompt_tokens, chunk.num_audio_tokens, chunk.num_draft_accepted)
+        sizes = (len(chunk.token_ids), len(chunk.forced_logprobs))
+        numbers.extend((number, finish, *counts, *sizes))
     for _, chunk in message.items:
         numbers.extend(chunk.token_ids)
         logprobs.extend(chunk.logprobs)
+        logprobs.extend(chunk.forced_logprobs)
     return numbers.tobytes() + logprobs.tobytes()
 
 
 def _read_chunks(payload: bytes) -> Chunks:
-    """The twin of `_pack_chunks`; there are as many log-probabilities as tokens."""
+    """The twin of `_pack_chunks`; each token has a log-probability."""
     (num_items,) = struct.unpack_from("=I", payload)
-    first_token = 1 + 5 * num_items
-    num_tokens = (len(payload) - 4 * first_token) // 12
+    first_token = 1 + 7 * num_items
+    heads = array(_NUMBERS, payload[4 : 4 * first_token]).tolist()
+    num_tokens = sum(heads[5::7])
     end = 4 * (first_token + num_tokens)
-    numbers = array(_NUMBERS, payload[:end]).tolist()
+    tokens = array(_NUMBERS, payload[4 * first_token : end]).tolist()
     logprobs = array(_LOGPROBS, payload[end:]).tolist()
-    items, done = [], 0
-    for i in range(1, first_token, 5):
-        number, size, finish, num_prompt, num_audio = numbers[i : i + 5]
-        tokens = tuple(numbers[first_token + done : first_token + done + size])
-        scores = tuple(logprobs[done : done + size])
-        items.append((number, TokenChunk(tokens, scores, _FINISHES[finish], num_prompt, num_audio)))
-        done += size
+    items, token, score = [], 0, 0
+    for i in range(0, len(heads), 7):
+        number, finish, num_prompt, num_audio, num_accepted, size, num_forced = heads[i : i + 7]
+        chunk = TokenChunk(
+            token_ids=tuple(tokens[token : token + size]),
+            logprobs=tuple(logprobs[score : score + size]),
+            finish=_FINISHES[finish],
+            num_prompt_tokens=num_prompt,
+            num_audio_tokens=num_audio,
+            num_draft_accepted=num_accepted,
+            forced_logprobs=tuple(logprobs[score + size : score + size + num_forced]),
+        )
+        items.append((number, chunk))
+        token, score = token + size, score + size + num_forced
     return Chunks(tuple(items))
 
 
@@ -251,9 +295,10 @@ _READERS: Final[dict[type, Callable[[bytes], Message]]] = {
     LoadFailed: _from_json(lambda values: LoadFailed(**values)),
     Submit: _from_json(_read_submit),
     Abort: _from_json(lambda values: Abort(**values)),
+    Close: _from_json(lambda values: Close(**values)),
     Chunks: _read_chunks,
     Failed: _from_json(lambda values: Failed(values.pop("number"), _error(values))),
     Stepped: _from_json(_read_stepped),
-    Pulse: _from_json(lambda values: Pulse(**values)),
+    Pulse: _from_json(_read_pulse),
 }
 _KINDS: Final = tuple(_READERS)  # a frame's kind is the place in this list

@@ -1,14 +1,15 @@
-"""The engine's process: the same engine, its requests from a socket and its tokens back into it.
+"""The engine's process: a core, its requests from sockets and its tokens back into them.
 
-The engine's own thread writes a step's tokens, all in one frame, as soon as it has them; the main
-thread reads requests. The process ends when the server closes its end, whatever it is doing then.
+The core's own thread writes a step's tokens, one frame for each server that waits for some; the
+main thread reads requests. The process ends when whoever started it closes its end, whatever it is
+doing then.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import select
+import selectors
 import signal
 import socket
 import sys
@@ -16,123 +17,197 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, replace
 
-import numpy as np
-
-from predictor.engine.engine import Engine
+from predictor.engine.core import EngineCore
+from predictor.engine.link.channel import Inbox, Outbox
 from predictor.engine.link.wire import (
     Abort,
     Chunks,
+    Close,
     EngineSpec,
     Failed,
-    Frames,
     Loaded,
     LoadFailed,
-    Message,
     Pulse,
     Stepped,
     Submit,
-    encode,
     pulse_s,
 )
 from predictor.engine.options import StepStats
-from predictor.engine.start.context import open_early
-from predictor.engine.stream import Delivery
+from predictor.engine.protocol import Emission
+from predictor.engine.start.context import only_device, open_early
 from predictor.errors import AsrError, InternalError
 from predictor.logs import configure_logging
-from predictor.types import EngineRequest, Samples, TokenChunk
+from predictor.types import ExtendRequest, TokenChunk
 
 logger = logging.getLogger(__name__)
-
-MAX_READ_BYTES: Final = 1 << 18
-_MAX_FDS: Final = 64  # taken from the socket at once
 
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """An engine, and where it runs."""
+    """A core, and where it runs."""
 
-    engine: Engine
+    core: EngineCore
     loaded: Loaded
 
 
-Build = Callable[[EngineSpec, Callable[[StepStats], None]], Built]
+OnStep = Callable[[StepStats], None]
+Build = Callable[[EngineSpec, OnStep], Built]
 
 
-@dataclass(frozen=True, slots=True)
-class RemoteSink:
-    """Stands for a stream in the server."""
+class Connection:
+    """One server that sends requests; they end with it."""
 
-    request_id: str
-    number: int
-    outlet: Outbox
+    def __init__(self, channel: socket.socket, core: EngineCore) -> None:
+        self.channel = channel
+        self.outbox = Outbox(channel)
+        self._inbox = Inbox(channel)
+        self._core = core
+        self._numbers: dict[str, int] = {}  # of its requests in flight, by which it names them
+        self._kept: set[str] = set()  # its sequences that stay alive
 
+    def receive(self, emissions: Sequence[Emission]) -> None:
+        """Called by the core: one frame for all tokens of a step."""
+        chunks: list[tuple[int, TokenChunk]] = []
+        failed: list[Failed] = []
+        for request_id, item in emissions:
+            number = self._numbers.get(request_id)
+            if number is None:
+                continue
+            if isinstance(item, AsrError):
+                failed.append(Failed(number, item))
+            else:
+                chunks.append((number, item))
+            if isinstance(item, AsrError) or item.finish is not None:
+                del self._numbers[request_id]
+        self.outbox.post(*([Chunks(tuple(chunks))] if chunks else []), *failed)
 
-class Outbox:
-    """Writes frames to the server. Used by any thread."""
+    def obey(self) -> bool:
+        """Do what has arrived; False when the server has gone."""
+        messages = self._inbox.read()
+        for message in messages or ():
+            if isinstance(message, Abort):
+                self._core.abort(message.request_id)
+            elif isinstance(message, Close):
+                self._kept.discard(message.sequence_id)
+                self._core.close(self._ours(message.sequence_id))
+            elif isinstance(message, Submit):
+                self._submit(message)
+            else:
+                raise TypeError(f"{type(message).__name__} is not for an engine")
+        return messages is not None
 
-    def __init__(self, channel: socket.socket) -> None:
-        self._channel = channel
-        self._lock = threading.Lock()
-        self._stepped = b""  # frames about steps, which wait for the next frame
-
-    def hand_over(self, deliveries: Sequence[Delivery]) -> None:
-        """One frame for all tokens of a step."""
-        chunks = tuple((s.number, item) for s, item in deliveries if isinstance(item, TokenChunk))
-        failed = [Failed(s.number, item) for s, item in deliveries if isinstance(item, AsrError)]
-        self.post(*([Chunks(chunks)] if chunks else []), *failed)
-
-    def observe(self, stats: StepStats) -> None:
-        """The observer's news are in no hurry, and a step shall cost one system call."""
-        with self._lock:
-            self._stepped += encode(Stepped(stats))
-
-    def post(self, *messages: Message) -> None:
-        """Send now. Whoever calls need not care whether the server is still there."""
-        frames = b"".join(map(encode, messages))
-        with self._lock:
-            frames, self._stepped = self._stepped + frames, b""
-            with suppress(BrokenPipeError, ConnectionResetError):  # seen by the main thread too
-                self._channel.sendall(frames)
-
-
-class Inbox:
-    """Reads frames from the server; the main thread's."""
-
-    def __init__(self, channel: socket.socket) -> None:
-        self._channel = channel
-        self._frames = Frames()
-        self._files: list[int] = []  # one for each Submit to come, in order
-
-    def read(self) -> list[Message] | None:
-        """What has arrived, waiting for something if need be; None when the server has gone."""
+    def _submit(self, message: Submit) -> None:
+        request_id = message.request.request_id
         try:
-            data, files, flags, _ = socket.recv_fds(self._channel, MAX_READ_BYTES, _MAX_FDS)
-        except ConnectionResetError:
-            return None
-        self._files += files
-        if flags & socket.MSG_CTRUNC:  # later samples would go to the wrong requests
-            raise RuntimeError("a request's samples were lost: too many open files")
-        return self._frames.feed(data) if data else None
+            request = self._inbox.filled(message)
+            self._numbers[request_id] = message.number
+            if isinstance(request, ExtendRequest):
+                self._kept.add(request.sequence_id)
+                ours = replace(request, sequence_id=self._ours(request.sequence_id))
+                self._core.extend(ours, self.receive)
+            else:
+                self._core.submit(request, self.receive)
+        except AsrError as error:
+            self._fail(message, error)
+        except Exception:
+            logger.exception("request %s could not be taken", request_id)
+            self._fail(message, InternalError(request_id))
 
-    def take_samples(self, num_samples: int) -> Samples:
-        """The samples of the next Submit. Copied, because a mapping would keep the file open."""
-        fd = self._files.pop(0)
-        samples = np.empty(num_samples, dtype=np.float32)
+    def _ours(self, sequence_id: str) -> str:
+        """Two servers may call theirs the same."""
+        return f"{id(self)}:{sequence_id}"
+
+    def _fail(self, message: Submit, error: AsrError) -> None:
+        self._numbers.pop(message.request.request_id, None)
+        self.outbox.post(Failed(message.number, error))
+
+    def close(self) -> None:
+        """Nobody waits for its requests any more."""
+        for request_id in list(self._numbers):
+            self._core.abort(request_id)
+        for sequence_id in self._kept:
+            self._core.close(self._ours(sequence_id))
+        self._inbox.close()
+        self.channel.close()
+
+
+class Switchboard:
+    """Servers come and go by a listener, while one core works for all of them.
+
+    The socket of whoever started this process says nothing once the core is loaded; when it ends,
+    everything does.
+    """
+
+    def __init__(self, listener: socket.socket, parent: socket.socket) -> None:
+        self._listener = listener
+        self._parent = parent
+        self._connections: list[Connection] = []
+
+    def observe(self, core: EngineCore, step: StepStats) -> None:
+        """Tell all servers what is held now, and one of them of the step, which counts it."""
+        now = core.stats()
+        is_idle = now.num_running == now.num_waiting == 0
+        for index, connection in enumerate(tuple(self._connections)):
+            stepped = Stepped(now, step if index == 0 else None)
+            if is_idle:  # no further frame would take it along
+                connection.outbox.post(stepped)
+            else:
+                connection.outbox.defer(stepped)
+
+    def serve(self, core: EngineCore, loaded: Loaded, pulse_s: float) -> None:
+        """Until the parent has gone. Raises RuntimeError when the core is beyond use."""
+        self._listener.setblocking(False)
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._parent, selectors.EVENT_READ)
+            selector.register(self._listener, selectors.EVENT_READ)
+            next_pulse_s = 0.0
+            while True:
+                if (now_s := time.monotonic()) >= next_pulse_s:
+                    self._pulse(core)
+                    next_pulse_s = now_s + pulse_s
+                for key, _ in selector.select(max(0.0, next_pulse_s - now_s)):
+                    if key.fileobj is self._parent:
+                        return
+                    if key.fileobj is self._listener:
+                        self._accept(selector, core, loaded)
+                    elif not self._attend(key.data):
+                        selector.unregister(key.fileobj)
+                        self._connections.remove(key.data)
+                        key.data.close()
+                for connection in self._connections:
+                    if connection.outbox.is_behind:
+                        connection.outbox.flush()
+
+    def _pulse(self, core: EngineCore) -> None:
+        if core.has_failed():
+            raise RuntimeError("the device is beyond use")
+        pulse = Pulse(core.is_alive(), core.stats())
+        for connection in self._connections:
+            connection.outbox.post(pulse)
+
+    def _accept(self, selector: selectors.BaseSelector, core: EngineCore, loaded: Loaded) -> None:
+        with suppress(BlockingIOError):
+            channel, _ = self._listener.accept()
+            channel.setblocking(True)
+            connection = Connection(channel, core)
+            connection.outbox.post(loaded, Pulse(core.is_alive(), core.stats()))
+            self._connections.append(connection)
+            selector.register(channel, selectors.EVENT_READ, connection)
+
+    def _attend(self, connection: Connection) -> bool:
         try:
-            num_bytes = os.preadv(fd, [samples.data.cast("B")], 0)
-        finally:
-            os.close(fd)
-        if num_bytes != samples.nbytes:
-            raise RuntimeError(f"{num_bytes} bytes of samples came for {num_samples} samples")
-        return samples
+            return connection.obey()
+        except Exception:
+            logger.exception("a server's messages make no sense")
+            return False
 
 
-def build(spec: EngineSpec, on_step: Callable[[StepStats], None]) -> Built:
+def build(spec: EngineSpec, on_step: OnStep) -> Built:
     """The engine as the server would build it. CheckpointError, ValueError."""
-    open_early(spec.device)
+    ours = only_device(spec.device, os.environ)
+    open_early(ours)
     import torch
 
     from predictor.engine.start.build import build_engine, choose_device
@@ -141,79 +216,36 @@ def build(spec: EngineSpec, on_step: Callable[[StepStats], None]) -> Built:
     logger.info("torch imported")
     if spec.num_threads is not None:
         torch.set_num_threads(spec.num_threads)
-    device = choose_device(spec.device)
+    device = choose_device(ours)
     precision = choose_precision(spec.dtype, device).name
-    engine = build_engine(spec.model_path, device, precision, spec.options, on_step)
-    return Built(engine, describe(engine, str(device), precision))
+    core = build_engine(spec.model_path, device, precision, spec.options, on_step)
+    name = spec.device if ":" in spec.device else str(device)
+    return Built(core, describe(core, name, precision))
 
 
-def describe(engine: Engine, device: str, dtype: str) -> Loaded:
+def describe(core: EngineCore, device: str, dtype: str) -> Loaded:
     """What the server must know of an engine."""
-    num_slots = engine.stats().num_slots
-    return Loaded(engine.limits, num_slots, device, dtype.removeprefix("torch."))
+    return Loaded(core.limits, core.stats().num_slots, device, dtype.removeprefix("torch."))
 
 
-def serve(
-    engine: Engine, channel: socket.socket, inbox: Inbox, outbox: Outbox, pulse_s: float
-) -> None:
-    """Take requests until the server closes its end; every `pulse_s` say how the engine is."""
-    readable = select.poll()
-    readable.register(channel, select.POLLIN)
-    next_pulse_s = 0.0
-    while True:
-        if (now_s := time.monotonic()) >= next_pulse_s:
-            outbox.post(Pulse(engine.is_alive()))
-            next_pulse_s = now_s + pulse_s
-        if not readable.poll(1e3 * max(0.0, next_pulse_s - now_s)):
-            continue
-        messages = inbox.read()
-        if messages is None:
-            return
-        for message in messages:
-            _obey(message, engine, inbox, outbox)
-
-
-def _obey(message: Message, engine: Engine, inbox: Inbox, outbox: Outbox) -> None:
-    if isinstance(message, Abort):
-        engine.abort(message.request_id)
-        return
-    assert isinstance(message, Submit), message
-    try:
-        request = EngineRequest(
-            message.request_id,
-            inbox.take_samples(message.num_samples),
-            message.tokens_before,
-            message.tokens_after,
-            message.max_new_tokens,
-            message.is_streamed,
-        )
-        engine.submit_to(RemoteSink(message.request_id, message.number, outbox), request)
-    except AsrError as error:
-        outbox.post(Failed(message.number, error))
-    except Exception:
-        logger.exception("request %s could not be taken", message.request_id)
-        outbox.post(Failed(message.number, InternalError(message.request_id)))
-
-
-def _end_with(channel: socket.socket, loaded: threading.Event) -> None:
-    """Loading hears nothing; if the server goes meanwhile, so does this process."""
+def _end_with(parent: socket.socket, loaded: threading.Event) -> None:
+    """Loading hears nothing; if whoever started us goes meanwhile, so does this process."""
 
     def watch() -> None:
-        hung_up = select.poll()
-        hung_up.register(channel, select.POLLRDHUP)
-        hung_up.poll()
+        with suppress(OSError):
+            parent.recv(1, socket.MSG_PEEK)
         if not loaded.is_set():
             os._exit(1)
 
-    threading.Thread(target=watch, name="server-watch", daemon=True).start()
+    threading.Thread(target=watch, name="parent-watch", daemon=True).start()
 
 
 def main(build: Build = build) -> None:
-    """`python -m predictor.engine.link.worker FD`, started by the server."""
+    """`python -m predictor.engine.link.worker PARENT_FD LISTENER_FD`."""
     for signum in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signum, signal.SIG_IGN)  # the server decides the order in which things end
-    channel = socket.socket(fileno=int(sys.argv[1]))
-    inbox, outbox = Inbox(channel), Outbox(channel)
+        signal.signal(signum, signal.SIG_IGN)  # who started us decides how things end
+    parent, listener = (socket.socket(fileno=int(fd)) for fd in sys.argv[1:3])
+    inbox, outbox = Inbox(parent), Outbox(parent)
     while not (first := inbox.read()):
         if first is None:
             return
@@ -221,24 +253,26 @@ def main(build: Build = build) -> None:
     assert isinstance(spec, EngineSpec)
     configure_logging(spec.log_format, spec.log_level)
     is_loaded = threading.Event()
-    _end_with(channel, is_loaded)
+    _end_with(parent, is_loaded)
+    switchboard = Switchboard(listener, parent)
+    cores: list[EngineCore] = []
     try:
-        built = build(spec, outbox.observe)
+        built = build(spec, lambda step: switchboard.observe(cores[0], step))
     except Exception as error:
         logger.exception("the engine cannot be loaded")
         outbox.post(LoadFailed(type(error).__name__, str(error)))
         raise SystemExit(1) from error
+    cores.append(built.core)
     is_loaded.set()
+    built.core.start()
     outbox.post(built.loaded)
-    built.engine.start()
     exit_code = 0
     try:
-        serve(built.engine, channel, inbox, outbox, pulse_s(spec.options))
+        switchboard.serve(built.core, built.loaded, pulse_s(spec.options))
     except Exception:
         logger.exception("the engine's process cannot go on")
         exit_code = 1
-    built.engine.stop()
-    outbox.post()
+    built.core.stop()
     logging.shutdown()
     os._exit(exit_code)  # a step that hangs must not keep the process
 

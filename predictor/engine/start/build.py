@@ -10,10 +10,12 @@ from pathlib import Path
 
 import torch
 
-from predictor.engine.engine import Engine
+from predictor.engine.core import EngineCore
 from predictor.engine.options import EngineOptions, StepStats
+from predictor.engine.pages import PAGE_TOKENS
 from predictor.engine.runner import TorchRunner
-from predictor.engine.start.memory import plan_slots, work_bytes
+from predictor.engine.scheduler import MAX_CHECKS
+from predictor.engine.start.memory import plan_pages, work_bytes
 from predictor.model.checkpoint.weights import load_model
 from predictor.model.config import ModelConfig
 from predictor.model.model import Model
@@ -32,14 +34,16 @@ def build_engine(
     precision: str | torch.dtype,
     options: EngineOptions,
     on_step: Callable[[StepStats], None] | None = None,
-) -> Engine:
+) -> EngineCore:
     """Load the weights and plan the cache. The engine is not started yet.
 
     `device` is "auto" (CUDA where there is one), "cpu" or "cuda[:n]"; `precision` is
     one of `choose_precision`. CheckpointError when the folder cannot be served, ValueError when
     the device cannot run the precision, or the cache's, or no sequence fits in memory.
     """
-    return Engine(build_runner(model_path, device, precision, options), options, on_step)
+    device = choose_device(device)
+    runner = build_runner(model_path, device, precision, options)
+    return EngineCore(runner, options, on_step, device=str(device))
 
 
 def build_runner(
@@ -62,7 +66,7 @@ def build_runner(
         torch.cuda.synchronize(device)
         logger.info("device open")
     with ThreadPoolExecutor(1, "rehearsal") as beside:
-        rehearsal = beside.submit(_rehearse, config, device, chosen, kv_dtype, max_model_len)
+        rehearsal = beside.submit(_rehearse, config, device, chosen, kv_dtype)
         model = load_model(model_path, device=device, dtype=dtype, quantize_part=quantize_part)
         rehearsal.result()
     if chosen.is_quantized:
@@ -71,15 +75,17 @@ def build_runner(
         torch.cuda.empty_cache()  # the cache is planned from what is free
     work = work_bytes(config, options, max_model_len, dtype)
     if device.type == "cuda":
-        work *= 2  # graphs have memory of their own, beside what runs call by call
-    num_slots = plan_slots(config.text, options, max_model_len, device, kv_dtype, work)
+        # Graphs have memory of their own, beside what runs call by call.
+        work = 2 * (work + MAX_CHECKS * config.text.vocab_size * dtype.itemsize)
+    num_pages = plan_pages(config.text, options, max_model_len, device, kv_dtype, work)
     logger.info(
-        "loaded %s on %s in %s: %d slots of %d tokens",
-        model_path, device, chosen.name, num_slots, max_model_len,
+        "loaded %s on %s in %s: %d pages of %d tokens",
+        model_path, device, chosen.name, num_pages, PAGE_TOKENS,
     )  # fmt: skip
     return make_runner(
         model,
-        num_slots=num_slots,
+        num_slots=min(options.max_num_seqs, num_pages),
+        num_pages=num_pages,
         max_model_len=max_model_len,
         max_prefill_audio_s=options.max_prefill_audio_s,
         max_prefill_tokens=options.max_prefill_tokens,
@@ -92,14 +98,13 @@ def _rehearse(
     device: torch.device,
     precision: Precision,
     kv_dtype: torch.dtype,
-    max_model_len: int,
 ) -> None:
     """Compile on CUDA what serving will run; whatever fails here, the real runner will say."""
     if device.type != "cuda":
         return
     began_s = time.monotonic()
     try:
-        compiled = _compiled_by_rehearsal(config, device, precision, kv_dtype, max_model_len)
+        compiled = _compiled_by_rehearsal(config, device, precision, kv_dtype)
     except Exception:
         logger.exception("the rehearsal failed; the start goes on without it")
         return
@@ -113,12 +118,11 @@ def _compiled_by_rehearsal(
     device: torch.device,
     precision: Precision,
     kv_dtype: torch.dtype,
-    max_model_len: int,
 ) -> list[bool]:
     """Whether each kernel that came up had to be compiled."""
     from predictor.engine.cuda.runner import GraphOptions, GraphRunner
     from predictor.engine.start.kernel_cache import noted, use_kernels
-    from predictor.engine.start.warm_up import NUM_SLOTS, rehearse, slot_length, stand_in
+    from predictor.engine.start.warm_up import MAX_LENGTH, NUM_SLOTS, rehearse, stand_in
 
     with torch.cuda.device(device), noted() as compiled:
         major, minor = torch.cuda.get_device_capability(device)
@@ -129,7 +133,7 @@ def _compiled_by_rehearsal(
         # Without graphs: a capture minds what other threads do to the device.
         options = GraphOptions(use_graphs=False)
         runner = GraphRunner(
-            model, num_slots=NUM_SLOTS, max_model_len=slot_length(max_model_len), options=options,
+            model, num_slots=NUM_SLOTS, max_model_len=MAX_LENGTH, options=options,
             kv_dtype=kv_dtype,
         )  # fmt: skip
         rehearse(runner)
@@ -143,19 +147,22 @@ def make_runner(
     model: Model,
     *,
     num_slots: int,
+    num_pages: int | None = None,
     max_model_len: int,
     max_prefill_audio_s: float,
     max_prefill_tokens: int,
     kv_dtype: torch.dtype | None = None,
 ) -> TorchRunner:
-    """The fast runner on CUDA, ready for small batches; larger graphs follow when it is idle.
+    """The fast runner on CUDA, ready for small batches; larger graphs follow.
 
-    `kv_dtype`: what the cache holds; None = what activations are.
+    `kv_dtype`: what the cache holds; None = what activations are. `num_pages` of it: None = as many
+    as all slots can fill.
     """
     if model.device.type != "cuda":
         return TorchRunner(
-            model, num_slots=num_slots, max_model_len=max_model_len, kv_dtype=kv_dtype
-        )
+            model, num_slots=num_slots, max_model_len=max_model_len, kv_dtype=kv_dtype,
+            num_pages=num_pages,
+        )  # fmt: skip
     from predictor.engine.cuda.runner import (  # what only CUDA machines need
         GraphOptions,
         GraphRunner,
@@ -166,7 +173,7 @@ def make_runner(
     )
     runner = GraphRunner(
         model, num_slots=num_slots, max_model_len=max_model_len, options=graph_options,
-        kv_dtype=kv_dtype,
+        kv_dtype=kv_dtype, num_pages=num_pages,
     )  # fmt: skip
     logger.info("kernels checked")
     runner.capture_up_to(READY_SEQUENCES, READY_PREFILL_S)
@@ -179,6 +186,8 @@ def choose_device(device: str | torch.device) -> torch.device:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     chosen = torch.device(device)
+    if chosen.type == "cpu":
+        return torch.device("cpu")  # an index only tells engines on one CPU apart
     if chosen.type not in ("cpu", "cuda"):
         raise ValueError(f"device must be auto, cpu or cuda[:n], is {str(device)!r}")
     if chosen.type == "cuda" and not torch.cuda.is_available():

@@ -4,6 +4,22 @@ from __future__ import annotations
 
 import ctypes
 import threading
+from collections.abc import MutableMapping
+
+
+def only_device(device: str, environ: MutableMapping[str, str]) -> str:
+    """Leave this process one CUDA device, "cuda:N" as the server counts; what it is called here.
+
+    Before anything asks the driver. Threads, kernels and libraries that take the first device
+    unless they are told otherwise are then right without being told.
+    """
+    name, _, index = device.partition(":")
+    if name != "cuda" or not index:
+        return device
+    visible = [part for part in environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if part]
+    place = int(index)
+    environ["CUDA_VISIBLE_DEVICES"] = visible[place] if place < len(visible) else index
+    return name
 
 
 def open_early(device: str) -> threading.Thread | None:

@@ -1,4 +1,4 @@
-"""How many sequences fit: cache slots are planned at start from the memory the device has left."""
+"""How much fits: the cache's pages are planned at start from the memory the device has left."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from pathlib import Path
 import torch
 
 from predictor.engine.options import EngineOptions
+from predictor.engine.pages import PAGE_TOKENS
 from predictor.model.checkpoint.host_memory import free_host_bytes
 from predictor.model.config import CHUNK_FRAMES, TOKENS_PER_CHUNK, ModelConfig, TextConfig
 from predictor.model.encoder import CONV_BATCH_CHUNKS
 from predictor.model.mel import FFT_SAMPLES
 
 
-def plan_slots(
+def plan_pages(
     text: TextConfig,
     options: EngineOptions,
     max_model_len: int,
@@ -22,15 +23,19 @@ def plan_slots(
     dtype: torch.dtype,
     reserved: int = 0,
 ) -> int:
-    """Slots of `max_model_len` tokens, `options.max_num_seqs` at most; ValueError if none fits.
+    """Pages of `PAGE_TOKENS` tokens: what `options.max_num_seqs` sequences of `max_model_len` can
+    fill at most; ValueError if one of them does not fit.
 
     Called once the weights are loaded. The cache, of `dtype`, gets its fraction of what is free
     then, or all but the `reserved` bytes, whichever is less.
     """
-    needed = slot_bytes(text, max_model_len, dtype)
+    a_sequence = -(-max_model_len // PAGE_TOKENS)
+    page = page_bytes(text, dtype)
+    needed = (a_sequence + 1) * page  # and one for what fills a step up
     free = free_bytes(device)
+    most = options.max_num_seqs * a_sequence
     if free is None:
-        return options.max_num_seqs
+        return most
     budget = min(int(free * options.kv_memory_fraction), free - reserved)
     if budget < needed:
         raise ValueError(
@@ -39,7 +44,7 @@ def plan_slots(
             f"{options.kv_memory_fraction:g} and {reserved / 2**20:.0f} MiB for the work itself "
             f"(max_prefill_audio_s {options.max_prefill_audio_s:g}) leave {budget / 2**20:.0f} MiB"
         )
-    return min(options.max_num_seqs, budget // needed)
+    return min(most, budget // page - 1)
 
 
 def work_bytes(
@@ -68,10 +73,10 @@ def work_bytes(
     return features + (convolutions + tower + language + logits) * dtype.itemsize
 
 
-def slot_bytes(text: TextConfig, max_model_len: int, dtype: torch.dtype) -> int:
-    """Bytes of one slot: keys and values, `dtype`, of every layer for `max_model_len` tokens."""
+def page_bytes(text: TextConfig, dtype: torch.dtype) -> int:
+    """Bytes of one page: keys and values, `dtype`, of every layer."""
     per_token = 2 * text.num_layers * text.num_kv_heads * text.head_dim * dtype.itemsize
-    return per_token * max_model_len
+    return per_token * PAGE_TOKENS
 
 
 def free_bytes(device: torch.device) -> int | None:

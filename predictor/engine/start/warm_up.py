@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from predictor.engine.options import EngineOptions
+from predictor.engine.pages import pages_of_slot
 from predictor.engine.runner import TorchRunner
 from predictor.engine.sequence import Sequence
 from predictor.model.config import ModelConfig
@@ -26,13 +27,8 @@ BATCHES = (1, 2, 4, 8)  # sequences at once: the graphs made before readiness
 CLIP_S = 3  # as long as the built-in clip
 
 
-def slot_length(max_model_len: int) -> int:
-    """MAX_LENGTH, or one less: kernels know whether a slot's length is a multiple of 16."""
-    return MAX_LENGTH if max_model_len % 16 == 0 else MAX_LENGTH - 1
-
-
 def rehearse(runner: TorchRunner) -> None:
-    """Run a stand-in's runner, which has NUM_SLOTS of `slot_length`, through prefill and decode."""
+    """Run a stand-in's runner, NUM_SLOTS of MAX_LENGTH tokens, through prefill and decode."""
     for size in BATCHES:
         sequences = [_sequence(runner, slot) for slot in range(size)]
         for step in (runner.prefill, runner.decode, runner.decode):
@@ -73,4 +69,5 @@ def _sequence(runner: TorchRunner, slot: int) -> Sequence:
     )
     sequence = Sequence(request, runner.limits, EngineOptions())
     sequence.slot = slot
+    sequence.pages = pages_of_slot(slot, runner.limits.max_model_len, runner.page_size)
     return sequence

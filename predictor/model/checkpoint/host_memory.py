@@ -28,4 +28,13 @@ def _cgroup(folder: Path) -> int | None:
     text = limit.read_text(encoding="ascii").strip()
     if text == "max":
         return None
-    return max(0, int(text) - int(used.read_text(encoding="ascii")))
+    held = int(used.read_text(encoding="ascii")) - _cached_files(folder / "memory.stat")
+    return max(0, int(text) - held)
+
+
+def _cached_files(file: Path) -> int:
+    """Bytes of files that the system keeps, and drops when memory is asked for."""
+    if not file.is_file():
+        return 0
+    lines = (line.partition(" ") for line in file.read_text(encoding="ascii").splitlines())
+    return sum(int(v) for name, _, v in lines if name in ("inactive_file", "active_file"))

@@ -14,16 +14,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from predictor.model.attention import KvCache, Packing, packed_attention, select, write_places
+from predictor.model.attention import (
+    KvCache,
+    Packing,
+    Prefix,
+    packed_attention,
+    select,
+    write_places,
+)
 from predictor.model.cuda.quantized import Fp8Linear
 from predictor.model.decoder import Decoder, DecoderLayer, Rotation
 
-AttentionKind: TypeAlias = Literal["split", "flash", "masked"]
+AttentionKind: TypeAlias = Literal["split", "masked"]
 CachePair: TypeAlias = tuple[Tensor, Tensor]
 
 # Programs that fill a device with 132 multiprocessors three times over.
 FULL_DEVICE = 400
 SPLITS = (1, 8, 32)
+PAGE_TOKENS = 64  # of a page where kernels are checked: what they multiply with at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +47,8 @@ class Fusion:
     encoder: bool = True  # first convolution, activations and norms of the audio tower
     features: bool = True  # frames and power of the log-mel
     prefill: bool = True  # attention inside prompts, in 16 bit
-    # Decode attention: our split kernel; PyTorch's flash kernel (16-bit caches); or masked over
-    # whole slots, which runs anywhere and reads everything.
+    # Decode attention: our split kernel; or masked over all pages that a sequence could have,
+    # which runs anywhere and reads everything.
     attention: AttentionKind = "split"
     tile: tuple[int, int, int] = (64, 4, 3)  # of the split kernel, see decode_attention
 
@@ -57,19 +65,40 @@ class StepPlaces:
 
     slots: Tensor  # [B] int64
     positions: Tensor  # [B] int64, of the new token
-    places: Tensor  # [B] int64: slot * max_length + position
+    places: Tensor  # [B] int64, of the new token in the cache
     lengths: Tensor  # [B] int32, the new token included
+    tables: Tensor  # [all slots, pages of a sequence] int64: which pages each slot's sequence has
+
+    @classmethod
+    def of(cls, slots: Tensor, positions: Tensor, tables: Tensor, page_tokens: int) -> StepPlaces:
+        """For new tokens at `positions` [B] of the sequences in `slots` [B]."""
+        shift = page_tokens.bit_length() - 1  # pages are a power of two
+        assert page_tokens == 1 << shift
+        entries = torch.add(positions >> shift, slots, alpha=tables.shape[1])
+        pages = tables.view(-1).index_select(0, entries)
+        return cls(
+            slots=slots,
+            positions=positions,
+            places=torch.add(positions & (page_tokens - 1), pages, alpha=page_tokens),
+            lengths=(positions + 1).to(torch.int32),
+            tables=tables,
+        )
 
 
 class FusedDecoder:
     """Runs a Decoder's weights through the kernels that `fusion` allows."""
 
-    def __init__(self, decoder: Decoder, cache: KvCache, fusion: Fusion) -> None:
+    def __init__(
+        self, decoder: Decoder, cache: KvCache, fusion: Fusion, *, max_length: int, tables: Tensor
+    ) -> None:
+        """`max_length`: of a sequence; `tables` as of StepPlaces, whose contents may change."""
         self._decoder = decoder
         self._cache = cache
+        self._max_length = max_length
+        self._tables = tables
         self.fusion = fusion
         weight = decoder.norm.weight
-        everywhere = torch.arange(cache.max_length, device=weight.device)
+        everywhere = torch.arange(max_length, device=weight.device)
         rotation = decoder.rotation(everywhere)
         half = decoder.config.head_dim // 2
         self._table = (  # [max_length, D / 2] each
@@ -93,20 +122,33 @@ class FusedDecoder:
         torch.index_select(weight, 0, tokens, out=x[:-1])
         return x.index_copy_(0, audio_rows, audio)[:-1]
 
-    def prefill(self, x: Tensor, positions: Tensor, places: Tensor, packing: Packing) -> Tensor:
-        """As `Decoder.prefill`, but the logits [B, vocabulary] after each prompt. Changes x."""
+    def prefill(
+        self,
+        x: Tensor,
+        positions: Tensor,
+        places: Tensor,
+        packing: Packing,
+        wanted: Tensor,
+        prefix: Prefix | None = None,
+    ) -> Tensor:
+        """As `Decoder.prefill`, but the logits [W, vocabulary] after the rows `wanted` [W]. What is
+        cached before a prompt is named by the packing's tiles, and by `prefix` where no kernel
+        reads them. Changes x."""
 
         def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
             if self.fusion.prefill and packing.tiles is not None:
-                return _prefill_attention(query, key, value, packing.tiles)
+                pair = paged(self._cache, layer)
+                return _prefill_attention(query, key, value, packing.tiles, pair, self._tables)
+            if prefix is not None:
+                return prefix.attend(query, key, value, self._cache, layer)
             return packed_attention(query, key, value, packing, causal=True)
 
-        return self._logits(self._run(x, positions, places, attend, packing.ends))
+        return self._logits(self._run(x, positions, places, attend, wanted))
 
     def decode(self, tokens: Tensor, where: StepPlaces) -> Tensor:
         """One token of each sequence [B] -> the logits [B, vocabulary] after it."""
         x = self._decoder.embedding(tokens)
-        attend = self._decode_attention(where, x.dtype)
+        attend = self._decode_attention(where)
         return self._logits(self._run(x, where.positions, where.places, attend, None))
 
     def choose(self, logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -191,21 +233,18 @@ class FusedDecoder:
         return query, key, value
 
     def _decode_attention(
-        self, where: StepPlaces, dtype: torch.dtype
+        self, where: StepPlaces
     ) -> Callable[[int, Tensor, Tensor, Tensor], Tensor]:
-        kind = self.fusion.attention
-        num_rows = where.slots.shape[0]
-        if kind == "flash":
-            reader = _FlashReader(where, self._cache)
-            return lambda layer, query, key, value: reader.read(layer, query)
-        if kind == "masked":
+        if self.fusion.attention == "masked":
             return lambda layer, query, key, value: masked_attention(
-                query, _slotted(self._cache, layer), where.slots, where.lengths
+                query, paged(self._cache, layer), where.tables, where.slots, where.lengths
             )
-        splits = num_splits(num_rows, self._decoder.config.num_kv_heads, self._cache.max_length)
+        num_rows = where.slots.shape[0]
+        splits = num_splits(num_rows, self._decoder.config.num_kv_heads, self._max_length)
         return lambda layer, query, key, value: _kernels().decode_attention(
             query,
-            _slotted(self._cache, layer),
+            paged(self._cache, layer),
+            where.tables,
             where.slots,
             where.lengths,
             splits=splits,
@@ -231,47 +270,36 @@ def _kernels() -> Any:
     return kernels
 
 
-def _prefill_attention(query: Tensor, key: Tensor, value: Tensor, tiles: Tensor) -> Tensor:
+def _prefill_attention(
+    query: Tensor, key: Tensor, value: Tensor, tiles: Tensor, cache: CachePair, tables: Tensor
+) -> Tensor:
     from predictor.model.cuda.kernels.prefill import prefill_attention  # Triton
 
-    return prefill_attention(query, key, value, tiles)
+    return prefill_attention(query, key, value, tiles, cache, tables)
 
 
 def _flat(cache: KvCache, layer: int) -> CachePair:
-    keys, values = cache.data[layer].flatten(1, 2).unbind(0)  # [slots * max_length, K, D]
+    keys, values = cache.data[layer].flatten(1, 2).unbind(0)  # [places, K, D]
     return keys, values
 
 
-def _slotted(cache: KvCache, layer: int) -> CachePair:
-    keys, values = cache.data[layer].unbind(0)  # [slots, max_length, K, D]
+def paged(cache: KvCache, layer: int) -> CachePair:
+    """Keys and values of one layer: [pages, tokens of a page, K, D] each."""
+    keys, values = cache.data[layer].unbind(0)
     return keys, values
 
 
-class _FlashReader:
-    """PyTorch's flash kernel over a slotted cache: `seqused_k` stops it at the true lengths."""
-
-    def __init__(self, where: StepPlaces, cache: KvCache) -> None:
-        num_rows = where.slots.shape[0]
-        self._cache = cache
-        self._lengths = where.lengths
-        starts = (where.slots * cache.max_length).to(torch.int32)
-        self._starts = torch.cat([starts, starts[:1]])  # the last one is never read
-        self._queries = torch.arange(num_rows + 1, dtype=torch.int32, device=starts.device)
-
-    def read(self, layer: int, query: Tensor) -> Tensor:
-        keys, values = _flat(self._cache, layer)
-        output = torch.ops.aten._flash_attention_forward(
-            query, keys, values, self._queries, self._starts, 1, self._cache.max_length,
-            0.0, False, False, seqused_k=self._lengths,
-        )[0]  # fmt: skip
-        assert isinstance(output, Tensor)
-        return output
-
-
-def masked_attention(query: Tensor, cache: CachePair, slots: Tensor, lengths: Tensor) -> Tensor:
-    """The plain twin of `kernels.decode_attention`; reads whole slots."""
+def masked_attention(
+    query: Tensor, cache: CachePair, tables: Tensor, slots: Tensor, lengths: Tensor
+) -> Tensor:
+    """The plain twin of `kernels.decode_attention`; reads all pages of each slot's table."""
+    pages = tables.index_select(0, slots)  # [B, pages of a sequence]
     keys, values = (  # [B, K, S, D]
-        select(part, 0, slots).to(query.dtype).transpose(1, 2) for part in cache
+        select(part, 0, pages.flatten())
+        .view(len(pages), -1, *part.shape[2:])
+        .to(query.dtype)
+        .transpose(1, 2)
+        for part in cache
     )
     num_rows, num_heads, dim = query.shape
     grouped = query.reshape(num_rows, keys.shape[1], -1, dim)

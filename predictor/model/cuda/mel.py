@@ -133,7 +133,7 @@ def cut_rows(waveforms: Tensor, second: Tensor, start: Tensor, size: Tensor) -> 
     beyond = place >= padded + EDGE_SAMPLES
     place = torch.where(place < padded, place.abs(), 2 * padded - 2 - place)
     silent = beyond | (place >= size[:, None])
-    place = place.masked_fill(silent, 0) + start[:, None]
+    place = (place + start[:, None]).masked_fill_(silent, 0)
     return waveforms[place].masked_fill_(silent, 0.0)
 
 

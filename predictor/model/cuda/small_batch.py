@@ -9,7 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from predictor.model.attention import KvCache, write_places
-from predictor.model.cuda.decoder import CachePair, StepPlaces, masked_attention, plain_choose
+from predictor.model.cuda.decoder import (
+    PAGE_TOKENS,
+    CachePair,
+    StepPlaces,
+    masked_attention,
+    plain_choose,
+)
 from predictor.model.decoder import Decoder, DecoderLayer
 
 MAX_ROWS = 2  # beyond it matrix units are faster than a stream of weights
@@ -36,7 +42,7 @@ class ThinDecoder:
     def run_layer(
         self, layer: DecoderLayer, x: Tensor, where: StepPlaces, cache: CachePair
     ) -> None:
-        """x [B, hidden] becomes what the layer makes of it; cache [slots, max_length, K, D] x 2."""
+        """x [B, hidden] becomes what the layer makes of it; cache [pages, P, K, D] x 2."""
         kernels, config = _kernels(), layer.config
         eps = config.rms_norm_eps
         num_rows = x.shape[0]
@@ -45,8 +51,8 @@ class ThinDecoder:
         norm = layer.attention_norm.weight
         kernels.rows_product(x, *_matrix(layer.qkv), qkv, norm=norm, eps=eps)
         _attention_kernels().add_attended(
-            qkv.view(num_rows, num_heads, -1), layer.qk_norm, self._table, where.slots,
-            where.positions, cache, *_matrix(layer.attention_out), x, eps,
+            qkv.view(num_rows, num_heads, -1), layer.qk_norm, self._table, where.tables,
+            where.slots, where.positions, cache, *_matrix(layer.attention_out), x, eps,
         )  # fmt: skip
         inner = x.new_empty(num_rows, config.ffn_size)
         norm = layer.ffn_norm.weight
@@ -76,13 +82,15 @@ def thin_difference(decoder: Decoder, kv_dtype: torch.dtype, max_length: int = 1
     config, layer = decoder.config, decoder.layers[0]
     assert isinstance(layer, DecoderLayer)
     weight = decoder.norm.weight
+    num_pages = -(-max_length // PAGE_TOKENS)  # of a sequence
     cache = torch.randn(
-        2, 5, max_length, config.num_kv_heads, config.head_dim, device=weight.device
+        2, 5 * num_pages, PAGE_TOKENS, config.num_kv_heads, config.head_dim, device=weight.device
     ).to(kv_dtype)
-    lengths = torch.tensor([max_length, 78], dtype=torch.int32, device=weight.device)
+    order = torch.randperm(5 * num_pages, generator=torch.Generator().manual_seed(0))
+    tables = order.view(5, num_pages).to(weight.device)
     slots = torch.tensor([3, 0], device=weight.device)
-    positions = lengths.long() - 1
-    where = StepPlaces(slots, positions, slots * max_length + positions, lengths)
+    positions = torch.tensor([max_length - 1, 77], device=weight.device)
+    where = StepPlaces.of(slots, positions, tables, PAGE_TOKENS)
     x = torch.randn(2, config.hidden_size, device=weight.device).to(weight.dtype)
     theirs = cache.clone()
 
@@ -90,7 +98,7 @@ def thin_difference(decoder: Decoder, kv_dtype: torch.dtype, max_length: int = 1
         for part, new in zip(theirs.flatten(1, 2).unbind(0), (key, value), strict=True):
             write_places(part, where.places, new)
         pair = (theirs[0], theirs[1])
-        return masked_attention(query, pair, where.slots, where.lengths)
+        return masked_attention(query, pair, tables, where.slots, where.lengths)
 
     plain = layer(x, decoder.rotation(positions), attend)
     rotation = decoder.rotation(torch.arange(max_length, device=weight.device))
@@ -116,7 +124,7 @@ def thin_difference(decoder: Decoder, kv_dtype: torch.dtype, max_length: int = 1
 def _no_cache(decoder: Decoder) -> KvCache:
     config, weight = decoder.config, decoder.norm.weight
     return KvCache(
-        num_layers=1, num_slots=1, max_length=1, num_kv_heads=config.num_kv_heads,
+        num_layers=1, num_pages=1, page_tokens=1, num_kv_heads=config.num_kv_heads,
         head_dim=config.head_dim, device=weight.device, dtype=weight.dtype,
     )  # fmt: skip
 

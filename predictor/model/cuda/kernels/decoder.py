@@ -74,6 +74,20 @@ def as_multiplied(query, dtype: tl.constexpr):
 
 
 @triton.jit
+def places_of(table, start, end, PAGE: tl.constexpr, BLOCK: tl.constexpr):
+    """Places in the cache of BLOCK tokens from `start` on, a multiple of BLOCK, those before `end`;
+    of a sequence whose pages `table` points to."""
+    token = start + tl.arange(0, BLOCK)
+    if PAGE % BLOCK == 0:  # all in one page
+        page = tl.load(table + start // PAGE, mask=start < end, other=0)
+        places = page * PAGE + start % PAGE + tl.arange(0, BLOCK)
+    else:
+        pages = tl.load(table + token // PAGE, mask=token < end, other=0)
+        places = pages * PAGE + token % PAGE
+    return places
+
+
+@triton.jit
 def _rope_kernel(
     qkv_ptr,
     norm_ptr,
@@ -171,24 +185,26 @@ def swiglu(gate_up: Tensor) -> Tensor:
     return out
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["table_stride"])
 def _attention_kernel(
     query_ptr,
     keys_ptr,
     values_ptr,
+    tables_ptr,
     slots_ptr,
     lengths_ptr,
     out_ptr,
     peak_ptr,
     total_ptr,
     query_stride,
-    max_length,
+    table_stride,
     scale,
     KV_HEADS: tl.constexpr,
     GROUP: tl.constexpr,
     DIM: tl.constexpr,
     TILE: tl.constexpr,
     BLOCK: tl.constexpr,
+    PAGE: tl.constexpr,
     SPLITS: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
@@ -209,13 +225,14 @@ def _attention_kernel(
         other=0.0,
     )
     query = as_multiplied(query, keys_ptr.dtype.element_ty)
-    base = (slot * max_length * KV_HEADS + kv_head) * DIM
+    table = tables_ptr + slot * table_stride
+    base = kv_head * DIM
     peak = tl.full([TILE], -float("inf"), tl.float32)
     total = tl.zeros([TILE], tl.float32)
     sums = tl.zeros([TILE, DIM], tl.float32)
     for start in range(first, last, BLOCK):
-        place = start + tl.arange(0, BLOCK)
-        exists = place < last
+        exists = start + tl.arange(0, BLOCK) < last
+        place = places_of(table, start, last, PAGE, BLOCK)
         keys = tl.load(
             keys_ptr + base + place[None, :] * (KV_HEADS * DIM) + dim[:, None],
             mask=exists[None, :],
@@ -270,22 +287,24 @@ def _merge_kernel(
 def decode_attention(
     query: Tensor,
     cache: tuple[Tensor, Tensor],
+    tables: Tensor,
     slots: Tensor,
     lengths: Tensor,
     *,
     splits: int,
     tile: tuple[int, int, int] = (64, 4, 3),
 ) -> Tensor:
-    """One new token of each sequence over its slot of the cache, read to its true length.
+    """One new token of each sequence over its pages of the cache, read to its true length.
 
     query [B, H, D], heads and their elements contiguous; cache: keys and values of one layer,
-    [slots, max_length, K, D] each; slots [B] int64; lengths [B] int32, at least 1. `splits`, a
-    power of two, is among how many programs one sequence's cache is divided, so that few
+    [pages, tokens of a page, K, D] each; tables [slots, pages of a sequence] int64: which pages
+    each slot's sequence has; slots [B] int64; lengths [B] int32, at least 1. `splits`, a power of
+    two, is among how many programs one sequence's cache is divided, so that few
     sequences fill the device too; `tile`: cache rows of one load, warps, loads under way.
     """
     keys, values = cache
     num_rows, heads, dim = query.shape
-    max_length, kv_heads = keys.shape[1:3]
+    page_tokens, kv_heads = keys.shape[1:3]
     block, num_warps, num_stages = tile
     in_float32 = query.dtype == torch.float32
     out = torch.empty(num_rows, heads, dim, dtype=query.dtype, device=query.device)
@@ -295,11 +314,11 @@ def decode_attention(
         peak = torch.empty(num_rows, heads, splits, dtype=torch.float32, device=out.device)
         total = torch.empty_like(peak)
     _attention_kernel[(num_rows, kv_heads, splits)](
-        query, keys, values, slots, lengths, sums, peak, total,
-        query.stride(0), max_length, LOG2_E / dim**0.5,
+        query, keys, values, tables, slots, lengths, sums, peak, total,
+        query.stride(0), tables.stride(0), LOG2_E / dim**0.5,
         KV_HEADS=kv_heads, GROUP=heads // kv_heads, DIM=dim,
         TILE=max(ROWS_OF_A_TILE, triton.next_power_of_2(heads // kv_heads)),
-        BLOCK=min(block, 32) if in_float32 else block, SPLITS=splits,
+        BLOCK=min(block, 32) if in_float32 else block, PAGE=page_tokens, SPLITS=splits,
         PRECISION="ieee" if in_float32 else "tf32",
         num_warps=num_warps, num_stages=1 if in_float32 else num_stages,
     )  # fmt: skip

@@ -13,6 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from predictor.model.attention import TILE_TOKENS
+from predictor.model.cuda.kernels.decoder import as_multiplied, places_of
 
 LOG2_E = 1.4426950408889634
 BLOCK_KEYS = 64  # that a program multiplies with at a time
@@ -69,13 +70,57 @@ def _attend(
 
 
 @triton.jit
+def _attend_cached(
+    query,
+    keys_ptr,
+    values_ptr,
+    table,
+    end,
+    peak,
+    total,
+    sums,
+    scale,
+    TOKEN: tl.constexpr,
+    DIM: tl.constexpr,
+    BLOCK: tl.constexpr,
+    PAGE: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Add the keys of the first `end` tokens of a sequence, which lie in the cache's pages."""
+    dim = tl.arange(0, DIM)
+    query = as_multiplied(query, keys_ptr.dtype.element_ty)
+    for block in range(0, end, BLOCK):
+        exists = block + tl.arange(0, BLOCK) < end
+        offsets = places_of(table, block, end, PAGE, BLOCK) * TOKEN
+        keys = tl.load(keys_ptr + offsets[None, :] + dim[:, None], mask=exists[None, :], other=0.0)
+        scores = tl.dot(query, keys.to(query.dtype), input_precision=PRECISION) * scale
+        scores = tl.where(exists[None, :], scores, -float("inf"))
+        new_peak = tl.maximum(peak, tl.max(scores, axis=1))
+        weights = tl.exp2(scores - new_peak[:, None])
+        fade = tl.exp2(peak - new_peak)
+        total = total * fade + tl.sum(weights, axis=1)
+        values = tl.load(
+            values_ptr + offsets[:, None] + dim[None, :], mask=exists[:, None], other=0.0
+        ).to(query.dtype)
+        sums = tl.dot(
+            weights.to(query.dtype), values, sums * fade[:, None], input_precision=PRECISION
+        )
+        peak = new_peak
+    return peak, total, sums
+
+
+@triton.jit(do_not_specialize=["table_stride"])
 def _prefill_attention_kernel(
     query_ptr,
     keys_ptr,
     values_ptr,
     tiles_ptr,
+    cached_keys_ptr,
+    cached_values_ptr,
+    tables_ptr,
     out_ptr,
     token_stride,
+    table_stride,
     scale,
     KV_HEADS: tl.constexpr,
     GROUP: tl.constexpr,
@@ -83,13 +128,14 @@ def _prefill_attention_kernel(
     TOKENS: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
+    PAGE: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     tile = tl.program_id(0)
     kv_head = tl.program_id(1)
-    first = tl.load(tiles_ptr + 3 * tile)
-    start = tl.load(tiles_ptr + 3 * tile + 1)
-    end = tl.load(tiles_ptr + 3 * tile + 2)
+    first = tl.load(tiles_ptr + 5 * tile)
+    start = tl.load(tiles_ptr + 5 * tile + 1)
+    end = tl.load(tiles_ptr + 5 * tile + 2)
     if first < end:
         row = tl.arange(0, ROWS)
         dim = tl.arange(0, DIM)
@@ -105,6 +151,14 @@ def _prefill_attention_kernel(
         peak = tl.full([ROWS], -float("inf"), tl.float32)
         total = tl.zeros([ROWS], tl.float32)
         sums = tl.zeros([ROWS, DIM], tl.float32)
+        if PAGE > 0:
+            cached = tl.load(tiles_ptr + 5 * tile + 3)
+            slot = tl.load(tiles_ptr + 5 * tile + 4).to(tl.int64)
+            peak, total, sums = _attend_cached(
+                query, cached_keys_ptr + kv_head * DIM, cached_values_ptr + kv_head * DIM,
+                tables_ptr + slot * table_stride, cached, peak, total, sums, scale,
+                KV_HEADS * DIM, DIM, BLOCK, PAGE, PRECISION,
+            )  # fmt: skip
         # Whole blocks that every row may see, then those with the rows' own tokens.
         middle = start + (first - start) // BLOCK * BLOCK
         peak, total, sums = _attend(
@@ -126,20 +180,28 @@ def prefill_attention(
     key: Tensor,
     value: Tensor,
     tiles: Tensor,
+    cache: tuple[Tensor, Tensor] | None = None,
+    tables: Tensor | None = None,
 ) -> Tensor:
     """Causal attention inside packed prompts: query [T, H, D], keys and values [T, K, D].
 
     Gives [T, H, D], of which tokens in no tile are not written. All three are parts of one
-    [T, H + 2K, D]; tiles [n, 3] int32 as `prompt_tiles` makes them.
+    [T, H + 2K, D]; tiles [n, 5] int32 as `prompt_tiles` makes them. With `cache`, keys and values
+    of one layer [pages, tokens of a page, K, D], tokens attend to what is cached before their
+    prompt too, in the pages that `tables` [slots, pages of a sequence] int64 names.
     """
     num_tokens, heads, dim = query.shape
     kv_heads = key.shape[1]
     in_float32 = query.dtype == torch.float32
     out = torch.empty(num_tokens, heads, dim, dtype=query.dtype, device=query.device)
+    cached_keys, cached_values = (key, value) if cache is None else cache
+    has_cache = cache is not None and tables is not None
     _prefill_attention_kernel[(len(tiles), kv_heads)](
-        query, key, value, tiles, out, query.stride(0), LOG2_E / dim**0.5,
+        query, key, value, tiles, cached_keys, cached_values, tables if has_cache else tiles, out,
+        query.stride(0), tables.stride(0) if tables is not None else 0, LOG2_E / dim**0.5,
         KV_HEADS=kv_heads, GROUP=heads // kv_heads, DIM=dim,
         TOKENS=TILE_TOKENS, ROWS=TILE_TOKENS * triton.next_power_of_2(heads // kv_heads),
-        BLOCK=BLOCK_KEYS, PRECISION="ieee" if in_float32 else "tf32", num_warps=8, num_stages=3,
+        BLOCK=BLOCK_KEYS, PAGE=cached_keys.shape[1] if has_cache else 0,
+        PRECISION="ieee" if in_float32 else "tf32", num_warps=8, num_stages=3,
     )  # fmt: skip
     return out

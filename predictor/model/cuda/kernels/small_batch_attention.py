@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from predictor.model.cuda.kernels.decoder import as_multiplied, as_stored
+from predictor.model.cuda.kernels.decoder import as_multiplied, as_stored, places_of
 from predictor.model.cuda.kernels.small_batch import ELEMENTS, begin, has_pdl, launch_options
 
 LOG2_E = 1.4426950408889634
@@ -28,12 +28,13 @@ def _rotated(low, high, norm_low, norm_high, cos, sin, eps, HALF: tl.constexpr):
     return (low * cos - high * sin).to(dtype), (high * cos + low * sin).to(dtype)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["table_stride"])
 def _attention_kernel(
     qkv_ptr,
     norm_ptr,
     cos_ptr,
     sin_ptr,
+    tables_ptr,
     slots_ptr,
     positions_ptr,
     keys_ptr,
@@ -41,7 +42,7 @@ def _attention_kernel(
     sums_ptr,
     peak_ptr,
     total_ptr,
-    max_length,
+    table_stride,
     scale,
     eps,
     HEADS: tl.constexpr,
@@ -49,6 +50,7 @@ def _attention_kernel(
     HALF: tl.constexpr,
     TILE: tl.constexpr,
     BLOCK: tl.constexpr,
+    PAGE: tl.constexpr,
     SPLITS: tl.constexpr,
     PRECISION: tl.constexpr,
     PDL: tl.constexpr,
@@ -69,18 +71,20 @@ def _attention_kernel(
     head = kv_head * group + member
     offsets = head[:, None] * dim + half[None, :]
     lane = tl.arange(0, dim)
-    base = (slot * max_length * KV_HEADS + kv_head) * dim
+    table = tables_ptr + slot * table_stride
+    base = kv_head * dim
     share = tl.cdiv(tl.cdiv(position, SPLITS), BLOCK) * BLOCK
     first = split * share
     last = tl.minimum(first + share, position)
     at = first + tl.arange(0, BLOCK)
     keys = keys_ptr + base + half[:, None]
-    rows = at.to(tl.int64) * (KV_HEADS * dim)
+    rows = places_of(table, first, last, PAGE, BLOCK) * (KV_HEADS * dim)
     keys_low = tl.load(keys + rows[None, :], mask=(at < last)[None, :], other=0.0)
     keys_high = tl.load(keys + HALF + rows[None, :], mask=(at < last)[None, :], other=0.0)
     values = tl.load(
         values_ptr + base + rows[:, None] + lane[None, :], mask=(at < last)[:, None], other=0.0
     )
+    newest = tl.load(table + position // PAGE) * PAGE + position % PAGE
     begin(PDL)  # what was read so far is older than the kernel ahead
     query_low, query_high = _rotated(
         tl.load(qkv + offsets, mask=is_head, other=0.0),
@@ -105,7 +109,7 @@ def _attention_kernel(
     key_low, key_high = as_stored(key_low, dtype), as_stored(key_high, dtype)
     value = as_stored(value, dtype)
     is_first = split == 0
-    place = base + position * (KV_HEADS * dim)
+    place = base + newest * (KV_HEADS * dim)
     tl.store(keys_ptr + place + half[None, :], key_low, mask=is_first)
     tl.store(keys_ptr + place + HALF + half[None, :], key_high, mask=is_first)
     tl.store(values_ptr + place + lane, value, mask=is_first)
@@ -130,7 +134,7 @@ def _attention_kernel(
         sums = sums * fade[:, None] + products
         peak = new_peak
         at = start + BLOCK + tl.arange(0, BLOCK)
-        rows = at.to(tl.int64) * (KV_HEADS * dim)
+        rows = places_of(table, start + BLOCK, last, PAGE, BLOCK) * (KV_HEADS * dim)
         keys_low = tl.load(keys + rows[None, :], mask=(at < last)[None, :], other=0.0)
         keys_high = tl.load(keys + HALF + rows[None, :], mask=(at < last)[None, :], other=0.0)
         values = tl.load(
@@ -192,6 +196,7 @@ def add_attended(
     qkv: Tensor,
     norm: Tensor,
     table: tuple[Tensor, Tensor],
+    tables: Tensor,
     slots: Tensor,
     positions: Tensor,
     cache: tuple[Tensor, Tensor],
@@ -200,15 +205,16 @@ def add_attended(
     x: Tensor,
     eps: float,
 ) -> None:
-    """x += attention of one new token of each sequence over its slot, through the output matrix.
+    """x += attention of one new token of each sequence over its pages, through the output matrix.
 
     qkv [rows, H + 2K, D] as the product left it; norm [H + K, D] of its heads; table: cosines and
-    sines [positions, D / 2]; cache: keys and values [slots, max_length, K, D], into which the new
-    token is written at its position; weight [hidden, H * D]; x [rows, hidden].
+    sines [positions, D / 2]; tables [slots, pages of a sequence] int64: which pages each slot's
+    sequence has; cache: keys and values [pages, tokens of a page, K, D], into which the new token
+    is written at its position; weight [hidden, H * D]; x [rows, hidden].
     """
     num_rows, all_heads, dim = qkv.shape
     keys, values = cache
-    max_length, kv_heads = keys.shape[1:3]
+    page_tokens, kv_heads = keys.shape[1:3]
     heads = all_heads - 2 * kv_heads
     in_float32 = qkv.dtype == torch.float32
     pdl = has_pdl()
@@ -216,11 +222,11 @@ def add_attended(
     peak = torch.empty(num_rows, heads, SPLITS, dtype=torch.float32, device=x.device)
     total = torch.empty_like(peak)
     _attention_kernel[(num_rows, kv_heads, SPLITS)](
-        qkv, norm, *table, slots, positions, keys, values, sums, peak, total,
-        max_length, LOG2_E / dim**0.5, eps,
+        qkv, norm, *table, tables, slots, positions, keys, values, sums, peak, total,
+        tables.stride(0), LOG2_E / dim**0.5, eps,
         HEADS=heads, KV_HEADS=kv_heads, HALF=dim // 2,
         TILE=max(TILE, triton.next_power_of_2(heads // kv_heads)),
-        BLOCK=32 if in_float32 else 64, SPLITS=SPLITS,
+        BLOCK=32 if in_float32 else 64, PAGE=page_tokens, SPLITS=SPLITS,
         PRECISION="ieee" if in_float32 else "tf32", PDL=pdl,
         num_warps=4, num_stages=1 if in_float32 else 2, **launch_options(pdl),
     )  # fmt: skip

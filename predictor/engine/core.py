@@ -1,11 +1,13 @@
 """Continuous batching: requests come and go between the steps of one thread that owns the device.
 
-The loop is schedule, run, hand out. Whatever arrives meanwhile waits in the scheduler, under a
-lock that is never held while the device works.
+The loop is schedule, run, emit. Whatever arrives meanwhile waits in the scheduler, under a lock
+that is never held while the device works. The core knows no event loop and no socket: what a step
+gave goes to the `Receive` that came with the request, one call a step for all that share it.
 """
 
 from __future__ import annotations
 
+import atexit
 import logging
 import math
 import threading
@@ -15,42 +17,54 @@ from collections.abc import Callable
 
 from predictor.engine.kept import KeptSequences
 from predictor.engine.options import EngineOptions, EngineStats, StepStats
-from predictor.engine.protocol import Runner, StepOutput
+from predictor.engine.pcm import with_float_samples
+from predictor.engine.protocol import Emission, Receive, Runner, StepOutput
 from predictor.engine.scheduler import Scheduler, Step
 from predictor.engine.sequence import Limits, Sequence
-from predictor.engine.speed import Speed
-from predictor.engine.stream import Delivery, Outlet, Sink, TokenStream
 from predictor.errors import AsrError, InternalError, NotReady
 from predictor.types import EngineRequest, ExtendRequest
 
 logger = logging.getLogger(__name__)
 
-_SHUTTING_DOWN = "the engine is shutting down"
+Delivery = tuple[Receive, Emission]
+SHUTTING_DOWN = "the engine is shutting down"
+HAS_FAILED = "the engine has failed"
+# While sequences run, preparing for later steps may take this share of the time, and so much of it
+# at once: a replica that comes up under load is at full speed within seconds.
+PREPARATION_SHARE = 0.4
+MAX_PREPARATION_S = 1.5
 
 
-class Engine:
-    """Runs requests on a Runner. `submit` belongs to event loops, everything else to any thread."""
+class EngineCore:
+    """Runs requests on a Runner, in a thread of its own; any thread may call it."""
 
     def __init__(
         self,
         runner: Runner,
         options: EngineOptions,
         on_step: Callable[[StepStats], None] | None = None,
+        *,
+        device: str = "cpu",
     ) -> None:
-        """`on_step` is called in the engine's thread after each step and must be quick."""
+        """`on_step` is called in the engine's thread after each step and must be quick.
+
+        `device` is what figures and metrics call the runner's.
+        """
+        self.device = device
         self._runner = runner
         self._options = options
         self._on_step = on_step
-        self._scheduler = Scheduler(options, runner.limits, runner.num_slots)
+        self._scheduler = Scheduler(options, runner.limits, runner.num_slots, runner.page_size)
         self._kept = KeptSequences(options, runner.limits)
-        self._streams: dict[str, Sink] = {}
+        self._receivers: dict[str, Receive] = {}
         self._changed = threading.Condition()  # guards all of the above and the flags below
         self._thread: threading.Thread | None = None
         self._ending = False  # stop() was called
         self._dead = False  # the device is beyond use
         self._prepared = False  # the runner has nothing left to do while it is idle
         self._step_began_s: float | None = None  # None = waiting for work
-        self._speed = Speed()
+        self._preparation_s = MAX_PREPARATION_S  # that may be spent between steps
+        self._earned_until_s = time.monotonic()
 
     def start(self) -> None:
         """Start the thread; once only."""
@@ -58,9 +72,12 @@ class Engine:
             raise RuntimeError("the engine was started before")
         self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
         self._thread.start()
+        # A thread that is inside the device's library when the interpreter ends aborts the process.
+        atexit.register(self.stop)
 
     def stop(self, timeout_s: float = 10.0) -> None:
-        """End the thread after its current step; streams in flight raise NotReady."""
+        """End the thread after its current step; requests in flight get NotReady."""
+        atexit.unregister(self.stop)
         with self._changed:
             self._ending = True
             self._changed.notify_all()
@@ -68,7 +85,7 @@ class Engine:
             self._thread.join(timeout_s)
             if self._thread.is_alive():
                 logger.error("the engine's step did not end within %.1f s", timeout_s)
-        self._fail_all(lambda _: NotReady(_SHUTTING_DOWN))
+        self._fail_all(lambda _: NotReady(SHUTTING_DOWN))
 
     def is_alive(self) -> bool:
         """The loop is waiting for work, or its step began less than `stall_timeout_s` ago."""
@@ -76,6 +93,14 @@ class Engine:
         if thread is None or not thread.is_alive() or self._dead:
             return False
         return began_s is None or time.monotonic() - began_s < self._options.stall_timeout_s
+
+    def has_failed(self) -> bool:
+        """Whether the device is beyond use."""
+        return self._dead
+
+    def is_serving(self) -> bool:
+        """Whether a request would be taken now."""
+        return self.is_alive() and not self._ending
 
     @property
     def limits(self) -> Limits:
@@ -87,44 +112,33 @@ class Engine:
         with self._changed:
             return self._scheduler.stats()
 
-    def submit(self, request: EngineRequest) -> TokenStream:
-        """Queue a request from the event loop's thread; its tokens come through the stream.
+    def submit(self, request: EngineRequest, receive: Receive) -> None:
+        """Queue a request; what comes of it goes to `receive`, from the engine's thread.
 
-        Raises InvalidInput, Overloaded or NotReady at once.
+        Raises InvalidInput or NotReady at once.
         """
-        stream = TokenStream(request.request_id, self.abort)
-        self.submit_to(stream, request)
-        return stream
-
-    def submit_to(self, sink: Sink, request: EngineRequest) -> None:
-        """Queue a request whose tokens go to `sink`. Raises like `submit`."""
         with self._changed:
             self._check_open()
-            self._scheduler.add(request, audio_s_per_s=self._speed.audio_s_per_s)
-            self._streams[request.request_id] = sink
+            self._scheduler.add(with_float_samples(request))
+            self._receivers[request.request_id] = receive
             self._changed.notify_all()
 
-    def extend(self, request: ExtendRequest) -> TokenStream:
+    def extend(self, request: ExtendRequest, receive: Receive) -> None:
         """Queue one step of a kept sequence, which its first step makes: new audio, then the
-        answer to the whole utterance from its start. As `submit`. A step that is refused, or
-        aborted, leaves what was heard before it in place; an aborted one's samples count too.
+        answer to the whole utterance from its start. As `submit`, and Overloaded when too much is
+        kept. A step that is refused, or aborted, leaves what was heard before it in place; an
+        aborted one's samples count too.
         """
-        stream = TokenStream(request.request_id, self.abort)
-        self.extend_to(stream, request)
-        return stream
-
-    def extend_to(self, sink: Sink, request: ExtendRequest) -> None:
-        """Queue a step whose tokens go to `sink`. Raises like `extend`."""
         with self._changed:
             self._check_open()
-            self._kept.extend(request, self._scheduler, audio_s_per_s=self._speed.audio_s_per_s)
-            self._streams[request.request_id] = sink
+            self._kept.extend(with_float_samples(request), self._scheduler)
+            self._receivers[request.request_id] = receive
             self._changed.notify_all()
 
     def close(self, sequence_id: str) -> None:
         """Forget a kept sequence; a step of it that is under way is aborted."""
         with self._changed:
-            request_id = self._kept.close(sequence_id)
+            request_id = self._kept.close(sequence_id, self._scheduler)
         if request_id is not None:
             self.abort(request_id)
 
@@ -132,19 +146,20 @@ class Engine:
         """End a request with finish "abort" and free its place; unknown ids are ignored."""
         with self._changed:
             sequence = self._scheduler.abort(request_id)
-            stream = self._streams.pop(request_id, None)
+            receive = self._receivers.pop(request_id, None)
             self._changed.notify_all()
-        if sequence is not None and stream is not None:
-            self._deliver([(stream, sequence.abort_chunk())])
+        if sequence is not None and receive is not None:
+            self._deliver([(receive, (request_id, sequence.abort_chunk()))])
 
     def _check_open(self) -> None:
         if self._ending or self._dead:
-            raise NotReady(_SHUTTING_DOWN if self._ending else "the engine has failed")
+            raise NotReady(SHUTTING_DOWN if self._ending else HAS_FAILED)
 
     def _loop(self) -> None:
         try:
             while (step := self._next_step()) is not None:
                 self._run(step)
+                self._prepare_between_steps()
                 del step  # or its samples would be kept until there is another one
         finally:
             if not self._ending:
@@ -169,11 +184,26 @@ class Engine:
 
     def _prepare(self) -> None:
         """One piece of preparation: nobody who arrives meanwhile waits for more than that."""
+        self._step_began_s = time.monotonic()  # a device can hang in there too
         try:
             self._prepared = not self._runner.idle()
         except Exception:
             logger.exception("preparing for later steps failed")
             self._prepared = True
+
+    def _prepare_between_steps(self) -> None:
+        """While sequences run: what the last steps missed, as long as it takes a share of time."""
+        now_s = time.monotonic()
+        earned_s = PREPARATION_SHARE * (now_s - self._earned_until_s)
+        self._preparation_s = min(MAX_PREPARATION_S, self._preparation_s + earned_s)
+        self._earned_until_s = now_s
+        if self._preparation_s <= 0:
+            return
+        try:
+            self._runner.between_steps()
+        except Exception:
+            logger.exception("preparing for later steps failed")
+        self._preparation_s -= time.monotonic() - now_s
 
     def _run(self, step: Step) -> None:
         self._step_began_s = began_s = time.monotonic()
@@ -187,7 +217,7 @@ class Engine:
             self._run_failed(step)
             return
         seconds = time.monotonic() - began_s
-        self._deliver(self._commit(step, output, seconds))
+        self._deliver(self._commit(step, output))
         self._observe(step, output, began_s, seconds)
 
     def _run_failed(self, step: Step) -> None:
@@ -195,6 +225,8 @@ class Engine:
         if not self._recovered():
             self._die()
         elif step.phase == "prefill" and len(step.sequences) > 1:
+            with self._changed:
+                self._scheduler.begin_again(step.sequences)
             for sequence in step.sequences:
                 if not self._dead:
                     self._run(Step("prefill", (sequence,)))
@@ -210,11 +242,10 @@ class Engine:
             logger.exception("the device did not recover")
             return False
 
-    def _commit(self, step: Step, output: StepOutput, seconds: float) -> list[Delivery]:
+    def _commit(self, step: Step, output: StepOutput) -> list[Delivery]:
         """Take the tokens of a step over into its sequences; what to tell whom."""
         deliveries: list[Delivery] = []
         broken: list[int] = []
-        audio_s = 0.0
         with self._changed:
             if self._ending:
                 return []
@@ -224,30 +255,29 @@ class Engine:
             results = zip(step.sequences, output.tokens, output.logprobs, strict=True)
             for sequence, tokens, logprobs in results:
                 if any(math.isnan(logprob) for logprob in logprobs):
-                    broken.append(sequence.slot)
+                    broken += sequence.pages
                     deliveries += self._failed(sequence)
                 elif tokens and not sequence.aborted:
                     chunk = sequence.extend(tokens, logprobs)
+                    request_id = sequence.request.request_id
                     if (due := sequence.due(chunk)) is not None:
-                        deliveries.append((self._streams[sequence.request.request_id], due))
+                        deliveries.append((self._receivers[request_id], (request_id, due)))
                     if chunk.finish is not None:
-                        audio_s += sequence.audio_s
                         self._scheduler.finish(sequence)
-                        del self._streams[sequence.request.request_id]
-            self._speed.add(audio_s=audio_s, seconds=seconds)
+                        del self._receivers[request_id]
         if broken:
-            logger.error("%d sequences gave probabilities that are not numbers", len(broken))
+            logger.error("%d pages gave probabilities that are not numbers", len(broken))
             self._runner.scrub(broken)
         return deliveries
 
     def _failed(self, sequence: Sequence) -> list[Delivery]:
         """End a running sequence with InternalError; the lock is held."""
-        request_id = sequence.request.request_id
-        stream = self._streams.pop(request_id, None)
-        if self._ending:
+        if self._ending:  # stop() tells everyone
             return []
+        request_id = sequence.request.request_id
+        receive = self._receivers.pop(request_id, None)
         self._scheduler.finish(sequence, failed=not sequence.aborted)
-        return [] if stream is None else [(stream, InternalError(request_id))]
+        return [] if receive is None else [(receive, (request_id, InternalError(request_id)))]
 
     def _die(self) -> None:
         """Nothing can run any more: `is_alive` says so, and nobody is left waiting."""
@@ -258,25 +288,16 @@ class Engine:
     def _fail_all(self, error: Callable[[str], AsrError]) -> None:
         with self._changed:
             dropped = [s.request.request_id for s in self._scheduler.drop_all()]
-            streams = [(self._streams.pop(request_id), request_id) for request_id in dropped]
-        self._deliver([(stream, error(request_id)) for stream, request_id in streams])
+            receivers = [(self._receivers.pop(request_id), request_id) for request_id in dropped]
+        self._deliver([(receive, (name, error(name))) for receive, name in receivers])
 
     def _deliver(self, deliveries: list[Delivery]) -> None:
-        """Hand items to their outlets, with one call for each."""
-        by_outlet: dict[Outlet, list[Delivery]] = defaultdict(list)
-        for delivery in deliveries:
-            by_outlet[delivery[0].outlet].append(delivery)
-        for outlet, items in by_outlet.items():
-            try:
-                outlet.hand_over(items)
-            except RuntimeError:  # the loop is closed: nobody is left to listen
-                for stream, _ in items:
-                    self._drop(stream.request_id)
-
-    def _drop(self, request_id: str) -> None:
-        with self._changed:
-            self._scheduler.abort(request_id)
-            self._streams.pop(request_id, None)
+        """Hand out what is new, with one call for each receiver."""
+        by_receiver: dict[Receive, list[Emission]] = defaultdict(list)
+        for receive, emission in deliveries:
+            by_receiver[receive].append(emission)
+        for receive, emissions in by_receiver.items():
+            receive(emissions)
 
     def _observe(self, step: Step, output: StepOutput, began_s: float, seconds: float) -> None:
         if self._on_step is None:

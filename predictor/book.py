@@ -1,0 +1,65 @@
+"""What the fronts of one pod know of each other: a few numbers in shared memory.
+
+Each front writes its own line and reads all others. Two that admit at the same moment may hold a
+recording more than the limit between them; nothing else can go wrong, since each number is written
+by one process and is as large as the machine writes at once.
+"""
+
+from __future__ import annotations
+
+import mmap
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+_LINE: Final = np.dtype([("held_audio_s", "f8"), ("num_sessions", "i8"), ("state", "i8")])
+_ABSENT, _STARTING, _READY = range(3)
+
+
+class Book:
+    """One pod's, as one of its fronts sees it."""
+
+    def __init__(self, path: Path, num_fronts: int, index: int) -> None:
+        """Open the file at `path`, or make it: one line for each front, `index` is ours."""
+        size = num_fronts * _LINE.itemsize
+        with path.open("a+b") as file:
+            file.truncate(size)
+            self._lines = np.frombuffer(mmap.mmap(file.fileno(), size), dtype=_LINE)
+        self._index = index
+
+    @property
+    def others_held_audio_s(self) -> float:
+        """Seconds of audio that all other fronts hold."""
+        held = self._lines["held_audio_s"]
+        return float(held.sum() - held[self._index])
+
+    def hold(self, audio_s: float) -> None:
+        """This front holds so much now."""
+        self._lines["held_audio_s"][self._index] = audio_s
+
+    @property
+    def others_num_sessions(self) -> int:
+        """Live sessions that all other fronts have."""
+        sessions = self._lines["num_sessions"]
+        return int(sessions.sum() - sessions[self._index])
+
+    def have_sessions(self, num_sessions: int) -> None:
+        """This front has so many live sessions now."""
+        self._lines["num_sessions"][self._index] = num_sessions
+
+    def starts(self, index: int) -> None:
+        """A front is on its way, and the pod is not ready without it."""
+        self._lines["state"][index] = _STARTING
+
+    def is_ready(self) -> None:
+        """This front takes requests."""
+        self._lines["state"][self._index] = _READY
+
+    def clear(self, index: int) -> None:
+        """A front has gone, and what it held with it."""
+        self._lines[index] = (0.0, 0, _ABSENT)
+
+    def nobody_starts(self) -> bool:
+        """Whether no front is on its way to being ready: a pod is ready as one."""
+        return not (self._lines["state"] == _STARTING).any()

@@ -1,0 +1,228 @@
+"""The sizes that graphs for prefill have, and what of a step goes where in their buffers.
+
+There are buckets for files, whole recordings with a short prompt, and for steps of kept sequences:
+little audio each, and many places whose logits are asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Batch
+from dataclasses import dataclass, field
+from math import prod
+
+import numpy as np
+from numpy.typing import NDArray
+
+from predictor.engine.cuda.verify import Checks
+from predictor.engine.prompts import PromptLayout
+from predictor.engine.scheduler import MAX_CHECKS
+from predictor.engine.sequence import Sequence
+from predictor.model.attention import TILE_TOKENS, prompt_tiles
+from predictor.model.config import TOKENS_PER_CHUNK
+from predictor.model.cuda.mel import chunk_table, loudest_before
+from predictor.model.encoder import AudioPlan
+from predictor.model.mel import following
+from predictor.model.stretch import Stretch
+
+Ints = NDArray[np.int64]
+
+STEP_TOKENS = 96  # of a kept sequence's prompt, answer and draft, beside its audio tokens
+STEP_CHECKS = 72  # of them in the answer or draft; at least so many rows of logits
+MORE_SAMPLES = 1024  # of a stretch, beyond its whole seconds
+PROMPT_TOKENS = 32  # of all sequences of a step together, beside their audio tokens
+PADDING_TOKENS = 128  # longest prompt of padding
+LONGEST_PROMPT = 1024  # of one sequence: PyTorch's attention looks for work in all of it
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """What a prefill step asks of a bucket."""
+
+    num_sequences: int
+    num_stretches: int
+    num_followed: int  # pairs of stretches of which the second follows the first
+    num_chunks: int
+    num_tokens: int
+    num_wanted: int  # rows whose logits are asked for
+    longest_prompt: int
+
+    @classmethod
+    def of(cls, layout: PromptLayout, stretches: Batch[Stretch]) -> Size:
+        return cls(
+            len(layout.lengths),
+            len(stretches),
+            following(stretches).shape[1],
+            sum(stretch.num_chunks for stretch in stretches),
+            layout.num_tokens,
+            len(layout.wanted),
+            max(layout.lengths),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One of the tensors that the host sends in one piece."""
+
+    name: str
+    shape: tuple[int, ...]
+    first: int  # where it starts in the piece
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """The sizes of one graph."""
+
+    num_chunks: int  # seconds of audio, each sequence's rounded up
+    max_length: int  # of a sequence
+    window_tokens: int  # audio tokens of a full window
+    max_tokens: int  # of all prompts of a step
+    num_steps: int = 0  # 0 = for files; else of so many kept sequences
+    num_tokens: int = field(init=False)  # of all prompts
+    num_sequences: int = field(init=False)
+    num_wanted: int = field(init=False)
+    parts: tuple[Part, ...] = field(init=False, repr=False, compare=False)  # what the host sends
+    num_ints: int = field(init=False, repr=False, compare=False)  # of all parts
+
+    def __post_init__(self) -> None:
+        wanted = self.num_audio_tokens + PROMPT_TOKENS * (1 + self.num_chunks // 16)
+        least = self.num_audio_tokens + PROMPT_TOKENS  # one clip is taken whatever its length
+        num_sequences = max(1, self.num_chunks // 2)
+        if self.num_steps:
+            wanted = self.num_audio_tokens + STEP_TOKENS * self.num_steps
+            num_sequences = 2 * self.num_steps
+        object.__setattr__(self, "num_tokens", min(wanted, max(least, self.max_tokens)))
+        object.__setattr__(self, "num_sequences", num_sequences)
+        num_wanted = max(num_sequences, min(MAX_CHECKS, STEP_CHECKS * self.num_steps))
+        object.__setattr__(self, "num_wanted", num_wanted)
+        parts, first = [], 0
+        for name, shape in self._shapes().items():
+            parts.append(Part(name, shape, first, prod(shape)))
+            # Even: what starts at a multiple of 16 bytes needs no kernel of its own.
+            first += 2 * -(-prod(shape) // 2)
+        object.__setattr__(self, "parts", tuple(parts))
+        object.__setattr__(self, "num_ints", first)
+
+    @property
+    def num_audio_tokens(self) -> int:
+        return TOKENS_PER_CHUNK * self.num_chunks
+
+    @property
+    def num_stretches(self) -> int:
+        """A kept sequence's windows are a stretch each."""
+        return self.num_sequences * (2 if self.num_steps else 1)
+
+    @property
+    def num_followed(self) -> int:
+        return 1 + self.num_sequences * (1 if self.num_steps else 0)
+
+    @property
+    def num_windows(self) -> int:
+        """The last one of each stretch, and of the padding, may be in part."""
+        return self.num_stretches + 1 + self.num_audio_tokens // self.window_tokens
+
+    @property
+    def num_prompts(self) -> int:
+        return self.num_sequences + -(-self.num_tokens // self.padding_tokens)
+
+    @property
+    def longest_prompt(self) -> int:
+        return min(LONGEST_PROMPT, self.num_tokens)
+
+    @property
+    def padding_tokens(self) -> int:
+        return min(PADDING_TOKENS, self.max_length)
+
+    @property
+    def num_tiles(self) -> int:
+        """Each prompt's last one may be in part."""
+        return self.num_tokens // TILE_TOKENS + self.num_prompts
+
+    def holds(self, size: Size) -> bool:
+        return (
+            size.num_sequences <= self.num_sequences
+            and size.num_stretches <= self.num_stretches
+            and size.num_followed <= self.num_followed
+            and size.num_chunks <= self.num_chunks
+            and size.num_tokens <= self.num_tokens
+            and size.num_wanted <= self.num_wanted
+            and size.longest_prompt <= self.longest_prompt
+        )
+
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        rows, tokens = self.num_audio_tokens, self.num_tokens
+        return {
+            "table": (5, self.num_chunks),  # as `chunk_table` makes it
+            "before": (self.num_stretches + 1,),  # bits of what was heard before each stretch
+            "followed": (2, self.num_followed),  # as `following` makes it, then pairs of nobody
+            "kept": (rows,),  # the encoder's rows that are real, then any
+            "windows": (self.num_windows + 1,),  # bounds of the encoder's windows
+            "audio_rows": (rows,),  # where each goes in the prompts; beyond their end = nowhere
+            "layout": (3, tokens),  # token ids, positions and cache places
+            "prompts": (self.num_prompts + 1,),  # bounds of the prompts
+            "tiles": (self.num_tiles, 5),  # as `prompt_tiles` makes them, then empty ones
+            "checks": (4, self.num_wanted),  # as `Checks.rows` makes them
+            "slots": (self.num_sequences,),
+        }
+
+    def fill(
+        self,
+        sequences: Batch[Sequence],
+        layout: PromptLayout,
+        stretches: Batch[Stretch],
+        scratch: tuple[int, int],
+    ) -> Ints:
+        """All parts for a step, one after another; `scratch`: slot and first place of its page."""
+        scratch_slot, scratch_place = scratch
+        table = chunk_table(stretches)
+        silent = np.zeros((5, self.num_chunks - table.shape[1]), dtype=np.int64)
+        silent[0] = self.num_stretches  # a stretch of its own, without any sample
+        before = np.full(self.num_stretches + 1, -np.inf, dtype=np.float32)
+        before[: len(stretches)] = loudest_before(stretches)
+        followed = np.full((2, self.num_followed), self.num_stretches)
+        pairs = following(stretches)
+        followed[:, : pairs.shape[1]] = pairs
+        num_tokens = [stretch.num_tokens for stretch in stretches]
+        kept, windows = self._encoder_rows(num_tokens, [s.num_frames for s in stretches])
+        padding = self.num_tokens - layout.num_tokens
+        within = np.arange(padding) % self.padding_tokens
+        places = np.full(padding, scratch_place)
+        filler = np.stack([np.zeros(padding, dtype=np.int64), within, places])
+        bounds = self._bounds(list(layout.lengths), padding, self.padding_tokens, self.num_prompts)
+        cached, slots = [s.num_cached for s in sequences], [s.slot for s in sequences]
+        tiles = prompt_tiles(np.diff(bounds).tolist(), cached, slots)
+        nowhere = np.full(self.num_audio_tokens - sum(num_tokens), self.num_tokens)
+        checks = Checks.rows(layout, self.num_wanted, self.num_sequences, self.num_tokens - 1)
+        filled = [
+            np.concatenate([table, silent], axis=1).ravel(),
+            before.view(np.int32),
+            followed.ravel(),
+            kept,
+            windows,
+            np.concatenate([layout.audio_rows, nowhere]),
+            np.concatenate([layout.rows, filler], axis=1).ravel(),
+            bounds,
+            tiles.ravel(),
+            checks.ravel(),
+            np.array(slots + [scratch_slot] * (self.num_sequences - len(slots))),
+        ]
+        sent = np.zeros(self.num_ints, dtype=np.int64)
+        for part, values in zip(self.parts, filled, strict=True):
+            assert len(values) <= part.size
+            sent[part.first : part.first + len(values)] = values
+        return sent
+
+    def _encoder_rows(self, num_tokens: list[int], num_frames: Batch[int]) -> tuple[Ints, Ints]:
+        """The rows of real audio among 13 for each second, and the windows' bounds."""
+        kept = AudioPlan.kept_rows(num_frames)
+        padding = self.num_audio_tokens - len(kept)
+        lengths = AudioPlan.window_lengths(num_tokens, self.window_tokens)
+        bounds = self._bounds(lengths, padding, self.window_tokens, self.num_windows)
+        return np.concatenate([kept, np.zeros(padding, dtype=np.int64)]), bounds
+
+    @staticmethod
+    def _bounds(lengths: list[int], padding: int, longest: int, count: int) -> Ints:
+        full, rest = divmod(padding, longest)
+        sizes = [*lengths, *[longest] * full, *[rest] * (rest > 0)]
+        sizes += [0] * (count - len(sizes))
+        return np.concatenate([[0], np.cumsum(sizes)])

@@ -1,0 +1,65 @@
+"""The end of a prefill on the device: which of a draft holds, and where each sequence goes on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from predictor.engine.prompts import NOTHING, PromptLayout
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Checks:
+    """The rows of a prefill that need logits [W], and the sequences that they belong to [B]."""
+
+    wanted: Tensor  # [W] their places among the packed tokens
+    given: Tensor  # [W] the token that is known to follow; below 0 where none is
+    is_forced: Tensor  # [W] not 0: it is taken, whatever is likelier
+    owner: Tensor  # [W] which of the B; B = none
+    slots: Tensor  # [B]
+
+    @staticmethod
+    def rows(layout: PromptLayout, num_rows: int, num_sequences: int, filler: int) -> Ints:
+        """[4, num_rows] of a layout: all but the slots, filled up with rows of nobody that look at
+        the packed token `filler`."""
+        unused = num_rows - len(layout.wanted)
+        owner = np.repeat(np.arange(len(layout.counts)), layout.counts)
+        parts = np.stack([layout.wanted, layout.given, layout.is_forced.astype(np.int64), owner])
+        nobody = np.array([[filler], [NOTHING], [0], [num_sequences]]).repeat(unused, axis=1)
+        return np.concatenate([parts, nobody], axis=1)
+
+
+def settle(
+    logits: Tensor,
+    chosen: tuple[Tensor, Tensor],
+    positions: Tensor,
+    checks: Checks,
+    state: tuple[Tensor, Tensor],
+    scratch: int,
+) -> Tensor:
+    """Set each sequence's newest token and its position behind what is forced and what of its draft
+    holds: the longest prefix on which the likeliest tokens agree.
+
+    logits [W, vocabulary]; chosen: the likeliest token of each row and its log-probability;
+    positions of all packed tokens; state: newest tokens and their positions of all slots, of which
+    `scratch` stays at 0. Gives [W, 3] float32: likeliest token, its log-probability, and that of
+    the token that is known to follow.
+    """
+    tokens, logprobs = chosen
+    num_rows, num_sequences = len(tokens), len(checks.slots)
+    pairs = torch.stack([checks.given.clamp(min=0), tokens], dim=1)
+    known, likeliest = logits.gather(1, pairs).float().unbind(1)
+    holds = (tokens == checks.given) | (checks.is_forced != 0)
+    rows = torch.arange(num_rows, device=tokens.device).masked_fill_(holds, num_rows - 1)
+    last = torch.full((num_sequences + 1,), num_rows - 1, device=tokens.device)
+    last = last.scatter_reduce_(0, checks.owner, rows, "amin")[:num_sequences]
+    newest_at = positions.index_select(0, checks.wanted.index_select(0, last)) + 1
+    state[0].index_copy_(0, checks.slots, tokens.index_select(0, last))
+    state[1].index_copy_(0, checks.slots, newest_at.masked_fill_(checks.slots == scratch, 0))
+    return torch.stack([tokens.float(), logprobs, logprobs + known - likeliest], dim=1)

@@ -1,0 +1,125 @@
+"""Frames over a Unix socket, with the samples of requests beside them.
+
+Samples pass through anonymous files in memory (memfd), as the decoders' do: nothing lies in
+/dev/shm, which a container limits to 64 MB, and nothing is left behind however a process ends.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from contextlib import suppress
+from typing import Final
+
+import numpy as np
+
+from predictor.engine.link.wire import Frames, Message, Submit, encode
+from predictor.engine.pcm import with_float_samples
+from predictor.types import EngineRequest, ExtendRequest
+
+_MAX_READ_BYTES: Final = 1 << 18
+_MAX_FDS: Final = 64  # taken from the socket at once
+_MAX_BACKLOG_BYTES: Final = 1 << 26  # for a reader that stands still
+
+
+class Inbox:
+    """Reads frames, and files that come with them; one thread's."""
+
+    def __init__(self, channel: socket.socket) -> None:
+        self._channel = channel
+        self._frames = Frames()
+        self._files: list[int] = []  # one for each Submit to come, in order
+
+    def read(self) -> list[Message] | None:
+        """What has arrived, waiting for something if need be; None when the other has gone."""
+        try:
+            data, files, flags, _ = socket.recv_fds(self._channel, _MAX_READ_BYTES, _MAX_FDS)
+        except ConnectionResetError:
+            return None
+        self._files += files
+        if flags & socket.MSG_CTRUNC:  # later samples would go to the wrong requests
+            raise RuntimeError("a request's samples were lost: too many open files")
+        return self._frames.feed(data) if data else None
+
+    def filled(self, message: Submit) -> EngineRequest | ExtendRequest:
+        """The request of the next Submit with its samples, as float32.
+
+        Copied, because a mapping would keep the file open.
+        """
+        fd = self._files.pop(0)
+        samples = message.request.samples
+        try:
+            num_bytes = os.preadv(fd, [samples.data.cast("B")], 0) if len(samples) else 0
+        finally:
+            os.close(fd)
+        if num_bytes != samples.nbytes:
+            raise RuntimeError(f"{num_bytes} bytes of samples came for {len(samples)} samples")
+        return with_float_samples(message.request)
+
+    def close(self) -> None:
+        """Files that came and were not taken."""
+        while self._files:
+            os.close(self._files.pop())
+
+
+def send_request(channel: socket.socket, message: Submit) -> None:
+    """A request with its samples. Raises OSError, for want of a reader or of memory."""
+    samples = np.ascontiguousarray(message.request.samples)
+    frame = encode(message)
+    with open(os.memfd_create("samples"), "r+b", buffering=0) as file:
+        rest = samples.data.cast("B") if len(samples) else memoryview(b"")
+        while rest:
+            rest = rest[file.write(rest) :]
+        num_sent = socket.send_fds(channel, [frame], [file.fileno()])
+    if num_sent < len(frame):
+        channel.sendall(frame[num_sent:])
+
+
+class Outbox:
+    """Writes frames and never waits: a reader that stands still must not hold up the writer.
+
+    Used by any thread. What the socket does not take is kept for `flush`.
+    """
+
+    def __init__(self, channel: socket.socket) -> None:
+        self._channel = channel
+        self._lock = threading.Lock()
+        self._backlog = bytearray()
+        self._deferred = b""  # frames in no hurry, which go with the next
+
+    def defer(self, message: Message) -> None:
+        """Send with the next frame: a step shall cost one system call."""
+        with self._lock:
+            self._deferred += encode(message)
+
+    def post(self, *messages: Message) -> None:
+        """Send now. Whoever calls need not care whether anybody reads."""
+        frames = b"".join(map(encode, messages))
+        with self._lock:
+            self._backlog += self._deferred + frames
+            self._deferred = b""
+            self._send()
+
+    def flush(self) -> None:
+        """Send what is kept, as far as the socket takes it."""
+        with self._lock:
+            self._send()
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether something waits for `flush`."""
+        return bool(self._backlog)
+
+    def _send(self) -> None:
+        try:
+            while self._backlog:
+                num_sent = self._channel.send(self._backlog, socket.MSG_DONTWAIT)
+                del self._backlog[:num_sent]
+        except BlockingIOError:
+            if len(self._backlog) > _MAX_BACKLOG_BYTES:
+                self._backlog.clear()
+                with suppress(OSError):
+                    self._channel.shutdown(socket.SHUT_RDWR)  # its reader is as good as gone
+        except OSError:  # gone, which whoever reads from it sees too
+            self._backlog.clear()

@@ -1,0 +1,39 @@
+"""Listening sockets, alone on a port or one of several processes that share it."""
+
+from __future__ import annotations
+
+import socket
+from typing import Final
+
+_BACKLOG: Final = 2048
+
+
+def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:
+    """A listening socket. Raises OSError when the port is taken.
+
+    `shared`: other processes of this pod listen on it too, and the kernel deals connections out.
+    """
+    return socket.create_server(
+        (host, port), family=_family(host), backlog=_BACKLOG, reuse_port=shared
+    )
+
+
+def reserve(host: str, port: int) -> socket.socket:
+    """Make sure that a port, 0 for any, is this pod's alone to share. Raises OSError.
+
+    The socket does not listen; as long as it is open nobody else can take the port.
+    """
+    family = _family(host)
+    if port:
+        # Servers that share a port do not notice each other, so ask once as one that does not.
+        with socket.create_server((host, port), family=family):
+            pass
+    reserved = socket.socket(family, socket.SOCK_STREAM)
+    reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    reserved.bind((host, port))
+    return reserved
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET

@@ -1,0 +1,99 @@
+"""The recordings of one request: admitted together, decoded and transcribed side by side."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import ExitStack, aclosing
+from dataclasses import dataclass
+from typing import Final
+
+from predictor.audio.decode import AudioDecoder, Source
+from predictor.errors import InvalidInput
+from predictor.service.admission import Lease
+from predictor.service.transcriber import Transcriber
+from predictor.types import Segment, TextRequest, Transcription
+
+# Of one request, in windows of one recording: what is more waits for its turn within the request,
+# so that a request of many long recordings is no more than a few requests of one.
+_WINDOWS_AT_ONCE: Final = 4.0
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One recording that was looked at, and what is asked for."""
+
+    source: Source
+    text: TextRequest
+
+
+class RecordingRunner:
+    """From recordings to transcripts with a decoder."""
+
+    def __init__(self, decoder: AudioDecoder) -> None:
+        self._decoder = decoder
+
+    async def run(self, transcriber: Transcriber, tasks: Sequence[Task]) -> list[Transcription]:
+        """The answers in order; when one fails the others are stopped and its error is raised.
+
+        Raises Overloaded before anything is decoded, and what decoding and transcribing raise;
+        InvalidInput carries the index of its recording.
+        """
+        with ExitStack() as stack:
+            leases = self._first_leases(transcriber, tasks, stack)
+            turns = asyncio.Semaphore(len(leases))
+            running = [
+                asyncio.create_task(
+                    self._one(transcriber, task, turns, leases[i] if i < len(leases) else None)
+                )
+                for i, task in enumerate(tasks)
+            ]
+            try:
+                done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_EXCEPTION)
+                for index, task in enumerate(running):
+                    if task in done and (error := task.exception()) is not None:
+                        raise error.at(index) if isinstance(error, InvalidInput) else error
+                return [task.result() for task in running]
+            finally:
+                for task in running:
+                    task.cancel()
+                await asyncio.gather(*running, return_exceptions=True)
+
+    async def stream(
+        self, transcriber: Transcriber, task: Task
+    ) -> AsyncGenerator[str | Segment | Transcription]:
+        """The events of one recording; see `Transcriber.stream_pieces`."""
+        source = task.source
+        with transcriber.admission.lease(source.first_s, self._decoder.window_s) as lease:
+            pieces = self._decoder.pieces(source, lease)
+            async with aclosing(transcriber.stream_pieces(pieces, task.text, lease)) as events:
+                async for event in events:
+                    yield event
+
+    def _first_leases(
+        self, transcriber: Transcriber, tasks: Sequence[Task], stack: ExitStack
+    ) -> list[Lease]:
+        """Of those that begin at once, at least one. Raises Overloaded."""
+        leases: list[Lease] = []
+        window_s, capacity_s = self._decoder.window_s, transcriber.admission.max_held_audio_s
+        left_s = min(_WINDOWS_AT_ONCE * window_s, capacity_s / 2)
+        for task in tasks:
+            left_s -= task.source.first_s
+            if leases and left_s < 0:
+                break
+            lease = transcriber.admission.lease(task.source.first_s, window_s)
+            leases.append(stack.enter_context(lease))
+        return leases
+
+    async def _one(
+        self, transcriber: Transcriber, task: Task, turns: asyncio.Semaphore, lease: Lease | None
+    ) -> Transcription:
+        source = task.source
+        async with turns:
+            if lease is None:
+                lease = await transcriber.admission.lease_in_turn(
+                    source.first_s, self._decoder.window_s
+                )
+            with lease:
+                pieces = self._decoder.pieces(source, lease)
+                return await transcriber.transcribe_pieces(pieces, task.text, lease)

@@ -1,0 +1,226 @@
+"""The server's own work: from the request to the answer with an engine that answers at once.
+
+    python -m tests.bench.own_work --output tests/bench/results/own-work.json
+
+One 10 s WAV at a time over one connection, by each protocol: what the server adds to a request.
+And its memory after many requests. No GPU; the engine says the same thirty words to everything.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import quantiles
+from typing import Any
+
+import httpx
+import numpy as np
+
+from predictor.engine import EngineClient
+from predictor.engine.options import EngineStats
+from predictor.engine.protocol import Receive
+from predictor.engine.sequence import Limits
+from predictor.logs import configure_logging
+from predictor.settings.read import load_settings
+from predictor.text.tokenizer import TextTokenizer
+from predictor.types import EngineRequest, ExtendRequest, TokenChunk
+from tests.bench.environment import ROOT, describe
+from tests.bench.http_client import wav
+from tests.bench.memory import memory
+
+CHECKPOINT = ROOT / "predictor" / "checkpoints" / "tiny"
+MODEL = "qwen3-asr"
+SAID = "remind me to call my sister at half past seven and turn off the lamp in the kitchen " * 2
+
+
+class InstantCore:
+    """A Core that has the answer before it is asked."""
+
+    device = "none"
+    limits = Limits(3072, 4096, frozenset({1}))
+
+    def __init__(self, tokenizer: TextTokenizer) -> None:
+        header = [*tokenizer.encode_plain("language English"), tokenizer.asr_text]
+        tokens = (*header, *tokenizer.encode_plain(SAID.strip()))
+        self._answer = TokenChunk(tokens, (-0.01,) * len(tokens), "stop", 160, 130)
+
+    def start(self) -> None:
+        pass
+
+    def stop(self, timeout_s: float = 0.0) -> None:
+        pass
+
+    def is_alive(self) -> bool:
+        return True
+
+    def is_serving(self) -> bool:
+        return True
+
+    def stats(self) -> EngineStats:
+        return EngineStats(0, 0, 0.0, 0.0, 1, 3072)
+
+    def submit(self, request: EngineRequest, receive: Receive) -> None:
+        receive([(request.request_id, self._answer)])
+
+    def extend(self, request: ExtendRequest, receive: Receive) -> None:
+        receive([(request.request_id, self._answer)])
+
+    def close(self, sequence_id: str) -> None:
+        pass
+
+    def abort(self, request_id: str) -> None:
+        pass
+
+
+def serve() -> None:
+    """The real server on an InstantCore; says its ports when it is ready."""
+    flags = ["--http_port=0", "--grpc_port=0", "--host=127.0.0.1", "--log_level=info"]
+    settings = load_settings([f"--model_dir={CHECKPOINT}", "--device=cpu", *flags], {})
+    sys.argv[1:] = []  # KServe parses them while it is imported
+    from predictor.server import build_server
+    from predictor.service import loading
+
+    configure_logging(settings.log_format, settings.log_level)
+
+    def make(*_: Any) -> loading.MadeEngine:
+        core = InstantCore(TextTokenizer.load(CHECKPOINT))
+        return loading.MadeEngine(EngineClient([core]), "none", "none")
+
+    build_server(settings, loading=loading.Loading(settings, make)).start()
+
+
+@contextmanager
+def server() -> Any:
+    """(process id, HTTP port, gRPC port)."""
+    command = [sys.executable, "-m", "tests.bench.own_work", "--serve"]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    try:
+        ports: tuple[int, int] | None = None
+        for text in process.stderr:
+            line = json.loads(text) if text.startswith("{") else {"message": ""}
+            if line["message"] == "listening":
+                ports = line["http_port"], line["grpc_port"]
+            if line["message"] == "ready":
+                break
+        assert ports is not None, "the server did not start"
+        drain = subprocess.Popen(["cat"], stdin=process.stderr, stdout=subprocess.DEVNULL)
+        try:
+            yield process.pid, *ports
+        finally:
+            process.terminate()
+            process.wait(30)
+            drain.wait(30)
+    finally:
+        process.kill()
+        process.stderr.close()
+
+
+def askers(http_port: int, grpc_port: int, audio: bytes) -> dict[str, Callable[[], str]]:
+    """By protocol: a request, and the text of its answer."""
+    import grpc
+    from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
+    from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc
+
+    http = httpx.Client(base_url=f"http://127.0.0.1:{http_port}", timeout=60)
+    infer = f"/v2/models/{MODEL}/infer"
+    entry: dict[str, Any] = {"name": "audio", "datatype": "BYTES", "shape": [1]}
+    framed = len(audio).to_bytes(4, "little") + audio
+    binary = entry | {"parameters": {"binary_data_size": len(framed)}}
+    head = json.dumps({"inputs": [binary]}).encode()
+    plain = json.dumps({"inputs": [entry | {"data": [base64.b64encode(audio).decode()]}]}).encode()
+    channel = grpc.insecure_channel(f"127.0.0.1:{grpc_port}")
+    stub = grpc_predict_v2_pb2_grpc.GRPCInferenceServiceStub(channel)
+    message = pb.ModelInferRequest(model_name=MODEL, raw_input_contents=[framed])
+    message.inputs.append(
+        pb.ModelInferRequest.InferInputTensor(name="audio", datatype="BYTES", shape=[1])
+    )
+
+    def text_of(response: httpx.Response) -> str:
+        response.raise_for_status()
+        outputs = {output["name"]: output for output in response.json()["outputs"]}
+        return str(outputs["text"]["data"][0])
+
+    def v2_binary() -> str:
+        headers = {"inference-header-content-length": str(len(head))}
+        return text_of(http.post(infer, content=head + framed, headers=headers))
+
+    def v2_json() -> str:
+        headers = {"content-type": "application/json"}
+        return text_of(http.post(infer, content=plain, headers=headers))
+
+    def openai() -> str:
+        files = {"file": ("clip.wav", audio, "audio/wav")}
+        answer = http.post("/v1/audio/transcriptions", data={"model": MODEL}, files=files)
+        answer.raise_for_status()
+        return str(answer.json()["text"])
+
+    def grpc_infer() -> str:
+        answer = stub.ModelInfer(message, timeout=60)
+        index = [output.name for output in answer.outputs].index("text")
+        if answer.raw_output_contents:
+            return bytes(answer.raw_output_contents[index][4:]).decode()
+        return bytes(answer.outputs[index].contents.bytes_contents[0]).decode()
+
+    return {"V2 binary": v2_binary, "V2 JSON": v2_json, "OpenAI": openai, "gRPC": grpc_infer}
+
+
+def measure(ask: Callable[[], str], count: int) -> dict[str, Any]:
+    """Milliseconds of `count` requests after as many as a tenth to warm up."""
+    took_ms = []
+    for index in range(count + count // 10):
+        began_s = time.perf_counter()
+        said = ask()
+        took_ms.append(1e3 * (time.perf_counter() - began_s))
+        assert said.lower() == SAID.strip(), said
+        if index < count // 10:
+            took_ms.clear()
+    cuts = quantiles(took_ms, n=100)
+    return {"p50_ms": cuts[49], "p95_ms": cuts[94], "repeats": count}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--serve", action="store_true", help="be the server")
+    parser.add_argument("--count", type=int, default=300)
+    parser.add_argument("--memory_after", type=int, default=0, help="requests; 0 leaves it out")
+    parser.add_argument("--output", type=Path)
+    arguments = parser.parse_args()
+    if arguments.serve:
+        serve()
+        return
+    audio = wav(10.0, np.random.default_rng(0))
+    result: dict[str, Any] = {"environment": describe(), "method": __doc__, "rows": {}}
+    with server() as (pid, http_port, grpc_port):
+        asks = askers(http_port, grpc_port, audio)
+        for name, ask in asks.items():
+            result["rows"][name] = measure(ask, arguments.count)
+        if arguments.memory_after:
+            result["rows"]["memory"] = memory_after(pid, asks, arguments.memory_after)
+    result["load"] = os.getloadavg()
+    for name, row in result["rows"].items():
+        print(f"{name:<12}", json.dumps(row))
+    if arguments.output is not None:
+        arguments.output.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def memory_after(pid: int, asks: dict[str, Callable[[], str]], count: int) -> dict[str, Any]:
+    """Resident MiB after a twentieth of `count` requests, and after all of them."""
+    sizes, kinds = {}, list(asks.values())
+    for index in range(count):
+        kinds[index % len(kinds)]()
+        if index + 1 in (count // 20, count):
+            sizes[str(index + 1)] = memory(pid)["rss_mib"]
+    return {"rss_mib_after": sizes}
+
+
+if __name__ == "__main__":
+    main()
