@@ -43,7 +43,7 @@ def evaluate(
     model: str = "qwen3-asr",
     protocol: str = "v2",
     concurrency: int = 8,
-    cluster_by: str = "clip",
+    cluster_by: str = "auto",
     price_per_hour: float = 0.0,
     title: str = "evaluation",
     max_failed: float = 0.05,
@@ -73,7 +73,7 @@ def evaluate_in_process(
     limit: int = 0,
     num_shards: int = 1,
     concurrency: int = 64,
-    cluster_by: str = "clip",
+    cluster_by: str = "auto",
     price_per_hour: float = 0.0,
     title: str = "evaluation",
     max_failed: float = 0.05,
@@ -107,7 +107,7 @@ def promote(
     model: str = "qwen3-asr",
     protocol: str = "v2",
     concurrency: int = 8,
-    cluster_by: str = "clip",
+    cluster_by: str = "auto",
     limits: dict = {},  # noqa: B006 - KFP wants the literal
     plan: dict = {"steps": DEFAULT_STEPS},  # noqa: B006
     watch: dict = {},  # noqa: B006
@@ -174,7 +174,7 @@ def scheduled(
     model: str = "qwen3-asr",
     protocol: str = "v2",
     concurrency: int = 4,
-    cluster_by: str = "clip",
+    cluster_by: str = "auto",
     limits: dict = {},  # noqa: B006
     title: str = "production sample",
     webhook: str = "",
