@@ -213,8 +213,8 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--drafts",
         action="store_true",
-        help="hand the stable version's transcripts to a candidate that takes drafts; latency is not "
-        "judged then",
+        help="hand the stable version's transcripts to a candidate that takes drafts; latency is "
+        "not judged then",
     )
     options.add_plan(command)
     options.add_out(command, required=False)
