@@ -165,7 +165,7 @@ def openai_router(dataplane: AsrDataPlane, created: int, prefix: str) -> APIRout
         await dataplane.get_model(name)
         parsed = await openai.openai_call(request, dataplane.served_names)
         if parsed.stream:
-            return await _stream(dataplane, parsed)
+            return await _stream(dataplane, parsed, dict(request.headers))
         answer: openai.Rendered = await dataplane.call(name, parsed.call, dict(request.headers))
         return Response(answer.body, media_type=answer.media_type)
 
@@ -185,8 +185,10 @@ def openai_router(dataplane: AsrDataPlane, created: int, prefix: str) -> APIRout
     return router
 
 
-async def _stream(dataplane: AsrDataPlane, parsed: openai.OpenAICall) -> Response:
-    events = dataplane.model.transcribe_stream(parsed.call)
+async def _stream(
+    dataplane: AsrDataPlane, parsed: openai.OpenAICall, headers: dict[str, str]
+) -> Response:
+    events = dataplane.model.transcribe_stream(parsed.call, headers)
     try:
         first = await anext(events)  # so that what goes wrong at once is still a status
     except BaseException:

@@ -18,6 +18,7 @@ class KeptSequences:
         self._options = options
         self._windows = Windows(limits.window_chunks)
         self._utterances: dict[str, Utterance] = {}
+        self._num_samples = 0  # of them all
 
     def __len__(self) -> int:
         return len(self._utterances)
@@ -61,7 +62,9 @@ class KeptSequences:
         except Exception:
             utterance.take_back(len(step.samples))
             raise
+        self._num_samples += len(step.samples)
         if kept is not None and kept is not utterance:
+            self._num_samples -= len(kept.samples)
             scheduler.close(kept)
         utterance.request_id = step.request_id
         self._utterances[step.sequence_id] = utterance
@@ -82,13 +85,14 @@ class KeptSequences:
         utterance = self._utterances.pop(sequence_id, None)
         if utterance is None:
             return None
+        self._num_samples -= len(utterance.samples)
         scheduler.close(utterance)
         scheduler.num_kept = len(self._utterances)
         return utterance.request_id
 
     def _check_room(self, kept: Utterance | None, new_audio_s: float) -> None:
         options = self._options
-        kept_s = sum(utterance.audio_s for utterance in self._utterances.values())
+        kept_s = self._num_samples / SAMPLE_RATE_HZ
         if kept is None and len(self._utterances) >= options.max_kept_sequences:
             raise Overloaded(
                 f"{len(self._utterances)} sequences are kept alive; the limit is "

@@ -101,8 +101,7 @@ class Decoder(nn.Module):
 
         def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
             cache.write(layer, places, key, value)
-            keys, values = view.read(cache, layer)
-            return cached_attention(query, keys, values, view)
+            return cached_attention(query, cache, layer, view)
 
         return self._run(self.embedding(tokens), self.rotation(positions), attend)
 
