@@ -29,6 +29,7 @@ from pipelines.lib.render import (
 )
 from pipelines.lib.sharding import shard as shard_of
 from pipelines.lib.spoken import with_languages
+from pipelines.lib.tracking import report_metrics
 from pipelines.lib.transcribe import transcribe
 from pipelines.lib.webhook import NotifyError, webhook
 from pipelines.local_service import LocalService
@@ -131,18 +132,10 @@ def score(
     write_report(Path(report_path), report)
     Path(page).write_text(report_html(report), encoding="utf-8")
     Path(summary).write_text(report_markdown(report), encoding="utf-8")
-    found = report["summary"]
-    numbers = {
-        "recordings": float(found["num_clips"]),
-        "error_rate": found["errors"]["rate"],
-        "hallucination_rate": found["hallucination"]["rate"],
-        "repetition_rate": found["repetition"]["rate"],
-        "failure_rate": found["failures"]["rate"],
-        "rtfx": found["speed"]["rtfx"],
-        "p95_latency_s": (found["speed"]["latency_s"] or {}).get("p95"),
-        "ece": (found["calibration"] or {}).get("ece"),
-    }
-    return {k: v for k, v in numbers.items() if v is not None}, _matrix(report["confusion"])
+    numbers = report_metrics(report)
+    if report["summary"]["errors"]["rate"] is not None:
+        numbers["error_rate"] = report["summary"]["errors"]["rate"]  # of one metric only
+    return numbers, _matrix(report["confusion"])
 
 
 def _check_same_model(headers: Sequence[Mapping[str, Any]]) -> None:
