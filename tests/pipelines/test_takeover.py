@@ -21,7 +21,7 @@ from pipelines.rollout.plan import Plan
 from pipelines.rollout.state import Phase
 from pipelines.rollout.watch import Look
 from tests.pipelines.fake_cluster import NAMESPACE, inference_service
-from tests.pipelines.test_promote import Site, Sites
+from tests.pipelines.test_promote import FEW, Site, Sites
 from tests.pipelines.test_promote import site as site
 from tests.pipelines.test_rollout import CANDIDATE, MODES, PLAN, STABLE, Stage, Start
 from tests.pipelines.test_rollout import start as start
@@ -370,7 +370,7 @@ def promotion(site: Site) -> subprocess.Popen[str]:
         sys.executable, "-m", "pipelines", "promote", "qwen3-asr", f"--namespace={NAMESPACE}",
         *site.access(), f"--storage-uri={CANDIDATE}", f"--ingress={site.ingress}",
         f"--data={site.manifest}", f"--out={site.folder / 'out'}", "--quiet", "--resamples=300",
-        "--concurrency=2", "--soak-s=600", "--poll-s=0.01", "--p95-latency-ratio=50",
+        "--concurrency=2", "--soak-s=600", "--poll-s=0.01", *FEW,
     ]  # fmt: skip
     return subprocess.Popen(
         command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, text=True,
