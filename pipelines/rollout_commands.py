@@ -23,6 +23,7 @@ from pipelines.rollout.kube import Patience
 from pipelines.rollout.lease import TakenOverError
 from pipelines.rollout.machine import Outcome, Rollout
 from pipelines.rollout.state import Phase
+from pipelines.rollout.storage_uri import check_storage_uri
 from pipelines.rollout.watch import PrometheusWatcher
 
 DIRECT_URL = "http://by-its-own-address"  # replaced by each version's
@@ -50,6 +51,7 @@ def _promote(parsed: argparse.Namespace, cluster: Cluster) -> Result:
     if parsed.candidate is not None:
         candidate = read_candidate(parsed.candidate)
     else:
+        check_storage_uri(parsed.storage_uri)
         state = cluster.read_state()
         under_way = state is not None and not state.finished
         stable = state.stable if state and under_way else cluster.read()["spec"]["predictor"]

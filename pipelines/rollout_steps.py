@@ -24,6 +24,7 @@ from pipelines.rollout.identity import Asker
 from pipelines.rollout.machine import Rollout
 from pipelines.rollout.modes import main_url, mode_name
 from pipelines.rollout.plan import Plan
+from pipelines.rollout.storage_uri import check_storage_uri
 from pipelines.rollout.watch import PrometheusWatcher, WatchLimits
 
 UNUSED_URL = "http://by-its-own-address"
@@ -78,6 +79,7 @@ def deploy(run: Run, storage_uri: str, accepted_report: str) -> tuple[str, str, 
     cluster = run.cluster()
     check_reachable(run, cluster.read())
     check_writable(accepted_report)
+    check_storage_uri(storage_uri)
     state = cluster.read_state()
     under_way = state is not None and not state.finished
     stable = state.stable if state and under_way else cluster.read()["spec"]["predictor"]

@@ -313,7 +313,7 @@ class Driver:
                 f"other models answer than before: stable {found.stable}, was {before.stable}; "
                 f"candidate {found.candidate}, was {before.candidate}"
             )
-        if None in (found.stable, found.candidate):
+        if not found.said:
             self.log("the service does not say which model it is (properties.model_identity)")
         elif found.stable == found.candidate:
             if storage_uri(state.stable) != storage_uri(state.candidate):

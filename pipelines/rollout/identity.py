@@ -7,6 +7,7 @@ Services that do not say are told apart by the status only, and that is logged.
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from pipelines.lib.errors import PipelineError
 NUM_ASKED = 12  # in a row, of one version's own address
 ALPHA = 1e-6  # chance to call a right split wrong
 PROPERTY = "model_identity"
+INFO = re.compile(r"^qwen3_asr_model_info\{(.*)\} 1(?:\.0)?$", re.MULTILINE)
+FROM_METRICS = "metrics: "
 
 
 class IdentityError(PipelineError):
@@ -37,7 +40,14 @@ class Identities:
     @property
     def differ(self) -> bool:
         """Whether an answer tells which version it is from."""
-        return bool(self.stable and self.candidate) and self.stable != self.candidate
+        return self.said and self.stable != self.candidate
+
+    @property
+    def said(self) -> bool:
+        """Whether both say it; equal ones from the metrics are none, see `_from_metrics`."""
+        if not self.stable or not self.candidate:
+            return False
+        return self.stable != self.candidate or not self.stable.startswith(FROM_METRICS)
 
 
 class Asker:
@@ -53,14 +63,14 @@ class Asker:
         headers = {} if self.direct else {"Host": urlsplit(url).netloc}
         if self._service.api_key:
             headers["Authorization"] = f"Bearer {self._service.api_key}"
-        address = f"{base.rstrip('/')}/v2/models/{self._service.model}"
+        base = base.rstrip("/")
         found: Counter[str | None] = Counter()
         try:
             with httpx.Client(headers=headers, timeout=self._service.timeout_s) as http:
                 for _ in range(number):
-                    response = http.get(address)
+                    response = http.get(f"{base}/v2/models/{self._service.model}")
                     response.raise_for_status()
-                    found[_identity(response.json())] += 1
+                    found[_identity(response.json()) or _from_metrics(http, base)] += 1
         except httpx.HTTPStatusError as error:
             said = f"HTTP {error.response.status_code}"
             raise IdentityError(f"{url}: metadata cannot be asked: {said}") from error
@@ -94,6 +104,17 @@ def _identity(document: Any) -> str | None:
         if isinstance(properties, dict) and properties.get(PROPERTY):
             return str(properties[PROPERTY])
     return None
+
+
+def _from_metrics(http: httpx.Client, base: str) -> str | None:
+    """From `qwen3_asr_model_info`, for services whose metadata does not say it.
+
+    Its checkpoint is a folder's name, often the same for all weights: if two are equal, that says
+    nothing (see `Identities.differ`).
+    """
+    page = http.get(f"{base}/metrics")
+    labels = INFO.search(page.text) if page.is_success else None
+    return f"{FROM_METRICS}{labels[1]}" if labels else None
 
 
 def fits(found: int, number: int, percent: int) -> bool:

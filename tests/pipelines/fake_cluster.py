@@ -238,6 +238,10 @@ class FakeCluster:
         spec = self.service["spec"]["predictor"]
         status = self.service["status"].setdefault("components", {}).setdefault("predictor", {})
         template = copy.deepcopy(self._template(spec))
+        if refused := knative_refusal(spec.get("annotations", {})):
+            message = f"admission webhook denied the request: validation failed: {refused}"
+            self._conditions(False, {"reason": "ReconcileFailed", "message": message})
+            return
         latest = list(self.workloads.values())[-1] if self.workloads else None
         if latest is None or latest.template != template:
             name = f"{self.service['metadata']['name']}-predictor-{len(self.workloads) + 1:05d}"
@@ -340,12 +344,13 @@ class FakeCluster:
         ]
         self._conditions(self.is_ready(self.workloads[self._deployment(stable)]))
 
-    def _conditions(self, ready: bool | None) -> None:
+    def _conditions(self, ready: bool | None, why: Object | None = None) -> None:
         """None: neither ready nor not, as during a rollout of Knative's own."""
         status = {True: "True", False: "False", None: "Unknown"}[ready]
         reason = {} if ready else {"reason": "RevisionFailed", "message": "containers crash"}
         if ready is None:
             reason = {"reason": "RolloutInProgress", "message": ""}
+        reason = why or reason
         self.service["status"]["conditions"] = [
             {"type": "PredictorReady", "status": status, **reason},
             {"type": "Ready", "status": status, **reason},
@@ -427,6 +432,14 @@ def admission(body: Object) -> str | None:
         return "trafficPercent adds up to more than 100"
     if any(key in c["predictor"] for c in canaries for key in AUTOSCALING):
         return "a canary has no autoscaling"
+    return None
+
+
+def knative_refusal(annotations: Object) -> str | None:
+    """Of Knative's webhook, met when KServe makes the Knative service: not by whoever applies."""
+    key = "autoscaling.knative.dev/activation-scale"
+    if key in annotations and int(annotations[key]) < 2:
+        return f"expected 2 <= {annotations[key]} <= 2147483647: {key}"
     return None
 
 

@@ -13,7 +13,7 @@ from starlette.routing import Route
 
 from pipelines.lib.client import ServiceOptions
 from pipelines.lib.errors import RolloutError
-from pipelines.rollout.identity import Asker, IdentityError, fits
+from pipelines.rollout.identity import Asker, Identities, IdentityError, fits
 from pipelines.rollout.modes import main_url
 from pipelines.rollout.plan import Plan
 from tests.pipelines.conftest import Serve
@@ -105,6 +105,15 @@ def test_a_candidate_that_changes_during_the_evaluation_is_refused(
     assert built.promote() == 1
     assert "other models answer than before" in capsys.readouterr().out
     assert built.cluster.split() == {STABLE: 100}
+
+
+def test_the_metrics_tell_where_the_metadata_does_not() -> None:
+    one, two = ("metrics: checkpoint=" + name for name in ("a", "b"))
+    assert Identities(one, two).differ
+    assert not Identities(one, one).said  # the folder's name, the same for all weights
+    assert Identities("digest", "digest").said
+    assert not Identities("digest", "digest").differ
+    assert not Identities(None, "digest").said
 
 
 def test_an_address_with_several_models_behind_it(serve_app: Serve) -> None:
