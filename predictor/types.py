@@ -136,6 +136,8 @@ class Segment:
     avg_logprob: float  # mean natural log-probability of the text tokens
     finish_reason: FinishReason
     token_ids: tuple[int, ...] = ()
+    token_logprobs: tuple[float, ...] = ()  # natural log, one for each of `token_ids`
+    num_header_tokens: int = 0  # of `token_ids`, the first ones: they name the language
     channel: int | None = None  # when each channel was heard on its own
 
 

@@ -19,7 +19,7 @@ LAYERS = [
     {"settings", "metrics", "logs", "processes", "book", "shared_samples"},
     {"text", "model"},
     {"audio"},
-    {"engine"},
+    {"engine", "align"},
     {"startup"},
     {"live"},
     {"service"},

@@ -10,7 +10,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from predictor.api.details import details
+from predictor.api.hearing import HEARING_FIELDS, read_hearing
 from predictor.api.json_body import LongText, decode_base64, load_json
+from predictor.api.media import media_type
 from predictor.api.tensors import refuse_unknown
 from predictor.errors import InvalidInput, UnsupportedMedia
 from predictor.service.calls import Call, Recording
@@ -20,25 +22,26 @@ from predictor.types import Transcription
 _JSON_TYPES = ("", "application/json")
 _RAW_TYPES = ("application/octet-stream", "application/ogg", "application/mp4")
 _TEXT_FIELDS = ("language", "context")
+_FIELDS = (*_TEXT_FIELDS, *HEARING_FIELDS)
 
 
 def v1_call(
     body: bytes | bytearray, content_type: str | None, query: Mapping[str, str], max_items: int
 ) -> Call:
     """The call of a `:predict` request. Raises InvalidInput and UnsupportedMedia."""
-    media_type = (content_type or "").split(";", 1)[0].strip().lower()
-    if media_type in _JSON_TYPES:
+    kind = media_type(content_type)
+    if kind in _JSON_TYPES:
         return Call("v1", _instances(load_json(body), max_items), _render, indexed=True)
-    if media_type.startswith(("audio/", "video/")) or media_type in _RAW_TYPES:
+    if kind.startswith(("audio/", "video/")) or kind in _RAW_TYPES:
         recording = _recording(
             query, data=memoryview(body), content_type=content_type, place="query"
         )
         return Call("v1", (recording,), _render)
     raise UnsupportedMedia(
-        f"content-type: {media_type[:60]!r} is not accepted, send application/json, audio/*, "
+        f"content-type: {kind[:60]!r} is not accepted, send application/json, audio/*, "
         "video/* or application/octet-stream",
         field="content-type",
-        value=media_type[:60],
+        value=kind[:60],
         limit=[*_JSON_TYPES[1:], "audio/*", "video/*", *_RAW_TYPES],
     )
 
@@ -67,12 +70,12 @@ def _instances(content: Mapping[str, Any], max_items: int) -> tuple[Recording, .
 def _instance(instance: object) -> Recording:
     if not isinstance(instance, dict):
         raise InvalidInput("must be an object with audio", field="instances")
-    refuse_unknown(instance, ("audio", *_TEXT_FIELDS), "instance")
+    refuse_unknown(instance, ("audio", *_FIELDS), "instance")
     audio = instance.get("audio")
     b64 = audio.get("b64") if isinstance(audio, dict) and len(audio) == 1 else None
     if not isinstance(b64, str | LongText):
         raise InvalidInput('audio: must be {"b64": "<base64 of the recording>"}', field="audio")
-    texts = {key: _plain(instance[key], key) for key in _TEXT_FIELDS if key in instance}
+    texts = {key: _plain(instance[key], key) for key in _FIELDS if key in instance}
     data = decode_base64(b64, field="audio")
     return _recording(texts, data=data, content_type=None, place="instance")
 
@@ -84,15 +87,20 @@ def _plain(value: object, key: str) -> object:
 def _recording(
     texts: Mapping[str, Any], *, data: bytes | memoryview, content_type: str | None, place: str
 ) -> Recording:
-    refuse_unknown(texts, _TEXT_FIELDS, place)
-    for key, value in texts.items():
+    refuse_unknown(texts, _FIELDS, place)
+    for key in _TEXT_FIELDS:
+        value = texts.get(key)
         if value is not None and not isinstance(value, str):
             raise InvalidInput(f"{key}: must be a string", field=key)
+    hearing = read_hearing(texts)
     return Recording(
         data=data,
         content_type=content_type,
         language=parse_language(texts.get("language")),
         context=texts.get("context") or "",
+        channel=hearing.channel,
+        track=hearing.track,
+        vad=hearing.vad,
     )
 
 

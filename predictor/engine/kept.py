@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from predictor.engine.checks import check_samples
 from predictor.engine.options import EngineOptions
 from predictor.engine.scheduler import Scheduler
-from predictor.engine.sequence import Limits, check_samples
+from predictor.engine.sequence import Limits
 from predictor.engine.utterance import Utterance
 from predictor.errors import InvalidInput, Overloaded
 from predictor.model.stretch import Windows

@@ -86,6 +86,10 @@ class Transcriber:
         self._metrics = metrics
         self.admission = admission
 
+    def token_bytes(self, token_id: int) -> bytes:
+        """UTF-8 bytes of one token of an answer, perhaps half a character."""
+        return self._tokenizer.token_bytes(token_id)
+
     async def transcribe(self, requests: Sequence[TranscribeRequest]) -> list[Transcription]:
         """All of them at once; when one fails the others are stopped and its error is raised.
 
@@ -221,6 +225,8 @@ class Transcriber:
             finish=finish_reason(last.finish, parsed),
             usage=Usage(last.num_audio_tokens, last.num_prompt_tokens, len(parser.token_ids)),
             token_ids=parser.token_ids,
+            token_logprobs=parser.token_logprobs,
+            num_header_tokens=parser.num_header_tokens,
             channel=piece.channel,
         )
 

@@ -54,6 +54,11 @@ class Settings:
         DEFAULT_MODEL_NAME,
         f"name in every protocol; `{DEFAULT_MODEL_NAME}` is answered to as well",
     )
+    model_aliases: tuple[str, ...] = _setting(
+        (),
+        "further names the model answers to, separated by commas, such as `whisper-1` or a hub id",
+        kind=tuple,
+    )
     model_dir: Path | None = _setting(  # noqa: RUF009  # makes a dataclass field
         None,
         f"folder of the checkpoint; `{DEFAULT_MODEL_DIR}` when no `model_id` is given either",
@@ -117,8 +122,25 @@ class Settings:
         kind=tuple,
         is_secret=True,
     )
+    cors_origins: tuple[str, ...] = _setting(
+        (),
+        "origins, separated by commas, whose pages may send requests from a browser; `*` is any",
+        kind=tuple,
+    )
+    enable_page: bool = _setting(
+        False, "give browsers that ask for `/` a page to speak into; others get the health answer"
+    )
     max_body_bytes: int = _setting(
         64 * _MIB, "largest HTTP body or gRPC message", low=1024, high=1024 * _MIB
+    )
+    max_connections: int = _setting(
+        1000, "HTTP connections; further ones are answered probes only", low=1, high=1_000_000
+    )
+    client_timeout_s: float = _setting(
+        10.0,
+        "time for a request's head to be complete, and for its body to bring 4 kB a second",
+        low=1,
+        high=3600,
     )
     max_items: int = _setting(64, "most recordings in one V1 or V2 request", low=1, high=4096)
     max_context_tokens: int = _setting(
@@ -138,7 +160,7 @@ class Settings:
 
     # Audio
     max_audio_s: float = _setting(
-        1200.0,
+        14_400.0,
         "longest recording; longer ones are refused, never cut off",
         low=1,
         high=86400,
@@ -167,11 +189,14 @@ class Settings:
         0.5, "what is shorter is a pause within one piece", low=0.05, high=30
     )
     max_channels: int = _setting(8, "most channels of a recording", low=1, high=64)
-    num_decode_workers: int = _setting(
-        2,
-        "processes that decode recordings and find speech; one for each CPU to spare",
+    num_decode_workers: int | None = _setting(
+        None,
+        "processes that decode recordings and find speech, of all fronts together; `auto`: one for "
+        "two CPUs of the container, 2 at least",
+        kind=int,
         low=1,
         high=256,
+        none="auto",
     )
     max_long_recordings: int = _setting(
         4,
@@ -183,7 +208,7 @@ class Settings:
         60.0, "time limit for decoding a window of a recording", low=1, high=3600
     )
     max_decoded_values: int = _setting(
-        230_400_000,
+        5_529_600_000,
         "most samples times channels a recording may decode to",
         low=16_000,
         high=1 << 34,
@@ -285,9 +310,8 @@ class Settings:
     @property
     def served_names(self) -> tuple[str, ...]:
         """The model's name first, then the names it is answered to as well."""
-        if self.model_name == DEFAULT_MODEL_NAME:
-            return (self.model_name,)
-        return (self.model_name, DEFAULT_MODEL_NAME)
+        names = (self.model_name, DEFAULT_MODEL_NAME, *self.model_aliases)
+        return tuple(dict.fromkeys(names))
 
 
 def specs() -> dict[str, tuple[Spec, Any]]:

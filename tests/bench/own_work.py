@@ -85,8 +85,8 @@ class InstantCore:
 
 def serve() -> None:
     """The real server on an InstantCore; says its ports when it is ready."""
-    flags = ["--http_port=0", "--grpc_port=0", "--host=127.0.0.1", "--log_level=info"]
-    settings = load_settings([f"--model_dir={CHECKPOINT}", "--device=cpu", *flags], {})
+    flags = ["--http_port=0", "--grpc_port=0", "--host=127.0.0.1", "--device=cpu", *sys.argv[2:]]
+    settings = load_settings([f"--model_dir={CHECKPOINT}", *flags], {})
     sys.argv[1:] = []  # KServe parses them while it is imported
     from predictor.server import build_server
     from predictor.service import loading
@@ -112,9 +112,9 @@ def talk(duration_s: float) -> bytes:
 
 
 @contextmanager
-def server() -> Any:
-    """(process id, HTTP port, gRPC port)."""
-    command = [sys.executable, "-m", "tests.bench.own_work", "--serve"]
+def server(*flags: str) -> Any:
+    """(process id, HTTP port, gRPC port) of a server with these settings."""
+    command = [sys.executable, "-m", "tests.bench.own_work", "--serve", *flags]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     try:
@@ -203,17 +203,18 @@ def measure(ask: Callable[[], str], count: int) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--serve", action="store_true", help="be the server")
+    parser.add_argument("--vad", default="silero", help="what finds speech, as the setting")
     parser.add_argument("--count", type=int, default=300)
     parser.add_argument("--memory_after", type=int, default=0, help="requests; 0 leaves it out")
     parser.add_argument("--output", type=Path)
-    arguments = parser.parse_args()
-    if arguments.serve:
+    if sys.argv[1:2] == ["--serve"]:  # be the server; the rest are its settings
         serve()
         return
+    arguments = parser.parse_args()
     audio = talk(10.0)
     result: dict[str, Any] = {"environment": describe(), "method": __doc__, "rows": {}}
-    with server() as (pid, http_port, grpc_port):
+    result["vad"] = arguments.vad
+    with server(f"--vad={arguments.vad}") as (pid, http_port, grpc_port):
         asks = askers(http_port, grpc_port, audio)
         for name, ask in asks.items():
             result["rows"][name] = measure(ask, arguments.count)

@@ -53,7 +53,7 @@ def test_the_readme_quotes_the_recorded_figures() -> None:
         assert number.replace("%", " %") in text
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("wer", [0.003, 0.02, 0.08, 0.2])
 @pytest.mark.parametrize("speakers", [0, 10, 40])
