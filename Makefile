@@ -15,7 +15,7 @@ BUILD_FLAGS ?= --load
 HOST ?= http://127.0.0.1:8080
 LOAD ?= --users 4 --rate 2 --run-time 30s
 
-.PHONY: help setup demo serve test lint format lock clean image image-gpu image-cpu image-pipelines image-pipelines-gpu kind manifests notebooks load
+.PHONY: help setup demo serve test soak lint format lock clean image image-gpu image-cpu image-pipelines image-pipelines-gpu kind manifests notebooks load
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -45,6 +45,9 @@ format: setup ## let ruff rewrite the files
 
 test: setup lint ## everything that needs no GPU and no cluster
 	@$(PY) -m pytest -q
+
+soak: setup ## the long tests: whole evaluation sets through live sessions, minutes to an hour
+	@$(PY) -m pytest -q -m soak
 
 lock: setup ## write requirements.lock anew from pyproject.toml
 	@$(PY) -m pip install --quiet uv && $(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 \

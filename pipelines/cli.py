@@ -1,21 +1,23 @@
 """The command line: `python -m pipelines COMMAND`, each described by its `--help`.
 
-Exit codes: 0 done or accepted, 1 refused or rolled back, 2 a mistake in the call or its inputs.
+Exit codes: 0 done or accepted, 1 refused, rolled back or too much failed, 2 a mistake in the call
+or its inputs, 3 undecided.
 What a machine reads goes to standard output, what a person watches to standard error.
 """
 
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
 
 from pipelines import options
-from pipelines.lib.errors import PipelineError
-
-OK, REFUSED, MISTAKE, INTERRUPTED = 0, 1, 2, 130
+from pipelines.lib.errors import PipelineError, ServiceDown
+from pipelines.output import ExitCode
 
 EVALUATE = """\
 Transcribe recordings with a running service and score the answers.
@@ -35,7 +37,40 @@ Compare two reports of the same recordings and judge the candidate by the gate.
 
   python -m pipelines compare out/v1/report.json out/v2/report.json --out out/v1-v2
 
-Exit code 0: the candidate is accepted; 1: it is refused, and the reasons say why.
+Exit code 0: the candidate is accepted; 1: it is refused, and the reasons say why; 3: too few
+recordings to tell, and the reasons say how many would decide.
+"""
+TRANSCRIBE = """\
+Transcribe an archive to JSONL, text and subtitles; a run that was stopped continues.
+
+  python -m pipelines transcribe recordings/ --url http://localhost:8080 --out out/archive
+  python -m pipelines transcribe s3://calls/2026/ --allow-remote --url http://localhost:8080 \\
+      --out out/calls --formats jsonl,srt
+
+Writes transcripts.jsonl, and a file for each recording below txt/, srt/ or vtt/.
+"""
+RESCORE = """\
+Score answers that are there anew, without asking a service.
+
+  # references were corrected, or another normaliser is wanted
+  python -m pipelines rescore --data set/manifest.jsonl --journal out/v1/journal.jsonl --out out/v1b
+
+  # transcripts of another system: JSONL, CTM, sclite's trn, or Kaldi's text (.txt)
+  python -m pipelines rescore --data set/manifest.jsonl --hypotheses other.trn --out out/other
+"""
+TREND = """\
+Show error rates over several reports, in the order given.
+
+  python -m pipelines trend out/2026-*/report.json --out out/trend
+"""
+PLAN = """\
+Say how many recordings an evaluation needs before the gate can decide.
+
+  # a rate of 5 %, a margin of half a point, 12 words and 5 s a recording
+  python -m pipelines plan --rate 0.05 --margin 0.005
+
+  # recordings like those of a report, each of its languages; a margin relative to the rate
+  python -m pipelines plan --report out/v1/report.json --margin 5%
 """
 PROMOTE = """\
 Roll a candidate out if the evaluation finds it good enough.
@@ -104,15 +139,33 @@ a schedule are printed.
 def main(arguments: Sequence[str]) -> int:
     """Run one command; gives its exit code."""
     parsed = build_parser().parse_args(arguments)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _terminate)  # ends what was started, as Ctrl-C does
     try:
-        accepted: bool = _function(parsed.run)(parsed)
+        outcome = _function(parsed.run)(parsed)
+    except ServiceDown as error:
+        sys.stderr.write(f"error: {error}\n")
+        return ExitCode.REFUSED
     except PipelineError as error:
         sys.stderr.write(f"error: {error}\n")
-        return MISTAKE
+        return ExitCode.MISTAKE
+    except Terminated:
+        sys.stderr.write("terminated; the same command continues\n")
+        return ExitCode.TERMINATED
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; the same command continues\n")
-        return INTERRUPTED
-    return OK if accepted else REFUSED
+        return ExitCode.INTERRUPTED
+    if isinstance(outcome, bool):
+        return ExitCode.OK if outcome else ExitCode.REFUSED
+    return int(outcome)
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came."""
+
+
+def _terminate(*_: object) -> None:
+    raise Terminated
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -120,19 +173,36 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m pipelines",
         description="Evaluate a Qwen3-ASR service, and let the evaluation decide over a canary.",
-        epilog="Exit codes: 0 done or accepted, 1 refused or rolled back, 2 a mistake in the call.",
+        epilog="Exit codes: 0 done or accepted, 1 refused, rolled back or too much failed, "
+        "2 a mistake in the call, 3 undecided.",
     )
     added = parser.add_subparsers(required=True, metavar="COMMAND")
     command = _command(added, "evaluate", EVALUATE, "commands:run_evaluate")
     options.add_service(command, checkpoint=True)
     options.add_data(command)
     options.add_scoring(command)
+    options.add_failures(command)
     options.add_out(command)
     command = _command(added, "compare", COMPARE, "commands:run_compare")
     command.add_argument("stable", help="report.json of the stable version")
     command.add_argument("candidate", help="report.json of the candidate")
     options.add_gate(command)
     options.add_out(command, required=False)
+    command = _command(added, "transcribe", TRANSCRIBE, "commands:run_transcribe")
+    options.add_archive(command)
+    options.add_service(command, checkpoint=True)
+    options.add_failures(command)
+    options.add_out(command)
+    command = _command(added, "rescore", RESCORE, "commands:run_rescore")
+    options.add_data(command)
+    options.add_answers(command)
+    options.add_scoring(command)
+    options.add_out(command)
+    command = _command(added, "trend", TREND, "commands:run_trend")
+    command.add_argument("reports", nargs="+", help="report.json files, oldest first")
+    options.add_out(command, required=False)
+    command = _command(added, "plan", PLAN, "commands:run_plan")
+    options.add_planning(command)
     command = _command(added, "promote", PROMOTE, "rollout_commands:run_promote")
     options.add_cluster(command)
     options.add_candidate(command)
@@ -140,6 +210,12 @@ def build_parser() -> argparse.ArgumentParser:
     options.add_data(command, required=False)
     options.add_scoring(command)
     options.add_gate(command)
+    command.add_argument(
+        "--drafts",
+        action="store_true",
+        help="hand the stable version's transcripts to the candidate, where it takes drafts: about "
+        "half the GPU time, equal answers, latency not judged",
+    )
     options.add_plan(command)
     options.add_out(command, required=False)
     for name, text in (("rollback", ROLLBACK), ("abort", ABORT), ("pause", PAUSE)):
@@ -160,10 +236,10 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _function(name: str) -> Callable[[argparse.Namespace], bool]:
+def _function(name: str) -> Callable[[argparse.Namespace], bool | int]:
     """A command's function, imported now: the Kubernetes client alone takes half a second."""
     module, _, function = name.partition(":")
-    found: Callable[[argparse.Namespace], bool] = getattr(
+    found: Callable[[argparse.Namespace], bool | int] = getattr(
         import_module(f"pipelines.{module}"), function
     )
     return found

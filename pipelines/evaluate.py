@@ -5,17 +5,17 @@ The same function runs behind the command line, in a pipeline's step and in a no
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pipelines.lib.client import ServiceOptions
 from pipelines.lib.evaluation import Report, ScoringOptions, build_report, write_report
-from pipelines.lib.journal import Record
+from pipelines.lib.journal import SERVICE, Record, read_journal
 from pipelines.lib.manifest import Clip
 from pipelines.lib.render import AUDIO_BUDGET_BYTES, report_html, report_markdown
-from pipelines.lib.transcribe import transcribe
+from pipelines.lib.transcribe import AskOptions, Target, transcribe_together
 
 JOURNAL = "journal.jsonl"
 REPORT_JSON, REPORT_MARKDOWN, REPORT_HTML = "report.json", "report.md", "report.html"
@@ -28,6 +28,7 @@ class EvaluateOptions:
     concurrency: int = 8
     allow_remote: bool = False  # fetch recordings that the manifest names by URL
     show_progress: bool = False
+    drafts: bool = False  # of two versions: send the first's transcript to the second
     audio_budget_bytes: int = AUDIO_BUDGET_BYTES  # for the recordings inside the HTML report
     scoring: ScoringOptions = field(default_factory=ScoringOptions)
 
@@ -38,22 +39,40 @@ def evaluate(
     out: Path,
     options: EvaluateOptions | None = None,
     *,
-    title: str = "evaluation",
+    title: str | None = None,
 ) -> Report:
     """Transcribe (continuing the journal in `out`), score, and write the report three ways.
 
     Raises PipelineError for anything the user can mend; requests that failed are in the report.
     """
     options = options or EvaluateOptions()
-    records = transcribe(
+    (report,) = evaluate_together(clips, {title or "": (service, out)}, options).values()
+    return report
+
+
+def evaluate_together(
+    clips: Sequence[Clip],
+    versions: Mapping[str, tuple[ServiceOptions, Path]],
+    options: EvaluateOptions,
+) -> dict[str, Report]:
+    """Evaluate several versions (by title: the service and its folder) under the same load.
+
+    Every recording is asked of all of them in turn, so that neither has the quiet hour.
+    """
+    records = transcribe_together(
         clips,
-        service,
-        out / JOURNAL,
-        concurrency=options.concurrency,
-        allow_remote=options.allow_remote,
-        show_progress=options.show_progress,
+        [Target(service, out / JOURNAL) for service, out in versions.values()],
+        AskOptions(
+            concurrency=options.concurrency,
+            allow_remote=options.allow_remote,
+            show_progress=options.show_progress,
+            drafts=options.drafts,
+        ),
     )
-    return write_evaluation(clips, records, service, out, options, title=title)
+    return {
+        title: write_evaluation(clips, found, service, out, options, title=title or None)
+        for found, (title, (service, out)) in zip(records, versions.items(), strict=True)
+    }
 
 
 def write_evaluation(
@@ -63,20 +82,34 @@ def write_evaluation(
     out: Path,
     options: EvaluateOptions,
     *,
-    title: str,
+    title: str | None,
 ) -> Report:
     """Score records that are there and write report.json, report.md and report.html to `out`."""
     description = describe_service(service, options)
+    if (out / JOURNAL).exists():
+        description["identity"] = read_journal(out / JOURNAL)[0][SERVICE]["identity"]
+    title = title or default_title(description)
     report = build_report(clips, records, options.scoring, title=title, service=description)
+    write_reports(report, out, options.audio_budget_bytes, allow_remote=options.allow_remote)
+    return report
+
+
+def write_reports(
+    report: Report, out: Path, audio_budget_bytes: int, *, allow_remote: bool
+) -> None:
+    """report.json, report.md and report.html."""
     write_report(out / REPORT_JSON, report)
     (out / REPORT_MARKDOWN).write_text(report_markdown(report), encoding="utf-8")
-    html = report_html(
-        report,
-        audio_budget_bytes=options.audio_budget_bytes,
-        allow_remote=options.allow_remote,
-    )
+    html = report_html(report, audio_budget_bytes=audio_budget_bytes, allow_remote=allow_remote)
     (out / REPORT_HTML).write_text(html, encoding="utf-8")
-    return report
+
+
+def default_title(description: Mapping[str, Any]) -> str:
+    """What was evaluated: the checkpoint where the service says it, else model and address."""
+    identity = description.get("identity", {})
+    if "checkpoint" in identity:
+        return str(identity["checkpoint"])
+    return f"{description['model']} at {description['host'] or description['url']}"
 
 
 def describe_service(service: ServiceOptions, options: EvaluateOptions) -> dict[str, Any]:

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.lib.client import API_KEY_ENV, ServiceOptions
-from pipelines.lib.compare import compare_reports
 from pipelines.lib.drift import DriftLimits, find_drift
-from pipelines.lib.errors import OptionError, PipelineError
+from pipelines.lib.errors import JournalError, OptionError, PipelineError
 from pipelines.lib.evaluation import ScoringOptions, build_report, read_report, write_report
-from pipelines.lib.gate import GateLimits, decide
-from pipelines.lib.journal import read_journal
+from pipelines.lib.gate import GateLimits, judge_reports
+from pipelines.lib.identity import Identity
+from pipelines.lib.journal import SERVICE, read_journal
 from pipelines.lib.manifest import read_manifest, write_manifest
 from pipelines.lib.readers import read_dataset
 from pipelines.lib.render import (
@@ -27,6 +27,8 @@ from pipelines.lib.render import (
     report_html,
     report_markdown,
 )
+from pipelines.lib.sharding import shard as shard_of
+from pipelines.lib.spoken import with_languages
 from pipelines.lib.transcribe import transcribe
 from pipelines.lib.webhook import NotifyError, webhook
 from pipelines.local_service import LocalService
@@ -50,7 +52,10 @@ def prepare(
     clips = read_dataset(
         data, layout=layout or None, split=split or None, language=language or None
     )
-    write_manifest(manifest, clips[: limit or None])
+    found, said = with_languages(clips[: limit or None])
+    if said:
+        logging.getLogger("pipelines.evaluation").warning("%s", said)
+    write_manifest(manifest, found)
 
 
 def shards(
@@ -67,7 +72,7 @@ def shards(
         raise OptionError(f"num_shards: {num_shards} is below 1")
     number = min(num_shards, MAX_SHARDS, len(read_manifest(manifest)))
     where = {"url": url, "host_header": host_header, "checkpoint": checkpoint}
-    return [{"first": i, "step": number, **where} for i in range(number)]
+    return [{"index": i, "of": number, **where} for i in range(number)]
 
 
 def transcribe_shard(
@@ -78,9 +83,10 @@ def transcribe_shard(
     model: str,
     protocol: str,
     concurrency: int,
+    send_language: bool = False,
 ) -> None:
-    """Every step-th recording, with a service or with a checkpoint loaded here."""
-    clips = read_manifest(manifest)[int(shard["first"]) :: int(shard["step"])]
+    """One part of the recordings, with a service or with a checkpoint loaded here."""
+    clips = shard_of(read_manifest(manifest), int(shard["index"]), int(shard["of"]))
 
     def ask(address: str) -> None:
         service = ServiceOptions(
@@ -89,6 +95,7 @@ def transcribe_shard(
             protocol=protocol,  # type: ignore[arg-type]  # checked by ServiceOptions
             host_header=shard["host_header"] or None,
             api_key=os.environ.get(API_KEY_ENV),
+            send_language=send_language,
         )
         transcribe(clips, service, Path(journal), concurrency=concurrency)
 
@@ -116,6 +123,8 @@ def score(
     by_id = {record.clip_id: record for shard in shards for record in shard}
     options = ScoringOptions(cluster_by=cluster_by, price_per_hour=price_per_hour or None)
     asked = {key: headers[0][key] for key in ("model", "protocol")}
+    asked |= headers[0][SERVICE]
+    _check_same_model(headers)
     report = build_report(
         clips, [by_id[clip.id] for clip in clips], options, title=title, service=asked
     )
@@ -136,6 +145,15 @@ def score(
     return {k: v for k, v in numbers.items() if v is not None}, _matrix(report["confusion"])
 
 
+def _check_same_model(headers: Sequence[Mapping[str, Any]]) -> None:
+    """All shards must be of one model: a rollout in between would mix two."""
+    first = Identity(**headers[0][SERVICE]["identity"])
+    for header in headers[1:]:
+        changed = first.difference(header[SERVICE]["identity"])
+        if changed is not None:
+            raise JournalError(f"the shards were answered by different services: {changed}")
+
+
 def judge(
     stable: str,
     candidate: str,
@@ -145,8 +163,9 @@ def judge(
     summary: str,
 ) -> tuple[Numbers, bool]:
     """Write comparison and decision; the main numbers, and whether the candidate is accepted."""
-    comparison = compare_reports(read_report(Path(stable)), read_report(Path(candidate)))
-    decision = decide(comparison, GateLimits.from_mapping(limits))
+    comparison, decision = judge_reports(
+        read_report(Path(stable)), read_report(Path(candidate)), GateLimits.from_mapping(limits)
+    )
     Path(decision_path).write_text(json.dumps(decision.as_json(), ensure_ascii=False), "utf-8")
     Path(page).write_text(comparison_html(comparison, decision), encoding="utf-8")
     Path(summary).write_text(comparison_markdown(comparison, decision), encoding="utf-8")

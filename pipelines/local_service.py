@@ -47,9 +47,13 @@ class LocalService:
             text=True,
             env={**os.environ, "PYTHONUNBUFFERED": "1"},
         )
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-        in_time = self._told.wait(self._start_timeout_s)
+        try:
+            self._reader = threading.Thread(target=self._read, daemon=True)
+            self._reader.start()
+            in_time = self._told.wait(self._start_timeout_s)
+        except BaseException:  # Ctrl-C or SIGTERM while it starts: __exit__ will not be called
+            self.close()
+            raise
         if not self._started:
             self.close()
             why = "ended" if in_time else f"was not ready within {self._start_timeout_s:g} s"
@@ -61,7 +65,7 @@ class LocalService:
 
     def close(self) -> None:
         """Ask the server to stop; kill it when it does not."""
-        if self._process is None or self._reader is None:
+        if self._process is None:
             return
         self._process.terminate()
         try:
@@ -69,7 +73,8 @@ class LocalService:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        self._reader.join()
+        if self._reader is not None:
+            self._reader.join()
         if self._process.stderr is not None:
             self._process.stderr.close()
 

@@ -14,12 +14,11 @@ from urllib.parse import urlsplit
 
 import yaml
 
-from pipelines.evaluate import EvaluateOptions, evaluate
+from pipelines.evaluate import EvaluateOptions, evaluate_together
 from pipelines.lib.client import ServiceOptions
-from pipelines.lib.compare import compare_reports
 from pipelines.lib.errors import OptionError, PipelineError
 from pipelines.lib.evaluation import Report
-from pipelines.lib.gate import Decision, GateLimits, decide
+from pipelines.lib.gate import Decision, GateLimits, judge_reports
 from pipelines.lib.manifest import Clip
 from pipelines.lib.render import write_comparison
 from pipelines.rollout.driver import NotReachedError
@@ -91,17 +90,12 @@ def promote(
 def judge(
     endpoints: Endpoints, clips: Sequence[Clip], options: PromoteOptions, folder: Path
 ) -> Decision:
-    """Evaluate both versions, one after the other so that neither slows the other, and decide."""
-    reports = {
-        name: evaluate(
-            clips,
-            version_options(url, options),
-            folder / name,
-            options.evaluation,
-            title=name,
-        )
+    """Evaluate both versions under the same load, recording by recording, and decide."""
+    versions = {
+        name: (version_options(url, options), folder / name)
         for name, url in (("stable", endpoints.stable), ("candidate", endpoints.candidate))
     }
+    reports = evaluate_together(clips, versions, options.evaluation)
     return decide_and_write(reports["stable"], reports["candidate"], options.limits, folder)
 
 
@@ -109,8 +103,7 @@ def decide_and_write(
     stable: Report, candidate: Report, limits: GateLimits, folder: Path
 ) -> Decision:
     """Compare, decide, and write comparison.json, .md and .html."""
-    comparison = compare_reports(stable, candidate)
-    decision = decide(comparison, limits)
+    comparison, decision = judge_reports(stable, candidate, limits)
     write_comparison(comparison, decision, folder)
     return decision
 

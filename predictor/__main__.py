@@ -11,7 +11,7 @@ from predictor.logs import configure_logging
 from predictor.settings.doc import effective
 from predictor.settings.fields import Settings
 from predictor.settings.read import SettingsError, load_settings
-from predictor.startup import begin, importing
+from predictor.startup import begin, importing, keep_freed_memory
 from predictor.text.languages import parse_language
 
 logger = logging.getLogger("predictor")
@@ -44,6 +44,7 @@ def main() -> None:
 
 def _serve(settings: Settings) -> None:
     """One process that is all there is, but for an engine and decoders of its own."""
+    keep_freed_memory()
     with importing():
         from predictor.service.loading import Loading  # torch at most, and nothing of the web
 

@@ -67,7 +67,7 @@ def _start(port: int, grpc_port: int | None) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "predictor", "--model_dir", str(CHECKPOINT)]
     command += ["--http_port", str(port), "--host", "127.0.0.1"]
     command += ["--enable_grpc", "false"] if grpc_port is None else ["--grpc_port", str(grpc_port)]
-    command += ["--log_level", "warning"]
+    command += ["--log_level", "warning", "--enable_page", "true"]
     environment = {"OMP_NUM_THREADS": str(os.cpu_count() or 1), **os.environ}
     _say(f"starting the server on port {port} with {CHECKPOINT.name}, the embedded checkpoint ...")
     return subprocess.Popen(command, env=environment)  # noqa: S603  # our own command line
@@ -121,7 +121,7 @@ def _invitation(base_url: str, grpc_port: int) -> str:
     example = RECORDINGS / "demo-en-1.flac"
     return (
         f"serving on {base_url} (gRPC on port {grpc_port}); Ctrl-C stops it.\n"
-        "Paste into another terminal:\n"
+        f"Open {base_url}/ in a browser and speak, or paste into another terminal:\n"
         f"  curl -s {base_url}/api/v1/recognize -F audio=@{example}"
     )
 

@@ -18,7 +18,7 @@ from predictor.book import Book
 from predictor.logs import configure_logging
 from predictor.settings.fields import Settings
 from predictor.settings.transfer import from_json
-from predictor.startup import importing
+from predictor.startup import importing, keep_freed_memory
 
 if TYPE_CHECKING:
     from predictor.server import AsrServer
@@ -60,6 +60,7 @@ def main(
     parent = socket.socket(fileno=int(sys.argv[1]))
     spec, settings = read_spec(parent)
     configure_logging(settings.log_format, settings.log_level)
+    keep_freed_memory()
     with importing():
         from predictor.service.loading import Loading, join_engines
 

@@ -43,6 +43,7 @@ from predictor.live.options import LiveOptions
 from predictor.live.speech_batch import SpeechBatch
 from predictor.metrics import Metrics
 from predictor.ports import listen
+from predictor.processes import num_cpus
 from predictor.service.admission import Admission
 from predictor.service.loading import Loading
 from predictor.service.model import AsrModel, Loaded, ModelOptions
@@ -95,22 +96,24 @@ class AsrServer(ModelServer):  # type: ignore[misc]  # KServe is untyped
         self.model_repository_extension = ClosedRepository(self.registered_models)
         self.keys = KeyRing(settings.api_keys)
         self.live = live
+        self.door = LiveDoor(
+            dataplane=self.dataplane,
+            hub=live,
+            keys=self.keys,
+            secrets=ClientSecrets(settings.api_keys),
+            max_session_s=settings.max_live_session_s,
+            default_language=parse_language(settings.language),
+        )
         self.app = create_app(
             self.dataplane,
             self.model_repository_extension,
             metrics,
             self.keys,
-            LiveDoor(
-                dataplane=self.dataplane,
-                hub=self.live,
-                keys=self.keys,
-                secrets=ClientSecrets(settings.api_keys),
-                max_session_s=settings.max_live_session_s,
-                default_language=parse_language(settings.language),
-            ),
+            self.door,
             AppOptions(
                 max_body_bytes=settings.max_body_bytes,
                 max_held_bytes=settings.max_pending_bytes,
+                has_page=settings.enable_page,
                 recognize_details=settings.output_format == "json",
             ),
         )
@@ -184,7 +187,7 @@ class AsrServer(ModelServer):  # type: ignore[misc]  # KServe is untyped
             self.dataplane,
             self.model_repository_extension,
             self.metrics,
-            self.keys,
+            self.door,
             self.settings.max_body_bytes,
             shares_port=self.place is not None,
         )
@@ -269,7 +272,7 @@ def build_server(
     hub = LiveHub(settings.max_live_sessions, metrics, book)
     decoder = AudioDecoder(
         _audio_limits(settings),
-        num_workers=share(settings.num_decode_workers),
+        num_workers=share(settings.num_decode_workers or max(2, num_cpus() // 2)),
         options=AudioOptions(
             channel=channel_of(settings.audio_channel),
             high_pass_hz=settings.high_pass_hz,

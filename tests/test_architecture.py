@@ -16,10 +16,10 @@ PACKAGE = ROOT / "predictor"
 # Each line may import from the lines above it and from itself.
 LAYERS = [
     {"types", "errors"},
-    {"settings", "metrics", "logs", "processes", "book"},
+    {"settings", "metrics", "logs", "processes", "book", "shared_samples"},
     {"text", "model"},
     {"audio"},
-    {"engine"},
+    {"engine", "align"},
     {"startup"},
     {"live"},
     {"service"},

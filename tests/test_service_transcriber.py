@@ -308,3 +308,42 @@ async def test_an_error_of_one_piece_ends_a_stream(tokenizer: TextTokenizer) -> 
     with pytest.raises(InternalError):
         await _stream(_transcriber(engine, at_once=1), _request(40.0))
     assert engine.num_running == 0
+
+
+async def test_no_delta_is_empty(tokenizer: TextTokenizer) -> None:
+    """Neither where the last token brings nothing new, nor where nobody spoke."""
+    for said in ("language English<asr_text>turn it on", "language None<asr_text>"):
+        engine = ScriptedEngine(tokenizer, lambda _, said=said: (said, "stop"))
+        events = [e async for e in _transcriber(engine).transcribe_stream(_request(70.0))]
+        assert "" not in events
+
+
+async def test_text_behind_a_piece_that_failed_is_not_sent(tokenizer: TextTokenizer) -> None:
+    """A caller would take what it has for the whole text, with a hole in it."""
+    number = 0
+
+    def say(_: Samples) -> tuple[str, EngineFinish]:
+        nonlocal number
+        number += 1
+        return f"language English<asr_text>piece {number}", "stop"
+
+    engine = ScriptedEngine(tokenizer, say)
+    submit = engine.submit
+
+    def failing(request: EngineRequest) -> Script:
+        if len(engine.requests) == 1:
+            engine.requests.append(request)
+            raise InternalError("the second")
+        return submit(request)
+
+    engine.submit = failing  # type: ignore[method-assign]
+    sent: list[str] = []
+
+    async def listen() -> None:
+        async for event in _transcriber(engine, at_once=3).transcribe_stream(_request(85.0)):
+            sent.extend([event] if isinstance(event, str) else [])
+
+    with pytest.raises(InternalError):
+        await listen()
+    assert "".join(sent).startswith("piece")
+    assert "".join(sent).count("piece") == 1

@@ -1,51 +1,25 @@
-"""Confidence intervals of error rates by the bootstrap, percentile method, vectorised.
+"""Confidence intervals by the bootstrap, percentile method, vectorised.
 
-Whole clusters (recordings, or all recordings of a speaker) are drawn with replacement and the rate
-is formed anew from counts. Two systems are compared on the same draws, so what makes a recording
-hard for both cancels out.
+Whole clusters (recordings, or all recordings of a speaker) are drawn with replacement and the
+statistic is formed anew. Two systems are compared on the same draws, so what makes a recording hard
+for both cancels out. Error rates are judged by `intervals`, which holds on fewer clusters; their
+bootstrap is shown beside it, and quantiles of latencies have no other.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.lib.errors import OptionError
+from pipelines.lib.intervals import LEVEL, Interval, cluster_sums
 
 NUM_RESAMPLES = 10_000
-LEVEL = 0.95
+MIN_RESAMPLES = 100
+MAX_QUANTILE_RESAMPLES = 2_000  # each draws and partitions every recording
 _CHUNK_CELLS = 4_000_000  # resamples × clusters held at once
-
-
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """An estimate with its confidence interval, in the unit of the estimate."""
-
-    estimate: float
-    low: float
-    high: float
-    level: float = LEVEL
-
-
-def rate_interval(
-    errors: Sequence[int],
-    units: Sequence[int],
-    clusters: Sequence[Hashable] | None = None,
-    *,
-    num_resamples: int = NUM_RESAMPLES,
-    level: float = LEVEL,
-    seed: int = 0,
-) -> Interval:
-    """Σ errors / Σ units with its interval. `clusters` names each item's cluster (None = itself).
-
-    Raises OptionError when there are no units at all.
-    """
-    sums = _cluster_sums([errors, units], clusters)  # [2, num_clusters]
-    draws = _resampled(sums, num_resamples, seed)  # [num_resamples, 2]
-    return _interval(_ratio(sums.sum(axis=1)), _ratio(draws.T), level)
 
 
 def difference_interval(
@@ -61,49 +35,67 @@ def difference_interval(
 
     Below zero: the second makes fewer errors. Raises OptionError when there are no units at all.
     """
-    sums = _cluster_sums([errors[0], errors[1], units], clusters)  # [3, num_clusters]
+    rows = np.asarray([errors[0], errors[1], units], dtype=np.float64)
+    sums = cluster_sums(rows, clusters)  # [3, num_clusters]
     draws = _resampled(sums, num_resamples, seed).T  # [3, num_resamples]
     total = sums.sum(axis=1)
     point = _ratio(total[[1, 2]]) - _ratio(total[[0, 2]])
-    return _interval(point, _ratio(draws[[1, 2]]) - _ratio(draws[[0, 2]]), level)
+    return _interval(float(point), _ratio(draws[[1, 2]]) - _ratio(draws[[0, 2]]), level)
 
 
-def mean_difference_interval(
+def quantile_ratio_interval(
     first: Sequence[float],
     second: Sequence[float],
-    clusters: Sequence[Hashable] | None = None,
+    quantile: float,
     *,
     num_resamples: int = NUM_RESAMPLES,
     level: float = LEVEL,
     seed: int = 0,
 ) -> Interval:
-    """Mean of the second minus mean of the first, paired; for confidence and yes/no outcomes."""
-    ones = [1.0] * len(first)
-    gaps = [b - a for a, b in zip(first, second, strict=True)]
-    sums = _cluster_sums([gaps, ones], clusters)
-    draws = _resampled(sums, num_resamples, seed)
-    return _interval(_ratio(sums.sum(axis=1)), _ratio(draws.T), level)
+    """Quantile of the second over that of the first, on the same draws of paired values."""
+    values = np.asarray([first, second], dtype=np.float64)
+    points = np.quantile(values, quantile, axis=1)
+    draws = _quantiles(values, quantile, num_resamples, seed)  # [num_resamples, 2]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratios = draws[:, 1] / draws[:, 0]
+    point = float(points[1] / points[0]) if points[0] else float("inf")
+    return _interval(point, ratios, level)
 
 
-def _cluster_sums(
-    rows: Sequence[Sequence[float]], clusters: Sequence[Hashable] | None
+def quantile_interval(
+    values: Sequence[float],
+    quantile: float,
+    *,
+    num_resamples: int = NUM_RESAMPLES,
+    level: float = LEVEL,
+    seed: int = 0,
+) -> Interval:
+    """A quantile with its interval."""
+    array = np.asarray([values], dtype=np.float64)
+    draws = _quantiles(array, quantile, num_resamples, seed)[:, 0]
+    return _interval(float(np.quantile(array[0], quantile)), draws, level)
+
+
+def _quantiles(
+    values: NDArray[np.float64], quantile: float, num_resamples: int, seed: int
 ) -> NDArray[np.float64]:
-    values = np.asarray(rows, dtype=np.float64)  # [num_rows, num_items]
-    if values.shape[1] == 0 or values[-1].sum() == 0:
-        raise OptionError("bootstrap: there is nothing to count, no recording has a reference")
-    if clusters is None:
-        return values
-    if len(clusters) != values.shape[1]:
-        raise OptionError(f"bootstrap: {len(clusters)} clusters for {values.shape[1]} recordings")
-    numbers: dict[Hashable, int] = {}
-    index = np.array([numbers.setdefault(name, len(numbers)) for name in clusters])
-    return np.stack([np.bincount(index, weights=row, minlength=len(numbers)) for row in values])
+    """Quantiles of each row over items drawn with replacement: [num_resamples, num_rows]."""
+    _check(num_resamples)
+    rng = np.random.default_rng(seed)
+    number = values.shape[1]
+    left = min(num_resamples, MAX_QUANTILE_RESAMPLES)
+    parts = []
+    while left > 0:
+        size = min(left, max(1, _CHUNK_CELLS // number))
+        drawn = rng.integers(0, number, size=(size, number))
+        parts.append(np.quantile(values[:, drawn], quantile, axis=2).T)
+        left -= size
+    return np.concatenate(parts)
 
 
 def _resampled(sums: NDArray[np.float64], num_resamples: int, seed: int) -> NDArray[np.float64]:
     """Sums over clusters drawn with replacement: [num_resamples, num_rows]."""
-    if num_resamples < 100:
-        raise OptionError(f"bootstrap: num_resamples {num_resamples} is below the least, 100")
+    _check(num_resamples)
     num_clusters = sums.shape[1]
     rng = np.random.default_rng(seed)
     chunk = max(1, _CHUNK_CELLS // num_clusters)
@@ -116,13 +108,20 @@ def _resampled(sums: NDArray[np.float64], num_resamples: int, seed: int) -> NDAr
     return np.concatenate(parts)
 
 
+def _check(num_resamples: int) -> None:
+    if num_resamples < MIN_RESAMPLES:
+        raise OptionError(
+            f"bootstrap: num_resamples {num_resamples} is below the least, {MIN_RESAMPLES}"
+        )
+
+
 def _ratio(sums: NDArray[np.float64]) -> NDArray[np.float64]:
     """sums[0] / sums[1], NaN where a draw holds no units."""
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(sums[1] > 0, sums[0] / sums[1], np.nan)
 
 
-def _interval(point: NDArray[np.float64], draws: NDArray[np.float64], level: float) -> Interval:
+def _interval(point: float, draws: NDArray[np.float64], level: float) -> Interval:
     tail = (1 - level) / 2
     low, high = np.nanquantile(draws, [tail, 1 - tail])
-    return Interval(float(point), float(low), float(high), level)
+    return Interval(point, float(low), float(high), level)

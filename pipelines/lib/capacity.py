@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 from pipelines.lib.errors import ManifestError, OptionError
 
 HOURS = 24
+_LOAD = re.compile(r"(\d+) x (\d+(?:\.\d+)?) s")
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +22,7 @@ class Benchmark:
 
     row: str
     rtfx: float  # audio seconds a second
+    latency_s: float | None  # until half of the answers are there, under that load
     environment: dict[str, Any]  # hardware and versions, as the benchmark wrote them
 
 
@@ -59,20 +62,52 @@ class CapacityPlan:
     cost_per_audio_hour: float | None  # None without any traffic
 
 
-def read_benchmark(path: Path, row: str | None = None) -> Benchmark:
-    """A row of a benchmark file by name, or the first that says an RTFx.
+def read_benchmark(
+    path: Path, row: str | None = None, *, mean_duration_s: float | None = None
+) -> Benchmark:
+    """A row of a benchmark by name; else the one with recordings of about `mean_duration_s` and
+    most requests in flight; else the first that says an RTFx. Also reads `make load`'s report.
 
     Raises ManifestError when the file or the row is not there.
     """
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
+        if "achieved" in result:
+            return _of_load_test(path, result)
         rows = {n: r["value"] for n, r in result["rows"].items() if r.get("unit") == "RTFx"}
     except (OSError, ValueError, KeyError, AttributeError) as error:
         raise ManifestError(f"{path}: is no benchmark: {error}") from error
-    name = row or next(iter(rows), None)
+    name = row or _closest(rows, mean_duration_s) or next(iter(rows), None)
     if name is None or name not in rows:
         raise ManifestError(f"{path}: has no RTFx row {name!r}, only {', '.join(rows) or 'none'}")
-    return Benchmark(name, float(rows[name]), result.get("environment", {}))
+    p50_ms = (result["rows"][name].get("latency") or {}).get("p50_ms")
+    latency_s = None if p50_ms is None else p50_ms / 1e3
+    return Benchmark(name, float(rows[name]), latency_s, result.get("environment", {}))
+
+
+def _closest(rows: Mapping[str, float], mean_duration_s: float | None) -> str | None:
+    """Of rows named like "1.7B own 64 x 10 s": the nearest length, then the largest load."""
+    if mean_duration_s is None:
+        return None
+    found = {name: match for name in rows if (match := _LOAD.search(name)) is not None}
+    return min(
+        found,
+        key=lambda name: (abs(float(found[name][2]) - mean_duration_s), -int(found[name][1])),
+        default=None,
+    )
+
+
+def _of_load_test(path: Path, result: dict[str, Any]) -> Benchmark:
+    """What a service did under a load that was offered; a lower bound while it kept up."""
+    achieved = result["achieved"]
+    try:
+        name = (
+            f"load test at {achieved['achieved_per_s']:.3g} of {achieved['offered_per_s']:.3g} "
+            f"requests a second, {achieved['mean_duration_s']:.1f} s each"
+        )
+        return Benchmark(name, float(achieved["rtfx"]), achieved["p50_s"], {"host": result["host"]})
+    except (KeyError, TypeError, ValueError) as error:
+        raise ManifestError(f"{path}: is no report of a load test: {error}") from error
 
 
 def plan_day(audio_rates: Sequence[float], rtfx: float, sizing: Sizing) -> CapacityPlan:

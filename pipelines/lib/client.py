@@ -1,7 +1,8 @@
 """Ask a running service for transcripts: V2 with binary audio, or OpenAI's route.
 
-What the service says about waiting (429 and 503 with Retry-After) is obeyed; what may pass by
-itself (no connection, 502, 504) is tried again with growing pauses; anything else is final.
+What the service says about waiting (429 and 503 with Retry-After) is obeyed for as long as patience
+lasts and is no attempt; what may pass by itself (no connection, 502, 504) is tried again with
+growing pauses; anything else is final.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any, Literal, Self, get_args
 import httpx
 
 from pipelines.lib.errors import OptionError, ServiceError
+from pipelines.lib.identity import Identity, fetch_identity
 from pipelines.lib.wire import (
     encode_v2,
     error_body,
@@ -31,6 +33,7 @@ PROTOCOLS: tuple[str, ...] = get_args(Protocol)
 API_KEY_ENV = "ASR_API_KEY"  # where the command line and the pipelines take the key from
 RETRIED_STATUS = (429, 502, 503, 504)
 FIRST_PAUSE_S = 0.5
+PATIENCE_S = 600.0
 
 Sleep = Callable[[float], Awaitable[None]]
 
@@ -63,7 +66,8 @@ class ServiceOptions:
     send_language: bool = False  # force the manifest's language instead of detecting
     timeout_s: float = 120.0  # for one attempt
     max_attempts: int = 6
-    max_pause_s: float = 30.0  # longest wait between attempts, Retry-After included
+    max_pause_s: float = 30.0  # longest wait between attempts, where the service says none
+    patience_s: float = PATIENCE_S  # most that one recording waits because Retry-After says so
 
     def __post_init__(self) -> None:
         if not self.url.startswith(("http://", "https://")):
@@ -72,6 +76,8 @@ class ServiceOptions:
             raise OptionError(f"protocol: {self.protocol!r} is not one of {', '.join(PROTOCOLS)}")
         if self.max_attempts < 1:
             raise OptionError(f"max_attempts: {self.max_attempts} is below 1")
+        if self.patience_s < 0:
+            raise OptionError(f"patience: {self.patience_s} is below 0")
 
 
 class AsrClient:
@@ -105,28 +111,55 @@ class AsrClient:
         await self._http.aclose()
 
     async def transcribe(
-        self, audio: bytes, *, name: str = "audio", language: str | None = None, context: str = ""
+        self,
+        audio: bytes,
+        *,
+        name: str = "audio",
+        language: str | None = None,
+        context: str = "",
+        draft: str | None = None,
     ) -> Answer:
         """The transcript of one recording; `language` is a canonical name, None = detect.
 
-        Raises ServiceError once the service has refused for good or attempts are used up.
+        `draft` is a transcript that is probably right, for a service whose metadata offers that
+        input (V2 only). Raises ServiceError once the service has refused for good, or attempts or
+        patience are used up.
         """
-        request = self._request(audio, name, language, context)
-        for attempt in range(1, self._options.max_attempts + 1):
+        request = self._request(audio, name, language, context, draft)
+        patience_s = self._options.patience_s
+        num_sent = num_attempts = 0
+        while True:
+            num_sent += 1
             try:
-                return await self._attempt(request, attempt)
+                return await self._attempt(request, num_sent)
             except _RetryableError as retryable:
-                if attempt == self._options.max_attempts:
-                    raise retryable.error from retryable
-                await self._sleep(self._pause_s(attempt, retryable.retry_after_s))
-        raise AssertionError("the last attempt returns or raises")
+                if retryable.retry_after_s is not None:
+                    pause_s = min(retryable.retry_after_s, patience_s)
+                    if patience_s <= 0:
+                        raise retryable.error from retryable
+                    patience_s -= pause_s
+                else:
+                    num_attempts += 1
+                    if num_attempts == self._options.max_attempts:
+                        raise retryable.error from retryable
+                    pause_s = self._pause_s(num_attempts)
+                await self._sleep(pause_s)
+
+    async def identity(self) -> Identity:
+        """Who answers, as far as it says. ServiceError when there is no connection at all."""
+        for attempt in range(1, self._options.max_attempts):
+            try:
+                return await fetch_identity(self._http, self._options.model)
+            except ServiceError:
+                await self._sleep(self._pause_s(attempt))
+        return await fetch_identity(self._http, self._options.model)
 
     def _request(
-        self, audio: bytes, name: str, language: str | None, context: str
+        self, audio: bytes, name: str, language: str | None, context: str, draft: str | None
     ) -> httpx.Request:
         model = self._options.model
         if self._options.protocol == "v2":
-            body, headers = encode_v2(audio, language, context)
+            body, headers = encode_v2(audio, language, context, draft)
             return self._http.build_request(
                 "POST", f"v2/models/{model}/infer", content=body, headers=headers
             )
@@ -167,9 +200,7 @@ class AsrClient:
         except (ValueError, KeyError, TypeError, IndexError) as error:
             raise _unreadable(response, payload[:200]) from error
 
-    def _pause_s(self, attempt: int, retry_after_s: float | None) -> float:
-        if retry_after_s is not None:
-            return min(retry_after_s, self._options.max_pause_s)
+    def _pause_s(self, attempt: int) -> float:
         longest: float = min(FIRST_PAUSE_S * 2.0 ** (attempt - 1), self._options.max_pause_s)
         return longest * (0.5 + self._jitter.random() / 2)
 

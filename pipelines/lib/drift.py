@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.lib.bootstrap import Interval
-from pipelines.lib.evaluation import Report, duration_bucket
-from pipelines.lib.gate import Check
+from pipelines.lib.evaluation import Report
+from pipelines.lib.gate import Check, Outcome
+from pipelines.lib.intervals import Interval
 from pipelines.lib.score import Kind
+from pipelines.lib.slices import duration_bucket
 
 NUM_RESAMPLES = 4_000
 SHARE_FLOOR = 1e-3  # a class that one side lacks counts as this share, or PSI would be infinite
@@ -41,7 +42,7 @@ def find_drift(baseline: Report, current: Report, limits: DriftLimits | None = N
     limits = limits or DriftLimits()
     before, after = (_answered(report) for report in (baseline, current))
     checks = [
-        _rise("error rate", before, after, _errors, limits.max_wer_rise),
+        *_error_rates(before, after, limits),
         _rise("doubt", before, after, _doubt, limits.max_confidence_drop),
         _rise("looping", before, after, _looping, limits.max_repetition_rise),
         _shift("language mix", before, after, lambda row: str(row["detected"]), limits.max_psi),
@@ -65,6 +66,23 @@ def psi(before: Counter[str], after: Counter[str]) -> float:
 
 def _answered(report: Report) -> list[Row]:
     return [row for row in report["clips"] if row["error"] is None]
+
+
+def _error_rates(
+    before: Sequence[Row], after: Sequence[Row], limits: DriftLimits
+) -> list[Check | None]:
+    """Words and characters apart."""
+    metrics = sorted({str(r["metric"]) for r in before} & {str(r["metric"]) for r in after})
+    checks = []
+    for metric in metrics:
+        sides = [[r for r in rows if r["metric"] == metric] for rows in (before, after)]
+        name = "error rate" if len(metrics) == 1 else f"error rate ({metric.upper()})"
+        checks.append(_rise(name, sides[0], sides[1], _errors, limits.max_wer_rise))
+    return checks
+
+
+def _outcome(passed: bool) -> Outcome:
+    return Outcome.KEPT if passed else Outcome.BROKEN
 
 
 def _errors(row: Row) -> tuple[float, float] | None:
@@ -94,7 +112,7 @@ def _rise(
     risen = found.low > limit
     return Check(
         name,
-        not risen,
+        _outcome(not risen),
         found.estimate,
         limit,
         f"{name}: {found.estimate * 100:+.2f} points since the accepted report "
@@ -129,7 +147,7 @@ def _shift(
     found = psi(Counter(map(class_of, before)), Counter(map(class_of, after)))
     return Check(
         name,
-        found <= limit,
+        _outcome(found <= limit),
         found,
         limit,
         f"{name}: population stability index {found:.3f}, beyond {limit:g} counts as drift",
@@ -141,7 +159,7 @@ def _failure(current: Report, limits: DriftLimits) -> Check:
     rate = failed["rate"] or 0.0
     return Check(
         "failure rate",
-        rate <= limits.max_failure_rate,
+        _outcome(rate <= limits.max_failure_rate),
         rate,
         limits.max_failure_rate,
         f"{failed['count']} of {failed['of']} requests failed, "

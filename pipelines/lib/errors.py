@@ -5,6 +5,7 @@ PipelineError
 ├── OptionError     an option has a wrong value; names option, value and limit
 ├── ServiceError    the service refused or failed a request; carries status and code
 ├── JournalError    the journal on disk belongs to another run
+├── ServiceDown     nobody answers any more; what was answered is kept
 └── RolloutError    the cluster is not in a state from which the step is safe
 """
 
@@ -25,6 +26,10 @@ class OptionError(PipelineError):
 
 class JournalError(PipelineError):
     """The journal on disk was written for another manifest or another way of asking."""
+
+
+class ServiceDown(PipelineError):
+    """Nobody answers any more. The run stopped; what was answered is kept for the next one."""
 
 
 class RolloutError(PipelineError):

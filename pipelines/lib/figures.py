@@ -20,6 +20,7 @@ from pipelines.lib.compare import Comparison
 from pipelines.lib.evaluation import Report
 
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#8a8a8a"
+COLORS = (BLUE, ORANGE, GREEN, GREY)
 WIDTH_IN = 7.0
 STYLE: dict[str, Any] = {
     "font.size": 9,
@@ -44,20 +45,66 @@ def to_svg(figure: Figure) -> str:
 
 def error_rates(report: Report) -> Figure:
     """Error rate of every slice with its confidence interval, the whole set on top."""
-    rows: list[tuple[str, Mapping[str, Any]]] = [("all", report["summary"]["errors"])]
+    metrics = report["summary"]["by_metric"]
+    rows: list[tuple[str, Mapping[str, Any]]] = [
+        ("all" if len(metrics) == 1 else f"all, {metric.upper()}", errors)
+        for metric, errors in metrics.items()
+    ]
     for name, groups in report["slices"].items():
-        rows += [(f"{name}: {value}", group["errors"]) for value, group in groups.items()]
+        for value, group in groups.items():
+            several = len(group["by_metric"]) > 1
+            rows += [
+                (f"{name}: {value}" + (f", {metric.upper()}" if several else ""), errors)
+                for metric, errors in group["by_metric"].items()
+            ]
     rows = [(label, errors) for label, errors in rows if errors["rate"] is not None]
     figure, axes = _axes(0.6 + 0.24 * max(len(rows), 1))
     for position, (_, errors) in enumerate(reversed(rows)):
-        low, high = errors["interval"]
-        axes.plot([low * 100, high * 100], [position] * 2, color=BLUE, linewidth=2, alpha=0.5)
+        if errors["interval"] is not None:
+            ends = [end * 100 for end in errors["interval"]]
+            axes.plot(ends, [position] * 2, color=BLUE, linewidth=2, alpha=0.5)
         axes.plot(errors["rate"] * 100, position, "o", color=BLUE, markersize=5, clip_on=False)
     labels = [f"{label}  ({errors['num_reference']})" for label, errors in reversed(rows)]
     axes.set_yticks(range(len(rows)), labels)
     axes.set_ylim(-0.6, len(rows) - 0.4)
     axes.set_xlim(left=0)
     axes.set_xlabel(f"error rate, % of reference units (in brackets), {_level(report)} interval")
+    return figure
+
+
+def clip_rates(report: Report) -> Figure:
+    """How many recordings have which error rate: whether few bad ones make the mean."""
+    rows = [r for r in report["clips"] if r["kind"] == "speech" and r["error"] is None]
+    rates = [min(r["errors"] / r["num_reference"], 1.0) * 100 for r in rows if r["num_reference"]]
+    figure, axes = _axes(2.4)
+    axes.hist(rates, bins=[*range(0, 101, 5)], color=BLUE, alpha=0.6)
+    axes.set_yscale("symlog", linthresh=1)
+    axes.set_xlim(0, 100)
+    axes.set_xlabel("error rate of a recording, % (100 and more in the last bar)")
+    axes.set_ylabel("recordings")
+    return figure
+
+
+def trend(reports: Sequence[Report]) -> Figure:
+    """Error rates by language over reports in their order, with intervals."""
+    series: dict[str, list[tuple[int, Mapping[str, Any]]]] = {}
+    for position, report in enumerate(reports):
+        for language, group in report["slices"].get("language", {}).items():
+            for errors in group["by_metric"].values():
+                series.setdefault(language, []).append((position, errors))
+    figure, axes = _axes(3.2)
+    for (language, points), color in zip(sorted(series.items()), COLORS * 10, strict=False):
+        places = [position for position, _ in points]
+        axes.plot(places, [e["rate"] * 100 for _, e in points], "o-", color=color, label=language)
+        for position, errors in points:
+            if errors["interval"] is not None:
+                ends = [end * 100 for end in errors["interval"]]
+                axes.plot([position] * 2, ends, color=color, alpha=0.5)
+    axes.set_xticks(range(len(reports)), [report["title"] for report in reports], rotation=20)
+    axes.set_ylabel("error rate, %")
+    axes.set_ylim(bottom=0)
+    if series:
+        axes.legend(frameon=False)
     return figure
 
 
@@ -110,15 +157,16 @@ def reliability(report: Report) -> Figure:
 
 
 def differences(comparison: Comparison) -> Figure:
-    """Candidate minus stable error rate with paired intervals, in all and by language."""
-    rows = [("all", comparison["errors"]), *comparison["by_language"].items()]
-    rows = [(label, found) for label, found in rows if found is not None]
+    """Candidate minus stable error rate with paired intervals, by language, largest first."""
+    rows = sorted(comparison["by_language"].items(), key=lambda row: -abs(row[1]["difference"]))
     figure, axes = _axes(0.7 + 0.3 * max(len(rows), 1))
     axes.axvline(0, color=GREY, linewidth=1)
     for position, (_, found) in enumerate(reversed(rows)):
-        color = GREEN if found["high"] <= 0 else ORANGE if found["low"] > 0 else BLUE
-        ends = [found["low"] * 100, found["high"] * 100]
-        axes.plot(ends, [position] * 2, color=color, linewidth=2, alpha=0.6)
+        color = BLUE
+        if found["low"] is not None:
+            color = GREEN if found["high"] <= 0 else ORANGE if found["low"] > 0 else BLUE
+            ends = [found["low"] * 100, found["high"] * 100]
+            axes.plot(ends, [position] * 2, color=color, linewidth=2, alpha=0.6)
         axes.plot(found["difference"] * 100, position, "o", color=color, markersize=5)
     axes.set_yticks(range(len(rows)), [label for label, _ in reversed(rows)])
     axes.set_ylim(-0.6, len(rows) - 0.4)

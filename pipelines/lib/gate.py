@@ -1,72 +1,36 @@
 """The decision whether a candidate may replace the stable version, with reasons in words.
 
-Word errors are judged for non-inferiority: the whole paired interval of (candidate - stable) must
-lie below the margin. A comparison too small to show that is refused, not waved through.
+Each question is one of non-inferiority and has three answers. Kept: the candidate is shown to be
+within the margin. Broken: it is shown to be beyond it. Open: the interval holds the margin, and so
+many more recordings would decide. One broken question refuses the candidate, one open question
+leaves it undecided. Each language is judged on its own; over several languages and slices, Holm's
+correction keeps the chance of a wrong refusal at one interval's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from pipelines.lib.compare import Comparison
-from pipelines.lib.errors import OptionError
+from pipelines.lib.compare import Comparison, compare_reports
+from pipelines.lib.evaluation import Report
+from pipelines.lib.gate_measures import judge_confidence, judge_latency
+from pipelines.lib.intervals import holm
+from pipelines.lib.limits import GateLimits, Margin
+from pipelines.lib.margins import MISS_REFUSED, Excess, three_ways
+from pipelines.lib.verdict import Check, Decision, Outcome, Verdict
+
+__all__ = ["Check", "Decision", "GateLimits", "Outcome", "Verdict", "decide", "judge_reports"]
 
 
-@dataclass(frozen=True, slots=True)
-class GateLimits:
-    """What a candidate must keep to. Rates are shares (0.01 = 1 %), not percent."""
+def judge_reports(
+    stable: Report, candidate: Report, limits: GateLimits
+) -> tuple[Comparison, Decision]:
+    """The comparison with the limits' slices, and the decision.
 
-    wer_margin: float = 0.005  # most that the error rate may rise, absolute
-    language_wer_margin: float | None = None  # the same for each language; None = not judged
-    max_wer: float | None = None  # the candidate's own error rate; None = not judged
-    p95_latency_ratio: float = 1.25  # candidate's p95 over stable's
-    max_p95_latency_s: float | None = None
-    hallucination_margin: float = 0.02  # most that the hallucination rate may rise, absolute
-    max_failure_rate: float = 0.01  # share of requests without a transcript
-    min_clips: int = 30  # recordings with speech that both must have answered
-
-    @classmethod
-    def from_mapping(cls, values: Mapping[str, Any]) -> GateLimits:
-        """Limits from a configuration; OptionError names an unknown key or a wrong value."""
-        known = {f.name for f in fields(cls)}
-        for key, value in values.items():
-            if key not in known:
-                raise OptionError(f"gate: unknown limit {key!r}, known: {', '.join(sorted(known))}")
-            optional = value is None and getattr(cls(), key) is None
-            if not optional and (isinstance(value, bool) or not isinstance(value, int | float)):
-                raise OptionError(f"gate: {key}: expected a number, found {value!r}")
-            if not optional and value < 0:
-                raise OptionError(f"gate: {key}: {value} is below 0")
-        return cls(**values)
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One limit, judged."""
-
-    name: str
-    passed: bool
-    value: float | None
-    limit: float | None
-    reason: str  # a sentence
-
-
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """The verdict: accepted when every check passed."""
-
-    accepted: bool
-    checks: tuple[Check, ...]
-
-    @property
-    def reasons(self) -> list[str]:
-        """Why it was refused, or all that spoke for it."""
-        return [c.reason for c in self.checks if self.accepted or not c.passed]
-
-    def as_json(self) -> dict[str, Any]:
-        return {**asdict(self), "checks": [asdict(c) for c in self.checks], "reasons": self.reasons}
+    Raises OptionError as `compare_reports` does.
+    """
+    comparison = compare_reports(stable, candidate, slices=limits.slices)
+    return comparison, decide(comparison, limits)
 
 
 def decide(comparison: Comparison, limits: GateLimits) -> Decision:
@@ -74,111 +38,117 @@ def decide(comparison: Comparison, limits: GateLimits) -> Decision:
     checks = [
         _enough(comparison, limits),
         *_word_errors(comparison, limits),
-        *_latency(comparison, limits),
-        *_hallucination(comparison, limits),
+        *_shares(comparison, limits),
         _failures(comparison, limits),
+        *judge_confidence(comparison, limits),
+        *judge_latency(comparison, limits),
     ]
-    return Decision(all(check.passed for check in checks), tuple(checks))
+    return Decision(tuple(checks))
 
 
 def _enough(comparison: Comparison, limits: GateLimits) -> Check:
-    errors = comparison["errors"]
-    number = errors["num_clips"] if errors else 0
+    number = sum(found["num_clips"] for found in comparison["by_language"].values())
+    enough = number >= limits.min_clips
     return Check(
         "clips",
-        number >= limits.min_clips,
+        Outcome.KEPT if enough else Outcome.OPEN,
         number,
         limits.min_clips,
-        f"{number} recordings with speech were answered by both, "
-        f"at least {limits.min_clips} are needed",
+        f"{number} recordings with speech were compared, at least {limits.min_clips} are needed",
+        None if enough else limits.min_clips,
     )
 
 
 def _word_errors(comparison: Comparison, limits: GateLimits) -> list[Check]:
-    errors = comparison["errors"]
-    if errors is None:
-        return []
-    checks = [_non_inferior("error rate", errors, limits.wer_margin)]
-    if limits.language_wer_margin is not None:
-        checks += [
-            _non_inferior(f"error rate in {name}", found, limits.language_wer_margin)
-            for name, found in comparison["by_language"].items()
-        ]
+    """Every language and slice, tested together."""
+    judged: list[tuple[str, dict[str, Any], Margin]] = []
+    for language, found in comparison["by_language"].items():
+        margin = limits.margin(language)
+        if margin is not None:
+            judged.append((f"error rate in {language}", found, margin))
+    for tag in limits.slices:
+        for value, found in comparison["slices"].get(tag, {}).items():
+            margin = limits.margin(found["language"])
+            if margin is not None:
+                judged.append((f"error rate in {tag} {value}", found, margin))
+    worse = [Excess(found, margin).p_worse() for _, found, margin in judged]
+    checks = [
+        _non_inferior(name, found, margin, adjusted)
+        for (name, found, margin), adjusted in zip(judged, holm(worse), strict=True)
+    ]
     if limits.max_wer is not None:
-        rate = errors["candidate"]
-        checks.append(
-            Check(
-                "absolute error rate",
-                rate <= limits.max_wer,
-                rate,
-                limits.max_wer,
-                f"the candidate's error rate is {_percent(rate)}, "
-                f"at most {_percent(limits.max_wer)} is allowed",
-            )
-        )
+        checks += [
+            _absolute(language, found, limits.max_wer)
+            for language, found in comparison["by_language"].items()
+        ]
     return checks
 
 
-def _non_inferior(name: str, found: Mapping[str, Any], margin: float) -> Check:
-    passed = found["high"] <= margin
-    verdict = "within" if passed else "beyond"
-    return Check(
-        name,
-        passed,
-        found["high"],
-        margin,
+def _non_inferior(name: str, found: dict[str, Any], margin: Margin, adjusted: float) -> Check:
+    excess = Excess(found, margin)
+    measured = (
         f"{name}: candidate {_percent(found['candidate'])}, stable {_percent(found['stable'])}; "
-        f"difference {_points(found['difference'])} with {found['level']:.0%} interval "
-        f"{_points(found['low'])} to {_points(found['high'])}, "
-        f"{verdict} the margin of {_points(margin)}",
+        f"difference {_points(found['difference'])}"
+    )
+    outcome, verdict, needed = three_ways(
+        found, excess.kept, adjusted <= MISS_REFUSED, f"the margin of {margin}", excess.clips_needed
+    )
+    return Check(
+        name, outcome, found["high"], margin.absolute or margin.relative,
+        f"{measured}{_interval(found)}, {verdict}", needed,
+    )  # fmt: skip
+
+
+def _absolute(language: str, found: dict[str, Any], limit: float) -> Check:
+    rate = found["candidate"]
+    return Check(
+        f"absolute error rate in {language}",
+        Outcome.KEPT if rate <= limit else Outcome.BROKEN,
+        rate,
+        limit,
+        f"the candidate's error rate in {language} is {_percent(rate)}, "
+        f"at most {_percent(limit)} is allowed",
     )
 
 
-def _latency(comparison: Comparison, limits: GateLimits) -> list[Check]:
-    stable, candidate = comparison["latency"]["stable"], comparison["latency"]["candidate"]
-    if stable is None or candidate is None:
-        return [
-            Check("p95 latency", False, None, None, "p95 latency: one service answered nothing")
-        ]
-    ratio = candidate["p95"] / stable["p95"] if stable["p95"] else float("inf")
-    measured = f"p95 latency: candidate {candidate['p95']:.3f} s, stable {stable['p95']:.3f} s"
-    checks = [
-        Check(
-            "p95 latency ratio",
-            ratio <= limits.p95_latency_ratio,
-            ratio,
-            limits.p95_latency_ratio,
-            f"{measured}; {ratio:.2f} times, at most {limits.p95_latency_ratio:g} times is allowed",
-        )
-    ]
-    if limits.max_p95_latency_s is not None:
-        checks.append(
-            Check(
-                "p95 latency",
-                candidate["p95"] <= limits.max_p95_latency_s,
-                candidate["p95"],
-                limits.max_p95_latency_s,
-                f"{measured}; at most {limits.max_p95_latency_s:g} s is allowed",
-            )
-        )
+def _shares(comparison: Comparison, limits: GateLimits) -> list[Check]:
+    asked = [
+        ("hallucination", "hallucination rate", "words on recordings without speech",
+         limits.hallucination_margin),
+        ("repetition", "looping", "transcripts that loop", limits.repetition_margin),
+        ("language", "language errors", "wrong language", limits.language_accuracy_margin),
+        ("failures", "failures", "requests without an answer", limits.failure_margin),
+    ]  # fmt: skip
+    checks = []
+    for key, name, words, margin in asked:
+        found = comparison[key]
+        if found is None or margin is None:
+            continue
+        if key == "failures" and not found["candidate"]:
+            continue  # nothing failed: judged by `max_failure_rate` alone
+        checks.append(_rise(name, words, found, margin))
     return checks
 
 
-def _hallucination(comparison: Comparison, limits: GateLimits) -> list[Check]:
-    found = comparison["hallucination"]
-    if found is None:
-        return []
-    return [
-        Check(
-            "hallucination rate",
-            found["difference"] <= limits.hallucination_margin,
-            found["difference"],
-            limits.hallucination_margin,
-            f"words on {found['num_clips']} recordings without speech: candidate "
-            f"{_percent(found['candidate'])}, stable {_percent(found['stable'])}; a rise of at "
-            f"most {_points(limits.hallucination_margin)} is allowed",
-        )
-    ]
+def _rise(name: str, words: str, found: dict[str, Any], margin: float) -> Check:
+    excess = Excess(found, Margin(absolute=margin))
+    outcome, verdict, needed = three_ways(
+        found,
+        excess.kept,
+        excess.p_worse() <= MISS_REFUSED,
+        f"the margin of {_points(margin)}",
+        excess.clips_needed,
+    )
+    return Check(
+        name,
+        outcome,
+        found["high"],
+        margin,
+        f"{words} ({found['num_clips']} judged): candidate {_percent(found['candidate'])}, stable "
+        f"{_percent(found['stable'])}; difference {_points(found['difference'])}"
+        f"{_interval(found)}, {verdict}",
+        needed,
+    )
 
 
 def _failures(comparison: Comparison, limits: GateLimits) -> Check:
@@ -187,13 +157,20 @@ def _failures(comparison: Comparison, limits: GateLimits) -> Check:
     codes = ", ".join(f"{code} {n}" for code, n in failed["codes"].items())
     return Check(
         "failure rate",
-        rate <= limits.max_failure_rate,
+        Outcome.KEPT if rate <= limits.max_failure_rate else Outcome.BROKEN,
         rate,
         limits.max_failure_rate,
         f"{failed['count']} of {failed['of']} requests to the candidate failed"
         + (f" ({codes})" if codes else "")
         + f"; at most {_percent(limits.max_failure_rate)} is allowed",
     )
+
+
+def _interval(found: dict[str, Any]) -> str:
+    if found["low"] is None:
+        return ""
+    ends = f"{_points(found['low'])} to {_points(found['high'])}"
+    return f" with {found['level']:.0%} interval {ends}"
 
 
 def _percent(rate: float) -> str:

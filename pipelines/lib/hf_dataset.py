@@ -15,31 +15,42 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.lib.errors import ManifestError
-from pipelines.lib.manifest import Clip, parse_clip_language
-from predictor.errors import InvalidInput
+from pipelines.lib.manifest import Clip
+from pipelines.lib.rows import row_clip
 
 METADATA_FILES = ("metadata.jsonl", "metadata.csv")
-TEXT_COLUMNS = ("text", "sentence", "transcription", "transcript", "normalized_text")
-LANGUAGE_COLUMNS = ("language", "locale")
-SPEAKER_COLUMNS = ("speaker", "speaker_id", "client_id")
 EXTRACTED = ".audio"  # folder for recordings that were inside a table
+BATCH_ROWS = 64  # read at once: rows may hold their recordings
+
+Entry = tuple[Path, int, dict[str, Any]]
 
 
 def is_hf_dataset(path: Path) -> bool:
     """Whether a folder is an AudioFolder, holds Parquet shards, or was saved with save_to_disk."""
-    return any((path / name).is_file() for name in METADATA_FILES) or bool(_table_files(path, None))
+    return bool(_metadata_files(path, None)) or bool(_table_files(path, None))
 
 
 def read_hf_dataset(path: Path, *, split: str | None, language: str | None) -> list[Clip]:
-    """The clips of a data set folder; ManifestError names file, row and column."""
-    for name in METADATA_FILES:
-        for root in [path / split] if split else [path]:
-            if (root / name).is_file():
-                return [_clip(*entry, language) for entry in _metadata(root / name)]
+    """The clips of a data set folder; ManifestError names file, row and column.
+
+    Ids hold the table's place below `path`, so configurations and splits never share one.
+    """
+    metadata = _metadata_files(path, split)
+    if metadata:
+        return [_clip(path, entry, language) for file in metadata for entry in _metadata(file)]
     files = _table_files(path, split)
     if not files:
         raise ManifestError(f"{path}: has no metadata file and no table for split {split}")
-    return [_clip(*entry, language) for file in files for entry in _table_rows(file)]
+    return [_clip(path, entry, language) for file in files for entry in _table_rows(file)]
+
+
+def _metadata_files(path: Path, split: str | None) -> list[Path]:
+    """At the top, else one a split."""
+    root = path / split if split else path
+    top = [root / name for name in METADATA_FILES if (root / name).is_file()]
+    if top:
+        return top[:1]
+    return sorted(file for name in METADATA_FILES for file in root.glob(f"*/{name}"))
 
 
 def _table_files(path: Path, split: str | None) -> list[Path]:
@@ -48,8 +59,8 @@ def _table_files(path: Path, split: str | None) -> list[Path]:
     return arrow or parquet
 
 
-def _metadata(file: Path) -> Iterator[tuple[Path, int, dict[str, Any]]]:
-    text = file.read_text(encoding="utf-8")
+def _metadata(file: Path) -> Iterator[Entry]:
+    text = file.read_text(encoding="utf-8-sig")
     if file.suffix == ".csv":
         for number, row in enumerate(csv.DictReader(text.splitlines()), start=2):
             yield file, number, dict(row)
@@ -62,7 +73,7 @@ def _metadata(file: Path) -> Iterator[tuple[Path, int, dict[str, Any]]]:
                 raise ManifestError(f"{file}:{number}: not JSON: {error}") from error
 
 
-def _table_rows(file: Path) -> Iterator[tuple[Path, int, dict[str, Any]]]:
+def _table_rows(file: Path) -> Iterator[Entry]:
     try:
         pa = import_module("pyarrow")
         parquet = import_module("pyarrow.parquet")
@@ -70,51 +81,52 @@ def _table_rows(file: Path) -> Iterator[tuple[Path, int, dict[str, Any]]]:
         raise ManifestError(f"{file}: reading Arrow and Parquet needs the package pyarrow") from (
             error
         )
-    if file.suffix == ".parquet":
-        table = parquet.read_table(file)
-    else:
-        with pa.memory_map(str(file)) as source:
-            table = pa.ipc.open_stream(source).read_all()
-    for number, row in enumerate(table.to_pylist(), start=1):
-        yield file, number, row
-
-
-def _clip(file: Path, number: int, row: dict[str, Any], language: str | None) -> Clip:
-    text = _first(row, TEXT_COLUMNS)
-    if not isinstance(text, str):
-        raise ManifestError(f"{file}:{number}: none of the columns {', '.join(TEXT_COLUMNS)}")
-    spoken = _first(row, LANGUAGE_COLUMNS)
+    number = 0
     try:
-        known = language or parse_clip_language(spoken if isinstance(spoken, str) else None)
-    except InvalidInput as error:
-        raise ManifestError(f"{file}:{number}: language: {error.message}") from error
-    speaker = _first(row, SPEAKER_COLUMNS)
-    return Clip(
-        id=f"{file.stem}/{number}",
-        audio=str(_audio_path(file, number, row)),
-        text=text,
-        language=known,
-        speaker=str(speaker) if speaker not in (None, "") else None,
-    )
+        for batch in _batches(file, pa, parquet):
+            for row in batch.to_pylist():
+                number += 1
+                yield file, number, row
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ManifestError(f"{file}: is damaged after row {number}: {reason}") from error
 
 
-def _audio_path(file: Path, number: int, row: dict[str, Any]) -> Path:
-    audio = row.get("file_name") or row.get("audio")
-    name = audio.get("path") if isinstance(audio, dict) else audio
-    data = audio.get("bytes") if isinstance(audio, dict) else None
-    if data is not None:
-        target = file.parent / EXTRACTED / f"{file.stem}-{number}-{Path(name or 'audio').name}"
+def _batches(file: Path, pa: Any, parquet: Any) -> Iterator[Any]:
+    if file.suffix == ".parquet":
+        with parquet.ParquetFile(file) as table:
+            yield from table.iter_batches(batch_size=BATCH_ROWS)
+        return
+    with pa.memory_map(str(file)) as source:
+        for batch in pa.ipc.open_stream(source):
+            for first in range(0, batch.num_rows, BATCH_ROWS):
+                yield batch.slice(first, BATCH_ROWS)
+
+
+def _clip(root: Path, entry: Entry, language: str | None) -> Clip:
+    file, number, row = entry
+    place = file.relative_to(root).with_suffix("").as_posix()
+    audio = _extracted(file, number, row.get("audio"))
+    return row_clip(
+        row, where=f"{file}:{number}", clip_id=f"{place}/{number}", folder=file.parent,
+        language=language, audio=audio,
+    )  # fmt: skip
+
+
+def _extracted(file: Path, number: int, audio: object) -> str | None:
+    """The path of a recording that was inside the table, or that the table names."""
+    if not isinstance(audio, dict):
+        return None
+    name, data = audio.get("path"), audio.get("bytes")
+    if data is None:
+        return name if isinstance(name, str) else None
+    target = file.parent / EXTRACTED / f"{file.stem}-{number}-{Path(name or 'audio').name}"
+    try:
         target.parent.mkdir(exist_ok=True)
         if not target.exists() or target.stat().st_size != len(data):
             target.write_bytes(data)
-        return target.resolve()
-    if not isinstance(name, str):
-        raise ManifestError(f"{file}:{number}: has neither file_name nor an audio column")
-    path = (file.parent / name).resolve()
-    if not path.is_file():
-        raise ManifestError(f"{file}:{number}: audio {path} does not exist")
-    return path
-
-
-def _first(row: dict[str, Any], columns: tuple[str, ...]) -> object:
-    return next((row[column] for column in columns if row.get(column) is not None), None)
+    except OSError as error:
+        raise ManifestError(
+            f"{file}:{number}: the recording inside cannot be written to {target}: {error.strerror}"
+        ) from error
+    return str(target)

@@ -6,6 +6,7 @@ complete or it does not count: a run killed while writing loses one recording.
 
 from __future__ import annotations
 
+import fcntl
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -13,8 +14,10 @@ from pathlib import Path
 from typing import Any, Self, TextIO
 
 from pipelines.lib.errors import JournalError
+from pipelines.lib.identity import Identity
 
-VERSION = 1
+VERSION = 2
+SERVICE = "service"  # key of the header: who answers, and at which address
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +37,8 @@ class Record:
     started_at: float = 0.0  # Unix time of the request, seconds
     error: str | None = None  # the service's stable code
     error_message: str | None = None
+    drafted: bool | None = None  # another version's transcript was sent along
+    segments: list[dict[str, Any]] | None = None  # kept for archives only
 
 
 class Journal:
@@ -47,15 +52,20 @@ class Journal:
     def open(cls, path: Path, header: dict[str, Any]) -> Self:
         """Start a journal, or continue the one on disk if it was for the same `header`.
 
-        Raises JournalError naming the first key that differs.
+        Raises JournalError naming the first key that differs, or when another run has it open.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
-        lines = _complete_lines(path)
-        header = {"version": VERSION, **header}
-        if lines:
-            _check_header(path, lines[0], header)
-        records = [_record(line) for line in lines[1:] if "clip_id" in line]
         file = path.open("a", encoding="utf-8")
+        try:
+            _lock(path, file)
+            lines = _complete_lines(path)
+            header = {"version": VERSION, **header}
+            if lines:
+                _check_header(path, lines[0], header)
+            records = [_record(line) for line in lines[1:] if "clip_id" in line]
+        except BaseException:
+            file.close()
+            raise
         journal = cls(file, {r.clip_id: r for r in records if r.error is None})
         if not lines:
             journal._write(header)
@@ -102,13 +112,42 @@ def _complete_lines(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
+def _lock(path: Path, file: TextIO) -> None:
+    """Held until the file is closed, by whatever end of the process."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise JournalError(
+            f"{path}: is being written by another run; wait for it or choose another output folder"
+        ) from error
+    except OSError:
+        return  # a file system without locks: nothing can be promised there
+
+
 def _check_header(path: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
     for key in wanted:
-        if found.get(key) != wanted[key]:
+        if key == SERVICE:
+            _check_service(path, found.get(SERVICE) or {}, wanted[SERVICE])
+        elif found.get(key) != wanted[key]:
             raise JournalError(
                 f"{path}: was written with {key} {found.get(key)!r}, this run has "
                 f"{wanted[key]!r}; choose another output folder or remove the file"
             )
+
+
+def _check_service(path: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """The same model may answer from elsewhere; without a name for it, only the same address."""
+    identity = Identity(**wanted["identity"])
+    before = found.get("identity", {})
+    changed = identity.difference(before)
+    named = identity.known and (before.get("checkpoint") or before.get("details"))
+    if changed is None and not named and found.get("address") != wanted["address"]:
+        changed = f"address {found.get('address')!r}, now {wanted['address']!r}"
+    if changed is not None:
+        raise JournalError(
+            f"{path}: was answered by another service ({changed}); choose another output folder or "
+            "remove the file"
+        )
 
 
 def _record(line: dict[str, Any]) -> Record:

@@ -5,12 +5,14 @@
 
 `audio` (a path relative to the manifest, an absolute path or a URL) and `text` are required. An
 empty `text` says that nobody speaks, null that nobody has written down what is said (a sample from
-production). Every key beyond those in KEYS is a tag to slice reports by.
+production). `alternatives` are other right ways to write it. Every key beyond those in KEYS is a
+tag to slice reports by.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -21,7 +23,10 @@ from pipelines.lib.errors import ManifestError
 from predictor.errors import InvalidInput
 from predictor.text.languages import parse_language
 
-KEYS = ("id", "audio", "text", "language", "duration_s", "speaker", "context")
+KEYS = (
+    "id", "audio", "text", "alternatives", "language", "duration_s", "duration", "speaker",
+    "context",
+)  # fmt: skip
 MIXED_JOINER = "+"  # "Chinese+English": more than one language in the recording
 NO_LANGUAGE = ("", "none", "null", "auto")
 
@@ -39,6 +44,7 @@ class Clip:
     duration_s: float | None = None
     speaker: str | None = None
     context: str = ""  # hot words sent with the recording
+    alternatives: tuple[str, ...] = ()  # other right ways to write what was said
     tags: Tags = field(default_factory=dict)  # tag -> its values
 
 
@@ -49,8 +55,18 @@ def parse_clip_language(value: str | None) -> str | None:
     """
     if value is None or value.strip().lower() in NO_LANGUAGE:
         return None
-    names = {parse_language(part) for part in value.split(MIXED_JOINER)}
+    names = {parse_language(_code(part)) for part in value.split(MIXED_JOINER)}
     return MIXED_JOINER.join(sorted(name for name in names if name)) or None
+
+
+def _code(tag: str) -> str:
+    """What `parse_language` knows of a tag such as "en_us", "cmn_hans_cn" or "zh-HK"."""
+    parts = re.split("[-_]", tag.strip().lower())
+    if len(parts) == 1 and parts[0] != "cmn":
+        return tag
+    if "yue" in parts or (parts[0] in ("zh", "cmn") and {"hk", "mo"} & set(parts[1:])):
+        return "yue"
+    return {"cmn": "zh"}.get(parts[0], parts[0])
 
 
 def read_manifest(path: str | Path) -> list[Clip]:
@@ -61,7 +77,7 @@ def read_manifest(path: str | Path) -> list[Clip]:
     path = Path(path)
     clips: list[Clip] = []
     seen: dict[str, int] = {}
-    for number, entry in _objects(path):
+    for number, entry in read_objects(path):
         clip = _Entry(path, number, entry).clip()
         if clip.id in seen:
             raise ManifestError(
@@ -95,6 +111,7 @@ def clip_to_json(clip: Clip, folder: Path | None = None) -> dict[str, object]:
         "duration_s": clip.duration_s,
         "speaker": clip.speaker,
         "context": clip.context or None,
+        "alternatives": list(clip.alternatives) or None,
     }
     entry |= {key: value for key, value in optional.items() if value is not None}
     entry |= {key: v[0] if len(v) == 1 else list(v) for key, v in clip.tags.items()}
@@ -103,7 +120,16 @@ def clip_to_json(clip: Clip, folder: Path | None = None) -> dict[str, object]:
 
 def digest(clips: Sequence[Clip]) -> str:
     """A fingerprint of what is asked and expected; where the audio lies does not count."""
-    lines = [json.dumps([c.id, c.text, c.language, c.context], ensure_ascii=False) for c in clips]
+    return _fingerprint([c.id, c.text, c.language, c.context, *c.alternatives] for c in clips)
+
+
+def asked_digest(clips: Sequence[Clip]) -> str:
+    """A fingerprint of what is asked alone: references may be corrected afterwards."""
+    return _fingerprint([c.id, c.language, c.context] for c in clips)
+
+
+def _fingerprint(rows: Iterable[Sequence[str | None]]) -> str:
+    lines = [json.dumps(list(row), ensure_ascii=False) for row in rows]
     return sha256("\n".join(lines).encode()).hexdigest()
 
 
@@ -121,7 +147,8 @@ def resolve_audio(audio: str, folder: Path) -> str:
     return str((folder / audio).resolve())
 
 
-def _objects(path: Path) -> Iterator[tuple[int, dict[str, object]]]:
+def read_objects(path: Path) -> Iterator[tuple[int, dict[str, object]]]:
+    """Line number and object of every line of a JSONL file; ManifestError for anything else."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -159,7 +186,12 @@ class _Entry:
             duration_s=self._duration(),
             speaker=self._string("speaker") or None,
             context=self._string("context"),
-            tags={k: self._tag(k, v) for k, v in self.values.items() if k not in KEYS},
+            alternatives=self._alternatives(),
+            tags={
+                k: self._tag(k, v)
+                for k, v in self.values.items()
+                if k not in KEYS and v is not None
+            },
         )
 
     def _text(self) -> str | None:
@@ -183,8 +215,14 @@ class _Entry:
         except InvalidInput as error:
             raise self._error("language", error.message) from error
 
+    def _alternatives(self) -> tuple[str, ...]:
+        value = self.values.get("alternatives") or []
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            raise self._error("alternatives", f"expected a list of strings, found {value!r}")
+        return tuple(value)
+
     def _duration(self) -> float | None:
-        value = self.values.get("duration_s")
+        value = self.values.get("duration_s", self.values.get("duration"))
         if value is None:
             return None
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e7:

@@ -7,11 +7,20 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from pipelines.lib.errors import ManifestError, OptionError
 from pipelines.lib.hf_dataset import is_hf_dataset, read_hf_dataset
 from pipelines.lib.manifest import Clip, parse_clip_language, read_manifest
+from pipelines.lib.readers_more import (
+    TABLE_SUFFIXES,
+    is_kaldi,
+    is_nemo,
+    read_kaldi,
+    read_nemo,
+    read_table,
+)
 from predictor.errors import InvalidInput
 
 COMMON_VOICE_TAGS = ("age", "gender", "accents", "accent", "variant", "segment")
@@ -43,13 +52,24 @@ def read_dataset(
     clips = LAYOUTS[layout](path, split, spoken)
     if not clips:
         raise ManifestError(f"{path}: no recordings found in layout {layout}, split {split}")
+    seen: set[str] = set()
+    for clip in clips:
+        if clip.id in seen:
+            raise ManifestError(f"{path}: id {clip.id!r} is there twice")
+        seen.add(clip.id)
     return clips
 
 
 def detect_layout(path: Path) -> str:
     """The layout of a file or folder, by what lies in it; ManifestError when nothing fits."""
-    if path.is_file() or (path / "manifest.jsonl").is_file():
+    if path.is_file():
+        if path.suffix.lower() in TABLE_SUFFIXES:
+            return "table"
+        return "nemo" if is_nemo(path) else "manifest"
+    if (path / "manifest.jsonl").is_file():
         return "manifest"
+    if is_kaldi(path):
+        return "kaldi"
     if is_hf_dataset(path):
         return "hf"
     if any(path.glob("transcript/aishell_transcript*.txt")):
@@ -63,8 +83,14 @@ def detect_layout(path: Path) -> str:
     raise ManifestError(f"{path}: is no manifest and no known layout ({', '.join(LAYOUTS)})")
 
 
-def _read_manifest(path: Path, _split: str | None, _language: str | None) -> list[Clip]:
-    return read_manifest(path / "manifest.jsonl" if path.is_dir() else path)
+def _read_manifest(path: Path, _split: str | None, language: str | None) -> list[Clip]:
+    clips = read_manifest(path / "manifest.jsonl" if path.is_dir() else path)
+    if language is None:
+        return clips
+    return [
+        replace(clip, language=language) if clip.language is None and clip.text != "" else clip
+        for clip in clips
+    ]
 
 
 def _read_librispeech(path: Path, split: str | None, language: str | None) -> list[Clip]:
@@ -163,11 +189,14 @@ LAYOUTS: dict[str, Callable[[Path, str | None, str | None], list[Clip]]] = {
     "fleurs": _read_fleurs,
     "commonvoice": _read_common_voice,
     "hf": _read_hf,
+    "nemo": read_nemo,
+    "kaldi": read_kaldi,
+    "table": read_table,
 }
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
         if line.strip():
             yield number, line.strip()
 
@@ -182,7 +211,7 @@ def _tables(path: Path, split: str | None) -> list[Path]:
 
 def _rows(table: Path, columns: tuple[str, ...] | None) -> Iterator[tuple[int, dict[str, str]]]:
     """Rows of a tab-separated table as dicts; `columns` None = the first line names them."""
-    lines = table.read_text(encoding="utf-8").split("\n")
+    lines = table.read_text(encoding="utf-8-sig").split("\n")
     rows = csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
     for number, row in enumerate(rows, start=1):
         if columns is None:
@@ -207,8 +236,7 @@ def _folder_language(path: Path) -> str | None:
 
 def _locale_language(locale: str, where: str) -> str | None:
     """Language of a locale such as "en_us" or "cmn_hans_cn"; ManifestError for an unknown one."""
-    code = locale.replace("-", "_").split("_")[0]
     try:
-        return parse_clip_language({"cmn": "zh"}.get(code, code))
+        return parse_clip_language(locale)
     except InvalidInput as error:
         raise ManifestError(f"{where}: {error.message}; say which language it is in") from error

@@ -1,4 +1,4 @@
-"""Reports and comparisons as Markdown and as one HTML file without script or network."""
+"""Reports and comparisons as Markdown and as one HTML file that fetches nothing."""
 
 from __future__ import annotations
 
@@ -12,15 +12,21 @@ from typing import Any
 import jinja2
 
 from pipelines.lib.client import Answer
-from pipelines.lib.clips_audio import data_uri, embed_audio
+from pipelines.lib.clip_tables import (
+    NUM_WORST,
+    changed_clips,
+    playable,
+    table_json,
+    worst_clips,
+)
+from pipelines.lib.clips_audio import data_uri
 from pipelines.lib.compare import Comparison
 from pipelines.lib.evaluation import Report
-from pipelines.lib.gate import Decision
-from pipelines.lib.normalize import Metric, guess_language, normalize, units
-from pipelines.lib.score import Span, align
+from pipelines.lib.gate import Decision, Outcome
+from pipelines.lib.normalize import Metric
 
-NUM_WORST = 50
 COMPARISON = "comparison"  # file name of a written comparison, without its ending
+TREND = "trend.html"
 AUDIO_BUDGET_BYTES = 8_000_000
 
 
@@ -30,9 +36,10 @@ def report_html(
     """The report with plots and the worst recordings, aligned and playable."""
     from pipelines.lib import figures  # matplotlib takes a second to import: only for pages
 
-    worst = _playable(worst_clips(report), audio_budget_bytes, allow_remote)
+    worst = playable(report, NUM_WORST, audio_budget_bytes, allow_remote=allow_remote)
     plots = {
         "Error rate": figures.error_rates(report),
+        "Recordings": figures.clip_rates(report),
         "Latency": figures.latencies([report]),
         "Confidence": figures.reliability(report),
     }
@@ -41,6 +48,8 @@ def report_html(
         summary=report["summary"],
         plots={name: figures.to_svg(figure) for name, figure in plots.items()},
         worst=worst,
+        table=table_json(report, worst),
+        script=_source("table.js"),
         columns=sorted({name for row in report["confusion"].values() for name in row}),
     )
 
@@ -49,8 +58,8 @@ def worst_html(
     report: Report, number: int = NUM_WORST, *, audio_budget_bytes: int = AUDIO_BUDGET_BYTES
 ) -> str:
     """Only the worst recordings, for a notebook."""
-    worst = worst_clips(report, number)
-    return _template("worst.html.j2").render(worst=_playable(worst, audio_budget_bytes, False))
+    worst = playable(report, number, audio_budget_bytes, allow_remote=False)
+    return _template("worst.html.j2").render(worst=worst)
 
 
 def transcript_html(name: str, audio: bytes, answer: Answer) -> str:
@@ -69,13 +78,43 @@ def report_markdown(report: Report) -> str:
     )
 
 
-def comparison_html(comparison: Comparison, decision: Decision | None = None) -> str:
-    """The comparison, and the gate's decision when there is one."""
+def trend_html(reports: Sequence[Report]) -> str:
+    """Error rates by language over several reports, as a page."""
+    from pipelines.lib import figures
+
+    return _template("trend.html.j2").render(
+        reports=reports, plot=figures.to_svg(figures.trend(reports)), metrics=_metrics(reports)
+    )
+
+
+def trend_markdown(reports: Sequence[Report]) -> str:
+    """Error rates over several reports, a line each, with the change since the one before."""
+    return _template("trend.md.j2").render(reports=reports, metrics=_metrics(reports))
+
+
+def _metrics(reports: Sequence[Report]) -> list[str]:
+    return sorted({metric for report in reports for metric in report["summary"]["by_metric"]})
+
+
+def comparison_html(
+    comparison: Comparison,
+    decision: Decision | None = None,
+    *,
+    audio_budget_bytes: int = AUDIO_BUDGET_BYTES,
+    allow_remote: bool = False,
+) -> str:
+    """The comparison, the gate's decision when there is one, the regressions to listen to."""
     from pipelines.lib import figures
 
     return _template("comparison.html.j2").render(
         comparison=comparison,
         decision=decision,
+        changed=changed_clips(
+            comparison,
+            audio_budget_bytes,
+            allow_remote=allow_remote,
+            normalizer=comparison["normalizer"],
+        ),
         plot=figures.to_svg(figures.differences(comparison)),
     )
 
@@ -98,30 +137,6 @@ def write_comparison(comparison: Comparison, decision: Decision | None, folder: 
     (folder / f"{COMPARISON}.html").write_text(html, encoding="utf-8")
 
 
-def worst_clips(report: Report, number: int = NUM_WORST) -> list[dict[str, Any]]:
-    """Failed recordings and those with most errors, worst first; none without any error."""
-    rows = [r for r in report["clips"] if r["error"] or (r["errors"] and r["kind"] != "unscored")]
-    rows.sort(key=lambda row: (row["error"] is None, -row["errors"], row["id"]))
-    return rows[:number]
-
-
-def aligned_words(row: Mapping[str, Any]) -> tuple[Span, ...]:
-    """The alignment of a report's recording, in its metric's units, normalised."""
-    language = row["language"] or guess_language(row["reference"] or row["hypothesis"])
-    metric = Metric(row["metric"])
-    texts = [
-        units(normalize(row[key] or "", language), metric) for key in ("reference", "hypothesis")
-    ]
-    return align([texts[0]], [texts[1]])[0]
-
-
-def _playable(
-    rows: Sequence[dict[str, Any]], budget_bytes: int, allow_remote: bool
-) -> list[dict[str, Any]]:
-    audio = embed_audio([r["audio"] for r in rows], budget_bytes, allow_remote=allow_remote)
-    return [{**r, "spans": aligned_words(r), "uri": audio.get(r["audio"])} for r in rows]
-
-
 def _percent(rate: float | None, digits: int = 2) -> str:
     return "–" if rate is None else f"{rate * 100:.{digits}f} %"
 
@@ -136,6 +151,35 @@ def _number(value: float | None, digits: int = 3) -> str:
 
 def _interval(values: Sequence[float] | None) -> str:
     return "–" if values is None else f"{values[0] * 100:.2f}–{values[1] * 100:.2f}"
+
+
+def _ends(found: Mapping[str, Any]) -> str:
+    if found["low"] is None:
+        return f"not enough clusters ({found['num_clusters']})"
+    return f"{_points(found['low'])} to {_points(found['high'])}"
+
+
+def _rates(group: Mapping[str, Any]) -> str:
+    """Each metric on its own: "CER 4.10 % (3.02–5.40), WER 8.20 % (6.10–10.90)"."""
+    several = len(group["by_metric"]) > 1
+    told = [
+        f"{metric.upper() + ' ' if several else ''}{_percent(errors['rate'])} "
+        f"({_interval(errors['interval'])})"
+        for metric, errors in group["by_metric"].items()
+    ]
+    return ", ".join(told) or "–"
+
+
+def _mark(outcome: Outcome) -> str:
+    return {Outcome.KEPT: "✓", Outcome.BROKEN: "✗", Outcome.OPEN: "?"}[outcome]
+
+
+def _rate_rows(comparison: Comparison) -> list[tuple[str, Mapping[str, Any]]]:
+    """Languages and slices, the largest change first."""
+    rows = list(comparison["by_language"].items())
+    for tag, values in comparison["slices"].items():
+        rows += [(f"{tag}: {value}", found) for value, found in values.items()]
+    return sorted(rows, key=lambda row: -abs(row[1]["difference"]))
 
 
 def _joined(span_units: Sequence[str], metric: str) -> str:
@@ -157,6 +201,10 @@ def _environment() -> jinja2.Environment:
         "number": _number,
         "interval": _interval,
         "joined": _joined,
+        "ends": _ends,
+        "mark": _mark,
+        "rates": _rates,
+        "rate_rows": _rate_rows,
     }
     return environment
 

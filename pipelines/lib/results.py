@@ -33,9 +33,9 @@ class Share:
 
 
 def hallucination(scores: Iterable[ClipScore]) -> Share:
-    """Recordings without speech on which any word was written."""
+    """Recordings without speech on which anything was written, a mark such as [music] too."""
     silent = [score for score in scores if score.kind is Kind.NON_SPEECH]
-    return Share(sum(score.num_hypothesis > 0 for score in silent), len(silent))
+    return Share(sum(score.hallucinated for score in silent), len(silent))
 
 
 def repetition(scores: Iterable[ClipScore], records: Iterable[Record]) -> Share:

@@ -1,28 +1,59 @@
 """Transcribe all clips of a manifest against a service, some at a time, each exactly once.
 
 The journal makes it resumable: started again with the same manifest, it asks only for what is
-missing or failed.
+missing or failed. Two versions of a service are asked together, clip by clip, so that neither has
+the quiet hour. A service that has gone away stops the run soon.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from pipelines.lib.client import AsrClient, ServiceOptions
-from pipelines.lib.errors import ManifestError, OptionError, ServiceError
-from pipelines.lib.journal import Journal, Record
-from pipelines.lib.manifest import MIXED_JOINER, Clip, digest
+from pipelines.lib.errors import ManifestError, OptionError, ServiceDown, ServiceError
+from pipelines.lib.identity import Identity
+from pipelines.lib.journal import SERVICE, Journal, Record
+from pipelines.lib.manifest import MIXED_JOINER, Clip, asked_digest
+from pipelines.lib.progress import Progress
 from pipelines.lib.storage import read_audio
 
 MAX_CONCURRENCY = 1024
+MAX_UNANSWERED = 10  # recordings in a row without any answer: nobody is there
+MAX_UNWANTED = 20  # first recordings all refused for who we are or where we ask
+UNWANTED = (401, 403, 404, 405)
+ABSENT = (None, 502, 503, 504)  # no answer, or a gateway's word for it, after all attempts
+DRAFT_INPUT = "draft"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A service to ask and the journal of its answers."""
+
+    service: ServiceOptions
+    journal: Path
+
+
+@dataclass(frozen=True, slots=True)
+class AskOptions:
+    """How recordings are asked for, beside which and where."""
+
+    concurrency: int = 8
+    allow_remote: bool = False  # fetch recordings that the manifest names by URL
+    show_progress: bool = False
+    keep_segments: bool = False  # write segments with their times to the journal
+    growing: bool = False  # an archive: the journal is continued though recordings have been added
+    drafts: bool = False  # send the first service's transcript to the second, if it takes drafts
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.concurrency <= MAX_CONCURRENCY:
+            raise OptionError(f"concurrency: {self.concurrency} is not within 1..{MAX_CONCURRENCY}")
 
 
 def transcribe(
@@ -33,117 +64,207 @@ def transcribe(
     concurrency: int = 8,
     allow_remote: bool = False,
     show_progress: bool = False,
+    keep_segments: bool = False,
 ) -> list[Record]:
     """The record of every clip, in the clips' order.
 
     A clip that the service refuses, or whose audio cannot be read, becomes a record with `error`;
     it is tried again when the run is continued. Raises JournalError when the journal on disk
-    belongs to another manifest or protocol.
+    belongs to another manifest, protocol or model, and ServiceDown when nobody answers any more.
     """
-    if not 1 <= concurrency <= MAX_CONCURRENCY:
-        raise OptionError(f"concurrency: {concurrency} is not within 1..{MAX_CONCURRENCY}")
-    header = journal_header(clips, options)
-    journal = Journal.open(journal_path, header)
-    try:
-        todo = [clip for clip in clips if clip.id not in journal.records]
-        progress = Progress(clips, len(clips) - len(todo), shown=show_progress)
-        run = _Run(options, journal, progress, allow_remote=allow_remote)
-        _run_to_end(run.all(todo, concurrency))
-        progress.close()
-        return [journal.records[clip.id] for clip in clips]
-    finally:
-        journal.close()
+    ask = AskOptions(concurrency, allow_remote, show_progress, keep_segments)
+    (records,) = transcribe_together(clips, [Target(options, journal_path)], ask)
+    return records
 
 
-def _run_to_end(work: Coroutine[Any, Any, None]) -> None:
+def transcribe_together(
+    clips: Sequence[Clip], targets: Sequence[Target], ask: AskOptions
+) -> list[list[Record]]:
+    """As `transcribe`, of several services under the same load: each clip goes to all of them.
+
+    Which one is asked first alternates from clip to clip, unless drafts are sent.
+    """
+    return _run_to_end(_ask_all(clips, targets, ask))
+
+
+async def _ask_all(
+    clips: Sequence[Clip], targets: Sequence[Target], ask: AskOptions
+) -> list[list[Record]]:
+    async with AsrClients(targets) as clients:
+        sides = []
+        try:
+            for target, client in zip(targets, clients, strict=True):
+                sides.append(await _Side.open(clips, target, client, ask))
+            todo = [c for c in clips if any(c.id not in side.journal.records for side in sides)]
+            progress = Progress(clips, len(clips) - len(todo), shown=ask.show_progress)
+            await _Run(sides, progress, ask).all(todo)
+            progress.close()
+            return [[side.journal.records[clip.id] for clip in clips] for side in sides]
+        finally:
+            for side in sides:
+                side.journal.close()
+
+
+def _run_to_end(work: Coroutine[Any, Any, list[list[Record]]]) -> list[list[Record]]:
     """asyncio.run, also from inside a notebook, where a loop is running already."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        asyncio.run(work)
-        return
+        return asyncio.run(work)
     with ThreadPoolExecutor(max_workers=1) as thread:
-        thread.submit(asyncio.run, work).result()
+        return thread.submit(asyncio.run, work).result()
 
 
-def journal_header(clips: Sequence[Clip], options: ServiceOptions) -> dict[str, Any]:
-    """What must be equal for a journal to be continued; the address may change."""
+class AsrClients:
+    """One client a target, closed together."""
+
+    def __init__(self, targets: Sequence[Target]) -> None:
+        self._clients = [AsrClient(target.service) for target in targets]
+
+    async def __aenter__(self) -> list[AsrClient]:
+        return self._clients
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        for client in self._clients:
+            await client.__aexit__(*exc_info)
+
+
+def journal_header(
+    clips: Sequence[Clip], options: ServiceOptions, identity: Identity
+) -> dict[str, Any]:
+    """What must be equal for a journal to be continued; a known model may have moved."""
     return {
-        "manifest_sha256": digest(clips),
+        "asked_sha256": asked_digest(clips),
         "model": options.model,
         "protocol": options.protocol,
         "send_language": options.send_language,
+        SERVICE: {
+            "identity": identity.as_json(),
+            "address": options.url + (f" ({options.host_header})" if options.host_header else ""),
+        },
     }
 
 
-class Progress:
-    """A bar on standard error: clips done, clips a second, time left, times real time."""
+class _Side:
+    """One of the services that are asked: its client, its journal, whether it still answers."""
 
-    def __init__(self, clips: Sequence[Clip], num_done: int, *, shown: bool) -> None:
-        self._started = time.monotonic()
-        self._audio_s = 0.0
-        self._num_failed = 0
-        self._bar = tqdm(
-            total=len(clips), initial=num_done, unit="clip", disable=not shown, smoothing=0.1
-        )
+    def __init__(
+        self, options: ServiceOptions, client: AsrClient, journal: Journal, identity: Identity
+    ) -> None:
+        self.options = options
+        self.client = client
+        self.journal = journal
+        self.takes_drafts = DRAFT_INPUT in identity.inputs and options.protocol == "v2"
+        self._unanswered = 0  # in a row
+        self._unwanted: int | None = 0  # None once one was wanted
 
-    def add(self, record: Record) -> None:
-        """Count a finished clip."""
-        self._audio_s += record.duration_s or 0.0
-        self._num_failed += record.error is not None
-        speed = self._audio_s / max(time.monotonic() - self._started, 1e-9)
-        self._bar.set_postfix({"RTFx": f"{speed:.1f}", "failed": self._num_failed}, refresh=False)
-        self._bar.update()
+    @classmethod
+    async def open(
+        cls, clips: Sequence[Clip], target: Target, client: AsrClient, ask: AskOptions
+    ) -> _Side:
+        try:
+            identity = await client.identity()
+        except ServiceError as error:
+            raise ServiceDown(_what_to_do(target.service, error)) from error
+        header = journal_header(() if ask.growing else clips, target.service, identity)
+        return cls(target.service, client, Journal.open(target.journal, header), identity)
 
-    def close(self) -> None:
-        """Leave the finished bar standing."""
-        self._bar.close()
+    def seen(self, error: ServiceError | None) -> None:
+        """Count an outcome; ServiceDown once it is clear that going on is of no use."""
+        absent = error is not None and error.status in ABSENT
+        self._unanswered = self._unanswered + 1 if absent else 0
+        if error is None or error.status not in UNWANTED:
+            self._unwanted = None
+        elif self._unwanted is not None:
+            self._unwanted += 1
+        if error is not None and (
+            self._unanswered >= MAX_UNANSWERED or (self._unwanted or 0) >= MAX_UNWANTED
+        ):
+            raise ServiceDown(_what_to_do(self.options, error)) from error
 
 
 class _Run:
-    """One session: workers that take clips from one iterator and write to one journal."""
+    """One session: workers that take clips from one iterator and write to the journals."""
 
-    def __init__(
-        self, options: ServiceOptions, journal: Journal, progress: Progress, *, allow_remote: bool
-    ) -> None:
-        self._options = options
-        self._journal = journal
+    def __init__(self, sides: Sequence[_Side], progress: Progress, ask: AskOptions) -> None:
+        self._sides = sides
         self._progress = progress
-        self._allow_remote = allow_remote
+        self._ask = ask
 
-    async def all(self, clips: Sequence[Clip], concurrency: int) -> None:
-        queue = iter(clips)
-        async with AsrClient(self._options) as client, asyncio.TaskGroup() as group:
-            for _ in range(min(concurrency, len(clips))):
-                group.create_task(self._worker(client, queue))
-
-    async def _worker(self, client: AsrClient, queue: Any) -> None:
-        for clip in queue:  # shared by all workers: each clip is taken once
-            record = await self._one(client, clip)
-            self._journal.add(record)
-            self._progress.add(record)
-
-    async def _one(self, client: AsrClient, clip: Clip) -> Record:
-        place: dict[str, Any] = {"clip_id": clip.id, "started_at": time.time()}
+    async def all(self, clips: Sequence[Clip]) -> None:
+        queue = iter(enumerate(clips))
         try:
-            audio = await asyncio.to_thread(read_audio, clip.audio, allow_remote=self._allow_remote)
-            answer = await client.transcribe(
+            async with asyncio.TaskGroup() as group:
+                for _ in range(min(self._ask.concurrency, len(clips))):
+                    group.create_task(self._worker(queue))
+        except BaseExceptionGroup as group:
+            down = group.subgroup(ServiceDown)
+            raise (down.exceptions[0] if down is not None else group.exceptions[0]) from None
+
+    async def _worker(self, queue: Any) -> None:
+        for number, clip in queue:  # shared by all workers: each clip is taken once
+            turned = number % 2 and not self._ask.drafts
+            record = None
+            for side in reversed(self._sides) if turned else self._sides:
+                if clip.id not in side.journal.records:
+                    record = await self._one(side, clip)
+                    side.journal.add(record)
+            if record is not None:
+                self._progress.add(record)
+
+    async def _one(self, side: _Side, clip: Clip) -> Record:
+        place: dict[str, Any] = {"clip_id": clip.id, "started_at": time.time()}
+        draft = self._draft(side, clip)
+        try:
+            audio = await asyncio.to_thread(
+                read_audio, clip.audio, allow_remote=self._ask.allow_remote
+            )
+            answer = await side.client.transcribe(
                 audio,
                 name=Path(clip.audio).name,
-                language=self._forced_language(clip),
+                language=_forced_language(side.options, clip),
                 context=clip.context,
+                draft=draft,
             )
         except ManifestError as error:
             return Record(**place, text="", error="unreadable_audio", error_message=str(error))
         except ServiceError as error:
+            side.seen(error)
             return Record(**place, text="", error=error.code, error_message=error.message)
+        side.seen(None)
         values = asdict(answer)
-        del values["segments"]  # can be had again; a journal of thousands of recordings stays small
+        segments = values.pop("segments")  # a journal of thousands of recordings stays small
+        values["segments"] = list(segments) if self._ask.keep_segments else None
+        values["confidence"] = _within(values["confidence"])
         if values["duration_s"] is None:
             values["duration_s"] = clip.duration_s
-        return Record(**place, **values)
+        return Record(**place, **values, drafted=True if draft else None)
 
-    def _forced_language(self, clip: Clip) -> str | None:
-        if not self._options.send_language or MIXED_JOINER in (clip.language or ""):
+    def _draft(self, side: _Side, clip: Clip) -> str | None:
+        """What the first service wrote, for the second."""
+        if not self._ask.drafts or side is self._sides[0] or not side.takes_drafts:
             return None
-        return clip.language
+        first = self._sides[0].journal.records.get(clip.id)
+        return first.text or None if first is not None and first.error is None else None
+
+
+def _forced_language(options: ServiceOptions, clip: Clip) -> str | None:
+    if not options.send_language or MIXED_JOINER in (clip.language or ""):
+        return None
+    return clip.language
+
+
+def _within(confidence: float | None) -> float | None:
+    """A number or nothing; beyond 0..1 it is kept, clipped and reported when scored."""
+    return None if confidence is None or not math.isfinite(confidence) else confidence
+
+
+def _what_to_do(options: ServiceOptions, error: ServiceError) -> str:
+    host = f" with Host {options.host_header}" if options.host_header else ""
+    return (
+        f"the service at {options.url}{host} does not answer as a service of {options.model!r} "
+        f"should: {error.message}. Check that it is ready and that this address reaches it (inside "
+        "the cluster: the InferenceService's status.address.url; from outside: the ingress with "
+        "--host-header, or kubectl port-forward). What was answered is kept: the same command "
+        "continues"
+    )

@@ -16,26 +16,27 @@ from pipelines.lib.errors import ServiceError
 CONTENT_LENGTH_HEADER = "Inference-Header-Content-Length"
 
 
-def encode_v2(audio: bytes, language: str | None, context: str) -> tuple[bytes, dict[str, str]]:
+def encode_v2(
+    audio: bytes, language: str | None, context: str, draft: str | None = None
+) -> tuple[bytes, dict[str, str]]:
     """Body and headers of a V2 request with the recording as raw bytes behind the JSON header."""
     parameters: dict[str, object] = {"binary_data_output": False}
     parameters |= {"language": language} if language else {}
     parameters |= {"context": context} if context else {}
-    tensor = struct.pack("<I", len(audio)) + audio  # BYTES element: length, then the bytes
-    header = json.dumps(
+    named = {"audio": audio} | ({"draft": draft.encode()} if draft else {})
+    # A BYTES element: its length, then its bytes.
+    tensors = {name: struct.pack("<I", len(data)) + data for name, data in named.items()}
+    inputs = [
         {
-            "inputs": [
-                {
-                    "name": "audio",
-                    "shape": [1],
-                    "datatype": "BYTES",
-                    "parameters": {"binary_data_size": len(tensor)},
-                }
-            ],
-            "parameters": parameters,
+            "name": name,
+            "shape": [1],
+            "datatype": "BYTES",
+            "parameters": {"binary_data_size": len(tensor)},
         }
-    ).encode()
-    return header + tensor, {
+        for name, tensor in tensors.items()
+    ]
+    header = json.dumps({"inputs": inputs, "parameters": parameters}).encode()
+    return header + b"".join(tensors.values()), {
         "Content-Type": "application/octet-stream",
         CONTENT_LENGTH_HEADER: str(len(header)),
     }

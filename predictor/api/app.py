@@ -15,7 +15,9 @@ from predictor import __version__
 from predictor.api.auth import KeyRing, RequireKey
 from predictor.api.dataplane import AsrDataPlane, ClosedRepository
 from predictor.api.errors import answer_error, error_response, speaks_openai
+from predictor.api.live_frames import live_router
 from predictor.api.middleware import BodyLimit, ClientGone, RequestContext
+from predictor.api.page import Page, page_router
 from predictor.api.realtime import LiveDoor, realtime_router
 from predictor.api.routes import (
     health_router,
@@ -34,6 +36,7 @@ class AppOptions:
     max_body_bytes: int
     max_held_bytes: int  # of all bodies together
     recognize_details: bool  # whether `/api/v1/recognize` answers with `details` as well
+    has_page: bool = False  # whether browsers get a page at `/`
 
 
 def create_app(
@@ -53,12 +56,16 @@ def create_app(
         redoc_url=None,
     )
     created = int(time.time())
-    app.include_router(health_router(dataplane, metrics.registry))
+    page = Page() if options.has_page else None
+    app.include_router(health_router(dataplane, metrics.registry, page))
+    if page is not None:
+        app.include_router(page_router(page))
     app.include_router(recognize_router(dataplane, with_details=options.recognize_details))
     app.include_router(openai_router(dataplane, created, "/v1"))
     app.include_router(openai_router(dataplane, created, "/openai/v1"))
     for prefix in ("/v1", "/openai/v1"):
         app.include_router(realtime_router(live, prefix))
+    app.include_router(live_router(live))
     app.include_router(v1_router(dataplane, created))
     app.include_router(v2_router(dataplane, repository))
     app.add_exception_handler(HTTPException, _answer)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from typing import Any, NoReturn
 
 import grpc  # type: ignore[import-untyped]
@@ -13,12 +13,13 @@ from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc
 from kserve.protocol.grpc.servicer import InferenceServicer
 
 from predictor.api import v2
-from predictor.api.auth import KeyRing
 from predictor.api.dataplane import AsrDataPlane, ClosedRepository
 from predictor.api.errors import Closed, error_headers, to_asr_error
 from predictor.api.infer_body import parse_grpc
+from predictor.api.live_grpc import serve_stream, stream_handler
 from predictor.api.middleware import request_id_of
 from predictor.api.reading import off_loop
+from predictor.api.realtime import LiveDoor
 from predictor.errors import AsrError
 from predictor.logs import request_id_var
 from predictor.metrics import CLIENT_CLOSED_REQUEST, Metrics
@@ -35,12 +36,13 @@ class AsrServicer(InferenceServicer):  # type: ignore[misc]  # KServe is untyped
         dataplane: AsrDataPlane,
         repository: ClosedRepository,
         metrics: Metrics,
-        keys: KeyRing,
+        live: LiveDoor,
     ) -> None:
         super().__init__(dataplane, repository)
         self._dataplane = dataplane
         self._metrics = metrics
-        self._keys = keys
+        self._keys = live.keys
+        self._live = live
 
     async def ModelInfer(  # noqa: N802  the protocol's name
         self, request: pb.ModelInferRequest, context: Context
@@ -63,6 +65,16 @@ class AsrServicer(InferenceServicer):  # type: ignore[misc]  # KServe is untyped
                 request.model_name, call, headers
             )
             return answer
+
+    async def ModelStreamInfer(  # noqa: N802  the protocol's name
+        self, requests: AsyncIterator[pb.ModelInferRequest], context: Context
+    ) -> AsyncIterator[Any]:
+        """Live speech; see `live_grpc`."""
+        async with self._request(context, counted=True) as headers:
+            self._keys.check(headers)
+            async with aclosing(serve_stream(self._live, requests)) as responses:
+                async for response in responses:
+                    yield response
 
     async def ModelReady(  # noqa: N802
         self, request: pb.ModelReadyRequest, context: Context
@@ -137,7 +149,7 @@ def create_grpc_server(
     dataplane: AsrDataPlane,
     repository: ClosedRepository,
     metrics: Metrics,
-    keys: KeyRing,
+    live: LiveDoor,
     max_message_bytes: int,
     *,
     shares_port: bool = False,
@@ -150,7 +162,7 @@ def create_grpc_server(
             ("grpc.so_reuseport", int(shares_port)),  # else a port in use is an error
         ]
     )
-    grpc_predict_v2_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(
-        AsrServicer(dataplane, repository, metrics, keys), server
-    )
+    servicer = AsrServicer(dataplane, repository, metrics, live)
+    grpc_predict_v2_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, server)
+    server.add_generic_rpc_handlers((stream_handler(servicer.ModelStreamInfer),))
     return server

@@ -15,6 +15,7 @@ from starlette.requests import Request
 
 from predictor.api.errors import error_body, to_asr_error
 from predictor.api.forms import Form, read_form
+from predictor.api.hearing import HEARING_FIELDS, read_hearing
 from predictor.errors import InvalidInput, NotFound
 from predictor.service.calls import Call, Recording
 from predictor.text.languages import CODES, parse_language
@@ -33,6 +34,7 @@ FIELDS = (
     "temperature",
     "timestamp_granularities[]",
     "stream",
+    *HEARING_FIELDS,
 )
 _TEXT_TYPES = {"text": "text/plain", "srt": "application/x-subrip", "vtt": "text/vtt"}
 
@@ -61,6 +63,7 @@ async def openai_call(request: Request, served_names: Sequence[str]) -> OpenAICa
     response_format = _response_format(form.fields.get("response_format", "json"))
     _check_granularities(form, response_format)
     stream = _stream(form.fields.get("stream", "false"), response_format)
+    hearing = read_hearing(form.fields)
     recording = Recording(
         data=form.data,
         content_type=form.content_type,
@@ -68,6 +71,9 @@ async def openai_call(request: Request, served_names: Sequence[str]) -> OpenAICa
         language=parse_language(form.fields.get("language")),
         context=form.fields.get("prompt", ""),
         context_field="prompt",
+        channel=hearing.channel,
+        track=hearing.track,
+        vad=hearing.vad,
     )
     return OpenAICall(Call("openai", (recording,), _renderer(response_format)), stream)
 

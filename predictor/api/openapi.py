@@ -6,9 +6,10 @@ routes and real answers to its schemas.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 from predictor.api import openai, recognize, v2
+from predictor.audio.limits import Vad
 
 Schema = dict[str, Any]
 
@@ -55,10 +56,22 @@ OPENAI_ERROR = _object(
         )
     }
 )
+_HEARING: Schema = {
+    "channel": {
+        "type": ["string", "integer"],
+        "description": "mix, separate, or a channel's number from 0; as the settings say without.",
+    },
+    "track": {"type": ["string", "integer"], "description": "An audio track's number from 0."},
+    "vad": {"type": "string", "enum": list(get_args(Vad)), "description": "What finds speech."},
+}
 _FINISH = {"type": "string", "enum": ["stop", "length", "repetition", "silence"]}
+_SEGMENT_REQUIRED = [
+    "id", "start", "end", "text", "language", "confidence", "avg_logprob", "finish_reason"
+]  # fmt: skip
 _DETAILS: Schema = {
     "finish_reason": _FINISH,
     "num_repeats_removed": _INTEGER,
+    "notes": _list(_STRING),
     "segments": _list(
         _object(
             {
@@ -70,7 +83,9 @@ _DETAILS: Schema = {
                 "confidence": _NUMBER,
                 "avg_logprob": _NUMBER,
                 "finish_reason": _FINISH,
-            }
+                "channel": _INTEGER,
+            },
+            _SEGMENT_REQUIRED,
         )
     ),
     "usage": _object(
@@ -249,7 +264,7 @@ V1_PREDICT = _route(
                 {
                     "instances": _list(
                         _object(
-                            {"audio": _B64, "language": _LANGUAGE, "context": _CONTEXT},
+                            {"audio": _B64, "language": _LANGUAGE, "context": _CONTEXT, **_HEARING},
                             ["audio"],
                             additionalProperties=False,
                         )
@@ -265,13 +280,14 @@ V1_PREDICT = _route(
     parameters=[
         {"name": "language", "in": "query", "schema": _LANGUAGE},
         {"name": "context", "in": "query", "schema": _CONTEXT},
+        *({"name": name, "in": "query", "schema": _HEARING[name]} for name in _HEARING),
     ],
 )
 
 RECOGNIZE = _route(
     "Transcribe one file",
     _json(_object({**_ANSWER, "details": _object(_DETAILS)}, list(_ANSWER))),
-    body=_form(recognize.FILE_FIELD, {"language": _LANGUAGE, "context": _CONTEXT}, []),
+    body=_form(recognize.FILE_FIELD, {"language": _LANGUAGE, "context": _CONTEXT, **_HEARING}, []),
 )
 
 _TRANSCRIPTION = _object({"text": _STRING}, additionalProperties=True)
@@ -294,6 +310,7 @@ TRANSCRIPTIONS = _route(
             "temperature": {"const": 0},
             "timestamp_granularities[]": _list({"const": "segment"}),
             "stream": _BOOLEAN,
+            **_HEARING,
         },
         ["model"],
     ),

@@ -8,12 +8,13 @@ from starlette.requests import Request
 
 from predictor.api.details import details
 from predictor.api.forms import read_form
+from predictor.api.hearing import HEARING_FIELDS, read_hearing
 from predictor.service.calls import Call, Recording
 from predictor.text.languages import parse_language
 from predictor.types import Transcription
 
 FILE_FIELD = "audio"
-FIELDS = ("language", "context")
+FIELDS = ("language", "context", *HEARING_FIELDS)
 
 
 async def recognize_call(request: Request, *, with_details: bool) -> Call:
@@ -22,12 +23,16 @@ async def recognize_call(request: Request, *, with_details: bool) -> Call:
     `with_details` adds a fifth field, `details`, to the answer.
     """
     form = await read_form(request, FILE_FIELD, FIELDS)
+    hearing = read_hearing(form.fields)
     recording = Recording(
         data=form.data,
         content_type=form.content_type,
         field=FILE_FIELD,
         language=parse_language(form.fields.get("language")),
         context=form.fields.get("context", ""),
+        channel=hearing.channel,
+        track=hearing.track,
+        vad=hearing.vad,
     )
     return Call("recognize", (recording,), _render_details if with_details else _render)
 

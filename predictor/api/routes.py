@@ -18,6 +18,7 @@ from starlette.types import Receive, Scope, Send
 from predictor.api import openai, openapi, v2
 from predictor.api.dataplane import AsrDataPlane, ClosedRepository
 from predictor.api.infer_body import parse_rest
+from predictor.api.page import Page, wants_page
 from predictor.api.reading import off_loop, read_body
 from predictor.api.recognize import recognize_call
 from predictor.api.v1 import v1_call
@@ -31,8 +32,10 @@ def _json(content: object, status: int = 200) -> Response:
     return Response(orjson.dumps(content), status_code=status, media_type="application/json")
 
 
-def health_router(dataplane: AsrDataPlane, registry: CollectorRegistry) -> APIRouter:
-    """Liveness, readiness and metrics."""
+def health_router(
+    dataplane: AsrDataPlane, registry: CollectorRegistry, page: Page | None
+) -> APIRouter:
+    """Liveness, readiness and metrics; browsers that ask for `/` get the page, if there is one."""
     router = APIRouter(tags=["health"])
 
     async def live() -> Response:
@@ -51,8 +54,11 @@ def health_router(dataplane: AsrDataPlane, registry: CollectorRegistry) -> APIRo
         encode, content_type = exposition.choose_encoder(request.headers.get("accept", ""))
         return Response(encode(registry), headers={"content-type": content_type})
 
-    for path in ("/", "/healthz"):
-        router.add_api_route(path, live, methods=["GET"], **openapi.LIVE)
+    async def root(request: Request) -> Response:
+        return page.index(request) if page and wants_page(request) else await live()
+
+    router.add_api_route("/", root, methods=["GET"], **openapi.LIVE)
+    router.add_api_route("/healthz", live, methods=["GET"], **openapi.LIVE)
     router.add_api_route("/v2/health/live", v2_live, methods=["GET"], **openapi.V2_LIVE)
     router.add_api_route("/v2/health/ready", v2_ready, methods=["GET"], **openapi.V2_READY)
     router.add_api_route("/metrics", metrics, methods=["GET"], **openapi.METRICS)
@@ -165,7 +171,7 @@ def openai_router(dataplane: AsrDataPlane, created: int, prefix: str) -> APIRout
         await dataplane.get_model(name)
         parsed = await openai.openai_call(request, dataplane.served_names)
         if parsed.stream:
-            return await _stream(dataplane, parsed)
+            return await _stream(dataplane, parsed, dict(request.headers))
         answer: openai.Rendered = await dataplane.call(name, parsed.call, dict(request.headers))
         return Response(answer.body, media_type=answer.media_type)
 
@@ -185,8 +191,10 @@ def openai_router(dataplane: AsrDataPlane, created: int, prefix: str) -> APIRout
     return router
 
 
-async def _stream(dataplane: AsrDataPlane, parsed: openai.OpenAICall) -> Response:
-    events = dataplane.model.transcribe_stream(parsed.call)
+async def _stream(
+    dataplane: AsrDataPlane, parsed: openai.OpenAICall, headers: dict[str, str]
+) -> Response:
+    events = dataplane.model.transcribe_stream(parsed.call, headers)
     try:
         first = await anext(events)  # so that what goes wrong at once is still a status
     except BaseException:

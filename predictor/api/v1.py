@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from predictor.api.details import details
+from predictor.api.hearing import HEARING_FIELDS, read_hearing
 from predictor.api.json_body import LongText, decode_base64, load_json
 from predictor.api.tensors import refuse_unknown
 from predictor.errors import InvalidInput, UnsupportedMedia
@@ -20,6 +21,7 @@ from predictor.types import Transcription
 _JSON_TYPES = ("", "application/json")
 _RAW_TYPES = ("application/octet-stream", "application/ogg", "application/mp4")
 _TEXT_FIELDS = ("language", "context")
+_FIELDS = (*_TEXT_FIELDS, *HEARING_FIELDS)
 
 
 def v1_call(
@@ -67,12 +69,12 @@ def _instances(content: Mapping[str, Any], max_items: int) -> tuple[Recording, .
 def _instance(instance: object) -> Recording:
     if not isinstance(instance, dict):
         raise InvalidInput("must be an object with audio", field="instances")
-    refuse_unknown(instance, ("audio", *_TEXT_FIELDS), "instance")
+    refuse_unknown(instance, ("audio", *_FIELDS), "instance")
     audio = instance.get("audio")
     b64 = audio.get("b64") if isinstance(audio, dict) and len(audio) == 1 else None
     if not isinstance(b64, str | LongText):
         raise InvalidInput('audio: must be {"b64": "<base64 of the recording>"}', field="audio")
-    texts = {key: _plain(instance[key], key) for key in _TEXT_FIELDS if key in instance}
+    texts = {key: _plain(instance[key], key) for key in _FIELDS if key in instance}
     data = decode_base64(b64, field="audio")
     return _recording(texts, data=data, content_type=None, place="instance")
 
@@ -84,15 +86,20 @@ def _plain(value: object, key: str) -> object:
 def _recording(
     texts: Mapping[str, Any], *, data: bytes | memoryview, content_type: str | None, place: str
 ) -> Recording:
-    refuse_unknown(texts, _TEXT_FIELDS, place)
-    for key, value in texts.items():
+    refuse_unknown(texts, _FIELDS, place)
+    for key in _TEXT_FIELDS:
+        value = texts.get(key)
         if value is not None and not isinstance(value, str):
             raise InvalidInput(f"{key}: must be a string", field=key)
+    hearing = read_hearing(texts)
     return Recording(
         data=data,
         content_type=content_type,
         language=parse_language(texts.get("language")),
         context=texts.get("context") or "",
+        channel=hearing.channel,
+        track=hearing.track,
+        vad=hearing.vad,
     )
 
 

@@ -18,6 +18,7 @@ import orjson
 from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 
 from predictor.api.details import details
+from predictor.api.hearing import HEARING_FIELDS, Hearing, read_hearing
 from predictor.api.infer_body import InferBody, RequestedOutput
 from predictor.api.tensors import Parameters, Tensor
 from predictor.errors import InvalidInput
@@ -39,7 +40,7 @@ OUTPUTS = (
     {"name": "details", "datatype": "BYTES", "shape": [-1]},
 )
 _OUTPUT_NAMES = tuple(str(output["name"]) for output in OUTPUTS)
-_PARAMETERS = ("language", "context", "sample_rate", "binary_data_output")
+_PARAMETERS = ("language", "context", "sample_rate", "binary_data_output", *HEARING_FIELDS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +98,9 @@ def _call(
     recordings = _recordings(inputs, body.parameters, max_items)
     languages = _per_item(inputs, body.parameters, "language", len(recordings))
     contexts = _per_item(inputs, body.parameters, "context", len(recordings))
+    hearing = read_hearing(body.parameters)
     complete = tuple(
-        _with_text(recording, index, languages[index], contexts[index])
+        _with_text(recording, hearing, index, languages[index], contexts[index])
         for index, recording in enumerate(recordings)
     )
     return Call(protocol, complete, render, indexed=True)
@@ -184,7 +186,9 @@ def _per_item(
     return [parameter or ""] * count
 
 
-def _with_text(recording: Recording, index: int, language: str, context: str) -> Recording:
+def _with_text(
+    recording: Recording, hearing: Hearing, index: int, language: str, context: str
+) -> Recording:
     try:
         name = parse_language(language)
     except InvalidInput as error:
@@ -196,6 +200,9 @@ def _with_text(recording: Recording, index: int, language: str, context: str) ->
         field=recording.field,
         language=name,
         context=context,
+        channel=hearing.channel,
+        track=hearing.track,
+        vad=hearing.vad,
     )
 
 

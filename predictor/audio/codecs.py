@@ -18,6 +18,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
+from predictor.audio.ogg import ogg_links
 from predictor.audio.sniff import Container
 from predictor.errors import AudioError, InvalidInput
 
@@ -29,11 +30,24 @@ _DEMUXERS: Final[dict[Container, str]] = {
     "mp4": "mov",
     "webm": "matroska",
     "amr": "amr",
+    "caf": "caf",
+    "latm": "loas",
+    "ac3": "ac3",
+    "asf": "asf",
+    "avi": "avi",
+    "flv": "flv",
+    "mpegts": "mpegts",
+    "tta": "tta",
+    "wavpack": "wv",
+    "g722": "g722",
+    "gsm": "gsm",
 }
 _DECODERS: Final = (
     "aac,aac_fixed,alac,amrnb,amrwb,flac,mp1float,mp2float,mp3float,mp3,mp2,opus,vorbis,"
     "pcm_s16le,pcm_s16be,pcm_s24le,pcm_s24be,pcm_s32le,pcm_s32be,pcm_f32le,pcm_f32be,pcm_f64le,"
-    "pcm_u8,pcm_s8,pcm_alaw,pcm_mulaw,ac3,eac3,speex"
+    "pcm_u8,pcm_s8,pcm_alaw,pcm_mulaw,ac3,eac3,speex,libspeex,aac_latm,wmav1,wmav2,wmapro,"
+    "wmalossless,wmavoice,tta,wavpack,g722,adpcm_g722,gsm,gsm_ms,adpcm_ms,adpcm_ima_wav,adpcm_swf,"
+    "nellymoser"
 )
 _CONTAINER_OPTIONS: Final = {
     "codec_whitelist": _DECODERS,
@@ -44,7 +58,8 @@ _CONTAINER_OPTIONS: Final = {
 _BLOCK_VALUES: Final = 65_536
 _JITTER_S: Final = 0.05
 # Containers whose time stamps say where a track begins and where it has gaps.
-_TIMED: Final = ("mp4", "webm")
+_TIMED: Final = ("mp4", "webm", "mpegts", "asf", "flv", "avi")
+_FROM_ZERO: Final = ("mp4", "webm")  # others count from some time that means nothing
 _MAX_BAD_SHARE: Final = 0.5  # of the packets; broken ones are skipped, as every player does
 
 
@@ -62,7 +77,10 @@ def decode_file(
 ) -> Iterator[Block]:
     """The blocks of `file` in order. Raises AudioError and InvalidInput."""
     try:
-        if container in _DEMUXERS:
+        if container == "ogg":
+            for link in ogg_links(file):
+                yield from _decode_av(link, container, track, field)
+        elif container in _DEMUXERS:
             yield from _decode_av(file, container, track, field)
         else:
             yield from _decode_sndfile(file)
@@ -110,11 +128,13 @@ def _decode_av(
     ) as source:
         stream = _chosen(source, container, track, field)
         stream.codec_context.thread_count = 1
-        keeps_time = container in _TIMED
+        start_s = None
+        if container in _TIMED:
+            start_s = 0.0 if container in _FROM_ZERO else (source.start_time or 0) / av.time_base
         for (rate_hz, channels, is_planar), group in groupby(
             _frames(source, stream, field, container), key=_frame_kind
         ):
-            for values, at_s in _in_bulk(group, keeps_time=keeps_time):
+            for values, at_s in _in_bulk(group, start_s):
                 shaped = values.T if is_planar else values.reshape(-1, channels)
                 yield Block(_to_float(shaped), rate_hz, at_s)
 
@@ -144,14 +164,14 @@ def _frame_kind(frame: Any) -> tuple[int, int, bool]:
 
 
 def _in_bulk(
-    frames: Iterable[Any], *, keeps_time: bool
+    frames: Iterable[Any], start_s: float | None
 ) -> Iterator[tuple[NDArray[Any], float | None]]:
     """Joined along time, with the time of the first: a codec's frame is 20 ms, too little for numpy
     to be worth its while. A frame that does not follow on what came before begins a new block."""
     waiting: list[NDArray[Any]] = []  # planar [channels, n], packed [1, n * channels]
     num_values, begin_s, end_s = 0, None, None
     for frame in frames:
-        at_s = frame.time if keeps_time else None
+        at_s = None if start_s is None or frame.time is None else frame.time - start_s
         follows = at_s is None or end_s is None or at_s - end_s < _JITTER_S
         if waiting and (num_values >= _BLOCK_VALUES or not follows):
             yield np.concatenate(waiting, axis=1), begin_s

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from predictor.audio.bounds import check_sample_rate, too_long
 from predictor.audio.limits import AudioLimits, AudioOptions, CutOptions
-from predictor.audio.pcm import Encoding, PcmLayout, check_pcm, raw_layout
+from predictor.audio.pcm import Encoding, PcmLayout, check_pcm, raw_container, raw_layout
 from predictor.audio.pool import DecoderPool
-from predictor.audio.sniff import FORMATS, Container, sniff
+from predictor.audio.sniff import FORMATS, Container, by_magic, sniff
 from predictor.audio.stated import stated_duration_s
 from predictor.audio.wav import plain_wav
 from predictor.audio.worker import Job
@@ -66,6 +66,7 @@ class Source:
     first_s: float  # of audio, over all channels heard, to hold before it is decoded
     is_long: bool  # as far as that can be known
     field: str
+    notes: tuple[str, ...] = ()  # what its sender may not expect
 
 
 class AudioDecoder:
@@ -131,17 +132,27 @@ class AudioDecoder:
         view = memoryview(data).cast("B")
         self._check_size(len(view), field)
         layout = raw_layout(content_type, field)
-        container = None if layout is not None else _container(view, field)
-        if layout is not None:
-            stated_s: float | None = check_pcm(len(view), layout, self._limits, field)
-            num_channels = layout.num_channels
-        elif container == "wav" and (plain := plain_wav(view)) is not None:
-            stated_s = check_pcm(len(plain[1]), plain[0], self._limits, field)
-            num_channels = plain[0].num_channels
+        container: Container | None = None
+        notes: tuple[str, ...] = ()
+        if layout is not None and (found := by_magic(view)) is not None:
+            notes = (f"sent as {str(content_type)[:60]}, but it is {found}",)
+            layout = None
+        if layout is None:
+            container = raw_container(content_type) if not notes else None
+            if container is None:
+                container, begin = _container(view, field)
+                view = view[begin:]
+        parts = [(layout, view)] if layout is not None else None
+        if container == "wav":
+            parts = plain_wav(view)
+        if parts is not None:
+            each_s = [check_pcm(len(data), layout, self._limits, field) for layout, data in parts]
+            stated_s, num_channels = sum(each_s), parts[0][0].num_channels
         else:
             assert container is not None
             stated_s, num_channels = stated_duration_s(view, container)
-        return self._source(view, container, layout, stated_s, num_channels, options, cuts, field)
+        source = self._source(view, container, layout, stated_s, num_channels, options, cuts, field)
+        return replace(source, notes=notes)
 
     def waveform_source(
         self,
@@ -207,7 +218,7 @@ class AudioDecoder:
                         credit.release(granted_s - message.decoded_s)
                         yield AudioEnd(
                             message.duration_s,
-                            message.notes,
+                            source.notes + message.notes,
                             message.speech_probability,
                             message.busy_s,
                         )
@@ -318,9 +329,9 @@ class AudioDecoder:
             self._pending_bytes -= num_bytes
 
 
-def _container(view: memoryview, field: str) -> Container:
-    container = sniff(view)
-    if container is None:
+def _container(view: memoryview, field: str) -> tuple[Container, int]:
+    found = sniff(view)
+    if found is None:
         what = "it is empty" if len(view) == 0 else f"starts with {bytes(view[:8])!r}"
         raise AudioError(
             f"{field}: no known audio format ({what}); accepted: {FORMATS}, "
@@ -329,4 +340,4 @@ def _container(view: memoryview, field: str) -> Container:
             value=f"{len(view)} bytes",
             limit=FORMATS,
         )
-    return container
+    return found

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from email.message import Message
+from functools import lru_cache
 from typing import Final, Literal, get_args
 
 import numpy as np
@@ -15,10 +16,13 @@ from numpy.typing import NDArray
 
 from predictor.audio.bounds import check_channels, check_sample_rate, too_long
 from predictor.audio.limits import DURATION_SLACK_S, AudioLimits
+from predictor.audio.sniff import Container
 from predictor.errors import AudioError, InvalidInput
 from predictor.types import SAMPLE_RATE_HZ
 
-Encoding = Literal["u8", "s16le", "s16be", "s24le", "s24be", "s32le", "s32be", "f32le", "f64le"]
+Encoding = Literal[
+    "u8", "s16le", "s16be", "s24le", "s24be", "s32le", "s32be", "f32le", "f64le", "ulaw", "alaw"
+]
 
 _RAW_TYPES: Final[dict[str, Encoding]] = {
     "audio/pcm": "s16le",
@@ -27,7 +31,14 @@ _RAW_TYPES: Final[dict[str, Encoding]] = {
     "audio/x-raw": "s16le",
     "audio/l16": "s16le",
     "audio/l24": "s24le",
+    "audio/basic": "ulaw",
+    "audio/pcmu": "ulaw",
+    "audio/pcma": "alaw",
 }
+_TELEPHONY: Final = ("audio/basic", "audio/pcmu", "audio/pcma")  # 8 kHz, one channel
+_CODED: Final[dict[str, Container]] = {"audio/g722": "g722", "audio/gsm": "gsm"}
+_FIXED: Final = ("audio/l16", "audio/l24", *_TELEPHONY)  # the type names the encoding
+_ONE_BYTE: Final = ("u8", "ulaw", "alaw")
 _PARAMETERS: Final = ("rate", "channels", "encoding", "endianness")
 _BLOCK_VALUES: Final = 1 << 18  # converted at once
 
@@ -42,7 +53,7 @@ class PcmLayout:
 
     @property
     def bytes_per_value(self) -> int:
-        return 1 if self.encoding == "u8" else int(self.encoding[1:3]) // 8
+        return 1 if self.encoding in _ONE_BYTE else int(self.encoding[1:3]) // 8
 
 
 def raw_layout(content_type: str | None, field: str) -> PcmLayout | None:
@@ -50,7 +61,8 @@ def raw_layout(content_type: str | None, field: str) -> PcmLayout | None:
 
     `audio/pcm` (also `audio/raw`), `audio/L16` and `audio/L24` with the parameters `rate` (16000),
     `channels` (1), `encoding` (s16le; only for audio/pcm) and `endianness` (little-endian, as
-    nearly all senders mean it; big-endian for L16/L24 in network order, RFC 2586).
+    nearly all senders mean it; big-endian for L16/L24 in network order, RFC 2586). Telephony:
+    `audio/basic` and `audio/PCMU` (mu-law), `audio/PCMA` (A-law), at 8 kHz if they give no rate.
     Raises InvalidInput for unknown or bad parameters.
     """
     if content_type is None or content_type.partition(";")[0].strip().lower() not in _RAW_TYPES:
@@ -63,11 +75,17 @@ def raw_layout(content_type: str | None, field: str) -> PcmLayout | None:
         if name not in _PARAMETERS:
             raise _bad_parameter(field, name, parameters[name], ", ".join(_PARAMETERS))
     default = _RAW_TYPES[media_type[0].lower()]
+    usual_hz = 8_000 if media_type[0].lower() in _TELEPHONY else SAMPLE_RATE_HZ
     return PcmLayout(
-        sample_rate_hz=_positive(field, "rate", parameters.get("rate"), SAMPLE_RATE_HZ),
+        sample_rate_hz=_positive(field, "rate", parameters.get("rate"), usual_hz),
         num_channels=_positive(field, "channels", parameters.get("channels"), 1),
         encoding=_encoding(field, media_type[0].lower(), default, parameters),
     )
+
+
+def raw_container(content_type: str | None) -> Container | None:
+    """The codec that a media type of bare frames names (`audio/G722`, `audio/GSM`), or None."""
+    return _CODED.get((content_type or "").partition(";")[0].strip().lower())
 
 
 def _encoding(
@@ -75,12 +93,12 @@ def _encoding(
 ) -> Encoding:
     choices = get_args(Encoding)
     name = parameters.get("encoding", default).lower()
-    if name not in choices or (media_type in ("audio/l16", "audio/l24") and name != default):
+    if name not in choices or (media_type in _FIXED and name != default):
         raise _bad_parameter(field, "encoding", name, ", ".join(choices))
     endianness = parameters.get("endianness", "").lower()
     if endianness not in ("", "little-endian", "big-endian"):
         raise _bad_parameter(field, "endianness", endianness, "little-endian, big-endian")
-    if endianness and name != "u8":
+    if endianness and name not in _ONE_BYTE:
         name = name[:-2] + ("be" if endianness == "big-endian" else "le")
         if name not in choices:
             raise _bad_parameter(field, "endianness", endianness, ", ".join(choices))
@@ -139,6 +157,9 @@ def to_float(raw: memoryview, encoding: Encoding) -> NDArray[np.float32]:
     """Bytes to float32 [num_values]; integers are scaled by their full range to [-1, 1)."""
     if encoding == "u8":
         return (np.frombuffer(raw, np.uint8).astype(np.float32) - 128.0) / 128.0
+    if encoding in ("ulaw", "alaw"):
+        table = _ulaw() if encoding == "ulaw" else _alaw()
+        return table[np.frombuffer(raw, np.uint8)]
     order = ">" if encoding.endswith("be") else "<"
     bits = int(encoding[1:3])
     if encoding[0] == "f":
@@ -161,4 +182,27 @@ def _from_24_bit(raw: memoryview, order: str) -> NDArray[np.float32]:
         wide[:, :3] = triples
     values: NDArray[np.float32] = wide.view(f"{order}i4")[:, 0].astype(np.float32)
     values /= float(1 << 31)
+    return values
+
+
+@lru_cache(maxsize=1)
+def _ulaw() -> NDArray[np.float32]:
+    """[256] values of G.711's mu-law within [-1, 1)."""
+    code = ~np.arange(256, dtype=np.uint8)
+    exponent, mantissa = (code >> 4 & 7).astype(np.int32), (code & 15).astype(np.int32)
+    size = ((mantissa * 8 + 132) << exponent) - 132
+    values: NDArray[np.float32] = np.where(code & 0x80, -size, size).astype(np.float32)
+    values /= 32_768
+    return values
+
+
+@lru_cache(maxsize=1)
+def _alaw() -> NDArray[np.float32]:
+    """[256] values of G.711's A-law within [-1, 1)."""
+    code = np.arange(256, dtype=np.uint8) ^ np.uint8(0x55)
+    exponent, mantissa = (code >> 4 & 7).astype(np.int32), (code & 15).astype(np.int32)
+    linear = mantissa * 16 + 8
+    size = np.where(exponent > 0, (linear + 256) << np.maximum(exponent - 1, 0), linear)
+    values: NDArray[np.float32] = np.where(code & 0x80, size, -size).astype(np.float32)
+    values /= 32_768
     return values

@@ -7,22 +7,18 @@ each message and its file together. Linux only.
 
 from __future__ import annotations
 
-import mmap
 import os
 import signal
 import socket
-import subprocess
-import sys
-from pathlib import Path
 from typing import BinaryIO, Final
 
-import numpy as np
-
 from predictor.audio.worker import MAX_MESSAGE_BYTES, READY, STOP, Job, Message
+from predictor.processes import ChildProcess, bare_environment
+from predictor.shared_samples import mapped
 from predictor.types import Samples
 
 _START_TIMEOUT_S: Final = 60.0
-_PASSED_ON: Final = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TMPDIR")
+_EXIT_S: Final = 1.0  # for a process that closed its end
 
 
 class WorkerDiedError(Exception):
@@ -45,13 +41,9 @@ class Worker:
     def __init__(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
-            self._process = subprocess.Popen(  # noqa: S603  # our own module, no input in it
-                [sys.executable, "-m", "predictor.audio.worker", str(theirs.fileno())],
-                pass_fds=(theirs.fileno(),),
-                stdin=subprocess.DEVNULL,
-                env=_environment(),
-                start_new_session=True,  # Ctrl-C in a terminal is the server's to handle
-            )
+            fds = (theirs.fileno(),)
+            known = bare_environment(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
+            self._process = ChildProcess("predictor.audio.worker", fds, fds, known)
         self._socket = ours
         self._is_ready = False
 
@@ -95,10 +87,7 @@ class Worker:
         message = Message.from_json(line)
         if fd is None:
             return message, None
-        try:
-            return message, _mapped(fd, message.num_samples)
-        finally:
-            os.close(fd)
+        return message, mapped(fd, message.num_samples)
 
     def answer(self, granted_s: float | None) -> None:
         """The answer to a message that asks for more: a new total, None to stop."""
@@ -116,34 +105,16 @@ class Worker:
         return line, fds[0] if fds else None
 
     def _death(self) -> WorkerDiedError:
-        try:
-            exit_code = self._process.wait(timeout=1)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            exit_code = self._process.wait()
-        return WorkerDiedError(exit_code, was_ready=self._is_ready)
+        return WorkerDiedError(self._process.exit_code(_EXIT_S), was_ready=self._is_ready)
 
     def kill(self) -> None:
         """End the process at once, whatever it does. A call under way raises WorkerDiedError."""
         self._process.kill()
-        self._process.wait()
 
     def close(self) -> None:
         """Kill the process and free the socket; no call may be under way."""
         self.kill()
         self._socket.close()
-
-
-def _environment() -> dict[str, str]:
-    """Only what Python needs to start: a process that reads strangers' bytes holds no secrets."""
-    passed_on = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
-    root = str(Path(__file__).resolve().parents[2])
-    return {
-        **passed_on,
-        "PYTHONPATH": root,
-        "OMP_NUM_THREADS": "1",
-        "OPENBLAS_NUM_THREADS": "1",
-    }
 
 
 def _memory_file() -> BinaryIO:
@@ -157,10 +128,3 @@ def _fill(file: BinaryIO, data: bytes | memoryview) -> None:
     while rest:
         rest = rest[os.write(file.fileno(), rest) :]
     file.seek(0)
-
-
-def _mapped(fd: int, num_samples: int) -> Samples:
-    """The samples in `fd`, not copied; the mapping lives as long as the array."""
-    if num_samples == 0:
-        return np.empty(0, dtype=np.float32)
-    return np.frombuffer(mmap.mmap(fd, num_samples * 4, prot=mmap.PROT_READ), dtype=np.float32)

@@ -10,6 +10,7 @@ from typing import Final
 
 from predictor.audio.pcm import Encoding, PcmLayout
 
+_MAX_CHUNKS: Final = 10_000
 _INTEGER, _FLOAT, _EXTENSIBLE = 0x0001, 0x0003, 0xFFFE
 _GUID_TAIL: Final = bytes.fromhex("000000001000800000aa00389b71")
 _ENCODINGS: Final[dict[tuple[int, int], Encoding]] = {
@@ -22,28 +23,39 @@ _ENCODINGS: Final[dict[tuple[int, int], Encoding]] = {
 }
 
 
-def plain_wav(data: memoryview) -> tuple[PcmLayout, memoryview] | None:
-    """Layout and samples of a RIFF WAV file, cut to whole samples; None when it is not plain.
+def plain_wav(data: memoryview) -> list[tuple[PcmLayout, memoryview]] | None:
+    """Layouts and samples of a RIFF WAV file, cut to whole samples; None when it is not plain.
 
-    A data size of 0 or past the end of the file (a writer that streamed, or died) means all of it.
+    One for each `data` chunk, and for those of files that were appended to it. A data size of 0 or
+    past the end of the file (a writer that streamed, or died) means all of it.
     """
     if bytes(data[:4]) != b"RIFF" or bytes(data[8:12]) != b"WAVE":
         return None
     is_whole = struct.unpack_from("<I", data, 4)[0] + 8 == len(data)
     layout: PcmLayout | None = None
+    parts: list[tuple[PcmLayout, memoryview]] = []
     position = 12
-    while position + 8 <= len(data):
+    for _ in range(_MAX_CHUNKS):
+        if position + 8 > len(data):
+            break
         name = bytes(data[position : position + 4])
         (size,) = struct.unpack_from("<I", data, position + 4)
         position += 8
+        if name == b"RIFF" and bytes(data[position : position + 4]) == b"WAVE":
+            position += 4  # another file, with chunks of its own
+            continue
         if name == b"fmt ":
             layout = _layout(data[position : position + size])
+            if layout is None:
+                return None
         elif name == b"data":
-            if size == 0 and not is_whole:
+            if size == 0 and not is_whole and not parts:
                 size = len(data)
-            return None if layout is None else (layout, _whole(data[position:][:size], layout))
+            if layout is None:
+                return None
+            parts.append((layout, _whole(data[position:][:size], layout)))
         position += size + size % 2
-    return None
+    return parts or None
 
 
 def _whole(samples: memoryview, layout: PcmLayout) -> memoryview:

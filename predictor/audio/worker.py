@@ -214,20 +214,20 @@ def _blocks(job: Job, fd: int) -> Iterator[Block]:
     with open(fd, "rb", buffering=0, closefd=False) as file:
         plain = _plain(job, file.fileno())
         if plain is not None:
-            layout, data = plain
-            for values in decode_pcm(data, layout):
-                yield Block(values, layout.sample_rate_hz)
+            for layout, data in plain:
+                for values in decode_pcm(data, layout):
+                    yield Block(values, layout.sample_rate_hz)
         elif job.container is not None:
             yield from decode_file(file, job.container, job.options.track, job.field)
 
 
-def _plain(job: Job, fd: int) -> tuple[PcmLayout, memoryview] | None:
+def _plain(job: Job, fd: int) -> list[tuple[PcmLayout, memoryview]] | None:
     """Samples that need no codec: raw ones, and those of a plain WAV file."""
     size = os.fstat(fd).st_size
     if size == 0 or (job.layout is None and job.container != "wav"):
         return None
     data = memoryview(mmap.mmap(fd, size, prot=mmap.PROT_READ))
-    return (job.layout, data) if job.layout is not None else plain_wav(data)
+    return [(job.layout, data)] if job.layout is not None else plain_wav(data)
 
 
 def run_job(job: Job, fd: int, channel: socket.socket) -> Message:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from predictor.engine.checks import check_samples
 from predictor.engine.options import EngineOptions
 from predictor.engine.scheduler import Scheduler
-from predictor.engine.sequence import Limits, check_samples
+from predictor.engine.sequence import Limits
 from predictor.engine.utterance import Utterance
 from predictor.errors import InvalidInput, Overloaded
 from predictor.model.stretch import Windows
@@ -18,6 +19,7 @@ class KeptSequences:
         self._options = options
         self._windows = Windows(limits.window_chunks)
         self._utterances: dict[str, Utterance] = {}
+        self._num_samples = 0  # of them all
 
     def __len__(self) -> int:
         return len(self._utterances)
@@ -61,7 +63,9 @@ class KeptSequences:
         except Exception:
             utterance.take_back(len(step.samples))
             raise
+        self._num_samples += len(step.samples)
         if kept is not None and kept is not utterance:
+            self._num_samples -= len(kept.samples)
             scheduler.close(kept)
         utterance.request_id = step.request_id
         self._utterances[step.sequence_id] = utterance
@@ -82,13 +86,14 @@ class KeptSequences:
         utterance = self._utterances.pop(sequence_id, None)
         if utterance is None:
             return None
+        self._num_samples -= len(utterance.samples)
         scheduler.close(utterance)
         scheduler.num_kept = len(self._utterances)
         return utterance.request_id
 
     def _check_room(self, kept: Utterance | None, new_audio_s: float) -> None:
         options = self._options
-        kept_s = sum(utterance.audio_s for utterance in self._utterances.values())
+        kept_s = self._num_samples / SAMPLE_RATE_HZ
         if kept is None and len(self._utterances) >= options.max_kept_sequences:
             raise Overloaded(
                 f"{len(self._utterances)} sequences are kept alive; the limit is "

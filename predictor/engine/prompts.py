@@ -27,6 +27,7 @@ class PromptLayout:
     given: Ints  # [W] the token that is known to follow each; NOTHING behind the last
     is_forced: NDArray[np.bool_]  # [W] the token that follows is taken, whatever is likelier
     counts: tuple[int, ...]  # of the W, those of each sequence
+    reads_cache: bool  # some sequence attends to what was cached before
 
     @classmethod
     def of(cls, sequences: Batch[Sequence], page_tokens: int) -> PromptLayout:
@@ -51,7 +52,7 @@ class PromptLayout:
             first, first_check = end, end_checks
         return cls(
             rows, np.concatenate(audio_rows), lengths, np.concatenate(wanted), given, is_forced,
-            counts,
+            counts, any(s.num_cached for s in sequences),
         )  # fmt: skip
 
     @property

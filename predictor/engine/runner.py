@@ -20,6 +20,7 @@ from predictor.model.attention import CacheView, Packing, Prefix, to_device
 from predictor.model.mel import LogMel
 from predictor.model.model import Model
 
+CPU_AHEAD = 256  # tokens; memory that is not written to costs nothing there
 ROWS_AT_A_TIME = 128  # of logits, which are wide
 
 
@@ -56,8 +57,9 @@ class TorchRunner:
     _num_scratch = 0  # pages of the runner's own, behind those of sequences
 
     def _num_ahead(self) -> int:
-        """Tokens that the device may be ahead of what the host knows."""
-        return 1
+        """Tokens that the device may be ahead of what the host knows. On a CPU more, so that most
+        answers fit in pages taken at once: those adjoin, and are read where they lie."""
+        return CPU_AHEAD if self._device.type == "cpu" else 1
 
     @property
     def num_slots(self) -> int:

@@ -7,15 +7,14 @@ import time
 from collections.abc import Sequence as Tokens
 from dataclasses import dataclass
 
+from predictor.engine.checks import check_request, check_samples
 from predictor.engine.options import EngineOptions
+from predictor.engine.repetition import RepetitionGuard
 from predictor.engine.utterance import Utterance
 from predictor.errors import InvalidInput
 from predictor.model.config import num_audio_tokens
 from predictor.model.stretch import Stretch
-from predictor.types import SAMPLE_RATE_HZ, EngineFinish, EngineRequest, Samples, TokenChunk
-
-# Beyond it a spectrum overflows float32, and a NaN would spread to whoever shares the batch.
-MAX_AMPLITUDE = 1e4
+from predictor.types import SAMPLE_RATE_HZ, EngineFinish, EngineRequest, TokenChunk
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +74,7 @@ class Sequence:
         """
         if utterance is None:
             check_samples(request.samples)
-        _check_values(request, limits)
+        check_request(request, limits.vocab_size)
         self.request = request
         self.created_s = time.monotonic()
         self.audio_s = len(request.samples) / SAMPLE_RATE_HZ
@@ -249,51 +248,6 @@ class Sequence:
             )
 
 
-def check_samples(samples: Samples, least: int = 1) -> None:
-    """InvalidInput for what is no waveform of at least `least` samples."""
-    if samples.ndim != 1 or samples.size < least:
-        raise InvalidInput(
-            f"audio must be one row of at least {least} samples, has shape {samples.shape}",
-            field="audio",
-            value=samples.shape,
-            limit=f"[num_samples >= {least}]",
-        )
-    if not samples.size:
-        return
-    low, high = float(samples.min()), float(samples.max())
-    if not (low >= -MAX_AMPLITUDE and high <= MAX_AMPLITUDE):  # NaN fails both
-        raise InvalidInput(
-            f"audio samples must be finite and within ±{MAX_AMPLITUDE:g}, are {low:g} to {high:g}",
-            field="audio",
-            value=(low, high),
-            limit=MAX_AMPLITUDE,
-        )
-
-
-def _check_values(request: EngineRequest, limits: Limits) -> None:
-    if not request.samples.size:
-        check_samples(request.samples)
-    if request.max_new_tokens < 1:
-        raise InvalidInput(
-            f"max_new_tokens is {request.max_new_tokens}; it must be at least 1",
-            field="max_new_tokens",
-            value=request.max_new_tokens,
-            limit=1,
-        )
-    for token in (*request.tokens_before, *request.tokens_after, *request.forced, *request.draft):
-        if not 0 <= token < limits.vocab_size:
-            raise InvalidInput(
-                f"prompt token {token} is not below {limits.vocab_size}",
-                field="prompt",
-                value=token,
-                limit=limits.vocab_size,
-            )
-    if not request.tokens_after:
-        raise InvalidInput(
-            "the prompt must end with a text token", field="prompt", value=0, limit=1
-        )
-
-
 def merged(chunks: Tokens[TokenChunk]) -> TokenChunk:
     """Chunks of one sequence, one after another, as one."""
     last = chunks[-1]
@@ -308,35 +262,3 @@ def merged(chunks: Tokens[TokenChunk]) -> TokenChunk:
         num_draft_accepted=last.num_draft_accepted,
         forced_logprobs=last.forced_logprobs,
     )
-
-
-class RepetitionGuard:
-    """Notices a pattern of 1 to `max_period` tokens that recurs more than `max_repeats` times.
-
-    For each period it counts how many tokens in a row equalled the one that far back: constant
-    work a token, whatever the length of the sequence.
-    """
-
-    __slots__ = ("_max_repeats", "_recent", "_runs")
-
-    def __init__(self, max_period: int, max_repeats: int) -> None:
-        self._max_repeats = max_repeats
-        self._recent: list[int] = []  # the last `max_period` tokens, newest first
-        self._runs = [0] * max_period  # index = period - 1
-
-    def add(self, token: int) -> bool:
-        """True when the newest token completes one repeat too many."""
-        recent, runs = self._recent, self._runs
-        looped = False
-        if token in recent:
-            for i, earlier in enumerate(recent):
-                if earlier == token:
-                    runs[i] += 1
-                    looped = looped or runs[i] >= self._max_repeats * (i + 1)
-                else:
-                    runs[i] = 0
-        else:
-            runs[:] = [0] * len(runs)
-        recent.insert(0, token)
-        del recent[len(runs) :]
-        return looped

@@ -222,6 +222,7 @@ class CacheView:
     first_page: int
     pages: Tensor | None  # [B * num_pages]; None = those from `first_page` on
     key_mask: Tensor | None  # [B, 1, 1, max_length]; None = all live lengths are equal
+    apart: tuple[CacheView, ...] = ()  # of each sequence, where that is faster
 
     @classmethod
     def of(
@@ -234,6 +235,11 @@ class CacheView:
     ) -> CacheView:
         """`pages` of each sequence; `lengths` are the live lengths after this step's token was
         written."""
+        apart: tuple[CacheView, ...] = ()
+        if device.type == "cpu" and len(lengths) > 1:
+            # One call for each costs less than copying keys and values to lie side by side.
+            pairs = zip(pages, lengths, strict=True)
+            apart = tuple(cls.of([p], [n], page_tokens, device=device) for p, n in pairs)
         longest = max(lengths)
         mask = None
         if min(lengths) != longest:
@@ -245,7 +251,7 @@ class CacheView:
         table = table.ravel()  # a page too many is any page of the same sequence, and masked
         adjoin = bool((table == table[0] + np.arange(len(table))).all())
         chosen = None if adjoin else to_device(table, device)
-        return cls(len(pages), longest, count, int(table[0]), chosen, mask)
+        return cls(len(pages), longest, count, int(table[0]), chosen, mask, apart)
 
     def read(self, cache: KvCache, layer: int) -> tuple[Tensor, Tensor]:
         """Keys and values as [B, K, max_length, D]; a view of the cache where pages adjoin."""
@@ -315,12 +321,16 @@ class Prefix:
         return torch.cat(outputs)
 
 
-def cached_attention(query: Tensor, keys: Tensor, values: Tensor, view: CacheView) -> Tensor:
+def cached_attention(query: Tensor, cache: KvCache, layer: int, view: CacheView) -> Tensor:
     """One new token of each sequence over its cache: query [B, H, D] -> [B, H, D].
 
     The query heads that share a key head are handed over as if they were query positions, so no
     key is ever repeated in memory. A cache in fewer bits is widened to what the query is.
     """
+    if view.apart:
+        each = zip(query.split(1), view.apart, strict=True)  # type: ignore[no-untyped-call]
+        return torch.cat([cached_attention(q, cache, layer, own) for q, own in each])
+    keys, values = view.read(cache, layer)
     keys, values = keys.to(query.dtype), values.to(query.dtype)
     num_sequences, num_heads, head_dim = query.shape
     grouped = query.view(num_sequences, keys.shape[1], -1, head_dim)  # [B, K, H/K, D]

@@ -74,6 +74,8 @@ class ModelConfig:
     audio_token_id: int
     eos_token_ids: tuple[int, ...]
     tied_embeddings: bool  # the head is the embedding matrix
+    num_classes: int = 0  # of time, at each mark of a forced aligner; 0 = a recogniser
+    timestamp_token_id: int = -1  # of an aligner's marks
 
     @classmethod
     def from_folder(cls, folder: Path) -> ModelConfig:
@@ -96,6 +98,7 @@ class ModelConfig:
             audio_token_id=audio_token_id,
             eos_token_ids=_eos_token_ids(folder, root, top, text.vocab_size),
             tied_embeddings=_tied(root, top),
+            **_aligner(root, top),
         )
 
 
@@ -259,6 +262,22 @@ def _tied(root: _Section, top: _Section) -> bool:
             section.require("tie_word_embeddings", True, (True, False))
             return bool(value)
     return True
+
+
+def _aligner(root: _Section, top: _Section) -> dict[str, int]:
+    """What only a forced aligner has; nothing for a recogniser."""
+    names = root.values.get("architectures") or [""]
+    if "classify_num" in top.values:
+        num_classes = top.integer("classify_num")
+    elif "ForTokenClassification" not in str(names[0]):
+        return {}
+    elif isinstance(labels := root.values.get("id2label"), dict):
+        num_classes = len(labels)
+    else:
+        num_classes = root.integer("num_labels")
+    holder = top if "timestamp_token_id" in top.values else root
+    mark = holder.integer("timestamp_token_id", minimum=0)
+    return {"num_classes": num_classes, "timestamp_token_id": mark}
 
 
 def _eos_token_ids(folder: Path, root: _Section, top: _Section, vocab_size: int) -> tuple[int, ...]:

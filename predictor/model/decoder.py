@@ -40,15 +40,20 @@ class Rotation:
 
 
 class Decoder(nn.Module):
-    """Embedding, layers, final norm and head; the head is the embedding where tied."""
+    """Embedding, layers, final norm and head; the head is the embedding where tied.
 
-    def __init__(self, config: TextConfig, *, tied: bool) -> None:
+    `num_classes`: of a forced aligner, whose head is a classifier of its own.
+    """
+
+    def __init__(self, config: TextConfig, *, tied: bool, num_classes: int = 0) -> None:
         super().__init__()
         self.config = config
         self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList([DecoderLayer(config, i) for i in range(config.num_layers)])
         self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.head = None if tied else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.head = None
+        if num_classes or not tied:
+            self.head = nn.Linear(config.hidden_size, num_classes or config.vocab_size, bias=False)
         self.inverse_frequencies = torch.empty(0)
 
     def finish_loading(self) -> None:
@@ -94,6 +99,14 @@ class Decoder(nn.Module):
 
         return self._run(x, self.rotation(positions), attend)
 
+    def encode(self, x: Tensor, positions: Tensor, packing: Packing) -> Tensor:
+        """Packed prompts that nothing will continue: as `prefill`, keeping no keys and values."""
+
+        def attend(_layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+            return packed_attention(query, key, value, packing, causal=True)
+
+        return self._run(x, self.rotation(positions), attend)
+
     def decode(
         self, tokens: Tensor, positions: Tensor, places: Tensor, view: CacheView, cache: KvCache
     ) -> Tensor:
@@ -101,8 +114,7 @@ class Decoder(nn.Module):
 
         def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
             cache.write(layer, places, key, value)
-            keys, values = view.read(cache, layer)
-            return cached_attention(query, keys, values, view)
+            return cached_attention(query, cache, layer, view)
 
         return self._run(self.embedding(tokens), self.rotation(positions), attend)
 

@@ -75,12 +75,14 @@ class LogMel:
 
     @staticmethod
     def _loudest(
-        log_mel: Tensor, valid: Tensor, owner: Tensor, before: Tensor, followed: Tensor
+        log_mel: Tensor, valid: Tensor, owner: Tensor, before: Tensor, followed: Tensor | None
     ) -> Tensor:
         """The largest bin up to each stretch's end: in it, known `before` [stretches], or in
         those that it follows, [2, pairs] as `following` makes them."""
         by_row = log_mel.amax(-1).masked_fill_(~valid, -torch.inf).amax(-1)  # [N]
         loudest = before.scatter_reduce(0, owner, by_row, "amax")
+        if followed is None:
+            return loudest
         earlier, later = followed.unbind()
         return loudest.scatter_reduce(0, later, loudest[earlier], "amax")
 

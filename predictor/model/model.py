@@ -22,7 +22,9 @@ class Model(nn.Module):
         super().__init__()
         self.config = config
         self.encoder = AudioEncoder(config.audio)
-        self.decoder = Decoder(config.text, tied=config.tied_embeddings)
+        self.decoder = Decoder(
+            config.text, tied=config.tied_embeddings, num_classes=config.num_classes
+        )
 
     @classmethod
     def empty(cls, config: ModelConfig, *, device: torch.device, dtype: torch.dtype) -> Model:
@@ -71,7 +73,8 @@ class Model(nn.Module):
 
         The largest, the embedding's, comes first: while it is worked on, memory is still empty.
         """
-        yield self.decoder, dict(_decoder(self.decoder))
+        head = "score" if self.config.num_classes else "lm_head"
+        yield self.decoder, dict(_decoder(self.decoder, head))
         for i, layer in enumerate(self.decoder.layers):
             assert isinstance(layer, DecoderLayer)
             yield layer, dict(_decoder_layer(f"model.language_model.layers.{i}.", layer))
@@ -81,12 +84,12 @@ class Model(nn.Module):
             yield layer, dict(_encoder_layer(f"model.audio_tower.layers.{i}.", layer))
 
 
-def _decoder(decoder: Decoder) -> Iterator[tuple[str, Tensor]]:
+def _decoder(decoder: Decoder, head: str) -> Iterator[tuple[str, Tensor]]:
     """What is not in its layers."""
     yield "model.language_model.embed_tokens.weight", decoder.embedding.weight
     yield "model.language_model.norm.weight", decoder.norm.weight
     if decoder.head is not None:
-        yield "lm_head.weight", decoder.head.weight
+        yield f"{head}.weight", decoder.head.weight
 
 
 def _encoder(encoder: AudioEncoder) -> Iterator[tuple[str, Tensor]]:

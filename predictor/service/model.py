@@ -19,10 +19,11 @@ from typing import Any, Protocol
 from kserve import Model
 
 from predictor.audio.decode import AudioDecoder, Source
-from predictor.errors import DeadlineExceeded, InvalidInput, NotReady
+from predictor.errors import InvalidInput, NotReady
 from predictor.live.listener import LiveParts
 from predictor.metrics import EngineGauges, Metrics
 from predictor.service.calls import Call, Recording
+from predictor.service.deadline import Deadline
 from predictor.service.recordings import RecordingRunner, Task
 from predictor.service.transcriber import Transcriber
 from predictor.text.prompt import PromptBuilder
@@ -57,6 +58,7 @@ class _Prepared:
     call: Call
     transcriber: Transcriber
     tasks: list[Task]
+    deadline: Deadline
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +169,7 @@ class AsrModel(Model):  # type: ignore[misc]  # KServe is untyped
     async def preprocess(self, payload: Call, headers: dict[str, str] | None = None) -> _Prepared:
         """Look at every recording, decode none. Raises InvalidInput naming the first bad item."""
         loaded = self._serving()
+        deadline = Deadline.of(headers, self._options.request_timeout_s)
         tasks = []
         for index, recording in enumerate(payload.recordings):
             try:
@@ -176,7 +179,7 @@ class AsrModel(Model):  # type: ignore[misc]  # KServe is untyped
                 tasks.append(Task(self._source(recording), text))
             except InvalidInput as error:
                 raise (error.at(index) if payload.indexed else error) from error
-        return _Prepared(payload, loaded.transcriber, tasks)
+        return _Prepared(payload, loaded.transcriber, tasks, deadline)
 
     async def predict(
         self,
@@ -186,10 +189,8 @@ class AsrModel(Model):  # type: ignore[misc]  # KServe is untyped
     ) -> _Answered:
         """Decode and transcribe. Raises InvalidInput, Overloaded, NotReady, DeadlineExceeded."""
         try:
-            async with asyncio.timeout(self._options.request_timeout_s):
+            async with payload.deadline.kept():
                 answers = await self._runner.run(payload.transcriber, payload.tasks)
-        except TimeoutError as error:
-            raise self._too_late() from error
         except InvalidInput as error:
             if payload.call.indexed:
                 raise
@@ -206,24 +207,23 @@ class AsrModel(Model):  # type: ignore[misc]  # KServe is untyped
         self._count(result.call, result.answers)
         return result.call.render(result.answers)
 
-    async def transcribe_stream(self, call: Call) -> AsyncGenerator[str | Segment | Transcription]:
+    async def transcribe_stream(
+        self, call: Call, headers: dict[str, str] | None = None
+    ) -> AsyncGenerator[str | Segment | Transcription]:
         """Text as it becomes certain, each segment as it ends, then the whole answer, for a call of
         one recording.
 
         Raises like the hooks do, the first errors before the first item.
         """
-        prepared = await self.preprocess(call)
+        prepared = await self.preprocess(call, headers)
         [task] = prepared.tasks
-        deadline = time.monotonic() + self._options.request_timeout_s
         async with aclosing(self._runner.stream(prepared.transcriber, task)) as events:
             while True:
                 try:
-                    async with asyncio.timeout(deadline - time.monotonic()):
+                    async with prepared.deadline.kept():
                         event = await anext(events)
                 except StopAsyncIteration:
                     return
-                except TimeoutError as error:
-                    raise self._too_late() from error
                 if isinstance(event, Transcription):
                     self._count(call, [event])
                 yield event
@@ -256,9 +256,6 @@ class AsrModel(Model):  # type: ignore[misc]  # KServe is untyped
             options=options,
             cuts=cuts,
         )
-
-    def _too_late(self) -> DeadlineExceeded:
-        return DeadlineExceeded(f"not finished within {self._options.request_timeout_s:g} s")
 
     def _count(self, call: Call, answers: Sequence[Transcription]) -> None:
         metrics = self._metrics

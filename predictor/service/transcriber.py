@@ -212,8 +212,8 @@ class Transcriber:
         if may_echo and is_echo(parsed.text, request.context):
             parsed = ParsedOutput("", request.language, 0.0, 0.0, 0, 0)
             rest = ""
-        if streaming:
-            feed.put_nowait(rest if not may_echo else parsed.text)
+        if streaming and (delta := rest if not may_echo else parsed.text):
+            feed.put_nowait(delta)
         return Piece(
             start_s=piece.start_s,
             end_s=piece.end_s,

@@ -117,6 +117,9 @@ class Settings:
         kind=tuple,
         is_secret=True,
     )
+    enable_page: bool = _setting(
+        False, "give browsers that ask for `/` a page to speak into; others get the health answer"
+    )
     max_body_bytes: int = _setting(
         64 * _MIB, "largest HTTP body or gRPC message", low=1024, high=1024 * _MIB
     )
@@ -138,7 +141,7 @@ class Settings:
 
     # Audio
     max_audio_s: float = _setting(
-        1200.0,
+        14_400.0,
         "longest recording; longer ones are refused, never cut off",
         low=1,
         high=86400,
@@ -167,11 +170,14 @@ class Settings:
         0.5, "what is shorter is a pause within one piece", low=0.05, high=30
     )
     max_channels: int = _setting(8, "most channels of a recording", low=1, high=64)
-    num_decode_workers: int = _setting(
-        2,
-        "processes that decode recordings and find speech; one for each CPU to spare",
+    num_decode_workers: int | None = _setting(
+        None,
+        "processes that decode recordings and find speech, of all fronts together; `auto`: one for "
+        "two CPUs of the container, 2 at least",
+        kind=int,
         low=1,
         high=256,
+        none="auto",
     )
     max_long_recordings: int = _setting(
         4,
@@ -183,7 +189,7 @@ class Settings:
         60.0, "time limit for decoding a window of a recording", low=1, high=3600
     )
     max_decoded_values: int = _setting(
-        230_400_000,
+        5_529_600_000,
         "most samples times channels a recording may decode to",
         low=16_000,
         high=1 << 34,

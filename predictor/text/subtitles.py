@@ -1,42 +1,219 @@
-"""Subtitle files from segments: SubRip and WebVTT."""
+"""Subtitle files as subtitlers make them: short cues of two lines, SubRip and WebVTT.
+
+A segment's text is divided at punctuation and by length, and its time among the cues by how much is
+written in each: nobody speaks in a segment's pauses, which are short. No cue spans two segments.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 
 from predictor.types import Segment
 
 
-def to_srt(segments: Sequence[Segment]) -> str:
+@dataclass(frozen=True, slots=True)
+class SubtitleOptions:
+    """What a reader can follow."""
+
+    max_columns: int = 42  # of one line; a wide character (Chinese, Japanese, Korean) takes two
+    max_wide_columns: int = 36  # of one line that has wide characters: 18 of them
+    max_lines: int = 2
+    min_s: float = 1.0  # shorter cues are shown longer where nothing follows
+    max_s: float = 7.0
+    max_columns_per_s: float = 20.0  # a fast reader's; cues are shown longer where nothing follows
+
+
+@dataclass(frozen=True, slots=True)
+class Cue:
+    """What is shown at a time."""
+
+    start_s: float
+    end_s: float
+    lines: tuple[str, ...]
+
+
+# Behind these a cue may end, best first: a sentence, a clause, a word.
+_BREAKS = (
+    re.compile(r"[.!?…]['\"’”)]*\s+|[。！？][」』”’）]*"),
+    re.compile(r"[,;:]\s+|[，、；：]|\s[—–-](?=\s)"),
+    re.compile(r"\s+"),
+)
+# What a line may be broken behind: a word with its space, a wide character with the marks that may
+# not begin a line.
+_WIDE = "⺀-〇〡-鿿가-힣豈-﫿"
+_MARKS = "，。！？、；：）」』”’"
+_WORDS = re.compile(f"[{_WIDE}][{_MARKS}]*\\s*|[^\\s{_WIDE}]+\\s*|\\s+")
+
+
+def to_srt(segments: Sequence[Segment], options: SubtitleOptions | None = None) -> str:
     """SubRip: numbered cues, comma before the milliseconds. Segments without text are left out."""
     cues = [
-        f"{number}\n{_times(s, ',')}\n{_one_line(s.text)}\n"
-        for number, s in enumerate(_spoken(segments), start=1)
+        f"{number}\n{_times(cue, ',')}\n" + "\n".join(cue.lines) + "\n"
+        for number, cue in enumerate(cues_of(segments, options), start=1)
     ]
     return "\n".join(cues)
 
 
-def to_vtt(segments: Sequence[Segment]) -> str:
+def to_vtt(segments: Sequence[Segment], options: SubtitleOptions | None = None) -> str:
     """WebVTT. Segments without text are left out; markup characters are escaped."""
-    cues = [f"{_times(s, '.')}\n{_escape(_one_line(s.text))}\n" for s in _spoken(segments)]
+    cues = [
+        f"{_times(cue, '.')}\n" + "\n".join(_escape(line) for line in cue.lines) + "\n"
+        for cue in cues_of(segments, options)
+    ]
     return "\n".join(["WEBVTT\n", *cues])
 
 
-def _spoken(segments: Iterable[Segment]) -> list[Segment]:
-    return [segment for segment in segments if segment.text.strip()]
+def cues_of(segments: Iterable[Segment], options: SubtitleOptions | None = None) -> list[Cue]:
+    """The cues of `segments`, in order of time; none overlaps the next of its channel."""
+    options = options or SubtitleOptions()
+    cues = [cue for segment in segments for cue in _cues(segment, options)]
+    longer = [_shown_longer(cue, following.start_s, options) for cue, following in pairwise(cues)]
+    return [*longer, *(_shown_longer(cue, float("inf"), options) for cue in cues[-1:])]
 
 
-def _one_line(text: str) -> str:
-    # A blank line would end the cue.
-    return " ".join(text.split())
+def _cues(segment: Segment, options: SubtitleOptions) -> Iterator[Cue]:
+    text = " ".join(segment.text.split())  # a blank line would end the cue
+    if not text:
+        return
+    duration_s = max(segment.end_s - segment.start_s, 0.001)
+    parts = _parts(text, duration_s, options)
+    widths = [max(1, width(part)) for part in parts]
+    position, total = 0, sum(widths)
+    for part, columns in zip(parts, widths, strict=True):
+        start_s = segment.start_s + duration_s * position / total
+        position += columns
+        end_s = segment.start_s + duration_s * position / total
+        yield Cue(start_s, end_s, tuple(_lines(part, options)))
+
+
+def _parts(text: str, duration_s: float, options: SubtitleOptions) -> list[str]:
+    """The texts of a segment's cues: each fits on its lines and into the longest time."""
+    total = max(width(text), 1)
+    parts = _divided(text, max(1, int(total / duration_s * options.max_s * 0.999)), options)
+    shortest_s = min(map(width, parts)) / total * duration_s
+    if len(parts) > 1 and shortest_s < options.min_s:  # a word left over: divide evenly instead
+        even = _divided(text, total * 115 // (len(parts) * 100), options, _BREAKS[2:])
+        if min(map(width, even)) / total * duration_s > shortest_s:
+            return even
+    return parts
+
+
+def _divided(
+    text: str,
+    by_time: int,
+    options: SubtitleOptions,
+    breaks: Sequence[re.Pattern[str]] = _BREAKS,
+) -> list[str]:
+    pieces = [text]
+    for pattern in breaks:
+        pieces = [part for piece in pieces for part in _packed(piece, pattern, by_time, options)]
+    parts = [part.strip() for piece in pieces for part in _chopped(piece, by_time, options)]
+    return [part for part in parts if part]
+
+
+def _fits(text: str, by_time: int, options: SubtitleOptions) -> bool:
+    text = text.strip()
+    return width(text) <= by_time and len(_lines(text, options)) <= options.max_lines
+
+
+def _packed(
+    text: str, pattern: re.Pattern[str], by_time: int, options: SubtitleOptions
+) -> list[str]:
+    """`text` divided at the pattern, as many pieces together as fit; pieces may still not fit."""
+    if _fits(text, by_time, options):
+        return [text]
+    cuts = [0, *(match.end() for match in pattern.finditer(text)), len(text)]
+    packed: list[str] = []
+    for start, end in pairwise(cuts):
+        piece = text[start:end]
+        if packed and _fits(packed[-1] + piece, by_time, options):
+            packed[-1] += piece
+        elif piece:
+            packed.append(piece)
+    return packed
+
+
+def _chopped(text: str, by_time: int, options: SubtitleOptions) -> Iterator[str]:
+    """`text`, in which there is no break left, by characters."""
+    while not _fits(text, by_time, options) and len(text) > 1:
+        size = next(
+            n for n in range(len(text) - 1, 0, -1) if n == 1 or _fits(text[:n], by_time, options)
+        )
+        while size < len(text) and unicodedata.combining(text[size]):
+            size += 1
+        yield text[:size]
+        text = text[size:]
+    if text:
+        yield text
+
+
+def _lines(text: str, options: SubtitleOptions) -> list[str]:
+    """`text` on as few lines as it needs, of about the same width, broken at spaces and between
+    wide characters."""
+    limit = options.max_wide_columns if has_wide(text) else options.max_columns
+    columns = width(text)
+    if columns <= limit:
+        return [text]
+    count = -(-columns // limit)
+    balanced = _wrapped(text, max(-(-columns // count) + 2, 1))
+    if len(balanced) <= count and all(width(line) <= limit for line in balanced):
+        return balanced
+    return _wrapped(text, limit)
+
+
+def _wrapped(text: str, limit: int) -> list[str]:
+    lines = [""]
+    for word in (part for found in _WORDS.findall(text) for part in _broken(found, limit)):
+        line = lines[-1] + word
+        if width(line.rstrip()) <= limit or not lines[-1]:
+            lines[-1] = line
+        else:
+            lines.append(word)
+    return [line.strip() for line in lines]
+
+
+def _broken(word: str, limit: int) -> Iterator[str]:
+    """A word that is wider than a line, by characters."""
+    while width(word.rstrip()) > limit:
+        size = max(1, limit // 2 if has_wide(word) else limit)
+        while size < len(word) and unicodedata.combining(word[size]):
+            size += 1
+        yield word[:size]
+        word = word[size:]
+    yield word
+
+
+def has_wide(text: str) -> bool:
+    """Whether there is a character in it that takes two columns."""
+    return any(unicodedata.east_asian_width(char) in "WF" for char in text)
+
+
+def width(text: str) -> int:
+    """Columns that `text` takes."""
+    return sum(
+        0 if unicodedata.combining(char) else 1 + (unicodedata.east_asian_width(char) in "WF")
+        for char in text
+    )
+
+
+def _shown_longer(cue: Cue, next_s: float, options: SubtitleOptions) -> Cue:
+    """Until it can be read, if nothing follows so soon."""
+    needed_s = sum(map(width, cue.lines)) / options.max_columns_per_s
+    wanted_s = cue.start_s + min(max(options.min_s, needed_s), options.max_s)
+    end_s = max(cue.end_s, min(wanted_s, next_s))
+    return Cue(cue.start_s, end_s, cue.lines)
 
 
 def _escape(text: str) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-def _times(segment: Segment, decimal_mark: str) -> str:
-    start, end = _timestamp(segment.start_s, decimal_mark), _timestamp(segment.end_s, decimal_mark)
+def _times(cue: Cue, decimal_mark: str) -> str:
+    start, end = _timestamp(cue.start_s, decimal_mark), _timestamp(cue.end_s, decimal_mark)
     return f"{start} --> {end}"
 
 

@@ -84,7 +84,7 @@ def _start(*flags: str, until: str = "ready") -> Server:
         cwd=PREDICTOR.parent,
     )
     server = Server(process)
-    ready = threading.Event()
+    ready, has_ended = threading.Event(), threading.Event()
     other: list[str] = []
 
     def read() -> None:
@@ -103,11 +103,12 @@ def _start(*flags: str, until: str = "ready") -> Server:
                 server.grpc = f"127.0.0.1:{line['grpc_port']}"
             if line["message"] == until:
                 ready.set()
-        ready.set()  # it ended
+        has_ended.set()
+        ready.set()
 
     server.reader = threading.Thread(target=read, daemon=True)
     server.reader.start()
-    if not ready.wait(START_TIMEOUT_S) or process.poll() is not None:
+    if not ready.wait(START_TIMEOUT_S) or has_ended.is_set():
         process.kill()
         server.end()
         raise RuntimeError("".join(other) + json.dumps(server.lines, indent=1))

@@ -80,6 +80,19 @@ def test_every_step_is_counted_by_one_front(pod: Any, speech: bytes) -> None:
     assert now == before + 6
 
 
+def test_fronts_load_no_torch(pod: Any, encodings: dict[str, bytes]) -> None:
+    """They have decoded, resampled and answered by now; only the engines need it."""
+    for data in encodings.values():
+        httpx.post(pod.url + RECOGNIZE, files={"audio": data}).raise_for_status()
+
+    def has_torch(pid: int) -> bool:
+        return "libtorch" in Path(f"/proc/{pid}/maps").read_text()
+
+    assert not any(map(has_torch, children(pod.process.pid, FRONT)))
+    assert all(map(has_torch, children(pod.process.pid, ENGINE)))
+    assert not has_torch(pod.process.pid)
+
+
 def test_a_front_that_dies_is_replaced_and_the_others_serve_on(
     pod: Any, speech: bytes, said: list[dict[str, Any]]
 ) -> None:
@@ -129,12 +142,12 @@ def test_a_port_in_use_is_an_error(pod: Any, start_server: Any) -> None:
 
 
 def test_an_orderly_end(
-    pod: Any, wav: Callable[..., bytes], noise: Callable[..., np.ndarray]
+    pod: Any, wav: Callable[..., bytes], talk: Callable[..., np.ndarray]
 ) -> None:
     """Requests in flight on any front are answered after SIGTERM; then everything is gone."""
     pids = children(pod.process.pid, FRONT) + children(pod.process.pid, ENGINE)
     assert len(pids) == 4
-    clip = wav(noise(12.0))
+    clip = wav(talk(12.0))
     with concurrent.futures.ThreadPoolExecutor(6) as pool:
         work = [
             pool.submit(httpx.post, pod.url + RECOGNIZE, files={"audio": clip}, timeout=60)

@@ -195,8 +195,8 @@ def test_only_the_sound_of_a_video_is_decoded(decode: Decode, make_speech: Any) 
 def test_a_codec_that_is_not_accepted(
     files: dict[str, bytes], decoder: AudioDecoder, make_file: Any, make_speech: Any
 ) -> None:
-    known = make_file(make_speech(0.5, 16_000), 16_000, "matroska", "tta")
-    assert "codec is not accepted: tta" in refused(decoder, known, AudioError).message
+    known = make_file(make_speech(0.5, 8_000), 8_000, "matroska", "real_144")
+    assert "codec is not accepted: r" in refused(decoder, known, AudioError).message
     unknown = files["3gp"].replace(b"samr", b"zzzz")
     assert "codec is not accepted: unknown" in refused(decoder, unknown, AudioError).message
 

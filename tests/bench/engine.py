@@ -402,6 +402,11 @@ def run_shape(bench: Bench, wanted: Callable[[str], bool]) -> None:
             lambda n=num_sequences, s=wall_s: reuse.steps(bench, runner, n, s),
             least_s=12.0,
         )
+    row(
+        f"64 x {long_name} from readiness on",
+        lambda: reuse.under_load(bench, long_s, 4 if small else 64, 2.0 if small else 10.0),
+        15.0,
+    )
     row(f"{long_name} shared context", lambda: reuse.context(bench, long_s, many // 2), 20.0)
     row("parts", lambda: prefill_parts(bench.device, runner, bench.clips, long_s, small))
     row("decode steps", lambda: decode_steps(runner, small))

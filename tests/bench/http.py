@@ -46,8 +46,8 @@ METHOD = (
 SERVER_FLAGS = (
     "--max_num_seqs={num_slots} --max_model_len=768 --max_prefill_audio_s=640 --segment_s=30 "
     "--max_tokens_per_audio_s=3.5 --max_context_tokens=64 --max_held_audio_s=1000000 "
-    "--language=English --enable_grpc=false --http_port=0 "
-    "--host=127.0.0.1"
+    "--language=English --enable_grpc=false --http_port=0 --vad=off "
+    "--num_decode_workers={num_decoders} --host=127.0.0.1"
 )
 
 
@@ -140,7 +140,8 @@ def run_engine(bench: Bench, mode: str) -> None:
 @contextmanager
 def server(bench: Bench, mode: str) -> Iterator[int]:
     """The port of a server that is ready."""
-    flags = SERVER_FLAGS.format(num_slots=bench.num_slots).split()
+    num_decoders = max(2, (os.cpu_count() or 2) // 4)
+    flags = SERVER_FLAGS.format(num_slots=bench.num_slots, num_decoders=num_decoders).split()
     if mode == "fronts":
         flags.append(f"--num_front_processes={bench.num_fronts}")
     else:

@@ -71,13 +71,12 @@ def speak_made_up_words() -> None:
 
 
 def arrange(server: Any, shares: Shares, num_fronts: int = 1) -> None:
-    """No codec and no decoder; a route that tells what this process did."""
+    """A route that tells what this process did."""
 
     def look() -> dict[str, Any]:
         cpu_s = time.process_time()
         return {"pid": os.getpid(), "num_fronts": num_fronts, "cpu_s": cpu_s, **asdict(shares)}
 
-    server.decoder.start = lambda: None  # WAV needs no worker
     server.app.add_api_route("/bench/shares", look)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import io
 import json
 import os
 import subprocess
@@ -23,6 +24,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+import soundfile
 
 from predictor.engine import EngineClient
 from predictor.engine.options import EngineStats
@@ -30,13 +32,14 @@ from predictor.engine.protocol import Receive
 from predictor.engine.sequence import Limits
 from predictor.logs import configure_logging
 from predictor.settings.read import load_settings
+from predictor.startup import keep_freed_memory
 from predictor.text.tokenizer import TextTokenizer
 from predictor.types import EngineRequest, ExtendRequest, TokenChunk
 from tests.bench.environment import ROOT, describe
-from tests.bench.http_client import wav
 from tests.bench.memory import memory
 
 CHECKPOINT = ROOT / "predictor" / "checkpoints" / "tiny"
+RECORDINGS = ROOT / "predictor" / "recordings"
 MODEL = "qwen3-asr"
 SAID = "remind me to call my sister at half past seven and turn off the lamp in the kitchen " * 2
 
@@ -82,8 +85,8 @@ class InstantCore:
 
 def serve() -> None:
     """The real server on an InstantCore; says its ports when it is ready."""
-    flags = ["--http_port=0", "--grpc_port=0", "--host=127.0.0.1", "--log_level=info"]
-    settings = load_settings([f"--model_dir={CHECKPOINT}", "--device=cpu", *flags], {})
+    flags = ["--http_port=0", "--grpc_port=0", "--host=127.0.0.1", "--device=cpu", *sys.argv[2:]]
+    settings = load_settings([f"--model_dir={CHECKPOINT}", *flags], {})
     sys.argv[1:] = []  # KServe parses them while it is imported
     from predictor.server import build_server
     from predictor.service import loading
@@ -94,13 +97,24 @@ def serve() -> None:
         core = InstantCore(TextTokenizer.load(CHECKPOINT))
         return loading.MadeEngine(EngineClient([core]), "none", "none")
 
+    keep_freed_memory()
     build_server(settings, loading=loading.Loading(settings, make)).start()
 
 
+def talk(duration_s: float) -> bytes:
+    """A WAV file of somebody who does not pause: one piece, whatever finds speech."""
+    spoken, rate_hz = soundfile.read(RECORDINGS / "demo-en-3.flac", dtype="float32")
+    spoken = spoken[2_000:28_000]
+    samples = np.resize(spoken, round(duration_s * rate_hz))
+    buffer = io.BytesIO()
+    soundfile.write(buffer, samples, rate_hz, format="WAV", subtype="PCM_16")
+    return buffer.getvalue()
+
+
 @contextmanager
-def server() -> Any:
-    """(process id, HTTP port, gRPC port)."""
-    command = [sys.executable, "-m", "tests.bench.own_work", "--serve"]
+def server(*flags: str) -> Any:
+    """(process id, HTTP port, gRPC port) of a server with these settings."""
+    command = [sys.executable, "-m", "tests.bench.own_work", "--serve", *flags]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     try:
@@ -189,17 +203,18 @@ def measure(ask: Callable[[], str], count: int) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--serve", action="store_true", help="be the server")
+    parser.add_argument("--vad", default="silero", help="what finds speech, as the setting")
     parser.add_argument("--count", type=int, default=300)
     parser.add_argument("--memory_after", type=int, default=0, help="requests; 0 leaves it out")
     parser.add_argument("--output", type=Path)
-    arguments = parser.parse_args()
-    if arguments.serve:
+    if sys.argv[1:2] == ["--serve"]:  # be the server; the rest are its settings
         serve()
         return
-    audio = wav(10.0, np.random.default_rng(0))
+    arguments = parser.parse_args()
+    audio = talk(10.0)
     result: dict[str, Any] = {"environment": describe(), "method": __doc__, "rows": {}}
-    with server() as (pid, http_port, grpc_port):
+    result["vad"] = arguments.vad
+    with server(f"--vad={arguments.vad}") as (pid, http_port, grpc_port):
         asks = askers(http_port, grpc_port, audio)
         for name, ask in asks.items():
             result["rows"][name] = measure(ask, arguments.count)

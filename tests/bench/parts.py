@@ -59,7 +59,10 @@ def prefill_parts(
     waveforms = runner._mel.send(samples)
     tables = (chunk_table(stretches), loudest_before(stretches), following(stretches))
     on_device = [torch.from_numpy(table).to(device) for table in tables]
-    parts["mel_ms"] = timed_ms(device, lambda: runner._mel.features(waveforms, *on_device))
+    table, *heard = on_device
+    parts["mel_ms"] = timed_ms(
+        device, lambda: runner._mel.features(waveforms, table, num_clips, *heard)
+    )
     mel = runner._mel(samples)
     plan = model.encoder.plan(mel.num_frames)
     parts["encoder_ms"] = timed_ms(device, lambda: runner._fused_encoder(mel.chunks, plan))

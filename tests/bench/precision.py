@@ -35,7 +35,7 @@ from predictor.engine.pages import PAGE_TOKENS, pages_of_slot
 from predictor.engine.prompts import PromptLayout
 from predictor.engine.sequence import Sequence
 from predictor.engine.start.build import make_runner
-from predictor.engine.start.memory import plan_pages, work_bytes
+from predictor.engine.start.memory import cuda_work_bytes, plan_pages
 from predictor.model import quantized
 from predictor.model.attention import FP8, Packing
 from predictor.model.checkpoint.weights import load_model
@@ -130,10 +130,12 @@ class PrecisionBench:
     def _slots_that_fit(self) -> int:
         """As a start plans them, if any number is asked for."""
         settings = options(max_num_seqs=10**6)
-        work = work_bytes(self.model.config, options(), settings.max_model_len, self.bench.dtype)
+        work = cuda_work_bytes(
+            self.model.config, options(), settings.max_model_len, self.bench.dtype
+        )
         pages = plan_pages(
             self.model.config.text, settings, settings.max_model_len, self.bench.device,
-            self.kv_dtype, 2 * work,
+            self.kv_dtype, work,
         )  # fmt: skip
         return pages // -(-settings.max_model_len // PAGE_TOKENS)
 

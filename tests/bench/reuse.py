@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from predictor.engine import EngineClient
+from predictor.engine.start.build import READY_PREFILL_S, READY_SEQUENCES
 from predictor.types import SAMPLE_RATE_HZ, EngineRequest, ExtendRequest
 from tests.bench.load import TOKENS_PER_AUDIO_S, all_at_once, one, quantiles
 
@@ -124,3 +125,35 @@ def steps(bench: Bench, runner: TorchRunner, num_sequences: int, wall_s: float) 
         "warm": quantiles(times[len(times) // 2 :]),  # graphs are made while it runs
         "slowest_ms": 1e3 * max(times),
     }
+
+
+def under_load(
+    bench: Bench, duration_s: float, num_in_flight: int, wall_s: float
+) -> dict[str, Any]:
+    """Throughput second by second of a replica that comes up with so many clips in flight: only the
+    graphs made before readiness are there."""
+    assert bench.clips is not None
+    clips = bench.clips
+    runner = bench.graph_runner()
+    if bench.device.type == "cuda":
+        runner.capture_up_to(READY_SEQUENCES, READY_PREFILL_S)
+    ended_s: list[float] = []
+
+    async def client(engine: EngineClient, until_s: float) -> None:
+        while time.perf_counter() < until_s:
+            await one(engine, clips.request(duration_s))
+            ended_s.append(time.perf_counter())
+
+    async def run() -> float:
+        with bench.engine(runner) as engine:
+            began_s = time.perf_counter()
+            until_s = began_s + wall_s
+            await asyncio.gather(*(client(engine, until_s) for _ in range(num_in_flight)))
+        return began_s
+
+    began_s = asyncio.run(run())
+    seconds = [int(end_s - began_s) for end_s in ended_s]
+    rtfx = [duration_s * seconds.count(second) for second in range(int(wall_s))]
+    steady = statistics.median(rtfx[len(rtfx) // 2 :])
+    reached = next(i for i in range(len(rtfx)) if min(rtfx[i:]) >= 0.85 * steady)
+    return {"value": reached, "unit": "s to 85 %", "rtfx_of_each_second": rtfx, "steady": steady}

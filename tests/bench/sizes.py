@@ -1,4 +1,4 @@
-"""Writes what manifests/README.md says about the measured GPU from the benchmarks' result files.
+"""Writes what manifests/SIZES.md says about the measured GPU from the benchmarks' result files.
 
 python -m tests.bench.sizes
 """
@@ -12,7 +12,7 @@ from pipelines.lib.capacity import Sizing, target_concurrency
 from tests.bench.environment import ROOT
 from tests.bench.readme import load_results
 
-README = ROOT / "manifests" / "README.md"
+README = ROOT / "manifests" / "SIZES.md"
 BEGIN, END = "<!-- measured:begin -->", "<!-- measured:end -->"
 # Rows and how many recordings are under way at once in each.
 OFFLINE = {

@@ -8,14 +8,12 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.cluster.service_api import (
-    Caller,
-    Entry,
+from tests.cluster.answers import Caller, Entry, label_of
+from tests.cluster.status import (
     Holds,
     Object,
     dark_beside,
     is_ready,
-    label_of,
     newest,
     promoted,
     replaced,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import socket
@@ -30,6 +31,7 @@ from predictor.engine.link.channel import Inbox
 from predictor.engine.link.wire import Failed, Submit, encode
 from predictor.errors import InternalError, InvalidInput, NotReady, Overloaded
 from predictor.model.config import CheckpointError
+from predictor.shared_samples import mapped
 from predictor.types import EngineRequest, ExtendRequest
 from tests.engine.conftest import OPTIONS, Known
 from tests.engine.test_engine import chunks_of, is_idle, renamed, tokens_of, until
@@ -241,6 +243,24 @@ async def test_a_server_that_stands_still_holds_up_nobody(
             stream = engine.submit(renamed(known[4], f"s{i}"))
             assert await tokens_of(stream) == known[4].tokens
     assert engine.is_alive()
+
+
+async def test_samples_of_a_decoder_reach_the_engine_in_the_file_they_came_in(
+    engine: Started, known: list[Known], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fd = os.memfd_create("samples")
+    os.write(fd, known[2].request.samples.tobytes())
+    samples = mapped(fd, len(known[2].request.samples))
+
+    def refuse(name: str, flags: int = 0) -> int:
+        raise AssertionError(f"the samples are copied into {name}")
+
+    monkeypatch.setattr(os, "memfd_create", refuse)
+    request = replace(known[2].request, request_id="mapped", samples=samples)
+    assert await tokens_of(engine.submit(request)) == known[2].tokens
+    del request, samples
+    gc.collect()
+    assert memory_files("self") == memory_files(engine.pid) == 0
 
 
 def step(known: Known, index: int, at: slice, **more: Any) -> ExtendRequest:

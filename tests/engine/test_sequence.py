@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from predictor.engine.options import EngineOptions
-from predictor.engine.sequence import Limits, RepetitionGuard, Sequence
+from predictor.engine.repetition import RepetitionGuard
+from predictor.engine.sequence import Limits, Sequence
 from predictor.errors import InvalidInput
 from predictor.types import EngineRequest, TokenChunk
 

@@ -26,6 +26,7 @@ class Recording:
     language: str
     suffix: str
     data: bytes
+    duration_s: float = 0.0
 
 
 def load_corpus(manifest: Path, seed: int = 0) -> list[Recording]:
@@ -42,9 +43,10 @@ def _encodings(clip: Clip) -> list[Recording]:
     language = clip.language or "none"
     name = f"{SHORT if short else 'long'} {language}"
     own = Path(clip.audio).suffix.removeprefix(".")
-    encodings = [Recording(name, language, own, data)]
+    seconds = len(samples) / rate_hz
+    encodings = [Recording(name, language, own, data, seconds)]
     for suffix, (kind, subtype) in FORMATS.items():
         buffer = io.BytesIO()
         soundfile.write(buffer, samples, rate_hz, format=kind, subtype=subtype)
-        encodings.append(Recording(name, language, suffix, buffer.getvalue()))
+        encodings.append(Recording(name, language, suffix, buffer.getvalue(), seconds))
     return encodings

@@ -52,6 +52,7 @@ def read_recordings(environment: Environment, **_: Any) -> None:
     """Once a process, before anyone arrives."""
     if environment.parsed_options is not None:
         environment.corpus = load_corpus(Path(environment.parsed_options.manifest))  # type: ignore[attr-defined]
+        environment.answered_s = []  # type: ignore[attr-defined]  # lengths of what was answered
 
 
 class Caller(HttpUser):
@@ -97,10 +98,11 @@ class Caller(HttpUser):
     def _send_v2(self, recording: Recording) -> None:
         body, headers = encode_v2(recording.data, None, "")
         path = f"/v2/models/{MODEL}/infer"
-        self._judged(path, f"v2 {recording.name}", data=body, headers=headers)
+        self._judged(recording, path, f"v2 {recording.name}", data=body, headers=headers)
 
     def _send_openai(self, recording: Recording) -> None:
         self._judged(
+            recording,
             "/v1/audio/transcriptions",
             f"openai {recording.name}",
             data={"model": MODEL, "language": recording.language},
@@ -109,9 +111,9 @@ class Caller(HttpUser):
 
     def _send_recognize(self, recording: Recording) -> None:
         files = {"audio": (f"a.{recording.suffix}", recording.data)}
-        self._judged("/api/v1/recognize", f"recognize {recording.name}", files=files)
+        self._judged(recording, "/api/v1/recognize", f"recognize {recording.name}", files=files)
 
-    def _judged(self, path: str, name: str, **request: Any) -> None:
+    def _judged(self, recording: Recording, path: str, name: str, **request: Any) -> None:
         """Send; an answer without text for speech is a failure, a refusal under load is shed."""
         with self.client.post(
             path, name=name, catch_response=True, timeout=REQUEST_TIMEOUT_S, **request
@@ -124,6 +126,10 @@ class Caller(HttpUser):
                 answer.failure("no text for speech")
             else:
                 answer.success()
+                self._answered(recording)
+
+    def _answered(self, recording: Recording) -> None:
+        self.environment.answered_s.append(recording.duration_s)  # type: ignore[attr-defined]
 
     def _send_stream(self, recording: Recording) -> None:
         name = f"stream {recording.name}"
@@ -151,6 +157,7 @@ class Caller(HttpUser):
             answer.request_meta["response_time"] = (time.perf_counter() - started) * 1e3
             if "transcript.text.done" in kinds:
                 answer.success()
+                self._answered(recording)
             else:
                 answer.failure("the stream ended without transcript.text.done")
 
@@ -163,6 +170,27 @@ class Caller(HttpUser):
             exception=None,
             context={},
         )
+
+
+def achieved(environment: Environment) -> dict[str, float | None]:
+    """Offered and achieved rate, and audio seconds answered in a second, from first to last.
+
+    With workers the lengths are known to them alone: no RTFx then.
+    """
+    stats, options = environment.stats.total, environment.parsed_options
+    seconds = max((stats.last_request_timestamp or 0.0) - (stats.start_time or 0.0), 1e-9)
+    names = [e for e in environment.stats.entries.values() if not e.name.startswith(FIRST_TEXT)]
+    answered = sum(e.num_requests - e.num_failures for e in names)
+    lengths: list[float] = getattr(environment, "answered_s", [])
+    median_ms = stats.get_response_time_percentile(0.5)
+    return {
+        "offered_per_s": options.rate if options is not None else None,
+        "achieved_per_s": answered / seconds,
+        "rtfx": sum(lengths) / seconds if lengths else None,
+        "mean_duration_s": sum(lengths) / len(lengths) if lengths else None,
+        "p50_s": None if median_ms is None else median_ms / 1e3,
+        "seconds": seconds,
+    }
 
 
 @events.quitting.add_listener
@@ -195,9 +223,15 @@ def judge(environment: Environment, **_: Any) -> None:
             "rate": options.rate,
             "slo": asdict(slo),
             "violations": found,
+            "achieved": achieved(environment),
             "counted": [asdict(c) for c in sorted(counted, key=lambda c: c.name)],
         }
         path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    rates = achieved(environment)
+    print(
+        f"{rates['offered_per_s']:.3g} requests a second offered, {rates['achieved_per_s']:.3g} "
+        f"answered" + (f", {rates['rtfx']:.3g} audio seconds a second" if rates["rtfx"] else "")
+    )
     for sentence in found:
         print(f"objective missed: {sentence}")
     if not found:

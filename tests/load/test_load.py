@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from pipelines.lib.capacity import read_benchmark
 from pipelines.local_service import LocalService
 from tests.load.corpus import FORMATS, load_corpus
 from tests.load.slo import Counted, Slo, violations
@@ -80,6 +81,13 @@ def test_a_few_seconds_of_load(
     assert found.returncode == code, found.stdout + found.stderr
     assert "Traceback" not in found.stderr, found.stderr
     verdict = json.loads(report.read_text())
+    rates = verdict["achieved"]
+    assert rates["offered_per_s"] == 6
+    assert 0 < rates["achieved_per_s"] <= 12
+    assert rates["rtfx"] == pytest.approx(
+        rates["achieved_per_s"] * rates["mean_duration_s"], rel=0.01
+    )
+    assert read_benchmark(report).rtfx == rates["rtfx"]
     assert sum(entry["num_failures"] for entry in verdict["counted"]) == 0, verdict
     assert len({entry["name"].split()[0] for entry in verdict["counted"]}) >= 3
     if missed is None:

@@ -16,10 +16,14 @@ from starlette.routing import Match
 
 from predictor.api.app import AppOptions, create_app
 from predictor.api.auth import KeyRing
+from predictor.api.client_secrets import ClientSecrets
 from predictor.api.dataplane import AsrDataPlane, ClosedRepository
+from predictor.api.realtime import LiveDoor
+from predictor.live.hub import LiveHub
 from predictor.metrics import Metrics
 from predictor.settings.fields import ENV_PREFIX, specs
 from predictor.settings.read import SettingsError, load_settings
+from tests.manifests.combinations import ADDED, together
 from tests.manifests.objects import (
     MANIFESTS,
     SCHEMAS,
@@ -41,11 +45,12 @@ OVERLAYS = sorted(path.name for path in (MANIFESTS / "overlays").iterdir())
 _EITHER = (
     "gpu",
     "monitoring",
-    "logging",
     "high-availability",
     "network-policy",
     "model-cache",
     "modelcar",
+    "image-volume",
+    "long-requests",
     "promote-access",
     "tracing",
     "api-keys",
@@ -55,9 +60,11 @@ KNATIVE: list[tuple[str, ...]] = [
     ("gpu", "gpu-mig"),
     ("knative-autoscaling",),
     ("canary-knative",),
+    ("custom-container",),
+    ("custom-container", "api-keys", "tracing"),
     *((name,) for name in _EITHER),
     (
-        *("gpu", "gpu-mig", "knative-autoscaling", "monitoring", "logging", "high-availability"),
+        *("gpu", "gpu-mig", "knative-autoscaling", "monitoring", "high-availability"),
         *("network-policy", "model-cache", "tracing", "api-keys", "promote-access"),
         "canary-knative",
     ),
@@ -67,40 +74,20 @@ STANDARD: list[tuple[str, ...]] = [
     ("standard-mode", "hpa"),
     ("standard-mode", "monitoring", "keda"),
     ("standard-mode", "canary-standard"),
-    ("standard-mode", "tls"),
     ("standard-mode", "grpc"),
     *(("standard-mode", name) for name in _EITHER),
     (
-        *("gpu", "standard-mode", "monitoring", "keda", "logging", "high-availability"),
-        *("network-policy", "modelcar", "tracing", "tls", "grpc", "api-keys", "promote-access"),
+        *("gpu", "standard-mode", "monitoring", "keda", "high-availability"),
+        *("network-policy", "modelcar", "tracing", "grpc", "api-keys", "promote-access"),
         "canary-standard",
     ),
 ]
 
 
-# What the owner of an overlay may add to it: what it lacks, its mode allows, and makes sense there.
-# dev-cpu has neither weights to fetch nor a GPU, edge a single replica.
-_ANYWHERE = ("logging", "api-keys", "tracing", "promote-access")
-ADDED: dict[str, tuple[str, ...]] = {
-    "dev-cpu": (
-        *("canary-knative", "knative-autoscaling", "high-availability", "monitoring"),
-        *("network-policy", *_ANYWHERE),
-    ),
-    "edge": ("gpu", "modelcar", "monitoring", "network-policy", "tls", "grpc", *_ANYWHERE),
-    "production": (
-        *("gpu-mig", "canary-knative", "high-availability", "model-cache", "modelcar"),
-        *_ANYWHERE,
-    ),
-    "production-standard": (
-        *("gpu-mig", "canary-standard", "model-cache", "modelcar", "grpc"),
-        *_ANYWHERE,
-    ),
-}
 EXTENDED = [
     (overlay, components)
     for overlay, names in ADDED.items()
-    for components in [*((name,) for name in names), names]
-    if not {"model-cache", "modelcar"} <= set(components)  # one source of the weights
+    for components in [*((name,) for name in names), together(names)]
 ]
 
 
@@ -154,11 +141,13 @@ def standard(tmp_path_factory: pytest.TempPathFactory) -> list[Object]:
 def has_route() -> Callable[[str], bool]:
     """Whether GET on a path reaches a handler of the server's application."""
     models = ModelRepository()
+    dataplane, metrics, keys = AsrDataPlane(models, 1), Metrics(CollectorRegistry()), KeyRing(())
     app = create_app(
-        AsrDataPlane(models, max_items=1),
+        dataplane,
         ClosedRepository(models),
-        Metrics(CollectorRegistry()),
-        KeyRing(()),
+        metrics,
+        keys,
+        LiveDoor(dataplane, LiveHub(1, metrics), keys, ClientSecrets(()), 60.0, None),
         AppOptions(max_body_bytes=1, max_held_bytes=1, recognize_details=False),
     )
 

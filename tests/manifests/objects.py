@@ -15,6 +15,8 @@ from typing import Any
 
 import yaml
 
+from tests.manifests.knative_rules import KPA, ROLLOUT_DURATION, SCALING
+
 Object = dict[str, Any]
 ROOT = Path(__file__).resolve().parents[2]
 MANIFESTS = ROOT / "manifests"
@@ -22,6 +24,8 @@ SCHEMAS = ROOT.parent / "shared" / "schemas"
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast
 ISVC_LABEL = "serving.kserve.io/inferenceservice"
 MODE = "serving.kserve.io/deploymentMode"
+# KServe's own: with it a change of the weights is a change of the revision's template.
+SOURCE_URI = "internal.serving.kserve.io/storage-initializer-sourceuri"
 _CONTAINER_FIELDS_OF_MODEL = frozenset(
     {
         "args", "command", "env", "envFrom", "image", "imagePullPolicy", "lifecycle",
@@ -128,7 +132,7 @@ class Predictor:
 
     service: Object
     spec: Object  # the predictor's own part
-    runtime: Object
+    runtime: Object | None  # None for a container of its own
     mode: str
     is_canary: bool
     pod: Object  # a PodSpec
@@ -171,6 +175,19 @@ def merge(base: Any, over: Any) -> Any:
     return over
 
 
+def _pod(spec: Object, runtime: Object | None) -> Object:
+    """The PodSpec of one predictor: its own containers, or its model's merged into a runtime's."""
+    own = {k: v for k, v in spec.items() if k in _POD_FIELDS}
+    if runtime is None:
+        return copy.deepcopy({**own, "containers": spec["containers"]})
+    pod = {k: v for k, v in runtime["spec"].items() if k in _POD_FIELDS | {"containers"}}
+    pod = copy.deepcopy(pod)
+    model = {k: v for k, v in spec["model"].items() if k in _CONTAINER_FIELDS_OF_MODEL}
+    pod["containers"][0] = merge(pod["containers"][0], model)
+    merged: Object = merge(pod, own)
+    return merged
+
+
 def predictors(objects: Sequence[Object]) -> list[Predictor]:
     """Every predictor, stable and canary, of every InferenceService."""
     runtimes = {each["metadata"]["name"]: each for each in of_kind(objects, "ServingRuntime")}
@@ -179,27 +196,37 @@ def predictors(objects: Sequence[Object]) -> list[Predictor]:
         mode = service["metadata"].get("annotations", {}).get(MODE, "")
         canaries = [canary["predictor"] for canary in service["spec"].get("canary", [])]
         for index, spec in enumerate([service["spec"]["predictor"], *canaries]):
-            runtime = runtimes[spec["model"]["runtime"]]
-            pod = {k: v for k, v in runtime["spec"].items() if k in _POD_FIELDS | {"containers"}}
-            pod = copy.deepcopy(pod)
-            model = {k: v for k, v in spec["model"].items() if k in _CONTAINER_FIELDS_OF_MODEL}
-            pod["containers"][0] = merge(pod["containers"][0], model)
-            pod = merge(pod, {k: v for k, v in spec.items() if k in _POD_FIELDS})
+            runtime = runtimes[spec["model"]["runtime"]] if "model" in spec else None
+            pod = _pod(spec, runtime)
             found.append(Predictor(service, spec, runtime, mode, index > 0, pod))
     return found
 
 
 def knative_service(predictor: Predictor) -> Object:
-    """The Knative service that KServe asks for, for the check against Knative's closed schema."""
-    annotations = predictor.service.model["metadata"].get("annotations", {})
-    revision: Object = {"timeoutSeconds": predictor.spec.get("timeout"), **predictor.pod}
-    if "containerConcurrency" in predictor.spec:
-        revision["containerConcurrency"] = predictor.spec["containerConcurrency"]
+    """The Knative service that KServe asks for, as its reconciler makes it."""
+    service, spec = predictor.service["metadata"], predictor.spec
+    annotations = dict(service.get("annotations", {}))
+    own = {k: annotations.pop(k) for k in (ROLLOUT_DURATION,) if k in annotations}
+    annotations.setdefault(SCALING + "class", KPA)
+    annotations[SCALING + "min-scale"] = str(spec.get("minReplicas", 1))
+    for field, name in (("maxReplicas", "max-scale"), ("scaleTarget", "target")):
+        if spec.get(field):
+            annotations[SCALING + name] = str(spec[field])
+    if uri := spec.get("model", {}).get("storageUri"):
+        annotations[SOURCE_URI] = uri
+    if "scaleMetric" in spec:
+        annotations[SCALING + "metric"] = spec["scaleMetric"]
+    revision: Object = {**predictor.pod}
+    for name in ("timeoutSeconds", "responseStartTimeoutSeconds"):
+        revision[name] = spec.get("timeout")
+    if "containerConcurrency" in spec:
+        revision["containerConcurrency"] = spec["containerConcurrency"]
+    template = {"metadata": {"annotations": annotations}, "spec": revision}
     return {
         "apiVersion": "serving.knative.dev/v1",
         "kind": "Service",
-        "metadata": {"name": predictor.service.model["metadata"]["name"] + "-predictor"},
-        "spec": {"template": {"metadata": {"annotations": annotations}, "spec": revision}},
+        "metadata": {"name": service["name"] + "-predictor", "annotations": own},
+        "spec": {"template": template},
     }
 
 

@@ -7,25 +7,24 @@ import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
-from tests.manifests.objects import Object, Predictor, containers_of, full_name, of_kind, predictors
+from tests.manifests.knative_rules import (
+    KNOWN_SCALING,
+    MAX_TIMEOUT_S,
+    POD_FLAGS,
+    SCALING,
+    VOLUME_FLAGS,
+    refusals,
+)
+from tests.manifests.objects import (
+    Object,
+    Predictor,
+    containers_of,
+    full_name,
+    knative_service,
+    of_kind,
+    predictors,
+)
 
-# Pod fields that Knative refuses unless a feature flag is on; the flag of a PVC is for a volume.
-KNATIVE_FLAGS = {
-    "affinity": "kubernetes.podspec-affinity",
-    "dnsConfig": "kubernetes.podspec-dnsconfig",
-    "dnsPolicy": "kubernetes.podspec-dnspolicy",
-    "hostAliases": "kubernetes.podspec-hostaliases",
-    "initContainers": "kubernetes.podspec-init-containers",
-    "nodeSelector": "kubernetes.podspec-nodeselector",
-    "priorityClassName": "kubernetes.podspec-priorityclassname",
-    "runtimeClassName": "kubernetes.podspec-runtimeclassname",
-    "schedulerName": "kubernetes.podspec-schedulername",
-    "securityContext": "kubernetes.podspec-securitycontext",
-    "tolerations": "kubernetes.podspec-tolerations",
-    "topologySpreadConstraints": "kubernetes.podspec-topologyspreadconstraints",
-}
-PVC_FLAG = "kubernetes.podspec-persistent-volume-claim"
-KNATIVE_MAX_TIMEOUT_S = 600
 # Environment that libraries read and not our configuration.
 LIBRARY_ENV = re.compile(r"HOME|HF_HUB_OFFLINE|OTEL_\w+|FASTAPI_OTEL_AUTO_CONFIGURE")
 # (flags, environment, text of model-config.json) -> what the server says against it, or None
@@ -38,30 +37,45 @@ _PINNED_IMAGE = re.compile(
 _FLAG = re.compile(r"(--[a-z_]+)(?:=(.*))?")
 
 
-def knative_refusals(objects: Sequence[Object], enabled: Collection[str]) -> Iterator[str]:
-    """Fields that Knative's webhook refuses, given the feature flags that are on."""
+def knative_refusals(
+    objects: Sequence[Object], enabled: Collection[str], max_timeout_s: int = MAX_TIMEOUT_S
+) -> Iterator[str]:
+    """What Knative's webhook says against the services that KServe makes, given the flags on."""
     for each in predictors(objects):
-        if each.mode != "Knative":
-            continue
-        if "lifecycle" in each.container:
-            yield f"{each.name}: Knative refuses lifecycle"
-        if "terminationGracePeriodSeconds" in each.pod:
-            yield f"{each.name}: Knative refuses terminationGracePeriodSeconds"
-        if each.spec.get("timeout", 0) > KNATIVE_MAX_TIMEOUT_S:
-            yield f"{each.name}: timeout {each.spec['timeout']} > {KNATIVE_MAX_TIMEOUT_S}"
-        needed = [KNATIVE_FLAGS[field] for field in each.pod if field in KNATIVE_FLAGS]
-        if any("persistentVolumeClaim" in volume for volume in each.pod.get("volumes", [])):
-            needed.append(PVC_FLAG)
-        yield from (f"{each.name}: needs Knative's flag {f}" for f in needed if f not in enabled)
+        if each.mode == "Knative":
+            said = refusals(knative_service(each), enabled, max_timeout_s)
+            yield from (f"{each.name}: {message}{_by_flag(message)}" for message in said)
 
 
-def one_port(objects: Sequence[Object]) -> Iterator[str]:
-    """KServe routes to the first port, Knative takes one only and two names; probes must use it."""
+def _by_flag(message: str) -> str:
+    """The feature flag that would let the field pass, where there is one."""
+    field = message.rsplit(".", 1)[-1]
+    flag = (POD_FLAGS | VOLUME_FLAGS).get(field)
+    return f" (needs Knative's flag {flag})" if flag and "must not set" in message else ""
+
+
+def knative_annotations(objects: Sequence[Object]) -> Iterator[str]:
+    """A scaling annotation that Knative does not know is ignored without a word."""
+    for each in of_kind(objects, "InferenceService"):
+        yield from (
+            f"{full_name(each)}: Knative has no annotation {key}"
+            for key in each["metadata"].get("annotations", {})
+            if key.startswith(SCALING) and key.removeprefix(SCALING) not in KNOWN_SCALING
+        )
+
+
+def ports(objects: Sequence[Object]) -> Iterator[str]:
+    """KServe routes HTTP to the first port, and in Standard mode gRPC to one that says so."""
     for each in predictors(objects):
         ports = each.container.get("ports", [])
-        if len(ports) != 1:
+        if not ports or (len(ports) > 1 and each.mode == "Knative"):
             yield f"{each.name}: {len(ports)} ports, must be 1"
             continue
+        yield from (
+            f"{each.name}: port {port['containerPort']} is named {port.get('name')!r}, without grpc"
+            for port in ports[1:]
+            if "grpc" not in port.get("name", "")
+        )
         if ports[0].get("name") not in ("http1", "h2c"):
             yield f"{each.name}: port name {ports[0].get('name')!r}, must be http1 or h2c"
         for probe, get in _http_probes(each):

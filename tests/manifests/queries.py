@@ -71,17 +71,19 @@ def dashboards(objects: Sequence[Object]) -> Iterator[tuple[str, dict[str, Any]]
                 yield name, json.loads(text)
 
 
-def as_grafana(expression: str, rate_interval: str = "5m") -> str:
+def as_grafana(expression: str, rate_interval: str = "5m", namespace: str = "qwen3-asr") -> str:
     """A panel's expression with Grafana's variables replaced as Grafana would."""
     expression = expression.replace("$__rate_interval", rate_interval)
-    return expression.replace("$namespace", "qwen3-asr").replace("$revision", ".*")
+    return expression.replace("$namespace", namespace).replace("$revision", ".*")
 
 
-def panel_expressions(dashboard: dict[str, Any]) -> Iterator[tuple[str, str]]:
+def panel_expressions(
+    dashboard: dict[str, Any], namespace: str = "qwen3-asr"
+) -> Iterator[tuple[str, str]]:
     """(panel title, expression) of every query."""
     for panel in dashboard["panels"]:
         for target in panel["targets"]:
-            yield panel["title"], as_grafana(target["expr"])
+            yield panel["title"], as_grafana(target["expr"], namespace=namespace)
 
 
 def scaler_queries(objects: Sequence[Object]) -> Iterator[tuple[str, str]]:
@@ -98,7 +100,8 @@ def all_expressions(objects: Sequence[Object]) -> Iterator[tuple[str, str]]:
     for name, expression, _ in rule_expressions(objects):
         yield f"rule {name}", expression
     for file, dashboard in dashboards(objects):
-        for title, expression in panel_expressions(dashboard):
+        namespace = of_kind(objects, "InferenceService")[0]["metadata"]["namespace"]
+        for title, expression in panel_expressions(dashboard, namespace):
             yield f"{file} panel {title!r}", expression
     for name, expression in scaler_queries(objects):
         yield f"scaler of {name}", expression

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
+from tests.manifests.knative_rules import ROLLOUT_DURATION
+from tests.manifests.kserve_rules import reconcile_failures
 from tests.manifests.objects import MODE, Object, full_name, of_kind, predictors
 from tests.manifests.queries import (
     TARGET_LABELS,
@@ -14,6 +16,7 @@ from tests.manifests.queries import (
     rule_expressions,
 )
 
+TAGGED = "serving.kserve.io/enable-tag-routing"
 _CLUSTER_WIDE = frozenset({"Namespace", "LocalModelCache", "LocalModelNodeGroup", "ClusterRole"})
 _KNATIVE_ONLY_FIELDS = ("containerConcurrency", "canaryTrafficPercent")
 _STANDARD_ONLY_FIELDS = ("autoScaling", "deploymentStrategy")
@@ -59,16 +62,16 @@ def mode_change(before: Sequence[Object], after: Sequence[Object]) -> Iterator[s
 def canaries(objects: Sequence[Object]) -> Iterator[str]:
     """Shares within 0 to 100, names, no scaling of a canary, and a dark one reachable."""
     for each in of_kind(objects, "InferenceService"):
+        yield from reconcile_failures(each)
         name, predictor = full_name(each), each["spec"]["predictor"]
         percent = predictor.get("canaryTrafficPercent")
         annotations = each["metadata"].get("annotations", {})
         if percent is not None and not 0 <= percent <= 100:
             yield f"{name}: canaryTrafficPercent {percent} is not within 0 and 100"
-        if (
-            percent is not None
-            and annotations.get("serving.kserve.io/enable-tag-routing") != "true"
-        ):
+        if percent is not None and annotations.get(TAGGED) != "true":
             yield f"{name}: a canary without tag routing cannot be reached apart"
+        if ROLLOUT_DURATION in annotations and TAGGED in annotations:
+            yield f"{name}: rollout-duration: the tag's address answers from the old revision too"
         listed = each["spec"].get("canary", [])
         if sum(canary["trafficPercent"] for canary in listed) > 100:
             yield f"{name}: the canaries' trafficPercent exceed 100 together"
@@ -86,15 +89,20 @@ def storage_pinned(objects: Sequence[Object]) -> Iterator[str]:
     """The weights of a revision never change under it, and a cache holds the same weights."""
     served: set[str | None] = set()
     for predictor in predictors(objects):
+        if "model" not in predictor.spec:
+            continue
         uri = predictor.spec["model"].get("storageUri")
         served.add(uri)
-        if uri is None or uri.startswith(("s3://", "pvc://")):
+        if not uri:
+            yield f"{predictor.name}: no storageUri: to KServe a server of many models"
+            continue
+        if uri.startswith(("s3://", "pvc://")):
             continue
         if uri.startswith("hf://"):
             pinned = re.fullmatch(r"hf://[\w.-]+/[\w.-]+:[0-9a-f]{40}", uri)
         else:
             pinned = re.fullmatch(
-                r"oci://.+(@sha256:[0-9a-f]{64}|:(?!latest$)[\w.-]*\d[\w.-]*)", uri
+                r"oci(?:\+native)?://.+(@sha256:[0-9a-f]{64}|:(?!latest$)[\w.-]*\d[\w.-]*)", uri
             )
         if not pinned:
             yield f"{predictor.name}: storageUri {uri} is not pinned to a revision"
@@ -112,12 +120,13 @@ def references(objects: Sequence[Object]) -> Iterator[str]:
         if each["kind"] not in _CLUSTER_WIDE and "namespace" not in each["metadata"]:
             yield f"{full_name(each)}: no namespace"
     for predictor in predictors(objects):
-        runtime, model = predictor.runtime["spec"], predictor.spec["model"]
-        formats = [supported["name"] for supported in runtime["supportedModelFormats"]]
-        if model["modelFormat"]["name"] not in formats:
-            yield f"{predictor.name}: runtime has no format {model['modelFormat']['name']}"
-        if model.get("protocolVersion") not in runtime["protocolVersions"]:
-            yield (f"{predictor.name}: runtime has no protocol {model.get('protocolVersion')}")
+        if predictor.runtime is not None:
+            runtime, model = predictor.runtime["spec"], predictor.spec["model"]
+            formats = [supported["name"] for supported in runtime["supportedModelFormats"]]
+            if model["modelFormat"]["name"] not in formats:
+                yield f"{predictor.name}: runtime has no format {model['modelFormat']['name']}"
+            if model.get("protocolVersion") not in runtime["protocolVersions"]:
+                yield f"{predictor.name}: runtime has no protocol {model.get('protocolVersion')}"
         if predictor.pod.get("serviceAccountName") not in accounts:
             yield (
                 f"{predictor.name}: no service account {predictor.pod.get('serviceAccountName')}"
@@ -172,8 +181,6 @@ def _selectors(each: Object) -> list[Mapping[str, str]]:
             return [spec["selector"]["matchLabels"]]
         case "NetworkPolicy":
             return [spec["podSelector"]["matchLabels"]]
-        case "Service":
-            return [spec["selector"]]
         case "InferenceService":
             predictor = spec["predictor"]
             spread = predictor.get("topologySpreadConstraints", [])

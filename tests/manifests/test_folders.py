@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import json
 import os
 import re
 import subprocess
@@ -12,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.manifests import pod_rules, service_rules
+from tests.manifests import combinations, pod_rules, service_rules
 from tests.manifests.conftest import KNATIVE, OVERLAYS, needs_kustomize, needs_schemas
 from tests.manifests.objects import MANIFESTS, ROOT, Object, build, of_kind
 from tests.manifests.schemas import problems
@@ -51,12 +53,43 @@ load_model(Path("predictor/checkpoints/tiny"), device="cpu", dtype=torch.float32
 
 @needs_kustomize
 @needs_schemas
-@pytest.mark.parametrize("folder", ["cluster/gpu", "cluster/knative"])
+@pytest.mark.parametrize("folder", ["cluster/gpu", "cluster/logging"])
 def test_cluster_folders_fit_their_schemas(folder: str) -> None:
     objects = build(MANIFESTS / folder)
     assert [problem for each in objects for problem in problems(each)] == []
     assert list(pod_rules.images_pinned(objects)) == []
     assert list(service_rules.selectors(objects)) == []
+
+
+@needs_kustomize
+def test_a_daemon_set_that_selects_nothing_is_caught() -> None:
+    objects = copy.deepcopy(build(MANIFESTS / "cluster/logging"))
+    [each] = of_kind(objects, "DaemonSet")
+    each["spec"]["selector"]["matchLabels"]["x"] = "y"
+    assert "does not match its template" in next(service_rules.selectors(objects))
+
+
+def test_the_gateways_listener_covers_kserves_host_names() -> None:
+    """By KServe's own template of a service's host name, filled in as its controller does."""
+    folder = MANIFESTS / "cluster/gateway"
+    gateway = yaml.safe_load((folder / "gateway.yaml").read_text())
+    [listener] = gateway["spec"]["listeners"]
+    [substituted] = re.findall(r'sed "(s/.*/)" kserve', (folder / "apply.sh").read_text())
+    command = [
+        "sh",
+        "-c",
+        f'domain="{listener["hostname"]}"; sed "{substituted}" kserve-ingress.yaml',
+    ]
+    text = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout
+    ingress = json.loads(yaml.safe_load(text)["data"]["ingress"])
+    filled = {"Name": "qwen3-asr", "Namespace": "speech", "IngressDomain": ingress["ingressDomain"]}
+    host = re.sub(r"{{ \.(\w+) }}", lambda found: filled[found[1]], ingress["domainTemplate"])
+    assert host == "qwen3-asr-speech.asr.example.com"
+    assert listener["hostname"] == "*." + host.split(".", 1)[1]
+    assert ingress["urlScheme"] == listener["protocol"].lower() == "https"
+    where = f"{gateway['metadata']['namespace']}/{gateway['metadata']['name']}"
+    assert ingress["kserveIngressGateway"] == where
+    assert ingress["ingressGateway"]  # KServe refuses its configuration without
 
 
 @needs_kustomize
@@ -67,6 +100,30 @@ def test_the_device_plugin_runs_where_pods_may_and_reaches_the_kubelet() -> None
     assert pod["tolerations"] == tolerated
     mounts = {mount["mountPath"] for mount in pod["containers"][0]["volumeMounts"]}
     assert mounts == {"/var/lib/kubelet/device-plugins"}
+
+
+@needs_schemas
+def test_what_the_clusters_scripts_send_fits_its_schemas() -> None:
+    files = [
+        *MANIFESTS.glob("cluster/knative/config-*.yaml"),
+        *MANIFESTS.glob("cluster/gateway/*.yaml"),
+    ]
+    assert len(files) == 5
+    objects = [yaml.safe_load(file.read_text()) for file in files]
+    assert [problem for each in objects for problem in problems(each)] == []
+
+
+@pytest.mark.parametrize("script", sorted(MANIFESTS.glob("cluster/*/apply.sh")), ids=str)
+def test_a_configuration_of_others_is_patched_and_not_applied(script: Path) -> None:
+    """Applying would take away every key that is not in the file."""
+    subprocess.run(["bash", "-n", str(script)], check=True)
+    assert script.stat().st_mode & 0o100
+    lines = [line.strip() for line in script.read_text().splitlines() if "kubectl " in line]
+    applied = [line for line in lines if line.startswith("kubectl apply")]
+    assert [line for line in applied if "gateway.yaml" not in line] == []
+    patched = [line for line in lines if line.startswith("kubectl patch configmap")]
+    assert patched
+    assert all("--type merge" in line for line in patched)
 
 
 def test_both_ways_to_set_knative_up_say_the_same() -> None:
@@ -83,6 +140,13 @@ def test_the_readme_has_every_folder_in_its_table(kind: str) -> None:
     assert folders <= listed
 
 
+def test_the_readme_says_what_goes_together() -> None:
+    """Every overlay with every component: offered, contained, or a reason against it."""
+    assert combinations.between(README) == combinations.table(), (
+        "run: python -m tests.manifests.combinations"
+    )
+
+
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_the_readme_names_an_overlays_components(overlay: str) -> None:
     text = (MANIFESTS / "overlays" / overlay / "kustomization.yaml").read_text()
@@ -97,8 +161,8 @@ def row_of(name: str) -> str:
 
 def flags_needed(objects: list[Object]) -> set[str]:
     """Knative's feature flags without which its webhook refuses these objects, by short name."""
-    refused = pod_rules.knative_refusals(objects, ())
-    return {re.sub(r".*kubernetes\.podspec-", "", problem) for problem in refused}
+    refused = " ".join(pod_rules.knative_refusals(objects, ()))
+    return set(re.findall(r"flag kubernetes\.podspec-([\w-]+)", refused))
 
 
 @needs_kustomize
@@ -114,13 +178,12 @@ def test_the_readme_names_the_flags_that_a_component_needs(
     choice: tuple[str, ...], built: Any
 ) -> None:
     named = set(re.findall(r"podspec-(\w[\w-]*\w)", row_of(choice[0])))
-    # The model cache's claim is made by KServe.
-    optional = {"persistent-volume-claim"} if choice == ("model-cache",) else set()
-    assert named - optional == flags_needed(built(choice))
+    assert named == flags_needed(built(choice))
 
 
 def test_the_readmes_paths_exist() -> None:
-    paths = set(re.findall(r"`((?:cluster|base|components|overlays)/[\w./-]+)`", README))
+    texts = README + (MANIFESTS / "IMAGES.md").read_text()
+    paths = set(re.findall(r"`((?:cluster|base|components|overlays)/[\w./-]+)`", texts))
     assert len(paths) > 10
     assert [path for path in paths if not (MANIFESTS / path).exists()] == []
     shown = set(re.findall(r"manifests/((?:cluster|components|overlays|kind)/[\w./-]+)", README))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from tests.manifests.objects import (
     MANIFESTS,
     Object,
     build,
+    combine,
     core_pod,
     knative_service,
     of_kind,
@@ -41,6 +42,12 @@ def features() -> frozenset[str]:
     return frozenset(k for k, v in yaml.safe_load(text)["data"].items() if v == "enabled")
 
 
+def max_timeout_s() -> int:
+    """The longest timeout that manifests/cluster/knative allows."""
+    text = (MANIFESTS / "cluster/knative/config-defaults.yaml").read_text()
+    return int(yaml.safe_load(text)["data"]["max-revision-timeout-seconds"])
+
+
 @needs_schemas
 def test_fits_its_schemas(objects: list[Object]) -> None:
     assert [problem for each in objects for problem in problems(each)] == []
@@ -57,10 +64,12 @@ def test_what_kserve_makes_of_it_fits_too(objects: list[Object]) -> None:
     assert found == []
 
 
-def test_keeps_the_rules(objects: list[Object]) -> None:
+def broken_rules(objects: list[Object]) -> Iterator[str]:
+    """What our rules say against built objects, on a cluster set up as manifests/cluster says."""
     rules: list[Iterable[str]] = [
-        pod_rules.knative_refusals(objects, features()),
-        pod_rules.one_port(objects),
+        pod_rules.knative_refusals(objects, features(), max_timeout_s()),
+        pod_rules.knative_annotations(objects),
+        pod_rules.ports(objects),
         pod_rules.container_name(objects),
         pod_rules.hardened(objects),
         pod_rules.resources(objects),
@@ -75,7 +84,12 @@ def test_keeps_the_rules(objects: list[Object]) -> None:
         service_rules.selectors(objects),
         service_rules.queries(objects, our_series()),
     ]
-    assert [problem for rule in rules for problem in rule] == []
+    for rule in rules:
+        yield from rule
+
+
+def test_keeps_the_rules(objects: list[Object]) -> None:
+    assert list(broken_rules(objects)) == []
 
 
 def test_every_component_is_tried() -> None:
@@ -104,6 +118,39 @@ def test_edge_keeps_a_gpu_that_a_component_asks_for(tmp_path: Path) -> None:
         resources = each.container["resources"]
         assert resources["limits"] == {"cpu": "4", "memory": "6Gi", "nvidia.com/gpu": "1"}
         assert resources["requests"] == {"cpu": "2", "memory": "4Gi", "nvidia.com/gpu": "1"}
+
+
+@pytest.mark.parametrize("component", ["api-keys", "tracing"])
+def test_a_component_sets_the_same_in_a_runtime_and_in_a_container(component: str) -> None:
+    folder = MANIFESTS / "components" / component
+    in_runtime, in_container = (
+        yaml.safe_load((folder / name).read_text()) for name in ("runtime.yaml", "container.yaml")
+    )
+    in_runtime, in_container = (
+        [patch for patch in patches if "/metadata/" not in patch["path"]]
+        for patches in (in_runtime, in_container)
+    )
+    for patch in in_container:
+        patch["path"] = patch["path"].replace("/spec/predictor/", "/spec/", 1)
+    assert in_container == in_runtime
+
+
+def test_a_component_reaches_a_container_from_inside_the_overlay_and_from_outside(
+    built: Any, tmp_path: Path
+) -> None:
+    inside = built(("dev-cpu", ("api-keys",)))
+    outside = combine(tmp_path, ("api-keys",), "overlays/dev-cpu")
+    for objects in (inside, outside):
+        [predictor] = predictors(objects)
+        names = [each["name"] for each in predictor.container["env"]]
+        assert names.count("QWEN3_ASR_API_KEYS") == 1
+
+
+def test_a_model_that_is_ready_is_used_within_a_second(objects: list[Object]) -> None:
+    for each in predictors(objects):
+        startup = each.container["startupProbe"]
+        assert startup["periodSeconds"] == 1
+        assert startup["failureThreshold"] == 20 * 60
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)

@@ -6,6 +6,7 @@ import pytest
 
 from tests.manifests import pod_rules
 from tests.manifests.conftest import complaint, needs_kustomize
+from tests.manifests.knative_rules import POD_FLAGS, VOLUME_FLAGS
 from tests.manifests.mutations import (
     Case,
     Objects,
@@ -16,15 +17,16 @@ from tests.manifests.mutations import (
     dig,
     drop,
     ids,
+    isvc_annotations,
     kind,
     predictor,
     put,
     rules_of,
 )
-from tests.manifests.objects import of_kind
+from tests.manifests.objects import MODE, of_kind
 
 pytestmark = needs_kustomize
-FLAGS = frozenset(pod_rules.KNATIVE_FLAGS.values()) | {pod_rules.PVC_FLAG}
+FLAGS = frozenset({*POD_FLAGS.values(), *VOLUME_FLAGS.values()})
 # Flags that the full Knative stack needs, as manifests/cluster/knative turns them on.
 ON = frozenset(
     f"kubernetes.podspec-{name}"
@@ -70,6 +72,11 @@ def config_of_another_model(objects: Objects) -> None:
             each["data"]["model-config.json"] = '{"model_name": "other"}'
 
 
+def second_port_in_standard_mode(objects: Objects) -> None:
+    isvc_annotations(objects)[MODE] = "Standard"
+    container(objects)["ports"].append({"containerPort": 8081, "name": "more"})
+
+
 def add_volume(objects: Objects) -> None:
     claim = {"name": "weights", "persistentVolumeClaim": {"claimName": "weights"}}
     kind(objects, "ServingRuntime")["spec"]["volumes"].append(claim)
@@ -92,13 +99,24 @@ CASES: list[Case] = [
         "lifecycle",
     ),
     ("knative_refusals", put(predictor, "terminationGracePeriodSeconds", 60), "terminationGrace"),
-    ("knative_refusals", put(predictor, "timeout", 900), "900 > 600"),
+    ("knative_refusals", put(predictor, "timeout", 900), "900 <= 600"),
+    (
+        "knative_refusals",
+        put(isvc_annotations, "autoscaling.knative.dev/window", "5s"),
+        "expected 6s <= 5s <= 1h0m0s",
+    ),
+    (
+        "knative_annotations",
+        put(isvc_annotations, "autoscaling.knative.dev/pod-retention", "10m"),
+        "Knative has no annotation",
+    ),
     ("no_flags", put(predictor, "nodeSelector", {"a": "b"}), "kubernetes.podspec-nodeselector"),
     ("no_flags", add_volume, "kubernetes.podspec-persistent-volume-claim"),
-    ("one_port", lambda o: container(o)["ports"].append({"containerPort": 8081}), "2 ports"),
-    ("one_port", put(dig(container, "ports", 0), "name", "http"), "must be http1 or h2c"),
-    ("one_port", put(dig(container, "readinessProbe", "httpGet"), "port", 9000), "asks port 9000"),
-    ("one_port", put(dig(container, "args"), 2, "--http_port=9000"), "not the container's port"),
+    ("ports", lambda o: container(o)["ports"].append({"containerPort": 8081}), "2 ports"),
+    ("ports", second_port_in_standard_mode, "is named 'more', without grpc"),
+    ("ports", put(dig(container, "ports", 0), "name", "http"), "must be http1 or h2c"),
+    ("ports", put(dig(container, "readinessProbe", "httpGet"), "port", 9000), "asks port 9000"),
+    ("ports", put(dig(container, "args"), 2, "--http_port=9000"), "not the container's port"),
     ("container_name", put(container, "name", "predictor"), "must be kserve-container"),
     ("flags_known", lambda o: container(o)["args"].append("--turbo=yes"), "--turbo=yes"),
     (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import logging
 import re
@@ -19,7 +20,7 @@ from tests.manifests.objects import MANIFESTS, Object
 
 @pytest.fixture(scope="module")
 def fluent_bit() -> Any:
-    return yaml.safe_load((MANIFESTS / "components/logging/fluent-bit.yaml").read_text())
+    return yaml.safe_load((MANIFESTS / "cluster/logging/fluent-bit.yaml").read_text())
 
 
 def parser(fluent_bit: Any, name: str) -> Any:
@@ -39,9 +40,12 @@ def test_pod_and_namespace_are_read_from_the_files_name(fluent_bit: Any) -> None
     assert (match["namespace"], match["container"]) == ("qwen3-asr", "kserve-container")
 
 
-def test_the_collected_files_are_the_predictors(fluent_bit: Any) -> None:
+def test_the_collected_files_are_the_predictors_in_any_namespace(fluent_bit: Any) -> None:
     path = fluent_bit["pipeline"]["inputs"][0]["path"]
-    assert path == "/var/log/containers/*_qwen3-asr_kserve-container-*.log"
+    pod = "/var/log/containers/qwen3-asr-predictor-00001-deployment-5b7-x2x"
+    assert fnmatch.fnmatchcase(f"{pod}_speech_kserve-container-12.log", path)
+    assert fnmatch.fnmatchcase(f"{pod}_qwen3-asr_kserve-container-12.log", path)
+    assert not fnmatch.fnmatchcase(f"{pod}_speech_queue-proxy-12.log", path)
 
 
 def test_a_log_line_has_the_time_where_and_as_the_collector_reads_it(fluent_bit: Any) -> None:

@@ -69,6 +69,11 @@ KNATIVE_CASES: list[Case] = [
     ("canaries", put(predictor, "canaryTrafficPercent", 101), "not within 0 and 100"),
     ("canaries", drop(isvc_annotations, "serving.kserve.io/enable-tag-routing"), "tag routing"),
     (
+        "canaries",
+        put(isvc_annotations, "serving.knative.dev/rollout-duration", "120s"),
+        "the tag's address",
+    ),
+    (
         "storage_pinned",
         put(dig(predictor, "model"), "storageUri", "hf://Qwen/Qwen3-ASR-1.7B-hf"),
         "not pinned",
@@ -83,6 +88,7 @@ KNATIVE_CASES: list[Case] = [
         put(dig(predictor, "model"), "storageUri", "oci://host/weights:latest"),
         "not pinned",
     ),
+    ("storage_pinned", drop(dig(predictor, "model"), "storageUri"), "many models"),
     (
         "storage_pinned",
         put(dig(lambda o: kind(o, "LocalModelCache"), "spec"), "sourceModelUri", "hf://a/b"),
@@ -156,11 +162,6 @@ KNATIVE_CASES: list[Case] = [
         "InferenceService",
     ),
     (
-        "selectors",
-        put(dig(lambda o: kind(o, "DaemonSet"), "spec", "selector", "matchLabels"), "x", "y"),
-        "does not match its template",
-    ),
-    (
         "queries",
         put(
             dig(lambda o: kind(o, "PrometheusRule"), "spec", "groups", 0, "rules", 0),
@@ -208,7 +209,8 @@ STANDARD_CASES: list[Case] = [
     ),
     ("canaries", put(dig(isvc, "spec", "canary", 0), "trafficPercent", 101), "exceed 100"),
     ("canaries", lambda o: isvc(o)["spec"]["canary"].append(isvc(o)["spec"]["canary"][0]), "own"),
-    ("canaries", drop(dig(isvc, "spec", "canary", 0, "predictor"), "name"), "need names"),
+    ("canaries", put(dig(isvc, "spec", "canary", 0, "predictor"), "name", None), "need names"),
+    ("canaries", drop(dig(isvc, "spec", "canary", 0, "predictor"), "annotations"), "spec.triggers"),
     (
         "canaries",
         put(dig(isvc, "spec", "canary", 0, "predictor"), "maxReplicas", 4),
@@ -216,11 +218,6 @@ STANDARD_CASES: list[Case] = [
     ),
     ("scaling", put(predictor, "minReplicas", 0), "nothing holds a request"),
     ("scaling", drop(dig(predictor, *EXTERNAL, "target"), "value"), "only target.value"),
-    (
-        "selectors",
-        put(dig(lambda o: kind(o, "Service"), "spec", "selector"), "app", "qwen-asr"),
-        "Service",
-    ),
     (
         "queries",
         put(dig(predictor, *EXTERNAL, "metric"), "query", "sum(qwen3_asr_queue)"),

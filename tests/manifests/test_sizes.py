@@ -12,7 +12,7 @@ from predictor.settings.read import load_settings
 from tests.bench import readme, sizes
 from tests.manifests.objects import MANIFESTS
 
-README = (MANIFESTS / "README.md").read_text()
+README = (MANIFESTS / "SIZES.md").read_text()
 RESULTS: dict[str, Any] = readme.load_results()
 ROWS = RESULTS["rows"]
 STEADY = ROWS["1.7B steady 32 x 10 s, p95/p50"]
@@ -103,7 +103,7 @@ def test_the_edge_overlay_asks_for_what_was_measured() -> None:
 
 def test_the_tiny_server_is_what_was_measured() -> None:
     row = EDGE["tiny fp32, server"]
-    text = (MANIFESTS / "overlays" / "dev-cpu" / "runtime.yaml").read_text()
+    text = (MANIFESTS / "overlays" / "dev-cpu" / "inference-service.yaml").read_text()
     for each in (text, README):
         assert f"{row['rss_peak_ready_mib']} MiB" in each
         assert f"{row['rss_peak_mib']:,} MiB at the peak" in each

@@ -66,7 +66,8 @@ def collector() -> Iterator[Collector]:
 def environment(address: str) -> dict[str, str]:
     """The component's variables, with the collector here in place of the cluster's."""
     patches = yaml.safe_load((MANIFESTS / "components/tracing/runtime.yaml").read_text())
-    values = {patch["value"]["name"]: patch["value"]["value"] for patch in patches}
+    added = [patch["value"] for patch in patches if "/env/" in patch["path"]]
+    values = {each["name"]: each["value"] for each in added}
     assert values["OTEL_EXPORTER_OTLP_ENDPOINT"].startswith("http://")
     return {**os.environ, **values, "OTEL_EXPORTER_OTLP_ENDPOINT": address}
 

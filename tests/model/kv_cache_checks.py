@@ -85,7 +85,7 @@ def through_a_view(qkv: Tensor, norm: Tensor, cache: KvCache) -> Tensor:
     cache.write(0, rows * MAX_LENGTH + 1, heads[:, HEADS:], qkv[:, HEADS + KV_HEADS :])
     pages = [[page] for page in rows.tolist()]
     view = CacheView.of(pages, [2, 2], MAX_LENGTH, device=qkv.device)
-    return cached_attention(heads[:, :HEADS], *view.read(cache, 0), view)
+    return cached_attention(heads[:, :HEADS], cache, 0, view)
 
 
 def by_kernels(qkv: Tensor, norm: Tensor, cache: KvCache, splits: int = 1) -> Tensor:

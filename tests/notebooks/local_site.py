@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from tests.pipelines.conftest import AppServer
 from tests.pipelines.fake_cluster import NAMESPACE, FakeCluster, inference_service
 from tests.pipelines.proxy import Proxy
 from tests.pipelines.recordings import write_small_set
-from tests.pipelines.test_promote import write_kubeconfig
+from tests.pipelines.test_promote import FEW_LIMITS, write_kubeconfig
 
 ROOT = Path(__file__).parents[2]
 TINY, EARLY = "s3://models/tiny", "s3://models/tiny-early"
@@ -62,7 +63,9 @@ def local_canary(site: LocalSite, folder: Path) -> Iterator[LocalCanary]:
         "ASR_DATA": str(site.data),
         "ASR_OUT": str(folder / "canary"),
         "ASR_SOAK_S": "0.05",
-        "ASR_LATENCY_RATIO": "50",  # the candidate is twice as large, and shares these CPUs
+        # What twenty recordings a language can show; the candidate is twice as large, and shares
+        # these CPUs.
+        "ASR_LIMITS": json.dumps({**FEW_LIMITS, "wer_margin": 0.3}),
     }
     try:
         yield LocalCanary(cluster, environment)

@@ -33,7 +33,7 @@ class Proxy:
         if not shares:
             return PlainTextResponse(f"no route for {request.headers['host']}", 404)
         uri = self._pick(shares)
-        if request.method == "POST":
+        if request.method == "POST":  # not those that ask who answers
             self.sent[uri] = self.sent.get(uri, 0) + 1
         headers = {k: v for k, v in request.headers.items() if k not in HOP_HEADERS}
         async with httpx.AsyncClient(base_url=self.backends[uri], timeout=60) as client:

@@ -26,6 +26,7 @@ class Said:
     language: str | None
     context: str | None
     headers: dict[str, str]
+    draft: str | None = None
 
 
 @dataclass
@@ -34,37 +35,53 @@ class Service:
 
     answer: Callable[[bytes], dict[str, Any]] = lambda audio: {"text": audio.decode()}
     failures: list[Response] = field(default_factory=list)
+    checkpoint: str | None = None  # what its metrics say; None = it has no metrics
+    inputs: tuple[str, ...] = ("audio",)
     asked: list[Said] = field(default_factory=list)
     identity: str | None = None  # in the metadata, as the predictor says it
 
     def app(self) -> Starlette:
         return Starlette(
             routes=[
-                Route("/v2/models/{model}", self.metadata),
                 Route("/v2/models/{model}/infer", self.infer, methods=["POST"]),
+                Route("/v2/models/{model}", self.metadata, methods=["GET"]),
+                Route("/metrics", self.metrics, methods=["GET"]),
                 Route("/v1/audio/transcriptions", self.openai, methods=["POST"]),
             ]
         )
 
     async def metadata(self, request: Request) -> Response:
+        inputs = [{"name": name, "datatype": "BYTES", "shape": [1]} for name in self.inputs]
         said = {"model_identity": self.identity, "model_source": "/mnt/models"}
         more = {} if self.identity is None else {"properties": said}
-        return JSONResponse({"name": request.path_params["model"], **more})
+        return JSONResponse({"name": request.path_params["model"], "inputs": inputs, **more})
+
+    async def metrics(self, _: Request) -> Response:
+        if self.checkpoint is None:
+            return Response(status_code=404)
+        labels = f'model_name="qwen3-asr",checkpoint="{self.checkpoint}",device="cpu"'
+        return Response(f"# TYPE x gauge\nqwen3_asr_model_info{{{labels}}} 1.0\n")
 
     async def infer(self, request: Request) -> Response:
         body = await request.body()
         split = int(request.headers["Inference-Header-Content-Length"])
         header = json.loads(body[:split])
-        (tensor,) = header["inputs"]
-        assert tensor["parameters"]["binary_data_size"] == len(body) - split
-        (length,) = struct.unpack("<I", body[split : split + 4])
-        audio = body[split + 4 :]
-        assert length == len(audio)
-        assert (tensor["name"], tensor["datatype"], tensor["shape"]) == ("audio", "BYTES", [1])
+        given = {}
+        for tensor in header["inputs"]:
+            assert (tensor["datatype"], tensor["shape"]) == ("BYTES", [1])
+            size = tensor["parameters"]["binary_data_size"]
+            (length,) = struct.unpack("<I", body[split : split + 4])
+            assert length == size - 4
+            given[tensor["name"]] = body[split + 4 : split + size]
+            split += size
+        assert split == len(body)
+        assert given.keys() <= set(self.inputs)
+        audio = given["audio"]
         parameters = header["parameters"]
         said = Said(
-            audio, parameters.get("language"), parameters.get("context"), dict(request.headers)
-        )
+            audio, parameters.get("language"), parameters.get("context"), dict(request.headers),
+            given["draft"].decode() if "draft" in given else None,
+        )  # fmt: skip
         return self._failure(said) or JSONResponse(v2_body(self.answer(audio)))
 
     async def openai(self, request: Request) -> Response:

@@ -34,6 +34,33 @@ def test_a_day_by_hand() -> None:
     assert "<svg" in to_svg(capacity(plan))
 
 
+def test_benchmarks_are_of_the_right_clip_length(tmp_path: Path) -> None:
+    rows = {
+        "own 256 x 30 s": {"value": 3000.0, "unit": "RTFx", "latency": {"p50_ms": 2000.0}},
+        "own 64 x 10 s": {"value": 2000.0, "unit": "RTFx", "latency": {"p50_ms": 300.0}},
+        "own 256 x 10 s": {"value": 2500.0, "unit": "RTFx", "latency": {"p50_ms": 900.0}},
+    }
+    path = tmp_path / "http.json"
+    path.write_text(json.dumps({"rows": rows, "environment": {"gpu": "x"}}))
+    found = read_benchmark(path, mean_duration_s=8)
+    assert (found.row, found.rtfx, found.latency_s) == ("own 256 x 10 s", 2500.0, 0.9)
+    assert read_benchmark(path, mean_duration_s=60).rtfx == 3000.0
+    assert read_benchmark(path, "own 64 x 10 s", mean_duration_s=60).rtfx == 2000.0
+
+
+def test_a_load_tests_own_report_is_a_benchmark(tmp_path: Path) -> None:
+    achieved = {"offered_per_s": 20.0, "achieved_per_s": 19.5, "rtfx": 97.5, "p50_s": 0.4,
+                "mean_duration_s": 5.0}  # fmt: skip
+    path = tmp_path / "load.json"
+    path.write_text(json.dumps({"host": "http://asr", "achieved": achieved}))
+    found = read_benchmark(path)
+    assert (found.rtfx, found.latency_s) == (97.5, 0.4)
+    assert found.row == "load test at 19.5 of 20 requests a second, 5.0 s each"
+    path.write_text(json.dumps({"host": "http://asr", "achieved": {**achieved, "rtfx": None}}))
+    with pytest.raises(ManifestError, match="is no report of a load test"):
+        read_benchmark(path)
+
+
 def test_traffic_adds_up_to_the_day() -> None:
     rates = daily_traffic(240, peak_hour=14)
     assert sum(rates) == pytest.approx(240)

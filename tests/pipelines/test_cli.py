@@ -12,9 +12,21 @@ import pytest
 from pipelines.cli import build_parser, main
 from tests.pipelines.conftest import Serve
 from tests.pipelines.service import Service
-from tests.pipelines.test_promote import NUM_CLIPS, answers, write_clips
+from tests.pipelines.test_promote import FEW, NUM_CLIPS, answers, write_clips
 
-COMMANDS = ("evaluate", "compare", "promote", "rollback", "status", "compile", "submit")
+COMMANDS = (
+    "evaluate",
+    "transcribe",
+    "rescore",
+    "compare",
+    "trend",
+    "plan",
+    "promote",
+    "rollback",
+    "status",
+    "compile",
+    "submit",
+)
 
 
 def evaluate(url: str, data: Path, out: Path, *more: str) -> int:
@@ -35,10 +47,10 @@ def test_evaluate_and_compare_decide_by_exit_code(
     assert evaluate(bad, data, tmp_path / "bad", "--json") == 0
     assert json.loads(capsys.readouterr().out)["summary"]["num_clips"] == NUM_CLIPS
     reports = [str(tmp_path / name / "report.json") for name in ("bad", "good")]
-    assert main(["compare", *reports, "--p95-latency-ratio=50", f"--out={tmp_path / 'c'}"]) == 0
+    assert main(["compare", *reports, *FEW, f"--out={tmp_path / 'c'}"]) == 0
     assert "**Accepted**" in capsys.readouterr().out
     assert (tmp_path / "c/comparison.html").exists()
-    assert main(["compare", *reversed(reports), "--p95-latency-ratio=50", "--json"]) == 1
+    assert main(["compare", *reversed(reports), *FEW, "--json"]) == 1
     assert json.loads(capsys.readouterr().out)["decision"]["accepted"] is False
 
 

@@ -105,9 +105,41 @@ async def test_retry_after_is_obeyed_and_the_rest_backs_off() -> None:
     async with client(service, pauses) as asr:
         answer = await asr.transcribe(b"x")
     assert answer.num_attempts == len(service.asked) == 5
-    assert pauses[:2] == [7.0, 30.0]  # the second is cut at max_pause_s
-    assert 1.0 <= pauses[2] <= 2.0  # the third attempt's pause, up to half of it jitter
-    assert 2.0 <= pauses[3] <= 4.0
+    assert pauses[:2] == [7.0, 593.0]  # the second is cut where patience ends
+    assert 0.25 <= pauses[2] <= 0.5  # waiting as told is no attempt; up to half is jitter
+    assert 0.5 <= pauses[3] <= 1.0
+
+
+async def test_patience_ends() -> None:
+    pauses: list[float] = []
+    full = [Response(status_code=429, headers={"Retry-After": "40"}) for _ in range(9)]
+    service = Service(failures=full)
+    async with client(service, pauses, max_attempts=1, patience_s=100.0) as asr:
+        with pytest.raises(ServiceError) as caught:
+            await asr.transcribe(b"x")
+    assert (pauses, caught.value.status) == ([40.0, 40.0, 20.0], 429)
+    with pytest.raises(OptionError, match="patience: -1"):
+        ServiceOptions(url="http://asr.test", patience_s=-1)
+
+
+async def test_a_draft_is_a_second_tensor() -> None:
+    service = Service(lambda _: FULL, inputs=("audio", "draft"))
+    async with client(service) as asr:
+        await asr.transcribe(b"x", draft="so it goes")
+    assert (service.asked[0].audio, service.asked[0].draft) == (b"x", "so it goes")
+
+
+async def test_a_service_says_who_it_is() -> None:
+    async with client(Service(checkpoint="Qwen3-ASR-1.7B@main", inputs=("audio", "draft"))) as asr:
+        found = await asr.identity()
+    assert (found.model, found.checkpoint) == ("qwen3-asr", "Qwen3-ASR-1.7B@main")
+    assert (found.details, found.inputs) == ({"device": "cpu"}, ("audio", "draft"))
+    assert found.difference({**found.as_json(), "checkpoint": "other"}) == (
+        "checkpoint 'other', now 'Qwen3-ASR-1.7B@main'"
+    )
+    assert found.difference({**found.as_json(), "details": {"device": "cuda"}}) is None
+    async with client(Service()) as asr:
+        assert not (await asr.identity()).known
 
 
 async def test_attempts_end() -> None:

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from whisper_normalizer.english import EnglishTextNormalizer
 
+from pipelines.lib.columns import formatting, keyword_errors
 from pipelines.lib.normalize import Metric
 from pipelines.lib.score import Counts, Kind, Pair, Span, align, score_all, total
 
@@ -126,3 +127,58 @@ def edit_distance(left: list[str], right: list[str]) -> int:
         for j, b in enumerate(right, start=1):
             row.append(min(row[j - 1] + 1, last[j] + 1, last[j - 1] + (a != b)))
     return row[-1]
+
+
+def test_a_mark_written_where_nobody_speaks_is_a_hallucination() -> None:
+    scores = score_all([english("", text) for text in ("[music]", "(laughs)", "...", "", "thanks")])
+    assert [s.hallucinated for s in scores] == [True, True, False, False, True]
+
+
+def test_a_reference_of_punctuation_only_is_empty() -> None:
+    scores = score_all([english(text, "") for text in ("...", "—", "?!", "um", "[music]")])
+    assert [s.kind for s in scores] == [Kind.NON_SPEECH] * 3 + [Kind.UNSCORED] * 2
+
+
+def test_the_best_of_several_references_counts() -> None:
+    pair = Pair(
+        "1", "see you at the quay", "see you at the key", "English", ("see you at the key",)
+    )
+    (score,) = score_all([pair])
+    assert (score.counts.num_errors, score.chosen) == (0, "see you at the key")
+    (score,) = score_all([Pair("1", "good day", "good day", "English", ("bad day",))])
+    assert (score.counts.num_errors, score.chosen) == (0, None)
+
+
+def test_compound_words_are_counted_apart_and_can_be_right() -> None:
+    pair = Pair("1", "die Donau Dampfschifffahrt fährt", "die Donaudampfschifffahrt fuhr", "German")
+    (strict,) = score_all([pair])
+    assert (strict.counts.num_errors, strict.num_spacing) == (3, 0)  # beside a real error
+    pair = Pair("1", "the white board is here", "the whiteboard is here", "English")
+    (strict,) = score_all([pair])
+    assert (strict.counts.num_errors, strict.num_spacing) == (2, 2)
+    (lenient,) = score_all([pair], compounds=True)
+    assert (lenient.counts.num_errors, lenient.counts.num_reference) == (0, 5)
+
+
+def test_keywords_are_counted_where_they_were_said() -> None:
+    texts = [
+        ("Call Doctor Smith about KServe", "call doctor smith about k serve", "English"),
+        ("KServe is up", "KServe is up", "English"),
+        ("nothing here", "KServe here", "English"),
+        ("我们用北京大学的数据", "我们用北京大雪的数据", "Chinese"),
+    ]
+    found = keyword_errors(texts, ["Dr. Smith", "KServe", "北京大学"], "default")
+    assert found is not None
+    assert (found["said"], found["missed"], found["added"]) == (4, 2, 1)
+    assert found["rate"] == 2 / 4
+    assert found["terms"][0] == {"term": "KServe", "said": 2, "missed": 1, "added": 1}
+    assert keyword_errors(texts, [], "default") is None
+
+
+def test_punctuation_and_case_are_columns_of_their_own() -> None:
+    found = formatting([("Hello, Anna. How are you?", "hello anna. How are you")])
+    assert found is not None
+    assert found["case"] == 2 / 5
+    assert (found["punctuation_recall"], found["punctuation_precision"]) == (1 / 3, 1)
+    assert found["rate"] == (2 + 2) / 8  # two of case, two marks missing, of 5 words and 3 marks
+    assert formatting([("hello anna", "Hello, Anna!")]) is None

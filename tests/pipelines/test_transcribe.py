@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 
 from pipelines.lib.client import ServiceOptions
-from pipelines.lib.errors import JournalError, OptionError
-from pipelines.lib.journal import Record, read_journal, wall_time_s
+from pipelines.lib.errors import JournalError, OptionError, ServiceDown
+from pipelines.lib.journal import Journal, Record, read_journal, wall_time_s
 from pipelines.lib.manifest import Clip
-from pipelines.lib.transcribe import transcribe
+from pipelines.lib.transcribe import AskOptions, Target, transcribe, transcribe_together
 from tests.pipelines.conftest import Serve
 from tests.pipelines.service import Service
 
@@ -78,7 +79,7 @@ def test_a_journal_of_another_question_is_refused(tmp_path: Path, serve_app: Ser
     clips = make_clips(tmp_path, 3)
     url = serve_app(Service().app())
     transcribe(clips, options(url), tmp_path / "j.jsonl")
-    with pytest.raises(JournalError, match="manifest_sha256"):
+    with pytest.raises(JournalError, match="asked_sha256"):
         transcribe(clips[:2], options(url), tmp_path / "j.jsonl")
     with pytest.raises(JournalError, match="protocol 'v2', this run has 'openai'"):
         transcribe(clips, options(url, protocol="openai"), tmp_path / "j.jsonl")
@@ -92,6 +93,129 @@ def test_languages_are_forced_only_when_asked(tmp_path: Path, serve_app: Serve) 
     transcribe([clip, mixed], options(url), tmp_path / "a.jsonl")
     transcribe([clip, mixed], options(url, send_language=True), tmp_path / "b.jsonl", concurrency=1)
     assert [said.language for said in service.asked] == [None, None, "English", None]
+
+
+def test_another_model_in_the_same_folder_is_refused(tmp_path: Path, serve_app: Serve) -> None:
+    clips = make_clips(tmp_path, 3)
+    first, moved, other = (
+        Service(checkpoint=name) for name in ("1.7B@main", "1.7B@main", "0.6B@main")
+    )
+    transcribe(clips, options(serve_app(first.app())), tmp_path / "j.jsonl")
+    again = transcribe(clips, options(serve_app(moved.app())), tmp_path / "j.jsonl")
+    assert len(again) == 3
+    with pytest.raises(JournalError, match=r"checkpoint '1\.7B@main', now '0\.6B@main'"):
+        transcribe(clips, options(serve_app(other.app())), tmp_path / "j.jsonl")
+    assert moved.asked == other.asked == []
+    assert read_journal(tmp_path / "j.jsonl")[0]["service"]["identity"]["checkpoint"] == "1.7B@main"
+
+
+def test_a_service_that_says_nothing_of_itself_is_its_address(
+    tmp_path: Path, serve_app: Serve
+) -> None:
+    clips = make_clips(tmp_path, 3)
+    transcribe(clips, options(serve_app(Service().app())), tmp_path / "j.jsonl")
+    with pytest.raises(JournalError, match="answered by another service"):
+        transcribe(clips, options(serve_app(Service().app())), tmp_path / "j.jsonl")
+
+
+def test_one_run_a_folder(tmp_path: Path, serve_app: Serve) -> None:
+    clips = make_clips(tmp_path, 1)
+    url = serve_app(Service().app())
+    transcribe(clips, options(url), tmp_path / "j.jsonl")
+    held = Journal.open(tmp_path / "j.jsonl", {})
+    with pytest.raises(JournalError, match="is being written by another run"):
+        transcribe(clips, options(url), tmp_path / "j.jsonl")
+    held.close()
+    assert len(transcribe(clips, options(url), tmp_path / "j.jsonl")) == 1
+
+
+def test_corrected_references_do_not_ask_again(tmp_path: Path, serve_app: Serve) -> None:
+    clips = make_clips(tmp_path, 3)
+    service = Service()
+    url = serve_app(service.app())
+    transcribe(clips, options(url), tmp_path / "j.jsonl")
+    transcribe([replace(c, text="corrected") for c in clips], options(url), tmp_path / "j.jsonl")
+    assert len(service.asked) == 3
+
+
+def test_nobody_there_stops_at_once_and_says_what_to_do(
+    tmp_path: Path, unused_tcp_port: int
+) -> None:
+    clips = make_clips(tmp_path, 50)
+    nowhere = options(f"http://127.0.0.1:{unused_tcp_port}", max_attempts=1)
+    with pytest.raises(ServiceDown, match="kubectl port-forward"):
+        transcribe(clips, nowhere, tmp_path / "j.jsonl")
+
+
+def test_a_service_that_dies_stops_the_run_soon_and_keeps_what_was_answered(
+    tmp_path: Path, serve_app: Serve
+) -> None:
+    clips = make_clips(tmp_path, 200)
+    service = Service()
+    url = serve_app(service.app())
+    dead = [Response(status_code=503) for _ in range(200)]
+
+    def answer(audio: bytes) -> dict[str, object]:
+        if len(service.asked) == 20:
+            service.failures.extend(dead)
+        return {"text": audio.decode()}
+
+    service.answer = answer
+    with pytest.raises(ServiceDown, match="the same command continues"):
+        transcribe(clips, options(url, max_attempts=1), tmp_path / "j.jsonl", concurrency=4)
+    assert len(service.asked) < 40
+    service.failures.clear()
+    assert [r.error for r in transcribe(clips, options(url), tmp_path / "j.jsonl")] == [None] * 200
+    assert sum(Counter(said.audio for said in service.asked).values()) < 240
+
+
+def test_a_wrong_key_stops_the_run_soon(tmp_path: Path, serve_app: Serve) -> None:
+    service = Service(failures=[Response(status_code=401) for _ in range(200)])
+    with pytest.raises(ServiceDown, match="HTTP 401"):
+        transcribe(make_clips(tmp_path, 100), options(serve_app(service.app())), tmp_path / "j")
+    assert len(service.asked) < 40
+
+
+def test_two_versions_are_asked_in_turn(tmp_path: Path, serve_app: Serve) -> None:
+    clips = make_clips(tmp_path, 20)
+    order: list[str] = []
+
+    def version(name: str) -> Service:
+        def answer(audio: bytes) -> dict[str, object]:
+            order.append(name)
+            return {"text": f"{name} {audio.decode()}"}
+
+        return Service(answer, checkpoint=name)
+
+    targets = [
+        Target(options(serve_app(version(name).app())), tmp_path / f"{name}.jsonl")
+        for name in ("stable", "candidate")
+    ]
+    stable, candidate = transcribe_together(clips, targets, AskOptions(concurrency=1))
+    assert [r.text for r in stable] == [f"stable words {i}" for i in range(20)]
+    assert [r.text for r in candidate] == [f"candidate words {i}" for i in range(20)]
+    assert order == ["stable", "candidate", "candidate", "stable"] * 10
+    order.clear()
+    assert transcribe_together(clips, targets, AskOptions()) == [stable, candidate]
+    assert order == []
+
+
+@pytest.mark.parametrize("inputs", [("audio",), ("audio", "draft")])
+def test_drafts_go_to_a_candidate_that_takes_them(
+    tmp_path: Path, serve_app: Serve, inputs: tuple[str, ...]
+) -> None:
+    clips = make_clips(tmp_path, 4)
+    candidate = Service(checkpoint="new", inputs=inputs)
+    stable = Service(lambda audio: {"text": "heard " + audio.decode()}, inputs=("audio", "draft"))
+    targets = [
+        Target(options(serve_app(service.app())), tmp_path / f"{i}.jsonl")
+        for i, service in enumerate((stable, candidate))
+    ]
+    _, records = transcribe_together(clips, targets, AskOptions(drafts=True))
+    assert {said.draft for said in stable.asked} == {None}
+    wanted = {f"heard words {i}" for i in range(4)} if "draft" in inputs else {None}
+    assert {said.draft for said in candidate.asked} == wanted
+    assert [r.drafted for r in records] == ["draft" in inputs or None] * 4
 
 
 def test_wall_time_is_when_any_request_was_under_way() -> None:

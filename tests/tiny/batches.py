@@ -85,6 +85,8 @@ def _fill(
 class Planner:
     """Draws random batches from a store."""
 
+    share_of_silence = 0.05  # rows whose language is none
+
     def __init__(self, store: Store, tokenizer: Any, added: dict[str, int], seed: int) -> None:
         self.store = store
         self.rng = np.random.default_rng(seed)
@@ -106,7 +108,7 @@ class Planner:
         rng, store = self.rng, self.store
         B, K = bucket.rows, bucket.segments
         language = rng.choice([1, 2], B, p=[0.58, 0.42])
-        none = rng.random(B) < 0.05
+        none = rng.random(B) < self.share_of_silence
         language[none] = 0
         rate = np.where(rng.random(B) < 0.6, rng.uniform(0.88, 1.14, B), 1.0).astype(np.float32)
         chosen = np.stack([self._choose(language) for _ in range(K)], 1)  # [B, K]
@@ -164,13 +166,14 @@ class Planner:
         last: NDArray[np.int64],
         unit_limit: NDArray[np.int64],
         stop: NDArray[np.bool_],
-    ) -> list[tuple[NDArray[np.int32], NDArray[np.int64]]]:
-        """For each segment column: its tokens (flat) and how many each row has of them."""
+    ) -> list[tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int64]]]:
+        """For each segment column: its tokens (flat), how many each row has of them, and units."""
         store = self.store
         columns = []
         for k in range(chosen.shape[1]):
             pool = store.tokens if k == 0 else store.follow
             lengths = np.where(used[:, k], pool.lengths(chosen[:, k]), 0)
+            units = np.where(used[:, k], store.unit_ends.lengths(chosen[:, k]), 0)
             for b in np.flatnonzero(stop & (last == k) & (lengths > 0)):
                 item = int(chosen[b, k])
                 heard = int(np.sum(store.unit_ends.row(item) <= unit_limit[b] + 400))
@@ -178,7 +181,8 @@ class Planner:
                 kept = int(whole[heard - 1]) if heard else 0
                 shift = int(lengths[b]) - int(whole[-1])  # the first unit may differ in tokens
                 lengths[b] = kept + shift if kept else 0
-            columns.append((pool.gather(chosen[:, k], lengths), lengths))
+                units[b] = heard
+            columns.append((pool.gather(chosen[:, k], lengths), lengths, units))
         return columns
 
     def _assemble(
@@ -190,7 +194,7 @@ class Planner:
         rate: NDArray[np.float32],
         num_samples: NDArray[np.int64],
         language: NDArray[Any],
-        tokens: list[tuple[NDArray[np.int32], NDArray[np.int64]]],
+        tokens: list[tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int64]]],
         keep_context: NDArray[np.bool_],
     ) -> Plan:
         store, rng, B = self.store, self.rng, bucket.rows
@@ -200,7 +204,7 @@ class Planner:
         context_len[context_len > bucket.context] = 0
         prefix_len = np.array([len(p) for p in self.prefix])[shown]
         audio_len = audio_tokens(num_samples)
-        text_len = np.sum([lengths for _, lengths in tokens], 0)
+        text_len = np.sum([lengths for _, lengths, _ in tokens], 0)
         fits = text_len <= bucket.text  # rare: learn nothing from a row whose text is too long
 
         ids = np.full((B, bucket.columns + 64), self.pad, np.int32)
@@ -218,7 +222,7 @@ class Planner:
         _fill(ids, at, np.concatenate([self.prefix[s] for s in shown]), prefix_len)
         text = np.zeros((B, bucket.text + 1), np.int32)
         text_at = np.zeros(B, np.int64)
-        for flat, lengths in tokens:
+        for flat, lengths, _ in tokens:
             ok = lengths * fits
             keep = np.repeat(fits, lengths)
             _fill(ids, at, flat[keep], ok)

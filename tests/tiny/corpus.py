@@ -18,8 +18,9 @@ from pathlib import Path
 import numpy as np
 
 from . import grammar, nonspeech, voices
-from .synth import SAMPLE_RATE_HZ, Synthesizer
-from .tokenizer import UnitTokenizer
+from .synth import SAMPLE_RATE_HZ, Speech, Synthesizer
+from .tokenizer import ADDED_TOKENS, UnitTokenizer
+from .words import clean_word
 
 MAX_SAMPLES = 8 * SAMPLE_RATE_HZ
 NON_SPEECH_SHARE = 0.03
@@ -86,16 +87,23 @@ class ItemMaker:
     """Makes items in this process; two makers of one seed make the same items."""
 
     def __init__(
-        self, tokenizer_dir: str | Path, seed: int, split: grammar.Split = "train"
+        self,
+        tokenizer_dir: str | Path,
+        seed: int,
+        split: grammar.Split = "train",
+        *,
+        for_alignment: bool = False,
     ) -> None:
+        """`for_alignment`: an aligner's tokens, each word bare and before its two time marks."""
         self._tokenizer = UnitTokenizer(tokenizer_dir)
         self._synthesizer = Synthesizer()
         self._rng = random.Random(seed)
         self._noise_rng = np.random.default_rng(seed)
         self._split = split
+        self._for_alignment = for_alignment
 
     def make(self) -> Item:
-        if self._rng.random() < NON_SPEECH_SHARE:
+        if not self._for_alignment and self._rng.random() < NON_SPEECH_SHARE:
             return _item(nonspeech.make(self._noise_rng), NONE)
         while True:
             sentence = grammar.sample(self._rng, self._split)
@@ -103,6 +111,8 @@ class ItemMaker:
             speech = self._synthesizer.say(sentence, voice, self._rng)
             if len(speech.samples) <= MAX_SAMPLES:
                 break
+        if self._for_alignment:
+            return self._aligned(sentence, speech)
         units = self._tokenizer.encode_units(sentence.words, sentence.language)
         lead = self._tokenizer.encode_units(sentence.words[:1], sentence.language, follows=True)[0]
         return _item(
@@ -114,6 +124,22 @@ class ItemMaker:
             unit_starts=np.round(speech.word_starts * SAMPLE_RATE_HZ),
             unit_ends=np.round(speech.word_ends * SAMPLE_RATE_HZ),
             context=self._tokenizer.encode(sentence.context) if sentence.context else (),
+        )
+
+    def _aligned(self, sentence: grammar.Sentence, speech: Speech) -> Item:
+        marks = [ADDED_TOKENS["<timestamp>"]] * 2
+        rows = zip(sentence.words, speech.word_starts, speech.word_ends, strict=True)
+        said = [(clean_word(word), start, end) for word, start, end in rows]
+        said = [row for row in said if row[0]]
+        units = [self._tokenizer.encode(word) + marks for word, _, _ in said]
+        return _item(
+            speech.samples,
+            LANGUAGE_NAMES.index(sentence.language),
+            tokens=[token for unit in units for token in unit],
+            lead=units[0],
+            unit_tokens=np.cumsum([len(unit) for unit in units]),
+            unit_starts=np.round(np.array([s for _, s, _ in said]) * SAMPLE_RATE_HZ),
+            unit_ends=np.round(np.array([e for _, _, e in said]) * SAMPLE_RATE_HZ),
         )
 
     def make_block(self, num_items: int) -> Block:
@@ -154,9 +180,10 @@ class Producers:
         tokenizer_dir: str | Path,
         split: grammar.Split,
         block_items: int,
+        for_alignment: bool = False,
     ):
         self._context = multiprocessing.get_context("spawn")
-        self._arguments = (str(tokenizer_dir), split, block_items)
+        self._arguments = (str(tokenizer_dir), split, block_items, for_alignment)
         self._connections: list[Connection] = []
         self._processes: dict[Connection, SpawnProcess] = {}
         self._ready: list[Connection] = []
@@ -168,8 +195,8 @@ class Producers:
     def _start(self) -> None:
         receiver, sender = self._context.Pipe(duplex=False)
         fcntl.fcntl(receiver.fileno(), fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
-        tokenizer_dir, split, block_items = self._arguments
-        arguments = (sender, tokenizer_dir, self._next_seed, split, block_items)
+        tokenizer_dir, *rest = self._arguments
+        arguments = (sender, tokenizer_dir, self._next_seed, *rest)
         process = self._context.Process(target=_work, args=arguments, daemon=True)
         process.start()
         sender.close()
@@ -229,9 +256,11 @@ def start_producers(
     tokenizer_dir: str | Path,
     split: grammar.Split = "train",
     block_items: int = 256,
+    *,
+    for_alignment: bool = False,
 ) -> Producers:
     """Starts `num_procs` workers ('spawn': safe beside CUDA). Their seeds are 1000·seed + index."""
-    return Producers(num_procs, seed, tokenizer_dir, split, block_items)
+    return Producers(num_procs, seed, tokenizer_dir, split, block_items, for_alignment)
 
 
 def _item(
@@ -251,9 +280,14 @@ def _item(
 
 
 def _work(
-    sender: Connection, tokenizer_dir: str, seed: int, split: grammar.Split, block_items: int
+    sender: Connection,
+    tokenizer_dir: str,
+    seed: int,
+    split: grammar.Split,
+    block_items: int,
+    for_alignment: bool,
 ) -> None:
-    maker = ItemMaker(tokenizer_dir, seed, split)
+    maker = ItemMaker(tokenizer_dir, seed, split, for_alignment=for_alignment)
     first = max(1, block_items // 8)  # training starts sooner
     try:
         _send(sender, maker.make_block(first))

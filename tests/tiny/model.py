@@ -43,12 +43,11 @@ SHAPES = {
 }
 
 
-def build(shape: Shape, vocab: dict[str, int], vocab_size: int) -> Any:
-    """A freshly initialised model of transformers; `vocab` maps added tokens to ids."""
-    from transformers import Qwen3ASRConfig, Qwen3ASRForConditionalGeneration
+def _config(shape: Shape, vocab: dict[str, int], vocab_size: int, **more: Any) -> Any:
+    from transformers import Qwen3ASRConfig
 
     eos = [vocab["<|endoftext|>"], vocab["<|im_end|>"]]
-    config = Qwen3ASRConfig(
+    return Qwen3ASRConfig(
         audio_config={
             "model_type": "qwen3_asr_encoder",
             "num_mel_bins": 128,
@@ -80,7 +79,25 @@ def build(shape: Shape, vocab: dict[str, int], vocab_size: int) -> Any:
         pad_token_id=vocab["<|endoftext|>"],
         eos_token_id=eos,
         tie_word_embeddings=True,
+        **more,
     )
+
+
+def build_aligner(shape: Shape, vocab: dict[str, int], vocab_size: int, num_classes: int) -> Any:
+    """As `build`, a forced aligner: a class of time at each `<timestamp>`."""
+    from transformers import Qwen3ASRForTokenClassification
+
+    config = _config(shape, vocab, vocab_size, num_labels=num_classes)
+    return Qwen3ASRForTokenClassification(config).to(torch.float32)
+
+
+def build(shape: Shape, vocab: dict[str, int], vocab_size: int) -> Any:
+    """A freshly initialised model of transformers; `vocab` maps added tokens to ids."""
+    from transformers import Qwen3ASRForConditionalGeneration
+
+    config = _config(shape, vocab, vocab_size)
+    eos = config.eos_token_id
+
     model = Qwen3ASRForConditionalGeneration(config).to(torch.float32)
     model.generation_config.eos_token_id = eos
     model.generation_config.pad_token_id = vocab["<|endoftext|>"]
@@ -144,7 +161,8 @@ def _rms(x: Tensor, norm: nn.Module) -> Tensor:
 
 
 def decode(model: Any, ids: Tensor, audio: Tensor) -> Tensor:
-    """Logits [B, L, V] of ids [B, L], their audio placeholders filled from `audio` [B, Ta, d]."""
+    """Logits [B, L, V] of ids [B, L], their audio placeholders filled from `audio` [B, Ta, d];
+    of an aligner, [B, L, classes]."""
     config = model.config.text_config
     lm = model.model.language_model
     is_audio = ids == model.config.audio_token_id
@@ -174,7 +192,8 @@ def decode(model: Any, ids: Tensor, audio: Tensor) -> Tensor:
         x = x + attention.o_proj(h.transpose(1, 2).flatten(2))
         h = _rms(x, layer.post_attention_layernorm)
         x = x + layer.mlp.down_proj(F.silu(layer.mlp.gate_proj(h)) * layer.mlp.up_proj(h))
-    logits: Tensor = model.lm_head(_rms(x, lm.norm))
+    head = model.score if hasattr(model, "score") else model.lm_head
+    logits: Tensor = head(_rms(x, lm.norm))
     return logits
 
 

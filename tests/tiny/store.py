@@ -53,7 +53,8 @@ class Store:
         self.follow = Ragged()  # text tokens when it follows another of its language
         self.context = Ragged()
         self.unit_tokens = Ragged()  # cumulative tokens by unit
-        self.unit_ends = Ragged()  # end sample by unit, within the utterance
+        self.unit_starts = Ragged()  # first sample by unit, within the utterance
+        self.unit_ends = Ragged()  # end sample by unit
         self.by_language: dict[int, NDArray[np.int64]] = {}
 
     def __len__(self) -> int:
@@ -75,6 +76,7 @@ class Store:
         self.tokens.extend(block.tokens, block.token_offsets)
         self.context.extend(block.context_tokens, block.context_offsets)
         self.unit_tokens.extend(block.unit_tokens, block.unit_offsets)
+        self.unit_starts.extend(block.unit_starts, block.unit_offsets)
         self.unit_ends.extend(block.unit_ends, block.unit_offsets)
         self.follow.extend(*_follow_tokens(block))
         self.num_samples = end

@@ -149,6 +149,9 @@ class Step:
 class Trainer:
     """Model, optimiser, data and the loop over wall-clock time."""
 
+    buckets: tuple[Bucket, ...] = BUCKETS
+    step_type = Step
+
     def __init__(self, args: argparse.Namespace, out: Path) -> None:
         self.device = torch.device(args.device)
         self.out = out
@@ -161,7 +164,7 @@ class Trainer:
                 shutil.copyfile(Path(args.processor) / name, self.processor_dir / name)
         else:
             build_processor(self.processor_dir)
-        self.model = tiny.build(tiny.SHAPES[args.shape], ADDED_TOKENS, VOCAB_SIZE).to(self.device)
+        self.model = self.build().to(self.device)
         if args.init:
             from safetensors.torch import load_file
 
@@ -196,22 +199,22 @@ class Trainer:
         """Run for the given minutes, feeding utterances as they are made."""
         args = self.args
         tokenizer = UnitTokenizer(self.processor_dir)
-        with corpus.start_producers(args.processes, args.seed, self.processor_dir) as producers:
+        with self.start_producers() as producers:
             receiver = threading.Thread(target=self._receive, args=(producers,), daemon=True)
             receiver.start()
             while len(self.store) < args.first_items:
                 self.store.add(self._blocks.get(timeout=60))
             print(f"{len(self.store)} utterances to begin with", flush=True)
             self.augment = Augment(make_noise(self.store, args.noise_s, args.seed))
-            planner = Planner(self.store, tokenizer, ADDED_TOKENS, args.seed)
-            steps = [Step(self, b) for b in BUCKETS]
+            planner = self.planner(tokenizer)
+            steps = [self.step_type(self, b) for b in self.buckets]
             aligned = False
             retired: list[Step] = []
             for number, progress in enumerate(self._clock(args.minutes * 60)):
                 if not aligned and progress >= args.ctc_until:  # captured anew, without CTC
                     aligned = True
                     retired.extend(steps)  # keeps the memory pool that the new graphs share
-                    steps = [Step(self, replace(b, ctc=False)) for b in BUCKETS]
+                    steps = [self.step_type(self, replace(b, ctc=False)) for b in self.buckets]
                 self._set_rates(number, progress)
                 step = steps[self._bucket(planner.rng, progress)]
                 step(planner.plan(step.bucket))
@@ -225,6 +228,16 @@ class Trainer:
             receiver.join(timeout=30)
         if self.device.type == "cuda":
             torch.cuda.synchronize()
+
+    def build(self) -> Any:
+        return tiny.build(tiny.SHAPES[self.args.shape], ADDED_TOKENS, VOCAB_SIZE)
+
+    def start_producers(self) -> corpus.Producers:
+        args = self.args
+        return corpus.start_producers(args.processes, args.seed, self.processor_dir)
+
+    def planner(self, tokenizer: UnitTokenizer) -> Planner:
+        return Planner(self.store, tokenizer, ADDED_TOKENS, self.args.seed)
 
     def _receive(self, producers: corpus.Producers) -> None:
         """In a thread of its own: from the workers' pipes to the queue, until the store is full."""
@@ -286,7 +299,7 @@ class Trainer:
         self.save_weights("model", self.averaged)
 
 
-def main() -> None:
+def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shape", choices=sorted(tiny.SHAPES), default="base")
     parser.add_argument("--minutes", type=float, default=9.0)
@@ -304,13 +317,20 @@ def main() -> None:
     parser.add_argument("--snapshots", action="store_true")
     parser.add_argument("--snapshot-from", type=float, default=60.0)
     parser.add_argument("--snapshot-every", type=float, default=10.0)
-    args = parser.parse_args()
+    return parser
+
+
+def run(trainer_type: type[Trainer], args: argparse.Namespace) -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     torch.backends.cuda.matmul.allow_tf32 = True
     torch.backends.cudnn.allow_tf32 = True
-    trainer = Trainer(args, args.out)
+    trainer = trainer_type(args, args.out)
     trainer.train()
     trainer.finish()
+
+
+def main() -> None:
+    run(Trainer, arguments().parse_args())
 
 
 if __name__ == "__main__":

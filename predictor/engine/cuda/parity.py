@@ -257,7 +257,7 @@ def _prefill(decoder: Decoder, kv_dtype: torch.dtype) -> float:
     assert prefix is not None
     differences = [difference(ours, prefix.attend(query, key, value, cache, 0))]
     nothing = torch.from_numpy(prompt_tiles(lengths)).to(weight.device)
-    ours = fused._prefill_attention(query, key, value, nothing, pair, tables)
+    ours = fused._prefill_attention(query, key, value, nothing, None, tables)
     packing = Packing.of(lengths, device=weight.device, dtype=weight.dtype)
     differences.append(difference(ours, packed_attention(query, key, value, packing, causal=True)))
     return _worst(*differences)

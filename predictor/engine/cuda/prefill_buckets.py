@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Batch
 from dataclasses import dataclass, field
-from math import prod
+from math import inf, prod
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,7 @@ Ints = NDArray[np.int64]
 
 STEP_TOKENS = 96  # of a kept sequence's prompt, answer and draft, beside its audio tokens
 STEP_CHECKS = 72  # of them in the answer or draft; at least so many rows of logits
+SMALL_S = 48  # seconds of a bucket for files that reads nothing from the cache
 MORE_SAMPLES = 1024  # of a stretch, beyond its whole seconds
 PROMPT_TOKENS = 32  # of all sequences of a step together, beside their audio tokens
 PADDING_TOKENS = 128  # longest prompt of padding
@@ -45,6 +46,8 @@ class Size:
     num_tokens: int
     num_wanted: int  # rows whose logits are asked for
     longest_prompt: int
+    reads_cache: bool  # some prompt attends to what was there before
+    is_plain: bool  # whole recordings, of each of which nothing but the next token is asked
 
     @classmethod
     def of(cls, layout: PromptLayout, stretches: Batch[Stretch]) -> Size:
@@ -56,6 +59,9 @@ class Size:
             layout.num_tokens,
             len(layout.wanted),
             max(layout.lengths),
+            layout.reads_cache,
+            len(layout.wanted) == len(layout.lengths)
+            and not any(s.follows or s.loudest > -inf for s in stretches),
         )
 
 
@@ -126,6 +132,12 @@ class Bucket:
         return self.num_sequences + -(-self.num_tokens // self.padding_tokens)
 
     @property
+    def reads_cache(self) -> bool:
+        """Prompts may attend to what was there before; where a few seconds are all, the kernel that
+        cannot is faster, and a bucket for steps serves the rare file that needs it."""
+        return bool(self.num_steps) or self.num_chunks > SMALL_S
+
+    @property
     def longest_prompt(self) -> int:
         return min(LONGEST_PROMPT, self.num_tokens)
 
@@ -140,7 +152,9 @@ class Bucket:
 
     def holds(self, size: Size) -> bool:
         return (
-            size.num_sequences <= self.num_sequences
+            (self.reads_cache or not size.reads_cache)
+            and (self.num_steps > 0 or size.is_plain)
+            and size.num_sequences <= self.num_sequences
             and size.num_stretches <= self.num_stretches
             and size.num_followed <= self.num_followed
             and size.num_chunks <= self.num_chunks

@@ -18,7 +18,7 @@ from torch import Tensor
 from predictor.engine.cuda.capture import Capturer
 from predictor.engine.cuda.decode_loop import DecodeLoop
 from predictor.engine.cuda.prefill_buckets import MORE_SAMPLES, Bucket, Size
-from predictor.engine.cuda.verify import Checks, settle
+from predictor.engine.cuda.verify import Checks, go_on, settle
 from predictor.engine.prompts import PromptLayout
 from predictor.engine.sequence import Sequence
 from predictor.model.attention import Packing
@@ -36,7 +36,8 @@ BUCKETS_S = (
     2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 160, 192, 224, 256, 320, 384, 448, 512, 560, 584,
     608,
 )  # fmt: skip
-STEP_BUCKETS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)  # kept sequences, each with an open window
+# Kept sequences, each with an open window.
+STEP_BUCKETS = (1, 2, 3, 4, 6, 8, 10, 12, 16, 20, 24, 28, 32)
 
 
 class PrefillGraphs:
@@ -108,7 +109,7 @@ class PrefillGraphs:
     ) -> tuple[Tensor, Tensor] | None:
         """Start a prefill where a graph holds it: results as `settle` makes them and the loudest
         bin of each stretch, on the device, until the next start. None = nothing was started."""
-        if not self._decoder.fusion.prefill and any(s.num_cached for s in sequences):
+        if layout.reads_cache and not self._decoder.fusion.prefill:
             return None  # without the kernel nothing here reads the cache
         size = Size.of(layout, stretches)
         graph = next((g for bucket, g in self._graphs.items() if bucket.holds(size)), None)
@@ -170,9 +171,12 @@ class _PrefillGraph:
             part.name: self._ints[part.first : part.first + part.size].view(part.shape)
             for part in bucket.parts
         }
-        before = parts["before"].to(torch.int32).view(torch.float32)
+        before, followed = None, None
+        if bucket.num_steps:
+            before = parts["before"].to(torch.int32).view(torch.float32)
+            followed = parts["followed"]
         chunks, loudest = log_mel.features(
-            self._waveforms, parts["table"], before, parts["followed"]
+            self._waveforms, parts["table"], bucket.num_stretches + 1, before, followed
         )
         windows = Packing(
             bucket.num_windows,
@@ -192,9 +196,11 @@ class _PrefillGraph:
         )
         wanted, given, is_forced, owner = parts["checks"].unbind()
         checks = Checks(wanted, given, is_forced, owner, parts["slots"])
-        logits = decoder.prefill(x, positions, places, prompts, checks.wanted)
+        logits = decoder.prefill(
+            x, positions, places, prompts, checks.wanted, reads_cache=bucket.reads_cache
+        )
         loop = self._loop
-        results = settle(
+        results = (settle if bucket.num_steps else go_on)(
             logits, decoder.choose(logits), positions, checks, (loop.tokens, loop.positions),
             loop.scratch,
         )  # fmt: skip

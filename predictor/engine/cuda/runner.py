@@ -156,7 +156,8 @@ class GraphRunner(TorchRunner):
         layout = PromptLayout.of(sequences, self._cache.page_tokens)
         parts = [s.stretches() for s in sequences]
         stretches = [stretch for part in parts for stretch in part]
-        self._loop.bring_pages(sequences)
+        if any(s.num_cached for s in sequences):  # else decode steps are the first to read pages
+            self._loop.bring_pages(sequences)
         started = None
         if self._prefill_graphs is not None:
             started = self._prefill_graphs.start(sequences, layout, stretches)
@@ -195,7 +196,9 @@ class GraphRunner(TorchRunner):
         rows = Checks.rows(layout, len(layout.wanted), len(sequences), 0)
         wanted, given, is_forced, owner = self._to_device(rows).unbind()
         checks = Checks(wanted, given, is_forced, owner, self._to_device(np.array(slots)))
-        logits = self._fused.prefill(x, positions, places, packing, checks.wanted, prefix)
+        logits = self._fused.prefill(
+            x, positions, places, packing, checks.wanted, prefix, reads_cache=layout.reads_cache
+        )
         state = (self._loop.tokens, self._loop.positions)
         chosen = self._fused.choose(logits)
         return settle(logits, chosen, positions, checks, state, self._loop.scratch), loudest

@@ -63,3 +63,20 @@ def settle(
     state[0].index_copy_(0, checks.slots, tokens.index_select(0, last))
     state[1].index_copy_(0, checks.slots, newest_at.masked_fill_(checks.slots == scratch, 0))
     return torch.stack([tokens.float(), logprobs, logprobs + known - likeliest], dim=1)
+
+
+def go_on(
+    logits: Tensor,
+    chosen: tuple[Tensor, Tensor],
+    positions: Tensor,
+    checks: Checks,
+    state: tuple[Tensor, Tensor],
+    scratch: int,
+) -> Tensor:
+    """As `settle` where each sequence has one row, behind which nothing is known: W = B. A third of
+    the kernels, for what comes most often."""
+    tokens, logprobs = chosen
+    newest_at = positions.index_select(0, checks.wanted) + 1
+    state[0].index_copy_(0, checks.slots, tokens)
+    state[1].index_copy_(0, checks.slots, newest_at.masked_fill_(checks.slots == scratch, 0))
+    return torch.stack([tokens.float(), logprobs, logprobs], dim=1)

@@ -16,7 +16,8 @@ import numpy as np
 
 from predictor.engine.link.wire import Frames, Message, Submit, encode
 from predictor.engine.pcm import with_float_samples
-from predictor.types import EngineRequest, ExtendRequest
+from predictor.shared_samples import file_of
+from predictor.types import EngineRequest, ExtendRequest, Samples
 
 _MAX_READ_BYTES: Final = 1 << 18
 _MAX_FDS: Final = 64  # taken from the socket at once
@@ -65,15 +66,29 @@ class Inbox:
 
 def send_request(channel: socket.socket, message: Submit) -> None:
     """A request with its samples. Raises OSError, for want of a reader or of memory."""
-    samples = np.ascontiguousarray(message.request.samples)
     frame = encode(message)
-    with open(os.memfd_create("samples"), "r+b", buffering=0) as file:
-        rest = samples.data.cast("B") if len(samples) else memoryview(b"")
-        while rest:
-            rest = rest[file.write(rest) :]
-        num_sent = socket.send_fds(channel, [frame], [file.fileno()])
+    fd = file_of(message.request.samples)
+    if fd is None:
+        fd = _memory_file(message.request.samples)
+    try:
+        num_sent = socket.send_fds(channel, [frame], [fd])
+    finally:
+        os.close(fd)
     if num_sent < len(frame):
         channel.sendall(frame[num_sent:])
+
+
+def _memory_file(samples: Samples) -> int:
+    """A new file that holds them."""
+    fd = os.memfd_create("samples")
+    try:
+        rest = np.ascontiguousarray(samples).data.cast("B") if len(samples) else memoryview(b"")
+        while rest:
+            rest = rest[os.write(fd, rest) :]
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
 
 
 class Outbox:

@@ -14,8 +14,7 @@ from predictor.engine.core import EngineCore
 from predictor.engine.options import EngineOptions, StepStats
 from predictor.engine.pages import PAGE_TOKENS
 from predictor.engine.runner import TorchRunner
-from predictor.engine.scheduler import MAX_CHECKS
-from predictor.engine.start.memory import plan_pages, work_bytes
+from predictor.engine.start.memory import cuda_work_bytes, plan_pages, work_bytes
 from predictor.model.checkpoint.weights import load_model
 from predictor.model.config import ModelConfig
 from predictor.model.model import Model
@@ -73,10 +72,8 @@ def build_runner(
         check_quantized(model, chosen.name)
     if device.type == "cuda":
         torch.cuda.empty_cache()  # the cache is planned from what is free
-    work = work_bytes(config, options, max_model_len, dtype)
-    if device.type == "cuda":
-        # Graphs have memory of their own, beside what runs call by call.
-        work = 2 * (work + MAX_CHECKS * config.text.vocab_size * dtype.itemsize)
+    reserve = cuda_work_bytes if device.type == "cuda" else work_bytes
+    work = reserve(config, options, max_model_len, dtype)
     num_pages = plan_pages(config.text, options, max_model_len, device, kv_dtype, work)
     logger.info(
         "loaded %s on %s in %s: %d pages of %d tokens",

@@ -9,6 +9,7 @@ import torch
 
 from predictor.engine.options import EngineOptions
 from predictor.engine.pages import PAGE_TOKENS
+from predictor.engine.scheduler import MAX_CHECKS
 from predictor.model.checkpoint.host_memory import free_host_bytes
 from predictor.model.config import CHUNK_FRAMES, TOKENS_PER_CHUNK, ModelConfig, TextConfig
 from predictor.model.encoder import CONV_BATCH_CHUNKS
@@ -71,6 +72,15 @@ def work_bytes(
     )
     logits = 2 * options.max_num_seqs * text.vocab_size
     return features + (convolutions + tower + language + logits) * dtype.itemsize
+
+
+def cuda_work_bytes(
+    config: ModelConfig, options: EngineOptions, max_model_len: int, dtype: torch.dtype
+) -> int:
+    """As `work_bytes` where steps are graphs, which have memory of their own beside what runs call
+    by call; with the logits that drafts and forced tokens ask for."""
+    checks = MAX_CHECKS * config.text.vocab_size * dtype.itemsize
+    return 2 * (work_bytes(config, options, max_model_len, dtype) + checks)
 
 
 def page_bytes(text: TextConfig, dtype: torch.dtype) -> int:

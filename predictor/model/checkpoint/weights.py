@@ -54,6 +54,8 @@ def load_model(
     device = torch.device(device)
     config = ModelConfig.from_folder(path)
     files = _tensor_files(path)
+    if config.num_classes and HEAD in files:  # the original layout's name of an aligner's head
+        files["score.weight"] = files.pop(HEAD)
     model = Model.empty(config, device=device, dtype=dtype)
     _check_names(path, files, model.tensors().keys(), config)
     places = _places(path, files, model.tensors())

@@ -130,14 +130,16 @@ class FusedDecoder:
         packing: Packing,
         wanted: Tensor,
         prefix: Prefix | None = None,
+        *,
+        reads_cache: bool = True,
     ) -> Tensor:
         """As `Decoder.prefill`, but the logits [W, vocabulary] after the rows `wanted` [W]. What is
         cached before a prompt is named by the packing's tiles, and by `prefix` where no kernel
-        reads them. Changes x."""
+        reads them; nothing is where not `reads_cache`. Changes x."""
 
         def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
             if self.fusion.prefill and packing.tiles is not None:
-                pair = paged(self._cache, layer)
+                pair = paged(self._cache, layer) if reads_cache else None
                 return _prefill_attention(query, key, value, packing.tiles, pair, self._tables)
             if prefix is not None:
                 return prefix.attend(query, key, value, self._cache, layer)
@@ -271,7 +273,12 @@ def _kernels() -> Any:
 
 
 def _prefill_attention(
-    query: Tensor, key: Tensor, value: Tensor, tiles: Tensor, cache: CachePair, tables: Tensor
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    tiles: Tensor,
+    cache: CachePair | None,
+    tables: Tensor,
 ) -> Tensor:
     from predictor.model.cuda.kernels.prefill import prefill_attention  # Triton
 

@@ -43,7 +43,9 @@ class DeviceLogMel(LogMel):
         aligned = to_device(np.pad(table, ((0, 0), (0, num_chunks % 2))), self.device)
         before = to_device(loudest_before(stretches), self.device)
         followed = to_device(following(stretches), self.device)
-        chunks, loudest = self.features(waveforms, aligned[:, :num_chunks], before, followed)
+        chunks, loudest = self.features(
+            waveforms, aligned[:, :num_chunks], len(stretches), before, followed
+        )
         return MelBatch(chunks, tuple(s.num_frames for s in stretches), loudest)
 
     def send(self, clips: Sequence[Samples]) -> Tensor:
@@ -64,13 +66,19 @@ class DeviceLogMel(LogMel):
         return waveforms
 
     def features(
-        self, waveforms: Tensor, table: Tensor, before: Tensor, followed: Tensor
+        self,
+        waveforms: Tensor,
+        table: Tensor,
+        num_stretches: int,
+        before: Tensor | None = None,
+        followed: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """[N, mel bins, 100] of stretches that are on the device already, and the loudest bin up
         to each one's end; waits for nothing.
 
         waveforms: all stretches, one after another; table [5, N] as `chunk_table` makes it; before
-        [stretches] what was heard earlier; followed [2, pairs] as `following` makes it.
+        [stretches] what was heard earlier, if anything was; followed [2, pairs] as `following`
+        makes it, if any follows another.
         """
         owner, second, start, size, frames = table.unbind()
         frame = torch.arange(CHUNK_FRAMES, device=self.device)
@@ -80,6 +88,8 @@ class DeviceLogMel(LogMel):
         else:
             power = self._mel_power(cut_rows(waveforms, second, start, size))
         log_mel = power.clamp_(min=FLOOR).log10_()  # [N, 100, mel bins]
+        if before is None:
+            before = torch.full((num_stretches,), -torch.inf, device=self.device)
         loudest = self._loudest(log_mel, valid, owner, before, followed)
         log_mel = self._normalise(log_mel, valid, loudest[owner])
         return log_mel.transpose(1, 2).contiguous(), loudest

@@ -84,6 +84,8 @@ def _attention_kernel(
     values = tl.load(
         values_ptr + base + rows[:, None] + lane[None, :], mask=(at < last)[:, None], other=0.0
     )
+    # Pages are looked up a block ahead, so that no load waits for another.
+    rows = places_of(table, first + BLOCK, last, PAGE, BLOCK) * (KV_HEADS * dim)
     newest = tl.load(table + position // PAGE) * PAGE + position % PAGE
     begin(PDL)  # what was read so far is older than the kernel ahead
     query_low, query_high = _rotated(
@@ -134,12 +136,12 @@ def _attention_kernel(
         sums = sums * fade[:, None] + products
         peak = new_peak
         at = start + BLOCK + tl.arange(0, BLOCK)
-        rows = places_of(table, start + BLOCK, last, PAGE, BLOCK) * (KV_HEADS * dim)
         keys_low = tl.load(keys + rows[None, :], mask=(at < last)[None, :], other=0.0)
         keys_high = tl.load(keys + HALF + rows[None, :], mask=(at < last)[None, :], other=0.0)
         values = tl.load(
             values_ptr + base + rows[:, None] + lane[None, :], mask=(at < last)[:, None], other=0.0
         )
+        rows = places_of(table, start + 2 * BLOCK, last, PAGE, BLOCK) * (KV_HEADS * dim)
     part = (row * HEADS + head) * SPLITS + split
     tl.store(sums_ptr + part[:, None] * dim + lane[None, :], sums, mask=is_head)
     tl.store(peak_ptr + part, peak, mask=member < group)

@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# Adds the settings in this folder to the ConfigMaps of a Knative that was installed from YAML. Merge
+# patches: `kubectl apply` would take every other key away, its --server-side too where Knative was
+# installed by kubectl. Knative installed by its operator: see operator-patch.yaml.
+set -euo pipefail
+cd "$(dirname "$0")"
+for name in features autoscaler defaults; do
+    kubectl patch configmap "config-${name}" --namespace knative-serving --type merge --patch-file "config-${name}.yaml"
+done

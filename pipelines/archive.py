@@ -1,0 +1,147 @@
+"""Transcribe an archive: a folder, bucket or manifest of recordings to JSONL, text and subtitles.
+
+Resumable: the journal holds every answer, and what was answered is not asked again when the archive
+has grown. Each recording's files lie under the same name as the recording does.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import urlsplit
+
+from pipelines.lib.client import ServiceOptions
+from pipelines.lib.errors import ManifestError, OptionError
+from pipelines.lib.journal import Record
+from pipelines.lib.manifest import Clip, is_url
+from pipelines.lib.readers import read_dataset
+from pipelines.lib.storage import FSSPEC_PACKAGES
+from pipelines.lib.transcribe import AskOptions, Target, transcribe_together
+from predictor.text.subtitles import to_srt, to_vtt
+from predictor.types import Segment
+
+AUDIO_SUFFIXES = frozenset(
+    {
+        ".wav", ".flac", ".mp3", ".ogg", ".opus", ".oga", ".m4a", ".mp4", ".aac", ".webm", ".amr",
+        ".caf", ".wma", ".mka", ".aiff", ".aif", ".au",
+    }
+)  # fmt: skip
+JOURNAL, TRANSCRIPTS = "journal.jsonl", "transcripts.jsonl"
+
+
+def transcribe_archive(
+    source: str,
+    service: ServiceOptions,
+    out: Path,
+    ask: AskOptions,
+    *,
+    formats: Sequence[str] = ("jsonl", "txt", "srt"),
+    language: str | None = None,
+) -> list[Record]:
+    """Ask for what is missing and write the files; the records, failures among them.
+
+    Raises OptionError for an unknown format, ManifestError when there is nothing to transcribe.
+    """
+    unknown = [name for name in formats if name not in FORMATS and name != "jsonl"]
+    if unknown:
+        raise OptionError(f"formats: {unknown[0]!r} is not one of jsonl, {', '.join(FORMATS)}")
+    clips = find_recordings(source, allow_remote=ask.allow_remote, language=language)
+    (records,) = transcribe_together(clips, [Target(service, out / JOURNAL)], ask)
+    if "jsonl" in formats:
+        _write_jsonl(out / TRANSCRIPTS, clips, records)
+    for clip, record in zip(clips, records, strict=True):
+        for name in formats:
+            if name in FORMATS and record.error is None:
+                path = out / name / f"{clip.id}.{name}"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(FORMATS[name](record), encoding="utf-8")
+    return records
+
+
+def find_recordings(source: str, *, allow_remote: bool, language: str | None) -> list[Clip]:
+    """Every recording of a folder or bucket (by its ending, at any depth), or of a manifest."""
+    if is_url(source):
+        if not allow_remote:
+            raise ManifestError(f"{source}: is remote, and remote audio was not allowed")
+        found = _bucket(source)
+    elif Path(source).is_dir() and not (Path(source) / "manifest.jsonl").is_file():
+        root = Path(source).resolve()
+        files = sorted(file for file in root.rglob("*") if file.is_file())
+        found = {file.relative_to(root).as_posix(): str(file) for file in files}
+    else:
+        return [_named(clip) for clip in read_dataset(source, language=language)]
+    clips = [
+        Clip(name, audio, None, language)
+        for name, audio in sorted(found.items())
+        if PurePosixPath(name).suffix.lower() in AUDIO_SUFFIXES
+    ]
+    if not clips:
+        raise ManifestError(f"{source}: holds no recordings ({', '.join(sorted(AUDIO_SUFFIXES))})")
+    return clips
+
+
+def _bucket(source: str) -> dict[str, str]:
+    scheme = urlsplit(source).scheme
+    if scheme not in FSSPEC_PACKAGES:
+        raise ManifestError(
+            f"{source}: scheme {scheme!r} is not one of {', '.join(FSSPEC_PACKAGES)}"
+        )
+    try:
+        store, root = import_module("fsspec").core.url_to_fs(source)
+        names = store.find(root)
+    except ImportError as error:
+        package = FSSPEC_PACKAGES[scheme]
+        raise ManifestError(f"{source}: {scheme}:// needs the package {package}") from error
+    except OSError as error:
+        raise ManifestError(f"{source}: cannot be listed: {error}") from error
+    return {name.removeprefix(root).strip("/"): f"{scheme}://{name.lstrip('/')}" for name in names}
+
+
+def _named(clip: Clip) -> Clip:
+    """Ids become file names: none leads out of the folder."""
+    parts = [part for part in PurePosixPath(clip.id).parts if part not in ("/", "..", ".")]
+    return Clip("/".join(parts), clip.audio, None, clip.language, clip.duration_s, clip.speaker,
+                clip.context)  # fmt: skip
+
+
+def _write_jsonl(path: Path, clips: Sequence[Clip], records: Sequence[Record]) -> None:
+    lines = []
+    for clip, record in zip(clips, records, strict=True):
+        entry: dict[str, Any] = {"id": clip.id, "audio": clip.audio, "text": record.text}
+        more = {
+            "language": record.language, "confidence": record.confidence,
+            "duration_s": record.duration_s, "segments": record.segments, "error": record.error,
+            "error_message": record.error_message,
+        }  # fmt: skip
+        entry |= {key: value for key, value in more.items() if value is not None}
+        lines.append(json.dumps(entry, ensure_ascii=False) + "\n")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(lines), encoding="utf-8")
+
+
+def _segments(record: Record) -> list[Segment]:
+    """The service's segments; the whole recording as one where it tells none."""
+    told = record.segments or [{"start": 0.0, "end": record.duration_s or 0.0, "text": record.text}]
+    return [
+        Segment(
+            id=number,
+            start_s=float(each.get("start", 0.0)),
+            end_s=float(each.get("end", 0.0)),
+            text=str(each.get("text", "")),
+            language=record.language,
+            confidence=float(each.get("confidence") or 0.0),
+            avg_logprob=float(each.get("avg_logprob") or 0.0),
+            finish_reason="stop",
+        )
+        for number, each in enumerate(told)
+    ]
+
+
+FORMATS: dict[str, Callable[[Record], str]] = {
+    "txt": lambda record: record.text + "\n",
+    "srt": lambda record: to_srt(_segments(record)),
+    "vtt": lambda record: to_vtt(_segments(record)),
+}

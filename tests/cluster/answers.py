@@ -1,0 +1,135 @@
+"""Asks a service over HTTP: which version answers, and what becomes of requests meanwhile."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+
+from tests.manifests.objects import ROOT
+
+RECORDING = min((ROOT / "predictor" / "recordings").glob("*.flac"))
+HEADER = "x-model-identity"
+PROPERTY = "model_identity"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """The HTTP way in: an address, or None where the service's own host name resolves."""
+
+    address: str | None  # such as http://127.0.0.1:8080, a gateway or a port-forward to it
+
+    def request_to(self, url: str, path: str) -> tuple[str, dict[str, str]]:
+        """(address to call, headers) that reach `path` of a service URL from its status."""
+        if self.address is None:
+            return url.rstrip("/") + path, {}
+        return self.address.rstrip("/") + path, {"Host": urlsplit(url).netloc}
+
+
+class Client:
+    """Calls one URL of a service through an entry."""
+
+    def __init__(self, http: httpx.Client, entry: Entry, url: str) -> None:
+        self._http, self._entry, self._url = http, entry, url
+
+    def get(self, path: str) -> httpx.Response:
+        address, headers = self._entry.request_to(self._url, path)
+        return self._http.get(address, headers=headers)
+
+    def transcribe(self) -> httpx.Response:
+        address, headers = self._entry.request_to(self._url, "/v1/audio/transcriptions")
+        files = {"file": (RECORDING.name, RECORDING.read_bytes(), "audio/flac")}
+        return self._http.post(address, headers=headers, files=files, data={"model": "qwen3-asr"})
+
+    def identity(self) -> str:
+        """What the weights are called that answer: by header, metadata, or the metrics page."""
+        response = self.get("/v2/models/qwen3-asr")
+        response.raise_for_status()
+        if HEADER in response.headers:
+            return response.headers[HEADER]
+        said = response.json()
+        if found := (said.get("properties") or said).get(PROPERTY):
+            return str(found)
+        page = self.get("/metrics")
+        page.raise_for_status()
+        return Path(label_of(page.text, "qwen3_asr_model_info", "checkpoint")).name
+
+    def shares(self, number: int) -> Counter[str]:
+        """Who answers `number` requests."""
+        return Counter(self.identity() for _ in range(number))
+
+    def until_all(self, identity: str, in_a_row: int = 20, timeout_s: float = 120) -> float:
+        """Seconds until so many answers in a row are of one version. Raises TimeoutError."""
+        begun = time.monotonic()
+        run, seen = 0, Counter[str]()
+        while run < in_a_row:
+            said = self.identity()
+            seen[said] += 1
+            run = run + 1 if said == identity else 0
+            if time.monotonic() - begun > timeout_s:
+                raise TimeoutError(f"not within {timeout_s} s: all from {identity}; {seen}")
+        return time.monotonic() - begun
+
+    def until_share(
+        self, identity: str, low: int, high: int, number: int = 200, timeout_s: float = 180
+    ) -> Counter[str]:
+        """Answers of `number` requests, once between `low` and `high` of them are of a version."""
+        begun = time.monotonic()
+        while True:
+            seen = self.shares(number)
+            if low <= seen[identity] <= high:
+                return seen
+            if time.monotonic() - begun > timeout_s:
+                raise TimeoutError(f"{seen[identity]} of {number}, not {low} to {high}: {seen}")
+
+
+@dataclass
+class Caller:
+    """Calls again and again on a thread of its own until the block ends; counts the answers."""
+
+    call: Callable[[], httpx.Response]
+    codes: Counter[int | str] = field(default_factory=Counter)
+    failures: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="caller")
+
+    def _run(self) -> None:
+        while not self._stop.wait(0.2):
+            try:
+                response = self.call()
+            except httpx.HTTPError as error:
+                self.codes[type(error).__name__] += 1
+                self.failures.append(f"{time.strftime('%X')} {error!r}")
+                continue
+            self.codes[response.status_code] += 1
+            if response.status_code != 200:
+                self.failures.append(
+                    f"{time.strftime('%X')} {response.status_code} {response.text}"
+                )
+
+    def __enter__(self) -> Caller:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+
+def label_of(metrics_page: str, series: str, label: str) -> str:
+    """A label's value of the first sample of a series on a metrics page."""
+    for line in metrics_page.splitlines():
+        if line.startswith(series + "{"):
+            pairs: Mapping[str, str] = dict(
+                pair.split("=", 1) for pair in line[len(series) + 1 : line.rindex("}")].split(",")
+            )
+            return pairs[label].strip('"')
+    raise LookupError(f"no series {series} on the page")

@@ -1,0 +1,213 @@
+"""The cluster that the tests run on: a real one by KUBECONFIG, or the fake one (--against-fake)."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+import yaml
+from kubernetes import client, config, stream
+from starlette.applications import Starlette
+
+from tests.cluster.answers import Client, Entry
+from tests.cluster.deployment import Deployment, Request, built, claim, put, wait_for_job
+from tests.cluster.fake.api import FakeKubernetes
+from tests.cluster.service_api import Cluster, Service
+from tests.manifests.objects import kustomize_command
+
+RESULTS = Path(__file__).parent / "results"
+IMAGE = "dev.local/qwen3-asr/predictor:0.1.0-cpu"
+Deploy = Callable[..., Deployment]
+Record = dict[str, Any]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--against-fake", action="store_true", help="cluster tests against the fake API"
+    )
+    parser.addoption("--fake-kserve", default="0.20.0", help="KServe's version that it plays")
+
+
+@dataclass(frozen=True)
+class Target:
+    """A cluster and the ways in."""
+
+    cluster: Cluster
+    knative: Entry
+    standard: Entry
+    image: str
+    versions: dict[str, str]
+    run_in: Callable[[str, str, list[str]], str]  # namespace, pod, command -> its output
+    kubeconfig: str
+    is_fake: bool = False
+
+    @property
+    def kserve(self) -> tuple[int, ...]:
+        return tuple(int(part) for part in self.versions["kserve"].split(".")[:2])
+
+
+@contextlib.contextmanager
+def serving(app: Starlette) -> Iterator[str]:
+    """An application on a free port, as its address."""
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", ws="none"))
+    started = threading.Event()
+    startup = server.startup
+
+    async def told(sockets: Any = None) -> None:
+        await startup(sockets)
+        started.set()
+
+    server.startup = told  # type: ignore[method-assign]
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    assert started.wait(30)
+    try:
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+@contextlib.contextmanager
+def fake_target(fake: FakeKubernetes) -> Iterator[Target]:
+    with serving(fake.api()) as api, serving(fake.ingress()) as ingress:
+        settings = client.Configuration(host=api)
+        cluster = Cluster(client.ApiClient(settings))
+        versions = {"kserve": fake.kserve, "knative": "1.21.1", "kubernetes": "v1.34.4"}
+        entry = Entry(ingress)
+        with tempfile.NamedTemporaryFile("w", suffix=".yaml") as kubeconfig:
+            yaml.safe_dump(kubeconfig_of(api), kubeconfig)
+            kubeconfig.flush()
+            yield Target(
+                cluster, entry, entry, IMAGE, versions, fake.run_in, kubeconfig.name, is_fake=True
+            )
+
+
+def kubeconfig_of(address: str) -> Record:
+    context = {"name": "fake", "context": {"cluster": "fake", "user": "fake"}}
+    return {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": "fake", "cluster": {"server": address}}],
+        "users": [{"name": "fake", "user": {}}],
+        "contexts": [context],
+        "current-context": "fake",
+    }
+
+
+def real_target() -> Target:
+    if "KUBECONFIG" not in os.environ:
+        pytest.skip("KUBECONFIG is not set: there is no cluster to try this on")
+    api = config.new_client_from_config()
+    cluster = Cluster(api)
+    groups = {group.name for group in client.ApisApi(api).get_api_versions().groups}
+    if "serving.kserve.io" not in groups:
+        pytest.skip("the cluster has no serving.kserve.io")
+    versions = {"kubernetes": client.VersionApi(api).get_code().git_version}
+    apps = client.AppsV1Api(api)
+    versions["kserve"] = _version(apps, "kserve-controller-manager", "kserve")
+    if "serving.knative.dev" in groups:
+        versions["knative"] = _version(apps, "controller", "knative-serving")
+
+    def run_in(namespace: str, pod: str, command: list[str]) -> str:
+        said: str = stream.stream(
+            cluster.core.connect_get_namespaced_pod_exec,
+            pod,
+            namespace,
+            container="kserve-container",
+            command=command,
+            stderr=True,
+            stdin=False,
+            stdout=True,
+            tty=False,
+        )
+        return said
+
+    return Target(
+        cluster,
+        Entry(os.environ.get("QWEN3_ASR_ENTRY")),
+        Entry(os.environ.get("QWEN3_ASR_GATEWAY", os.environ.get("QWEN3_ASR_ENTRY"))),
+        os.environ.get("QWEN3_ASR_IMAGE", IMAGE),
+        versions,
+        run_in,
+        os.environ["KUBECONFIG"],
+    )
+
+
+def _version(apps: client.AppsV1Api, name: str, namespace: str) -> str:
+    """A controller's version: by its label, or its image's tag."""
+    found = apps.read_namespaced_deployment(name, namespace)
+    labelled = (found.metadata.labels or {}).get("app.kubernetes.io/version")
+    tag = found.spec.template.spec.containers[0].image.rsplit(":", 1)[-1]
+    return str(labelled or tag).removeprefix("v")
+
+
+@pytest.fixture(scope="session")
+def target(request: pytest.FixtureRequest) -> Iterator[Target]:
+    command, reason = kustomize_command()
+    if command is None:
+        pytest.skip(reason)
+    if request.config.getoption("--against-fake", default=False):
+        version = request.config.getoption("--fake-kserve")
+        with fake_target(FakeKubernetes(version)) as made:
+            yield made
+    else:
+        yield real_target()
+
+
+@pytest.fixture(scope="session")
+def http() -> Iterator[httpx.Client]:
+    # Certificates of a test cluster are its own.
+    with httpx.Client(timeout=300, verify=False) as session:
+        yield session
+
+
+@pytest.fixture
+def record(request: pytest.FixtureRequest, target: Target) -> Iterator[Record]:
+    """Figures of a test; they and all versions become a file in results."""
+    figures: Record = {}
+    yield figures
+    if target.is_fake:
+        return
+    RESULTS.mkdir(exist_ok=True)
+    name = request.node.name.replace("/", "-").replace("[", "-").rstrip("]")
+    text = json.dumps({"versions": target.versions, **figures}, indent=2, sort_keys=True)
+    (RESULTS / f"{name}.json").write_text(text + "\n")
+
+
+@pytest.fixture
+def deploy(target: Target, http: httpx.Client, tmp_path: Path) -> Iterator[Deploy]:
+    """Puts overlays into namespaces of their own, and takes them away after the test."""
+    made: list[str] = []
+
+    def put_up(*args: Any, **kwargs: Any) -> Deployment:
+        wanted = Request(*args, **kwargs)
+        namespace = f"asr-{secrets.token_hex(3)}"
+        folder = tmp_path / namespace
+        folder.mkdir()
+        objects = built(wanted, namespace, target.image, folder)
+        made.append(namespace)
+        if wanted.weights is not None:
+            space = [each for each in objects if each["kind"] == "Namespace"]
+            put(target.cluster, [*space, *claim(namespace, target.image)])
+            assert wait_for_job(target.cluster, namespace, "checkpoints"), "claim not filled"
+        missing = put(target.cluster, objects)
+        entry = target.standard if "standard" in wanted.overlay else target.knative
+        entry = target.standard if wanted.overlay == "edge" else entry
+        service = Service(target.cluster, namespace)
+        return Deployment(service, objects, missing, lambda url: Client(http, entry, url))
+
+    yield put_up
+    for namespace in made:
+        target.cluster.delete_namespace(namespace)

@@ -1,0 +1,169 @@
+#!/usr/bin/env bash
+# A control plane without nodes, built from released Go modules: Kubernetes' API server and controllers,
+# KServe's manager, Knative's webhook and controller. What it accepts, a cluster of these versions
+# accepts; nothing runs in it. Needs go, etcd, openssl, kubectl; the first build takes 20 minutes.
+#   tests/cluster/control_plane.sh up FOLDER     then  export KUBECONFIG=FOLDER/kubeconfig
+#   tests/cluster/control_plane.sh down FOLDER
+set -euo pipefail
+KUBERNETES=1.34.4 KSERVE=0.20.0 KNATIVE=0.48.1 GATEWAY_API=1.5.1 KEDA=2.18.0  # Knative 0.48.1 is 1.21.1
+ACTION=${1:?up or down} FOLDER=$(mkdir -p "${2:?a folder}" && cd "$2" && pwd)
+cd "$FOLDER"
+
+down() {
+    for file in *.pid; do
+        if [ -e "$file" ]; then
+            kill "$(cat "$file")" 2>/dev/null || true
+            rm "$file"
+        fi
+    done
+}
+
+start() { # name, command...
+    local name=$1
+    shift
+    nohup nice "$@" >"$name.log" 2>&1 &
+    echo $! >"$name.pid"
+}
+
+module() { # folder, the program's packages; go.mod is on stdin
+    mkdir -p "$1"
+    cat >"$1/go.mod"
+    { echo "package tools"; printf 'import _ "%s"\n' "${@:2}"; } >"$1/tools.go"
+    (cd "$1" && go mod tidy)
+}
+
+build() {
+    if [ -x kube-apiserver ] && [ -x kserve-manager ] && [ -x knative-controller ]; then return; fi
+    local source replaced
+    source=$(go mod download -json "k8s.io/kubernetes@v$KUBERNETES" | sed -n 's/.*"Dir": "\(.*\)".*/\1/p')
+    replaced=$(grep '=> ./staging' "$source/go.mod" | awk -v v="v0.${KUBERNETES#1.}" '{print "replace " $1 " => " $1 " " v}')
+    module kubernetes k8s.io/kubernetes/cmd/{kube-apiserver,kube-controller-manager} \
+        <<<"module tools
+go 1.25.0
+require k8s.io/kubernetes v$KUBERNETES
+$replaced"
+    local flags="-X k8s.io/component-base/version.gitVersion=v$KUBERNETES"
+    for name in kube-apiserver kube-controller-manager; do
+        (cd kubernetes && nice go build -ldflags "$flags" -o "../$name" "k8s.io/kubernetes/cmd/$name")
+    done
+    source=$(go mod download -json "github.com/kserve/kserve@v$KSERVE" | sed -n 's/.*"Dir": "\(.*\)".*/\1/p')
+    module kserve github.com/kserve/kserve/cmd/manager knative.dev/serving/cmd/{webhook,controller} \
+        <<<"module tools
+go 1.25.8
+require (
+	github.com/kserve/kserve v$KSERVE
+	knative.dev/serving v$KNATIVE
+)
+$(sed -n '/^replace/,$p' "$source/go.mod")"
+    (cd kserve && nice go build -o ../kserve-manager github.com/kserve/kserve/cmd/manager)
+    (cd kserve && nice go build -o ../knative-webhook knative.dev/serving/cmd/webhook)
+    (cd kserve && nice go build -o ../knative-controller knative.dev/serving/cmd/controller)
+}
+
+certificate() { # name, alternative names
+    openssl req -newkey rsa:2048 -nodes -keyout "$1.key" -out "$1.csr" -subj "/CN=$1" 2>/dev/null
+    openssl x509 -req -in "$1.csr" -CA ca.crt -CAkey ca.key -CAcreateserial -out "$1.crt" -days 30 \
+        -extfile <(echo "subjectAltName=$2") 2>/dev/null
+}
+
+api_server() {
+    openssl req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.crt -days 30 -subj "/CN=ca" 2>/dev/null
+    openssl genrsa -out sa.key 2048 2>/dev/null
+    certificate apiserver "IP:127.0.0.1,IP:$ADDRESS,IP:10.96.0.1,DNS:kubernetes.default.svc"
+    local token
+    token=$(openssl rand -hex 16)
+    echo "$token,admin,admin,system:masters" >tokens.csv
+    cat >kubeconfig <<YAML
+apiVersion: v1
+kind: Config
+clusters: [{name: it, cluster: {server: "https://127.0.0.1:16443", certificate-authority: $FOLDER/ca.crt}}]
+users: [{name: me, user: {token: $token}}]
+contexts: [{name: it, context: {cluster: it, user: me}}]
+current-context: it
+YAML
+    rm -rf etcd-data
+    start etcd etcd --data-dir etcd-data --listen-client-urls http://127.0.0.1:12379 \
+        --advertise-client-urls http://127.0.0.1:12379 --listen-peer-urls http://127.0.0.1:12380
+    # Webhooks are reached by their endpoints' addresses: there is no service network.
+    start apiserver ./kube-apiserver --etcd-servers=http://127.0.0.1:12379 --secure-port=16443 \
+        --advertise-address="$ADDRESS" --tls-cert-file=apiserver.crt --tls-private-key-file=apiserver.key \
+        --token-auth-file=tokens.csv --authorization-mode=RBAC --enable-aggregator-routing=true \
+        --service-account-issuer=https://kubernetes.default.svc --service-account-key-file=sa.key \
+        --service-account-signing-key-file=sa.key --service-cluster-ip-range=10.96.0.0/16 \
+        --disable-admission-plugins=ServiceAccount
+    curl --silent --cacert ca.crt --retry 60 --retry-all-errors --retry-delay 1 --fail \
+        --header "Authorization: Bearer $token" https://127.0.0.1:16443/readyz >/dev/null
+    start controllers ./kube-controller-manager --kubeconfig=kubeconfig --leader-elect=false \
+        --service-account-private-key-file=sa.key --root-ca-file=ca.crt --secure-port=0 \
+        --controllers='*,-nodelifecycle,-nodeipam,-cloud-node-lifecycle,-node-route-controller,-service-lb-controller'
+}
+
+webhook_service() { # name, namespace, port
+    kubectl delete service "$1" --namespace "$2" --ignore-not-found >/dev/null
+    kubectl apply --filename - 2>/dev/null <<YAML
+apiVersion: v1
+kind: Service
+metadata: {name: $1, namespace: $2}
+spec: {ports: [{name: https, port: 443, targetPort: $3}]}
+---
+apiVersion: v1
+kind: Endpoints
+metadata: {name: $1, namespace: $2}
+subsets: [{addresses: [{ip: $ADDRESS}], ports: [{name: https, port: $3}]}]
+YAML
+}
+
+install() {
+    local modules kserve knative apply="kubectl apply --server-side --force-conflicts"
+    modules=$(go env GOMODCACHE)
+    kserve="$modules/github.com/kserve/kserve@v$KSERVE" knative="$modules/knative.dev/serving@v$KNATIVE/config/core"
+    for name in kserve knative-serving; do kubectl create namespace "$name"; done
+    $apply -f "$kserve/install/v$KSERVE/kserve-crds.yaml" -f "$modules/sigs.k8s.io/gateway-api@v$GATEWAY_API/config/crd/standard"
+    $apply -R -f "$kserve/config/crd/full/localmodel" || true  # a kustomization.yaml is no object
+    $apply -f "$modules/github.com/kedacore/keda/v2@v$KEDA/config/crd/bases" || true
+    for folder in "$knative/300-resources" "$knative/configmaps" "$knative/webhooks" \
+        "$modules"/knative.dev/networking@*20260120*/config "$modules"/knative.dev/caching@*20260120*/config; do
+        find -L "$folder" -name '*.yaml' -exec $apply -f {} \;
+    done
+    $apply -f "$kserve/install/v$KSERVE/kserve.yaml" || true  # but for cert-manager's objects
+    kubectl delete deployment --all --namespace kserve
+    # Versions as an installed KServe and Knative show them, without pods.
+    kubectl create deployment kserve-controller-manager -n kserve --image="manager:v$KSERVE" --replicas=0
+    kubectl create deployment controller -n knative-serving --image=controller:v1.21.1 --replicas=0
+    for kind in validatingwebhookconfiguration mutatingwebhookconfiguration; do
+        kubectl get $kind -o name | grep -E 'llminference|localmodel' | xargs --no-run-if-empty kubectl delete
+        for name in $(kubectl get $kind -o name | grep kserve); do
+            for index in $(seq 0 $(($(kubectl get "$name" -o jsonpath='{range .webhooks[*]}x{end}' | wc -c) - 1))); do
+                kubectl patch "$name" --type json -p "[{\"op\": \"add\",
+                    \"path\": \"/webhooks/$index/clientConfig/caBundle\", \"value\": \"$(base64 -w0 ca.crt)\"}]"
+            done
+        done
+    done
+    webhook_service kserve-webhook-server-service kserve 9443
+    webhook_service webhook knative-serving 8443
+}
+
+managers() {
+    certificate kserve DNS:kserve-webhook-server-service.kserve.svc
+    # Where the manager looks for its certificate, whatever TMPDIR says.
+    local certificates=/tmp/k8s-webhook-server/serving-certs
+    mkdir -p "$certificates" && cp kserve.crt "$certificates/tls.crt" && cp kserve.key "$certificates/tls.key"
+    POD_NAMESPACE=kserve start kserve ./kserve-manager --webhook-port=9443 --metrics-addr=:18080 --health-probe-addr=:18081
+    export SYSTEM_NAMESPACE=knative-serving CONFIG_LOGGING_NAME=config-logging METRICS_DOMAIN=knative.dev/serving
+    export CONFIG_OBSERVABILITY_NAME=config-observability WEBHOOK_NAME=webhook WEBHOOK_PORT=8443
+    POD_NAME=webhook-0 start knative-webhook ./knative-webhook -kubeconfig kubeconfig
+    POD_NAME=controller-0 start knative-controller ./knative-controller -kubeconfig kubeconfig
+}
+
+case $ACTION in
+up)
+    down
+    ADDRESS=$(hostname -I | awk '{print $1}')
+    build
+    api_server
+    export KUBECONFIG=$FOLDER/kubeconfig
+    install
+    managers
+    ;;
+down) down ;;
+esac

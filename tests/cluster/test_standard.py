@@ -1,0 +1,108 @@
+"""In Standard mode: overlays that answer, the way in by HTTPS, and a canary by who answers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.cluster.answers import Caller, Client
+from tests.cluster.conftest import Deploy, Record, Target
+from tests.cluster.deployment import Deployment
+from tests.cluster.service_api import Object
+from tests.cluster.status import conditions, is_ready
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(3600)]
+FIRST, SECOND = "tiny", "tiny-early"
+NUM_SAMPLES = 200
+ROUTES = ("gateway.networking.k8s.io", "v1")
+
+
+def ready(deployment: Deployment) -> tuple[Object, Client]:
+    service = deployment.service.wait("the service ready", is_ready)
+    client = deployment.client(service["status"]["url"])
+    answer = client.transcribe()
+    assert answer.status_code == 200, answer.text
+    return service, client
+
+
+def route(target: Target, deployment: Deployment) -> Any:
+    """The HTTPRoute that KServe made for the service."""
+    return target.cluster.custom.get_namespaced_custom_object(
+        *ROUTES, deployment.namespace, "httproutes", deployment.service.name
+    )
+
+
+@pytest.mark.parametrize("overlay", ["edge", "production-standard"])
+def test_an_overlay_answers_by_the_gateway(
+    overlay: str, deploy: Deploy, target: Target, record: Record
+) -> None:
+    """Its host name is one that the listener takes, and the timeout is the service's."""
+    deployment = deploy(overlay, weights=FIRST)
+    service, _ = ready(deployment)
+    assert service["status"]["url"].startswith("https://")
+    found = route(target, deployment)
+    [parent] = found["status"]["parents"]
+    assert {c["type"]: c["status"] for c in parent["conditions"]}["Accepted"] == "True"
+    timeouts = {rule["timeouts"]["request"] for rule in found["spec"]["rules"]}
+    assert timeouts == {f"{service['spec']['predictor']['timeout']}s"}
+    record["missing"] = deployment.missing
+
+
+def test_a_canary_by_who_answers(deploy: Deploy, target: Target, record: Record) -> None:
+    """The status says a share; the answers say whether the route follows it."""
+    deployment = deploy("production-standard", ("canary-standard",), weights=FIRST)
+    service = deployment.service
+    before, main = ready(deployment)
+    stable = main.identity()
+    claim = before["spec"]["predictor"]["model"]["storageUri"].removesuffix(FIRST)
+    [entry] = before["spec"]["canary"]
+    entry["predictor"]["model"]["storageUri"] = claim + SECOND
+
+    def at(percent: int) -> Object:
+        return {"spec": {"canary": [{**entry, "trafficPercent": percent}]}}
+
+    service.patch(at(0))
+    service.wait("the canary ready", candidate_ready)
+    assert main.shares(50) == {stable: 50}
+    for percent, low, high in ((10, 1, 55), (50, 60, 140)):
+        service.patch(at(percent))
+        service.wait(f"{percent} % in the status", reports(percent))
+        if target.kserve < (0, 21):
+            seen = main.shares(NUM_SAMPLES)
+            record[f"{percent} %"] = dict(seen)
+            if seen == {stable: NUM_SAMPLES}:
+                version = target.versions["kserve"]
+                pytest.skip(f"KServe {version} reports {percent} % and weights no route")
+        [candidate] = {*main.shares(NUM_SAMPLES)} - {stable}
+        seen = main.until_share(candidate, low, high, NUM_SAMPLES)
+        record[f"{percent} %"] = dict(seen)
+    service.patch({"spec": {"canary": None}})
+    main.until_all(stable, 50)
+
+
+def candidate_ready(service: Object) -> bool:
+    listed = service["status"].get("canaryStatuses", [])
+    is_up = bool(listed) and all(each.get("ready") for each in listed)
+    return is_up and conditions(service).get("Ready") == "True"
+
+
+def reports(percent: int) -> Any:
+    def holds(service: Object) -> bool:
+        listed = service["status"].get("canaryStatuses", [])
+        shares = [each.get("trafficPercent") for each in listed]
+        return candidate_ready(service) and shares == [percent]
+
+    return holds
+
+
+def test_a_pod_is_lost_under_load(deploy: Deploy, record: Record) -> None:
+    deployment = deploy("production-standard", weights=FIRST)
+    _, main = ready(deployment)
+    deployment.service.wait_for_pods(2)
+    with Caller(main.transcribe) as caller:
+        deployment.service.delete_pod(deployment.service.pods()[0].metadata.name)
+        deployment.service.wait_for_pods(2)
+        main.shares(50)
+    assert caller.failures == []
+    record["answered"] = caller.codes[200]

@@ -1,0 +1,72 @@
+"""The figures that live speech must reach on the embedded checkpoint: a short form, and all."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from predictor.engine import EngineClient
+from predictor.live.options import SessionConfig
+from tests.live.figures import flatness, judge, measure
+from tests.live.play import Studio
+from tests.live.streams import alone, clips, conversations
+
+
+def test_a_conversation_reaches_the_goals(studio: Studio, engine: EngineClient) -> None:
+    figures = measure(studio, engine, [conversations(30.0)[3]])
+    # One word is more than a percent of so short a stream.
+    assert judge(figures, **{"error %": 4.0, "decoded mean tokens": 6.0}) == []
+
+
+def test_the_last_minute_costs_what_the_first_one_does(
+    studio: Studio, engine: EngineClient
+) -> None:
+    first, last = flatness(studio, engine, 2)["rows"]
+    assert last["steps"] == pytest.approx(first["steps"], rel=0.05)
+    assert last["prefilled tokens"] == pytest.approx(first["prefilled tokens"], rel=0.05)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("step_s", [0.25, 0.5, 1.0])
+def test_all_conversations(studio: Studio, engine: EngineClient, step_s: float) -> None:
+    config = SessionConfig(step_s=step_s)
+    figures = measure(studio, engine, conversations(), config=config)
+    later = step_s - 0.5
+    assert (
+        judge(
+            figures,
+            **{
+                "shown p50 s": 0.25 + max(0.0, later) / 2,
+                "shown p90 s": 0.5 + max(0.0, later),
+                "committed p50 s": 0.8 + max(0.0, later) * 1.5,
+                "committed p90 s": 1.0 + max(0.0, later) * 2,
+                "decoded mean tokens": 5.5 + max(0.0, later) * 8,
+                "decoded p99 tokens": 17 + max(0.0, later) * 20,
+            },
+        )
+        == []
+    )
+
+
+SETS = [("en-short", 1.1), ("zh-short", 0.6), ("en-long", 2.0), ("zh-long", 0.8)]
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize(("prefix", "error"), SETS)
+def test_all_clips(studio: Studio, engine: EngineClient, prefix: str, error: float) -> None:
+    streams = [alone(name) for name in sorted(clips()) if name.startswith(prefix)]
+    figures: dict[str, Any] = measure(studio, engine, streams)
+    assert figures["error %"] <= error
+    assert figures["characters taken back"] == 0
+    assert figures["wrong languages"] == 0
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+def test_an_hour_costs_the_same_in_every_minute(studio: Studio, engine: EngineClient) -> None:
+    first, last = flatness(studio, engine, 60)["rows"]
+    for name in ("steps", "prefilled tokens", "decoded tokens"):
+        assert last[name] == pytest.approx(first[name], rel=0.05)
