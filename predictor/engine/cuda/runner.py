@@ -266,7 +266,7 @@ class GraphRunner(TorchRunner):
             self._unclaimed[new.sequence] = new
 
     def _has_more(self, sequences: tuple[Sequence, ...]) -> bool:
-        """Some sequence may still run after the looks that were started."""
+        """Some sequence may still run after the steps that were started."""
         steps = sum(step.num_steps for step in self._pending)
         return any(s.max_new_tokens - len(s.tokens) > steps for s in sequences)
 

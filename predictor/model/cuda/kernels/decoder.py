@@ -1,4 +1,4 @@
-"""Triton kernels of the language model, each with a plain PyTorch twin in `fused.py`.
+"""Triton kernels of the language model, each with a plain PyTorch twin in `model/cuda/decoder.py`.
 
 All of them are bound by memory: what counts is that a tensor passes once where the plain
 operators pass it three to six times. Arithmetic is float32, rounded once at the end.

@@ -1,6 +1,6 @@
 """Triton kernels of the log-mel features: each replaces several passes over frames that overlap.
 
-Their plain twins are `cut_rows` in `mel_device.py` and `LogMel._mel_power` in `mel.py`.
+Their plain twins are `cut_rows` in `model/cuda/mel.py` and `LogMel._mel_power` in `model/mel.py`.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 Each program asks for its rows of a matrix before it waits for the kernel ahead of it (programmatic
 dependent launch), so that memory never rests between kernels. Norms, rotation, activation and
-residual sums ride along in registers. Plain twins: the operators that `fused.py` runs one by one.
+residual sums ride along in registers. Plain twins: the operators that
+`model/cuda/decoder.py` runs one by one.
 """
 
 from __future__ import annotations
