@@ -110,7 +110,9 @@ def main() -> None:
         client = EngineClient([make(shape, device, options, observe)])
         return loading.MadeEngine(client, device, "auto")
 
-    server = build_server(settings, loading=loading.Loading(settings, make_engine))
+    server = build_server(
+        settings, loading=loading.Loading(settings, make_engine, has_real_weights=False)
+    )
     arrange(server, shares)
     server.start()
 
