@@ -71,13 +71,17 @@ OPENAI_ERROR = _object(
         )
     }
 )
+_WHICH: list[Schema] = [
+    {"type": "string", "pattern": "^[0-9]{1,2}$"},
+    {"type": "integer", "minimum": 0, "maximum": 63},
+]
 _HEARING: Schema = {
     "channel": {
-        "type": ["string", "integer"],
+        "anyOf": [{"enum": ["mix", "separate", ""]}, *_WHICH],
         "description": "mix, separate, or a channel's number from 0; as the settings say without.",
     },
-    "track": {"type": ["string", "integer"], "description": "An audio track's number from 0."},
-    "vad": {"type": "string", "enum": list(get_args(Vad)), "description": "What finds speech."},
+    "track": {"anyOf": [{"const": ""}, *_WHICH], "description": "An audio track's number from 0."},
+    "vad": {"type": "string", "enum": [*get_args(Vad), ""], "description": "What finds speech."},
 }
 _FINISH = {"type": "string", "enum": ["stop", "length", "repetition", "silence"]}
 _SEGMENT_REQUIRED = [

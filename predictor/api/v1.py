@@ -31,6 +31,7 @@ def v1_call(
     """The call of a `:predict` request. Raises InvalidInput and UnsupportedMedia."""
     kind = media_type(content_type)
     if kind in _JSON_TYPES:
+        refuse_unknown(query, (), "query of a JSON body")
         return Call("v1", _instances(load_json(body), max_items), _render, indexed=True)
     if kind.startswith(("audio/", "video/")) or kind in _RAW_TYPES:
         recording = _recording(
