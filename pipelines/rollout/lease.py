@@ -9,6 +9,7 @@ learns it from its next renewal, and can write nothing more in the meantime (see
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from pipelines.lib.errors import RolloutError
 from pipelines.rollout.kube import ConflictError, MissingError, Patience
 
 TAKE_ATTEMPTS = 10
+LOOK_EVERY_S = 0.5  # while it is not known whether the holder is alive
 
 
 class HeldError(RolloutError):
@@ -38,6 +40,7 @@ class Holder:
     name: str
     age_s: float  # since it last said that it is alive
     duration_s: float  # silence after which it counts as dead
+    renewed_at: str  # changes with each sign of life
 
     @property
     def alive(self) -> bool:
@@ -85,7 +88,8 @@ class Lease:
     def held(self, *, force: bool = False) -> Iterator[None]:
         """Hold it for the length of a block; within such a block, nothing to do.
 
-        Raises HeldError when another run is alive, unless `force`.
+        Waits for the lease of a run that was killed; HeldError when its holder is alive, unless
+        `force`.
         """
         if self._depth == 0:
             self._take(force)
@@ -111,14 +115,26 @@ class Lease:
             holder = None if found is None else _holder(found)
             mine = holder is None or holder.name == self._holder or not holder.alive
             if holder is not None and not mine and not force:
-                raise HeldError(
-                    f"the rollout is driven by run {holder.name}, alive {holder.age_s:.0f} s ago; "
-                    f"a silence of {holder.duration_s:g} s frees it, and a rollback takes it over"
-                )
+                self._wait_for_silence(holder)
+                continue
             with suppress(ConflictError):
                 self._write(found, self._holder, taken=True)
                 return
         raise ConflictError(f"Lease {self._namespace}/{self._name}: others keep changing it")
+
+    def _wait_for_silence(self, holder: Holder) -> None:
+        """Until the lease of a killed run is over. HeldError at a sign of life of its holder."""
+        deadline = time.monotonic() + holder.duration_s - holder.age_s
+        while (left_s := deadline - time.monotonic()) > 0:
+            self._over.wait(min(left_s, LOOK_EVERY_S))
+            now = self.current()
+            if now is None or now.name != holder.name or not now.alive:
+                return
+            if now.renewed_at != holder.renewed_at:
+                raise HeldError(
+                    f"the rollout is driven by run {holder.name}, which is alive; a rollback or an "
+                    "abort takes it over"
+                )
 
     def _renew(self, stop: threading.Event) -> None:
         while not stop.wait(self._renew_every_s):
@@ -185,4 +201,5 @@ def _holder(found: Any) -> Holder | None:
     if not spec.holder_identity or spec.renew_time is None:
         return None
     age_s = (datetime.now(UTC) - spec.renew_time).total_seconds()
-    return Holder(str(spec.holder_identity), age_s, float(spec.lease_duration_seconds or 0))
+    duration_s = float(spec.lease_duration_seconds or 0)
+    return Holder(str(spec.holder_identity), age_s, duration_s, spec.renew_time.isoformat())

@@ -160,9 +160,7 @@ def test_an_interrupted_run_is_continued_with_its_answers(
     assert "the API server is gone" in capsys.readouterr().err
     built.cluster.fail_after = None
     assert built.run("status") == 1  # half-way
-    assert built.promote("--run-id=b") == 2
-    assert "is driven by run a" in capsys.readouterr().err
-    built.cluster.expire_leases()
+    built.cluster.expire_leases()  # it would be waited for
     assert built.promote("--run-id=b") == 0
     assert built.cluster.split() == {CANDIDATE: 100}
     assert built.proxy.sent == {STABLE: NUM_CLIPS, CANDIDATE: NUM_CLIPS}

@@ -1,5 +1,5 @@
 """The sequential tests: false alarms under looking all the time, Prometheus' quantile, and rollouts
-simulated whole (short here, long behind the marker `slow`)."""
+simulated whole (short here, long behind the marker `soak`)."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def test_simulated_rollouts_in_short(kind: str, rate: float) -> None:
     assert cell(kind, rate, 0.45, 0.002, 20)["right"] >= 0.9
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("rate", watch_simulation.RATES)
 def test_simulated_rollouts(rate: float) -> None:
