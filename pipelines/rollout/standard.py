@@ -23,6 +23,7 @@ from pipelines.rollout.state import Phase, Predictor, State, predictor_digest
 
 MAX_NAME = 63  # characters of a Deployment's and Service's name
 AUTOSCALING = ("maxReplicas", "scaleTarget", "scaleMetric", "scaleMetricType", "autoScaling")
+AUTOSCALER_CLASS = "serving.kserve.io/autoscalerClass"
 IMPLEMENTATIONS = ("model", "containers")
 _BESIDE_STABLE = (Phase.DARK, Phase.CANARY, Phase.UNDOING)
 _WITH_CANDIDATE = (Phase.PROMOTED, Phase.REVERTING, Phase.KEEPING)
@@ -73,7 +74,8 @@ class StandardMode:
         spec["predictor"] = copy.deepcopy(running)
         if (beside := _beside(state)) is not None:
             percent = shares(state.phase, state.percent)
-            spec["canary"] = [{"trafficPercent": percent, "predictor": canary_predictor(beside)}]
+            canary = _without_scaler(service, canary_predictor(beside))
+            spec["canary"] = [{"trafficPercent": percent, "predictor": canary}]
         else:
             spec.pop("canary", None)
 
@@ -162,3 +164,11 @@ def canary_predictor(beside: Predictor) -> dict[str, Any]:
     predictor = {k: v for k, v in copy.deepcopy(beside).items() if k not in AUTOSCALING}
     predictor["minReplicas"] = max(1, predictor.get("minReplicas") or 1)
     return predictor
+
+
+def _without_scaler(service: InferenceService, canary: dict[str, Any]) -> dict[str, Any]:
+    """Where the service is scaled by KEDA, a canary says that it is not: KServe would make it a
+    scaler without triggers, which the API refuses, and nothing would be reconciled any more."""
+    if service["metadata"].get("annotations", {}).get(AUTOSCALER_CLASS) == "keda":
+        canary["annotations"] = {**canary.get("annotations", {}), AUTOSCALER_CLASS: "none"}
+    return canary

@@ -51,18 +51,11 @@ class Service:
         )
 
     async def metadata(self, request: Request) -> Response:
-<<<<<<< HEAD
         found: dict[str, Any] = {"name": request.path_params["model"]}
         found["inputs"] = [{"name": n, "datatype": "BYTES", "shape": [1]} for n in self.inputs]
         if self.identity is not None:
             found["properties"] = {"model_identity": self.identity, "model_source": "/mnt/models"}
         return JSONResponse(found)
-=======
-        inputs = [{"name": name, "datatype": "BYTES", "shape": [1]} for name in self.inputs]
-        said = {"model_identity": self.identity, "model_source": "/mnt/models"}
-        more = {} if self.identity is None else {"properties": said}
-        return JSONResponse({"name": request.path_params["model"], "inputs": inputs, **more})
->>>>>>> refs/heads/rollout
 
     async def metrics(self, _: Request) -> Response:
         if self.checkpoint is None:

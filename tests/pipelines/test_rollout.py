@@ -16,6 +16,7 @@ from pipelines.rollout.driver import DriftError
 from pipelines.rollout.kube import Patience
 from pipelines.rollout.machine import Rollout
 from pipelines.rollout.plan import Plan
+from pipelines.rollout.standard import AUTOSCALER_CLASS, StandardMode
 from pipelines.rollout.state import Phase, Predictor, State, covers
 from pipelines.rollout.watch import Look
 from tests.pipelines.conftest import Serve
@@ -260,3 +261,19 @@ def test_covers() -> None:
     assert not covers({"b": [1, 2]}, {"b": [1]})
     assert not covers({"a": {"b": 1}}, {"a": {"b": 2}})
     assert not covers({}, {"a": 1})
+
+
+@pytest.mark.parametrize(
+    ("scaler", "expected"), [("keda", {AUTOSCALER_CLASS: "none"}), ("hpa", {})]
+)
+def test_a_canary_beside_a_keda_scaler_says_that_it_has_none(
+    scaler: str, expected: dict[str, str]
+) -> None:
+    """KServe 0.20's controller on a real API server: a scaler without triggers stops everything."""
+    service = {
+        "metadata": {"name": "asr", "annotations": {AUTOSCALER_CLASS: scaler}},
+        "spec": {"predictor": {"minReplicas": 1}},
+    }
+    state = State("r", "Standard", Phase.CANARY, 10, {"minReplicas": 1}, {"name": "new"}, "asr")
+    StandardMode().apply(service, state)
+    assert service["spec"]["canary"][0]["predictor"].get("annotations", {}) == expected
