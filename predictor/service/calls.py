@@ -28,6 +28,7 @@ class Recording:
     track: int | None = None  # of a container with several, counted from 0
     vad: Vad | None = None
     context: str = ""
+    draft: str = ""  # what may be said, for speed alone
     context_field: str = "context"  # what the caller named it, for errors
 
 
