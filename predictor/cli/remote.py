@@ -12,6 +12,8 @@ from typing import Any, Final, Self
 
 from predictor.cli.errors import CliError
 from predictor.cli.recognizer import RecordingError
+from predictor.errors import InvalidInput
+from predictor.text.languages import parse_language
 from predictor.types import Segment, Transcription, Usage
 
 _RETRIED: Final = (429, 502, 503, 504)
@@ -105,13 +107,18 @@ def _form(fields: dict[str, str], data: bytes, name: str) -> tuple[bytes, str]:
 
 def _read(answer: dict[str, Any]) -> Transcription:
     """OpenAI's verbose answer; what another server does not say is left empty."""
+    said = answer.get("language") or None
+    try:
+        language = parse_language(said)  # OpenAI writes them in small letters
+    except InvalidInput:
+        language = said
     segments = tuple(
         Segment(
             id=index,
             start_s=float(segment["start"]),
             end_s=float(segment["end"]),
             text=str(segment["text"]),
-            language=answer.get("language") or None,
+            language=language,
             confidence=float(segment.get("confidence") or 0.0),
             avg_logprob=float(segment.get("avg_logprob") or 0.0),
             finish_reason=segment.get("finish_reason", "stop"),
@@ -121,7 +128,7 @@ def _read(answer: dict[str, Any]) -> Transcription:
     )
     return Transcription(
         text=str(answer["text"]),
-        language=answer.get("language") or None,
+        language=language,
         confidence=float(answer.get("confidence") or 0.0),
         duration_s=float(answer.get("duration") or 0.0),
         finish_reason=answer.get("finish_reason", "stop"),

@@ -21,5 +21,7 @@ def waveform(path: Path, seconds: float) -> Samples:
             break
     if not data:
         raise CliError(f"{path}: holds no audio")
-    samples: Samples = np.frombuffer(bytes(data[:wanted]), "<i2") / np.float32(32_768)
+    samples: Samples = np.divide(
+        np.frombuffer(bytes(data[:wanted]), "<i2"), 32_768, dtype=np.float32
+    )
     return samples
