@@ -71,8 +71,7 @@ def jobs_router(dataplane: AsrDataPlane, door: JobDoor) -> APIRouter:
     async def result(job_id: str, request: Request) -> Response:
         record = await asyncio.to_thread(store.job, door.keys.owner(request.headers), job_id)
         given = query_of(request).get(_FORMAT)
-        spec = record.spec
-        chosen = format_of(given or spec.response_format, _FORMAT)
+        chosen = format_of(record.spec.response_format if given is None else given, _FORMAT)
         pieces = await asyncio.to_thread(store.pieces, record.id)
         return await asyncio.to_thread(_result, dataplane, record, pieces, chosen)
 

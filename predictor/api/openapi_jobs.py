@@ -80,7 +80,7 @@ def _form() -> Schema:
     body: Schema = TRANSCRIPTIONS["openapi_extra"]["requestBody"]
     [(media_type, content)] = body["content"].items()
     schema = content["schema"]
-    properties = {**schema["properties"], "stream": {"type": "boolean", "enum": [False]}}
+    properties = {**schema["properties"], "stream": {"enum": [False, "false", "0"]}}
     return {
         "required": True,
         "content": {media_type: {"schema": {**schema, "properties": properties}}},
