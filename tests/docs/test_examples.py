@@ -32,7 +32,9 @@ def run(example: Example, server: Server) -> subprocess.CompletedProcess[str]:
     source = example.source.replace("http://127.0.0.1:8080", server.url)
     source = source.replace("127.0.0.1:8080", server.url.removeprefix("http://"))
     source = source.replace("127.0.0.1:8081", server.grpc)
-    command = ["bash", "-euc", source] if example.language == "sh" else [sys.executable, "-c", source]
+    command = (
+        ["bash", "-euc", source] if example.language == "sh" else [sys.executable, "-c", source]
+    )
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     return subprocess.run(
         command,
@@ -66,7 +68,9 @@ def test_an_output_that_differs_is_noticed() -> None:
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_only_what_a_test_cannot_do_is_not_run(name: str) -> None:
     for language, source in blocks((ROOT / name).read_text("utf-8")):
-        assert language in ("sh", "python", "text", "console", "mermaid", "json", "js"), source
+        assert language in ("sh", "python", "text", "console", "mermaid", "json", "js", "java"), (
+            source
+        )
         if language == "console":
             assert OUT_OF_REACH.search(source), source
 
