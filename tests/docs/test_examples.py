@@ -21,6 +21,7 @@ EXAMPLES = [
     for name in DOCUMENTS
     for number, example in enumerate(examples((ROOT / name).read_text("utf-8")))
 ]
+KINDS = ("sh", "python", "text", "console", "mermaid", "js", "java")
 # What a test may not do: sets up, downloads, talks to a cluster, a GPU or another package manager.
 OUT_OF_REACH = re.compile(
     r"make |pip install|model_id|hf download|modelscope|docker|kubectl|pipelines promote|npm |java "
@@ -29,23 +30,49 @@ OUT_OF_REACH = re.compile(
 
 def run(example: Example, server: Server) -> subprocess.CompletedProcess[str]:
     """With the server's own addresses in place of the default ones."""
-    source = example.source.replace("http://127.0.0.1:8080", server.url)
-    source = source.replace("127.0.0.1:8080", server.url.removeprefix("http://"))
+    source = example.source.replace("127.0.0.1:8080", server.url.removeprefix("http://"))
     source = source.replace("127.0.0.1:8081", server.grpc)
-    command = (
-        ["bash", "-euc", source] if example.language == "sh" else [sys.executable, "-c", source]
-    )
+    if example.language == "sh":
+        return execute("bash", "-euc", source)
+    return execute(sys.executable, "-c", source)
+
+
+def execute(*command: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """With the `python` of this environment first on the path."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = os.environ | {"PATH": path, "PYTHONIOENCODING": "utf-8"}
     return subprocess.run(
-        command,
-        cwd=ROOT,
-        env=os.environ | {"PATH": path, "PYTHONIOENCODING": "utf-8"},
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-        timeout=120,
-        check=False,
+        command, cwd=cwd, env=environment, capture_output=True, encoding="utf-8", timeout=120
     )
+
+
+def foreign(language: str, server: Server) -> str:
+    """The one example in another language, with addresses and files that are right anywhere."""
+    text = (ROOT / "predictor/api/README.md").read_text("utf-8")
+    [source] = [content for name, content in blocks(text) if name == language]
+    source = source.replace("127.0.0.1:8080", server.url.removeprefix("http://"))
+    return source.replace("predictor/recordings", str(ROOT / "predictor" / "recordings"))
+
+
+CLIENTS = ROOT / "tests" / "clients"
+
+
+@pytest.mark.skipif(
+    shutil.which("node") is None or not (CLIENTS / "node_modules" / "openai").is_dir(),
+    reason="node or OpenAI's SDK for it is missing (make test installs the SDK with npm)",
+)
+def test_the_example_for_node(server: Server) -> None:
+    done = execute("node", "--input-type=module", "-e", foreign("js", server), cwd=CLIENTS)
+    assert done.stdout.strip() == "Remind me to call my sister at 7:30.", done.stderr
+
+
+@pytest.mark.skipif(shutil.which("java") is None, reason="no JDK (Debian: default-jdk-headless)")
+def test_the_example_for_java(server: Server, tmp_path: Path) -> None:
+    lines = foreign("java", server)
+    main = f"public static void main(String[] a) throws Exception {{\n{lines}}}"
+    (tmp_path / "Ask.java").write_text(f"public class Ask {{ {main} }}\n")
+    done = execute("java", str(tmp_path / "Ask.java"))
+    assert "Remind me to call my sister at 7:30." in done.stdout, done.stderr
 
 
 @pytest.mark.parametrize("example", EXAMPLES)
@@ -68,9 +95,7 @@ def test_an_output_that_differs_is_noticed() -> None:
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_only_what_a_test_cannot_do_is_not_run(name: str) -> None:
     for language, source in blocks((ROOT / name).read_text("utf-8")):
-        assert language in ("sh", "python", "text", "console", "mermaid", "json", "js", "java"), (
-            source
-        )
+        assert language in KINDS, source
         if language == "console":
             assert OUT_OF_REACH.search(source), source
 
