@@ -46,6 +46,7 @@ def prometheus(
         for num_rounds in (1, 2):
             assert callers.each_once(audio) == dict.fromkeys(PROTOCOLS, 200)
             assert callers.protocols["v2"](b"no audio") == 400
+            assert callers.live(audio) == "Remind me to call my sister at 7:30."
             callers.until_refused(audio)
             scraped = f'qwen3_asr_requests_total{{protocol="grpc"}} == {num_rounds}'
             running.wait(scraped, lambda asked=scraped: bool(running.query(asked)))  # type: ignore[misc]
