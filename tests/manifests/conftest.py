@@ -147,7 +147,7 @@ def has_route() -> Callable[[str], bool]:
         ClosedRepository(models),
         metrics,
         keys,
-        LiveDoor(dataplane, LiveHub(1, metrics), keys, ClientSecrets(()), 60.0, None),
+        LiveDoor(dataplane, LiveHub(1, metrics), keys, ClientSecrets(keys), 60.0, None),
         AppOptions(max_body_bytes=1, max_held_bytes=1, recognize_details=False),
     )
 
