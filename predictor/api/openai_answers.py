@@ -47,9 +47,13 @@ def renderer(
             body: dict[str, Any] = {"text": answer.text, "usage": token_usage(answer)}
             if token_bytes is not None:
                 body["logprobs"] = logprobs(answer, token_bytes)
-            return Rendered(orjson.dumps(body), "application/json")
+            return Rendered(
+                orjson.dumps(body, option=orjson.OPT_APPEND_NEWLINE), "application/json"
+            )
         if response_format == "verbose_json":
-            return Rendered(orjson.dumps(_verbose(answer)), "application/json")
+            return Rendered(
+                orjson.dumps(_verbose(answer), option=orjson.OPT_APPEND_NEWLINE), "application/json"
+            )
         spoken = [segment for segment in answer.segments if segment.text]
         text = {
             "text": lambda: answer.text + "\n",
