@@ -132,7 +132,8 @@ class Word:
     text: str
     start_s: float  # in the recording
     end_s: float
-    confidence: float  # 0..1, geometric mean of the probabilities of its tokens
+    # 0..1, geometric mean of the probabilities of its tokens; None for a word that was given.
+    confidence: float | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,9 +54,7 @@ class AlignerClient:
         """
         for _ in range(_ATTEMPTS):
             with ExitStack() as open_files:
-                files = await asyncio.to_thread(
-                    lambda: (samples_file(samples), words_file(words))
-                )
+                files = await asyncio.to_thread(lambda: (samples_file(samples), words_file(words)))
                 for file in files:
                     open_files.enter_context(file)
                 found = await self._ask(Question(len(samples), len(words)), files)

@@ -88,6 +88,6 @@ def _class_s(folder: Path) -> float:
 
 
 def _languages(folder: Path) -> tuple[str, ...]:
-    """Those that config.json names and the published aligner knows; all of these if it is silent."""
+    """Those that config.json names and the published aligner knows, or all that it knows."""
     named = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     return tuple(sorted(set(named.get("support_languages") or LANGUAGES) & set(LANGUAGES)))

@@ -28,12 +28,14 @@ _EXIT_S: Final = 5.0  # for a process that closed its end
 class AlignerProcess:
     """One aligner. `address` is where servers connect to it."""
 
-    def __init__(self, spec: AlignerSpec, address: Path | None = None) -> None:
+    def __init__(self, address: Path | None = None) -> None:
         """From now on servers may connect, and wait.
 
         `address` is the socket's path, in a folder that only we may look into; a new one if None.
         """
-        self._spec = spec
+        self._spec: AlignerSpec
+        self._process: ChildProcess
+        self._socket: socket.socket | None = None  # to the process, once there is one
         self._folder = None
         if address is None:
             self._folder = tempfile.TemporaryDirectory(prefix="asr-")
@@ -44,14 +46,16 @@ class AlignerProcess:
         self._listener.listen(_BACKLOG)
         self._ending = threading.Event()
         self._watcher = threading.Thread(target=self._watch, name="aligner-watch", daemon=True)
-        self._socket: socket.socket
-        self._process: ChildProcess
-        self._spawn()
 
     @property
     def pid(self) -> int:
         """The process id, for whoever looks after the machine."""
         return self._process.pid
+
+    def spawn(self, spec: AlignerSpec) -> None:
+        """Start the process."""
+        self._spec = spec
+        self._spawn()
 
     def wait_loaded(self) -> None:
         """Wait until the process takes requests; from then on it is watched.
@@ -68,17 +72,20 @@ class AlignerProcess:
     def stop(self, timeout_s: float = 10.0) -> None:
         """End the process after its current batch. Harmless to call twice."""
         self._ending.set()
-        with suppress(OSError):  # it has gone already
-            self._socket.shutdown(socket.SHUT_WR)
-        self._process.exit_code(timeout_s)
-        if self._watcher.is_alive():
-            self._watcher.join()
-        self._socket.close()
+        if self._socket is not None:
+            with suppress(OSError):  # it has gone already
+                self._socket.shutdown(socket.SHUT_WR)
+            self._process.exit_code(timeout_s)
+            if self._watcher.is_alive():
+                self._watcher.join()
+            self._socket.close()
         self._listener.close()
         if self._folder is not None:
             self._folder.cleanup()
 
     def _spawn(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             fds = (theirs.fileno(), self._listener.fileno())
@@ -87,6 +94,7 @@ class AlignerProcess:
             self._socket.send(to_json(self._spec))
 
     def _wait_ready(self) -> None:
+        assert self._socket is not None
         try:
             said = self._socket.recv(MAX_MESSAGE_BYTES)
         except ConnectionResetError:
@@ -103,7 +111,6 @@ class AlignerProcess:
         self._wait_for_end()
         if not self._ending.is_set():
             logger.info("the aligner starts again")
-            self._socket.close()
             self._spawn()
             try:
                 self._wait_ready()
@@ -116,6 +123,7 @@ class AlignerProcess:
             self._listener.close()  # so that nobody waits for it any more
 
     def _wait_for_end(self) -> None:
+        assert self._socket is not None
         with suppress(OSError):
             self._socket.recv(1)
         code = self._process.exit_code(None if self._ending.is_set() else _EXIT_S)

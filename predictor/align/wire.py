@@ -12,7 +12,7 @@ import os
 import socket
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from predictor.types import Samples
 
 MAX_MESSAGE_BYTES: Final = 65_536
+_T = TypeVar("_T", bound=np.generic)
 Times = NDArray[np.float64]  # [words, 2] starts and ends, seconds
 
 
@@ -116,7 +117,7 @@ def times_file(times: Times) -> BinaryIO:
 
 def read_samples(file: BinaryIO, num_samples: int) -> Samples:
     """[num_samples]. Raises ValueError when the file holds another number."""
-    return _numbers(file, num_samples, np.dtype(np.float32))
+    return _checked(np.frombuffer(_bytes(file), dtype=np.float32), num_samples)
 
 
 def read_words(file: BinaryIO) -> tuple[str, ...]:
@@ -126,11 +127,12 @@ def read_words(file: BinaryIO) -> tuple[str, ...]:
 
 def read_times(file: BinaryIO, num_words: int) -> Times:
     """[num_words, 2]. Raises ValueError when the file holds another number."""
-    return _numbers(file, 2 * num_words, np.dtype(np.float64)).reshape(-1, 2)
+    values = np.frombuffer(_bytes(file), dtype=np.float64).copy()
+    return _checked(values, 2 * num_words).reshape(-1, 2)
 
 
 def _file(data: memoryview) -> BinaryIO:
-    file = open(os.memfd_create("align"), "r+b", buffering=0)
+    file = open(os.memfd_create("align"), "r+b", buffering=0)  # noqa: SIM115  # the caller's
     rest = data
     while rest:
         rest = rest[os.write(file.fileno(), rest) :]
@@ -142,8 +144,7 @@ def _bytes(file: BinaryIO) -> bytes:
     return file.read()
 
 
-def _numbers(file: BinaryIO, number: int, dtype: np.dtype[np.generic]) -> NDArray[np.generic]:
-    values = np.frombuffer(_bytes(file), dtype=dtype)
+def _checked(values: NDArray[_T], number: int) -> NDArray[_T]:
     if len(values) != number:
         raise ValueError(f"{len(values)} numbers came, and not {number}")
     return values

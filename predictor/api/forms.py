@@ -57,6 +57,8 @@ async def read_form(request: Request, file_field: str, known_fields: Sequence[st
     fields: dict[str, str] = {}
     lists: dict[str, list[str]] = {}
     for name, value in items:
+        if f"{name}[]" in known_fields:  # some clients leave the brackets away
+            name = f"{name}[]"
         refuse_unknown({name: value}, [file_field, *known_fields], "form")
         if (name == file_field) != isinstance(value, UploadFile):
             kind = "a file" if name == file_field else "text"

@@ -16,6 +16,7 @@ from starlette.requests import Request
 from predictor.api.errors import error_body, to_asr_error
 from predictor.api.forms import Form, read_form
 from predictor.api.hearing import HEARING_FIELDS, read_hearing
+from predictor.api.words import words_json
 from predictor.errors import InvalidInput, NotFound
 from predictor.service.calls import Call, Recording
 from predictor.text.languages import CODES, parse_language
@@ -26,13 +27,14 @@ Event = str | Segment | Transcription  # of a stream: new text, a segment's end,
 ResponseFormat = Literal["json", "text", "verbose_json", "srt", "vtt"]
 FORMATS: tuple[ResponseFormat, ...] = ("json", "text", "verbose_json", "srt", "vtt")
 FILE_FIELD = "file"
+_GRANULARITIES = "timestamp_granularities[]"
 FIELDS = (
     "model",
     "language",
     "prompt",
     "response_format",
     "temperature",
-    "timestamp_granularities[]",
+    _GRANULARITIES,
     "stream",
     *HEARING_FIELDS,
 )
@@ -61,7 +63,7 @@ async def openai_call(request: Request, served_names: Sequence[str]) -> OpenAICa
     _check_model(form.fields.get("model"), served_names)
     _check_temperature(form.fields.get("temperature"))
     response_format = _response_format(form.fields.get("response_format", "json"))
-    _check_granularities(form, response_format)
+    granularities = _granularities(form, response_format)
     stream = _stream(form.fields.get("stream", "false"), response_format)
     hearing = read_hearing(form.fields)
     recording = Recording(
@@ -74,8 +76,11 @@ async def openai_call(request: Request, served_names: Sequence[str]) -> OpenAICa
         channel=hearing.channel,
         track=hearing.track,
         vad=hearing.vad,
+        with_words="word" in granularities,
+        words_field=_GRANULARITIES,
     )
-    return OpenAICall(Call("openai", (recording,), _renderer(response_format)), stream)
+    render = _renderer(response_format, granularities)
+    return OpenAICall(Call("openai", (recording,), render), stream)
 
 
 def model_entry(model_name: str, created: int) -> dict[str, Any]:
@@ -153,19 +158,21 @@ def _response_format(given: str) -> ResponseFormat:
     )
 
 
-def _check_granularities(form: Form, response_format: ResponseFormat) -> None:
-    name = "timestamp_granularities[]"
-    granularities = form.lists.get(name, [])
+def _granularities(form: Form, response_format: ResponseFormat) -> Sequence[str]:
+    granularities = form.lists.get(_GRANULARITIES, [])
     for granularity in granularities:
-        if granularity != "segment":
+        if granularity not in ("word", "segment"):
             raise InvalidInput(
-                f"{name}: {granularity[:60]!r} is not supported, only 'segment' is",
-                field=name,
+                f"{_GRANULARITIES}: {granularity[:60]!r} is not supported, word and segment are",
+                field=_GRANULARITIES,
                 value=granularity[:60],
-                limit=["segment"],
+                limit=["word", "segment"],
             )
     if granularities and response_format != "verbose_json":
-        raise InvalidInput(f"{name}: needs response_format verbose_json", field=name)
+        raise InvalidInput(
+            f"{_GRANULARITIES}: needs response_format verbose_json", field=_GRANULARITIES
+        )
+    return granularities
 
 
 def _stream(given: str, response_format: ResponseFormat) -> bool:
@@ -181,14 +188,16 @@ def _stream(given: str, response_format: ResponseFormat) -> bool:
     return stream
 
 
-def _renderer(response_format: ResponseFormat) -> Callable[[list[Transcription]], Rendered]:
+def _renderer(
+    response_format: ResponseFormat, granularities: Sequence[str]
+) -> Callable[[list[Transcription]], Rendered]:
     def render(answers: list[Transcription]) -> Rendered:
         [answer] = answers
         if response_format == "json":
             body: dict[str, Any] = {"text": answer.text, "usage": _token_usage(answer)}
             return Rendered(orjson.dumps(body), "application/json")
         if response_format == "verbose_json":
-            return Rendered(orjson.dumps(_verbose(answer)), "application/json")
+            return Rendered(orjson.dumps(_verbose(answer, granularities)), "application/json")
         spoken = [segment for segment in answer.segments if segment.text]
         text = {
             "text": lambda: answer.text + "\n",
@@ -214,13 +223,18 @@ def _token_usage(answer: Transcription) -> dict[str, Any]:
     }
 
 
-def _verbose(answer: Transcription) -> dict[str, Any]:
+def _verbose(answer: Transcription, granularities: Sequence[str]) -> dict[str, Any]:
+    parts: dict[str, Any] = {}
+    if answer.words is not None:
+        parts["words"] = words_json(answer.words)
+    if not granularities or "segment" in granularities:
+        parts["segments"] = [_segment(segment) for segment in answer.segments if segment.text]
     return {
         "task": "transcribe",
         "language": answer.language or "",
         "duration": answer.duration_s,
         "text": answer.text,
-        "segments": [_segment(segment) for segment in answer.segments if segment.text],
+        **parts,
         "usage": {"type": "duration", "seconds": answer.duration_s},
         "confidence": answer.confidence,
         "finish_reason": answer.finish_reason,

@@ -16,6 +16,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from predictor.api import openai, openapi, v2
+from predictor.api.alignments import alignment_call
 from predictor.api.dataplane import AsrDataPlane, ClosedRepository
 from predictor.api.infer_body import parse_rest
 from predictor.api.page import Page, wants_page
@@ -175,6 +176,12 @@ def openai_router(dataplane: AsrDataPlane, created: int, prefix: str) -> APIRout
         answer: openai.Rendered = await dataplane.call(name, parsed.call, dict(request.headers))
         return Response(answer.body, media_type=answer.media_type)
 
+    async def alignments(request: Request) -> Response:
+        name = dataplane.model.name
+        await dataplane.get_model(name)
+        call = await alignment_call(request)
+        return _json(await dataplane.call(name, call, dict(request.headers)))
+
     async def models() -> Response:
         entry = openai.model_entry(dataplane.model.name, created)
         return _json({"object": "list", "data": [entry]})
@@ -185,6 +192,7 @@ def openai_router(dataplane: AsrDataPlane, created: int, prefix: str) -> APIRout
 
     add = router.add_api_route
     add("/audio/transcriptions", transcriptions, methods=["POST"], **openapi.TRANSCRIPTIONS)
+    add("/audio/alignments", alignments, methods=["POST"], **openapi.ALIGNMENTS)
     if prefix != "/v1":
         add("/models", models, methods=["GET"], **openapi.OPENAI_MODELS)
         add("/models/{model_name}", model, methods=["GET"], **openapi.OPENAI_MODEL)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from predictor.api.details import details
 from predictor.api.hearing import HEARING_FIELDS, Hearing, read_hearing
 from predictor.api.infer_body import InferBody, RequestedOutput
 from predictor.api.tensors import Parameters, Tensor
+from predictor.api.words import WORDS_FIELD, read_words
 from predictor.errors import InvalidInput
 from predictor.service.calls import Call, Recording
 from predictor.text.languages import parse_language
@@ -40,7 +41,14 @@ OUTPUTS = (
     {"name": "details", "datatype": "BYTES", "shape": [-1]},
 )
 _OUTPUT_NAMES = tuple(str(output["name"]) for output in OUTPUTS)
-_PARAMETERS = ("language", "context", "sample_rate", "binary_data_output", *HEARING_FIELDS)
+_PARAMETERS = (
+    "language",
+    "context",
+    "sample_rate",
+    "binary_data_output",
+    WORDS_FIELD,
+    *HEARING_FIELDS,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +107,12 @@ def _call(
     languages = _per_item(inputs, body.parameters, "language", len(recordings))
     contexts = _per_item(inputs, body.parameters, "context", len(recordings))
     hearing = read_hearing(body.parameters)
+    with_words = read_words(body.parameters)
     complete = tuple(
-        _with_text(recording, hearing, index, languages[index], contexts[index])
+        replace(
+            _with_text(recording, hearing, index, languages[index], contexts[index]),
+            with_words=with_words,
+        )
         for index, recording in enumerate(recordings)
     )
     return Call(protocol, complete, render, indexed=True)

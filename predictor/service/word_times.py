@@ -61,26 +61,35 @@ class WordTimes:
         words = await asyncio.to_thread(split_words, text, language)
         if not words:
             return ()
-        times = await self.align(samples, words)
-        return tuple(
-            Word(
-                text=text[start:end] or word,
-                start_s=round(at_s + begin_s, 3),
-                end_s=round(at_s + end_s, 3),
-                confidence=_confidence(spans, start, end, confidence),
-            )
-            for word, (start, end), (begin_s, end_s) in zip(
-                words, places_of(words, text), times.tolist(), strict=True
-            )
+        times = at_s + await self.align(samples, words)
+        scores = [
+            _confidence(spans, start, end, confidence) for start, end in places_of(words, text)
+        ]
+        return words_of(words, text, times, scores)
+
+
+def words_of(
+    words: Sequence[str],
+    text: str,
+    times: Times,
+    confidences: Sequence[float] | None = None,
+) -> tuple[Word, ...]:
+    """Words as they stand in the text they were split from."""
+    scores: Sequence[float | None] = confidences or [None] * len(words)
+    return tuple(
+        Word(text[start:end] or word, round(begin_s, 3), round(end_s, 3), score)
+        for word, (start, end), (begin_s, end_s), score in zip(
+            words, places_of(words, text), times.tolist(), scores, strict=True
         )
+    )
 
 
-def no_aligner() -> InvalidInput:
+def no_aligner(field: str = "words") -> InvalidInput:
     """Of a server without one."""
     return InvalidInput(
-        "words: this server has no aligner (settings aligner_dir and aligner_id), so it knows no "
-        "word times",
-        field="words",
+        f"{field}: this server has no aligner (settings aligner_dir and aligner_id), so it knows "
+        "no word times",
+        field=field,
         limit="segments",
     )
 

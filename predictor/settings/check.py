@@ -25,6 +25,10 @@ def contradictions(values: Mapping[str, Any], sources: Mapping[str, str]) -> lis
         refuse("model_dir model_id", "give one of them")
     if values["model_revision"] is not None and values["model_id"] is None:
         refuse("model_revision", "is of use with model_id only")
+    if values["aligner_dir"] is not None and values["aligner_id"] is not None:
+        refuse("aligner_dir aligner_id", "give one of them")
+    if values["aligner_revision"] is not None and values["aligner_id"] is None:
+        refuse("aligner_revision", "is of use with aligner_id only")
     if not _MODEL_NAME.fullmatch(values["model_name"]):
         refuse("model_name", "must be letters, digits, '.', '_' and '-', at most 128")
     if values["language_detection"] and values["language"] is not None:

@@ -8,7 +8,15 @@ from dataclasses import dataclass
 
 from predictor.text.languages import join_texts
 from predictor.text.output import ParsedOutput
-from predictor.types import AudioEnd, EngineFinish, FinishReason, Segment, Transcription, Usage, Word
+from predictor.types import (
+    AudioEnd,
+    EngineFinish,
+    FinishReason,
+    Segment,
+    Transcription,
+    Usage,
+    Word,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +97,7 @@ def _words(pieces: Sequence[Piece]) -> tuple[Word, ...]:
 
 
 def _wordless(pieces: Sequence[Piece]) -> list[str]:
-    """One note for each language whose pieces have no words, because the aligner does not know it."""
+    """One note for each language that was spoken and that the aligner does not know."""
     unknown = {p.parsed.language for p in pieces if p.parsed.text and p.words is None}
     return [f"no word times for what is said in {name}" for name in sorted(map(str, unknown))]
 
