@@ -10,6 +10,7 @@ from typing import Final
 # Other words in a row before it is another text: a recogniser's mistakes are shorter, or sound
 # alike and so are spelled alike.
 _MIN_RUN: Final = 3
+_WORDS_PER_NUMBER: Final = 4  # "1984" is nineteen eighty four to others
 _ALIKE: Final = 0.5  # share of letters in common, above which words are the same, spelled otherwise
 
 
@@ -27,8 +28,8 @@ def first_misfit(given: Sequence[str], heard: Sequence[str]) -> Misfit | None:
     left, right = ([word.casefold() for word in words] for words in (given, heard))
     runs = _runs(left, right)
     for start, end, first, last in runs:
-        is_long = max(end - start, last - first) >= min(_MIN_RUN, len(left))
-        if is_long and not _is_alike(left[start:end], right[first:last]):
+        length = max(end - start, last - first) - _spare(left[start:end], right[first:last])
+        if length >= min(_MIN_RUN, len(left)) and not _is_alike(left[start:end], right[first:last]):
             return Misfit(start, _shown(given[start:end]), _shown(heard[first:last]))
     if runs and not _is_alike(left, right):
         start, end, first, last = runs[0]
@@ -49,6 +50,12 @@ def _runs(left: Sequence[str], right: Sequence[str]) -> list[tuple[int, int, int
             runs.pop()
         runs.append((start, end, first, last))
     return runs
+
+
+def _spare(left: Sequence[str], right: Sequence[str]) -> int:
+    """How many words a run may be longer because numbers in it may be spelled out."""
+    with_digits = sum(any(char.isdigit() for char in word) for word in (*left, *right))
+    return _WORDS_PER_NUMBER * with_digits
 
 
 def _is_alike(left: Sequence[str], right: Sequence[str]) -> bool:

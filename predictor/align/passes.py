@@ -66,7 +66,8 @@ def pauses(samples: Samples) -> list[tuple[float, float]]:
         return []
     frames = samples[: num_frames * _FRAME].reshape(num_frames, _FRAME).astype(np.float64)
     loudness = 10 * np.log10(np.mean(frames**2, axis=1) + 1e-12)
-    limit = max(np.quantile(loudness, 0.95) - 30, np.quantile(loudness, 0.05) + 6)
+    loud, quiet = np.quantile(loudness, [0.95, 0.05])
+    limit = max(loud - 30, min(quiet + 6, loud - 12))
     edges = np.flatnonzero(np.diff(np.r_[False, loudness < limit, False].astype(np.int8)))
     runs = edges.reshape(-1, 2)
     inside = (runs[:, 1] - runs[:, 0] >= _MIN_PAUSE_FRAMES) & (runs[:, 0] > 0)
