@@ -6,6 +6,8 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
+CLIENTS := tests/clients/node_modules/.ready
+SOAK_S ?= 600
 PORT ?= 8080
 
 PREDICTOR_IMAGE ?= registry.example.com/qwen3-asr/predictor
@@ -43,11 +45,17 @@ lint: setup ## ruff and mypy
 format: setup ## let ruff rewrite the files
 	@$(PY) -m ruff check --fix . && $(PY) -m ruff format .
 
-test: setup lint ## everything that needs no GPU and no cluster
+test: setup lint $(CLIENTS) ## everything that needs no GPU and no cluster
 	@$(PY) -m pytest -q
 
-soak: setup ## the long tests: whole evaluation sets through live sessions, minutes to an hour
+soak: setup ## the long tests: hostile requests for SOAK_S seconds, whole sets through live sessions
+	@SOAK_S=$(SOAK_S) $(PY) -m pytest -q -s --timeout=0 tests/chaos
 	@$(PY) -m pytest -q -m soak
+
+$(CLIENTS): tests/clients/package-lock.json
+	@if command -v npm >/dev/null; \
+	  then npm --prefix tests/clients ci --silent --no-audit --no-fund && touch $@; \
+	  else echo "npm is not installed: Node's clients will NOT be tested"; fi
 
 lock: setup ## write requirements.lock anew from pyproject.toml
 	@$(PY) -m pip install --quiet uv && $(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 \
@@ -79,4 +87,4 @@ kind: ## bring overlays/dev-cpu up on a kind cluster with KServe (docker, kind, 
 	manifests/kind/up.sh
 
 clean: ## remove .venv and caches
-	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis dist build
+	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis dist build tests/clients/node_modules

@@ -6,8 +6,10 @@ AsrError
 │   └── AudioTooLong        400  more seconds than the limit
 ├── Unauthorized            401
 ├── NotFound                404  unknown model or route
+├── TooSlow                 408  the request did not come in as fast as it must
 ├── PayloadTooLarge         413  more bytes than the limit
 ├── UnsupportedMedia        415  a media type that is not accepted on this route
+├── HeadTooLarge            431  more bytes before the body than the limit
 ├── Overloaded              429  the queue is full; carries retry_after_s
 ├── NotReady                503  still loading or shutting down; carries retry_after_s
 ├── DeadlineExceeded        504
@@ -94,6 +96,18 @@ class NotFound(AsrError):
     """No such model or route."""
 
     spec = ErrorSpec(404, "NOT_FOUND", "invalid_request_error", "not_found")
+
+
+class TooSlow(AsrError):
+    """The request's head or body did not come in as fast as it must."""
+
+    spec = ErrorSpec(408, "DEADLINE_EXCEEDED", "invalid_request_error", "request_timeout")
+
+
+class HeadTooLarge(AsrError):
+    """Request line and headers have more bytes than the limit."""
+
+    spec = ErrorSpec(431, "RESOURCE_EXHAUSTED", "invalid_request_error", "head_too_large")
 
 
 class PayloadTooLarge(InvalidInput):

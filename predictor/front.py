@@ -64,7 +64,8 @@ def main(
     with importing():
         from predictor.service.loading import Loading, join_engines
 
-        loading = Loading(settings, (join or join_engines)(spec.engines))
+        join_them = (join or join_engines)(spec.engines)
+        loading = Loading(settings, join_them, has_real_weights=join is None)
         sys.argv[1:] = []  # KServe parses them while it is imported
         from predictor.server import PodPlace, build_server
     book = Book(spec.folder / "book", spec.num_fronts, spec.index)

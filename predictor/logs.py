@@ -46,7 +46,15 @@ class TextFormatter(logging.Formatter):
         values: dict[str, object] = dict(fields) if isinstance(fields, dict) else {}
         if request_id := request_id_var.get():
             values["request_id"] = request_id
-        return " ".join([super().formatMessage(record), *(f"{k}={v}" for k, v in values.items())])
+        words = [super().formatMessage(record), *(f"{k}={v}" for k, v in values.items())]
+        return _printable(" ".join(words))
+
+
+def _printable(text: str) -> str:
+    """What callers chose, such as a path, can neither start a line nor steer a terminal."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def configure_logging(log_format: str, log_level: str) -> None:

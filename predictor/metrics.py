@@ -217,7 +217,7 @@ class Metrics:
         self.model_info = Gauge(
             "qwen3_asr_model_info",
             "Always 1; the labels say what is served.",
-            ["model_name", "version", "checkpoint", "device", "dtype"],
+            ["model_name", "version", "checkpoint", "device", "dtype", "identity"],
             registry=registry,
         )
         self.model_ready = Gauge(

@@ -17,8 +17,9 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import grpc  # type: ignore[import-untyped]
 import uvicorn
 from kserve import ModelServer
 from prometheus_client import REGISTRY, CollectorRegistry
@@ -29,8 +30,11 @@ from predictor.align.process import AlignerProcess
 from predictor.api.app import AppOptions, create_app
 from predictor.api.auth import KeyRing
 from predictor.api.client_secrets import ClientSecrets
+from predictor.api.connections import ConnectionLimits, Connections, fit_to_descriptors
 from predictor.api.dataplane import AsrDataPlane, ClosedRepository
-from predictor.api.grpc_server import create_grpc_server
+from predictor.api.give_back import give_back_memory
+from predictor.api.grpc_server import AsrServicer, GrpcLimits, create_grpc_server
+from predictor.api.held_bytes import HeldBytes
 from predictor.api.realtime import LiveDoor
 from predictor.audio.cut import split
 from predictor.audio.decode import AudioDecoder, AudioLimits, AudioOptions, CutOptions
@@ -44,6 +48,7 @@ from predictor.live.listener import LiveParts
 from predictor.live.options import LiveOptions
 from predictor.live.speech_batch import SpeechBatch
 from predictor.metrics import Metrics
+from predictor.model.checkpoint.identity import ready_text
 from predictor.ports import listen
 from predictor.processes import num_cpus
 from predictor.service.admission import Admission
@@ -105,6 +110,7 @@ class AsrServer(ModelServer):  # type: ignore[misc]  # KServe is untyped
         self.model_repository_extension = ClosedRepository(self.registered_models)
         self.keys = KeyRing(settings.api_keys)
         self.live = live
+        self.held = HeldBytes(settings.max_pending_bytes)
         self.door = LiveDoor(
             dataplane=self.dataplane,
             hub=live,
@@ -119,16 +125,27 @@ class AsrServer(ModelServer):  # type: ignore[misc]  # KServe is untyped
             metrics,
             self.keys,
             self.door,
+            self.held,
             AppOptions(
                 max_body_bytes=settings.max_body_bytes,
-                max_held_bytes=settings.max_pending_bytes,
+                request_timeout_s=settings.request_timeout_s,
+                client_timeout_s=settings.client_timeout_s,
+                cors_origins=settings.cors_origins,
                 has_page=settings.enable_page,
                 recognize_details=settings.output_format == "json",
             ),
         )
+        connections = Connections(
+            ConnectionLimits(
+                max_connections=fit_to_descriptors(settings.max_connections),
+                client_timeout_s=settings.client_timeout_s,
+                idle_timeout_s=_KEEP_ALIVE_S,
+            )
+        )
         self.rest = _RestServer(
             uvicorn.Config(
                 self.app,
+                http=cast(Any, connections.protocol),
                 log_config=None,
                 access_log=False,
                 lifespan="on",  # where FastAPI sets up tracing, if the environment asks
@@ -163,6 +180,7 @@ class AsrServer(ModelServer):  # type: ignore[misc]  # KServe is untyped
         loading = asyncio.create_task(self._load())
         stopping = asyncio.create_task(stop.wait())
         lost = asyncio.ensure_future(asyncio.wrap_future(self.engine_lost))
+        tidying = asyncio.create_task(give_back_memory())
         try:
             await asyncio.wait({loading, stopping, serving}, return_when=asyncio.FIRST_COMPLETED)
             if loading.done():
@@ -175,6 +193,7 @@ class AsrServer(ModelServer):  # type: ignore[misc]  # KServe is untyped
                 ends: set[asyncio.Future[Any]] = {stopping, serving, lost}
                 await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         finally:
+            tidying.cancel()
             await self._end(serving, stop_grpc)
             if not loading.done():
                 # A thread cannot be stopped while it reads weights, and nothing would be lost.
@@ -192,18 +211,24 @@ class AsrServer(ModelServer):  # type: ignore[misc]  # KServe is untyped
     async def _start_grpc(self) -> tuple[Callable[[], asyncio.Future[None]], int | None]:
         if not self.settings.enable_grpc:
             return _nothing, None
-        server = create_grpc_server(
-            self.dataplane,
-            self.model_repository_extension,
-            self.metrics,
-            self.door,
-            self.settings.max_body_bytes,
-            shares_port=self.place is not None,
-        )
+        server = self.grpc_server()
         port = server.add_insecure_port(f"{self.settings.host}:{self.settings.grpc_port}")
         await server.start()
         grace_s = self.settings.shutdown_grace_s
         return lambda: asyncio.ensure_future(server.stop(grace_s)), port
+
+    def grpc_server(self) -> grpc.aio.Server:
+        """V2 over gRPC, without a port yet."""
+        servicer = AsrServicer(
+            self.dataplane, self.model_repository_extension, self.metrics, self.door
+        )
+        limits = GrpcLimits(
+            max_message_bytes=self.settings.max_body_bytes,
+            client_timeout_s=self.settings.client_timeout_s,
+            request_timeout_s=self.settings.request_timeout_s,
+            shares_port=self.place is not None,
+        )
+        return create_grpc_server(servicer, self.held, limits)
 
     async def _end(
         self, serving: asyncio.Task[None], stop_grpc: Callable[[], asyncio.Future[None]]
@@ -391,8 +416,18 @@ def _load(
         checkpoint=_checkpoint_name(settings, checkpoint.folder),
         device=checkpoint.made.device,
         dtype=checkpoint.made.dtype,
+        identity=checkpoint.identity.digest,
     ).set(1)
-    return Loaded(engine, transcriber, prompts, live, loading.began_s)
+    return Loaded(
+        engine,
+        transcriber,
+        prompts,
+        live,
+        checkpoint.identity,
+        ready_text(checkpoint.folder),
+        loading.has_real_weights,
+        loading.began_s,
+    )
 
 
 def _word_times(settings: Settings, aligner: AlignerProcess | Path | None) -> WordTimes:

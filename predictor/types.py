@@ -99,6 +99,7 @@ class TextRequest:
     max_new_tokens: int | None = None  # of one piece; None = by the audio's length
     with_words: bool = False  # say when each word was said
     said: str | None = None  # what was said, of which times are asked and nothing else
+    draft: str = ""  # what may be said: it changes the time of the first piece, never its text
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +150,8 @@ class Segment:
     avg_logprob: float  # mean natural log-probability of the text tokens
     finish_reason: FinishReason
     token_ids: tuple[int, ...] = ()
+    token_logprobs: tuple[float, ...] = ()  # natural log, one for each of `token_ids`
+    num_header_tokens: int = 0  # of `token_ids`, the first ones: they name the language
     channel: int | None = None  # when each channel was heard on its own
 
 

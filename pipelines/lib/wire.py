@@ -115,5 +115,8 @@ async def read_events(response: httpx.Response, started: float) -> dict[str, Any
 
 
 def _language(value: object) -> str | None:
-    """A detected language's name; services say None, "" or "None" when nobody spoke."""
-    return value if isinstance(value, str) and value.lower() not in ("", "none") else None
+    """A detected language's name; services say None, "" or "None" when nobody spoke, and OpenAI's
+    schema has names in lower case."""
+    if not isinstance(value, str) or value.lower() in ("", "none"):
+        return None
+    return value[0].upper() + value[1:]

@@ -15,14 +15,23 @@ from predictor import __version__
 from predictor.api.auth import KeyRing, RequireKey
 from predictor.api.dataplane import AsrDataPlane, ClosedRepository
 from predictor.api.errors import answer_error, error_response, speaks_openai
+from predictor.api.held_bytes import HeldBytes
 from predictor.api.live_frames import live_router
-from predictor.api.middleware import BodyLimit, ClientGone, RequestContext
+from predictor.api.methods import Cors, HeadAndOptions
+from predictor.api.middleware import (
+    BodyLimit,
+    ClientGone,
+    Deadline,
+    RequestContext,
+    ReserveForProbes,
+)
+from predictor.api.openai_routes import openai_router
 from predictor.api.page import Page, page_router
 from predictor.api.realtime import LiveDoor, realtime_router
 from predictor.api.routes import (
     health_router,
-    openai_router,
     recognize_router,
+    register_model_names,
     v1_router,
     v2_router,
 )
@@ -34,7 +43,9 @@ class AppOptions:
     """What an operator may change about the routes."""
 
     max_body_bytes: int
-    max_held_bytes: int  # of all bodies together
+    request_timeout_s: float
+    client_timeout_s: float  # for a body to bring more
+    cors_origins: tuple[str, ...]  # whose pages may send requests from a browser
     recognize_details: bool  # whether `/api/v1/recognize` answers with `details` as well
     has_page: bool = False  # whether browsers get a page at `/`
 
@@ -45,6 +56,7 @@ def create_app(
     metrics: Metrics,
     keys: KeyRing,
     live: LiveDoor,
+    held: HeldBytes,
     options: AppOptions,
 ) -> FastAPI:
     """Everything a client can reach over HTTP."""
@@ -55,6 +67,7 @@ def create_app(
         docs_url=None,  # its page loads scripts from elsewhere
         redoc_url=None,
     )
+    register_model_names()
     created = int(time.time())
     page = Page() if options.has_page else None
     app.include_router(health_router(dataplane, metrics.registry, page))
@@ -72,11 +85,24 @@ def create_app(
     app.add_exception_handler(RequestValidationError, _answer)
     app.add_middleware(ClientGone)  # the last added is the outermost
     app.add_middleware(
-        BodyLimit, max_body_bytes=options.max_body_bytes, max_held_bytes=options.max_held_bytes
+        BodyLimit,
+        max_body_bytes=options.max_body_bytes,
+        held=held,
+        client_timeout_s=options.client_timeout_s,
     )
-    app.add_middleware(RequireKey, keys=keys)
-    app.add_middleware(RequestContext, metrics=metrics)
+    app.add_middleware(RequireKey, keys=keys, routes=app.routes)
+    app.add_middleware(HeadAndOptions, routes=app.routes)
+    if options.cors_origins:
+        app.add_middleware(Cors, origins=options.cors_origins)
+    app.add_middleware(ReserveForProbes)
+    app.add_middleware(Deadline, timeout_s=options.request_timeout_s)
+    app.add_middleware(RequestContext, metrics=metrics, model_identity=lambda: _digest(dataplane))
     return app
+
+
+def _digest(dataplane: AsrDataPlane) -> str | None:
+    identity = dataplane.model.identity
+    return None if identity is None else identity.digest
 
 
 async def _answer(request: Request, exc: Exception) -> Response:

@@ -9,12 +9,14 @@ import hmac
 from collections.abc import Mapping, Sequence
 
 from starlette.datastructures import Headers
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from predictor.api.errors import answer_error, error_response, speaks_openai
-from predictor.errors import Unauthorized
+from predictor.errors import NotFound, Unauthorized
 
-_OPEN_METHODS = ("GET", "HEAD")
+_OPEN_METHODS = ("GET", "HEAD", "OPTIONS")
 
 
 class KeyRing:
@@ -37,19 +39,53 @@ class KeyRing:
 
 
 class RequireKey:
-    """Refuses requests without a key before their body is read."""
+    """Refuses requests without a key before their body is read, WebSockets to which no route leads,
+    and what is neither.
 
-    def __init__(self, app: ASGIApp, keys: KeyRing) -> None:
+    A route of WebSockets asks for the key itself, in the handshake: browsers have other ways to
+    send one there.
+    """
+
+    def __init__(self, app: ASGIApp, keys: KeyRing, routes: Sequence[BaseRoute]) -> None:
         self.app = app
         self.keys = keys
+        self.routes = routes  # the application's own list, which grows until it serves
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["method"] not in _OPEN_METHODS:
-            try:
-                self.keys.check(Headers(scope=scope))
-            except Unauthorized as exc:
-                error = answer_error(scope, exc)
-                response = error_response(error, openai=speaks_openai(scope["path"]))
-                await response(scope, receive, send)
-                return
+        try:
+            self._check(scope)
+        except (Unauthorized, NotFound) as exc:
+            error = answer_error(scope, exc)
+            response = error_response(error, openai=speaks_openai(scope["path"]))
+            await refuse(scope, receive, send, response)
+            return
         await self.app(scope, receive, send)
+
+    def _check(self, scope: Scope) -> None:
+        kind = scope["type"]
+        if kind == "http" and scope["method"] not in _OPEN_METHODS:
+            self.keys.check(Headers(scope=scope))
+        elif kind == "websocket":
+            if not any(route.matches(scope)[0] is Match.FULL for route in self.routes):
+                raise NotFound("no such route")
+        elif kind not in ("http", "lifespan"):
+            raise RuntimeError(f"a scope of type {kind!r} is not served")
+
+
+async def refuse(scope: Scope, receive: Receive, send: Send, response: Response) -> None:
+    """Answer a request, or a WebSocket's handshake, with an error."""
+    if scope["type"] == "websocket":
+        await receive()  # websocket.connect
+        await send_denial(scope, send, response)
+        return
+    await response(scope, receive, send)
+
+
+async def send_denial(scope: Scope, send: Send, response: Response) -> None:
+    """The response in place of a handshake; servers that know no such thing close it: 403."""
+    if "websocket.http.response" not in scope.get("extensions", {}):
+        await send({"type": "websocket.close", "code": 1008})
+        return
+    head = {"status": response.status_code, "headers": response.raw_headers}
+    await send({"type": "websocket.http.response.start", **head})
+    await send({"type": "websocket.http.response.body", "body": response.body})

@@ -47,7 +47,8 @@ class ClientSecrets:
         for name in fields:
             if name not in ("expires_after", "session"):
                 raise InvalidInput(f"{name[:60]}: unknown field", field=name[:60])
-        session = fields.get("session") or {"type": "transcription"}
+        given = fields.get("session")
+        session = {"type": "transcription"} if given is None else given
         config = RealtimeConfig().updated(session, served_names)
         value, expires_at = self._sign(session, _lifetime(fields.get("expires_after")))
         return {"value": value, "expires_at": expires_at, "session": _session(config, expires_at)}

@@ -87,15 +87,22 @@ class AsrDataPlane(DataPlane):  # type: ignore[misc]  # KServe is untyped
         }
 
     async def model_metadata(self, model_name: str) -> dict[str, Any]:
-        """Inputs and outputs of the model. Raises NotFound."""
-        self.named(model_name)
-        return {
+        """Inputs and outputs of the model, and which weights it is. Raises NotFound."""
+        identity = self.named(model_name).identity
+        metadata: dict[str, Any] = {
             "name": model_name,
             "versions": [],
             "platform": PLATFORM,
             "inputs": [dict(tensor) for tensor in v2.INPUTS],
             "outputs": [dict(tensor) for tensor in v2.OUTPUTS],
         }
+        if identity is not None:
+            metadata["properties"] = {
+                "model_identity": identity.digest,
+                "model_source": identity.source,
+                "model_revision": identity.revision or "",
+            }
+        return metadata
 
 
 class ClosedRepository(ModelRepositoryExtension):  # type: ignore[misc]

@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 ERROR_KEY = "asr.error"  # where a handler leaves the error it answered with, in the ASGI scope
 _PREFIXES = {
     "/v1/audio": "openai",
+    "/v1/chat": "openai",
     "/v1/realtime": "openai",
     "/openai": "openai",
     "/v1": "v1",
@@ -104,8 +105,13 @@ def speaks_openai(path: str) -> bool:
 
 
 def answer_error(scope: MutableMapping[str, Any], exc: BaseException) -> AsrError:
-    """The table's error for `exc`, noted in the scope for metrics and the access log."""
+    """The table's error for `exc`, noted in the scope for metrics and the access log.
+
+    Without what led to it: the connection keeps the scope until its next request, and a traceback
+    keeps every frame it names, with the body in it.
+    """
     error = to_asr_error(exc)
+    error.__traceback__ = error.__cause__ = error.__context__ = None
     scope[ERROR_KEY] = error
     return error
 

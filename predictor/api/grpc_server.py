@@ -2,30 +2,47 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
-from typing import Any, NoReturn
+from dataclasses import dataclass
+from typing import Any, Final, NoReturn
 
 import grpc  # type: ignore[import-untyped]
+from google.protobuf.message import DecodeError
 from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
-from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc
 from kserve.protocol.grpc.servicer import InferenceServicer
 
 from predictor.api import v2
 from predictor.api.dataplane import AsrDataPlane, ClosedRepository
 from predictor.api.errors import Closed, error_headers, to_asr_error
-from predictor.api.infer_body import parse_grpc
+from predictor.api.grpc_message import read_grpc
+from predictor.api.held_bytes import HeldBytes
 from predictor.api.live_grpc import serve_stream, stream_handler
 from predictor.api.middleware import request_id_of
 from predictor.api.reading import off_loop
 from predictor.api.realtime import LiveDoor
-from predictor.errors import AsrError
+from predictor.errors import AsrError, DeadlineExceeded, InvalidInput, TooSlow
 from predictor.logs import request_id_var
 from predictor.metrics import CLIENT_CLOSED_REQUEST, Metrics
-from predictor.service.calls import Call
+
+_MAX_CALLS: Final = 1024  # at once; most wait for room
+_MAX_STREAMS: Final = 128  # of one connection
+_IDLE_MS: Final = 300_000
+_SMALL_MESSAGE_BYTES: Final = 64 * 1024  # of all methods but ModelInfer
 
 Context = Any  # grpc.aio.ServicerContext, which is untyped
+
+
+@dataclass(frozen=True, slots=True)
+class GrpcLimits:
+    """What calls may use."""
+
+    max_message_bytes: int
+    client_timeout_s: float  # for a message to come in, once it may
+    request_timeout_s: float  # for a call
+    shares_port: bool = False  # with other processes of this pod; else a port in use is an error
 
 
 class AsrServicer(InferenceServicer):  # type: ignore[misc]  # KServe is untyped
@@ -45,36 +62,31 @@ class AsrServicer(InferenceServicer):  # type: ignore[misc]  # KServe is untyped
         self._live = live
 
     async def ModelInfer(  # noqa: N802  the protocol's name
-        self, request: pb.ModelInferRequest, context: Context
+        self, message: Message, context: Context
     ) -> pb.ModelInferResponse:
         """Transcribe tensors."""
         async with self._request(context, counted=True) as headers:
             self._keys.check(headers)
-            await self._dataplane.get_model(request.model_name)
-
-            def read() -> Call:
-                return v2.grpc_call(
-                    parse_grpc(request),
-                    request.model_name,
-                    self._dataplane.max_items,
-                    raw=len(request.raw_input_contents) > 0,
-                )
-
-            call = await off_loop(request.ByteSize(), read)
-            answer: pb.ModelInferResponse = await self._dataplane.call(
-                request.model_name, call, headers
-            )
-            return answer
+            async with message.read(context) as data:
+                request = await off_loop(len(data), lambda: read_grpc(data))
+                name, max_items = request.model_name, self._dataplane.max_items
+                await self._dataplane.get_model(name)
+                call = await off_loop(len(data), lambda: v2.grpc_call(request, max_items))
+                answer: pb.ModelInferResponse = await self._dataplane.call(name, call, headers)
+                return answer
 
     async def ModelStreamInfer(  # noqa: N802  the protocol's name
         self, requests: AsyncIterator[pb.ModelInferRequest], context: Context
     ) -> AsyncIterator[Any]:
         """Live speech; see `live_grpc`."""
-        async with self._request(context, counted=True) as headers:
-            self._keys.check(headers)
-            async with aclosing(serve_stream(self._live, requests)) as responses:
-                async for response in responses:
-                    yield response
+        try:
+            async with self._request(context, counted=True) as headers:
+                self._keys.check(headers)
+                async with aclosing(serve_stream(self._live, requests)) as responses:
+                    async for response in responses:
+                        yield response
+        except AsrError as error:
+            await _abort(context, error)
 
     async def ModelReady(  # noqa: N802
         self, request: pb.ModelReadyRequest, context: Context
@@ -88,7 +100,16 @@ class AsrServicer(InferenceServicer):  # type: ignore[misc]  # KServe is untyped
     ) -> pb.ModelMetadataResponse:
         """Inputs and outputs."""
         async with self._request(context):
-            return pb.ModelMetadataResponse(**await self._dataplane.model_metadata(request.name))
+            metadata = await self._dataplane.model_metadata(request.name)
+            metadata.pop("properties", None)  # KServe's message has no place for them
+            return pb.ModelMetadataResponse(**metadata)
+
+    async def ServerLive(  # noqa: N802
+        self, request: pb.ServerLiveRequest, context: Context
+    ) -> pb.ServerLiveResponse:
+        """Whether the engine's loop turns."""
+        async with self._request(context):
+            return pb.ServerLiveResponse(live=self._dataplane.model.alive())
 
     async def RepositoryModelLoad(  # noqa: N802
         self, request: pb.RepositoryModelLoadRequest, context: Context
@@ -120,17 +141,18 @@ class AsrServicer(InferenceServicer):  # type: ignore[misc]  # KServe is untyped
         if counted:
             self._metrics.requests_in_flight.labels(protocol="grpc").inc()
         try:
-            await context.send_initial_metadata((("x-request-id", request_id),))
+            initial = [("x-request-id", request_id)]
+            if identity := self._dataplane.model.identity:
+                initial.append(("x-model-identity", identity.digest))
+            await context.send_initial_metadata(tuple(initial))
             yield headers
             status = 200
-        except grpc.aio.AbortError:
-            raise
         except Exception as exc:  # noqa: BLE001  the table has a row for everything else
             error = to_asr_error(exc)
             status = error.spec.http_status
             if counted:
                 self._metrics.errors.labels(protocol="grpc", error=error.spec.code).inc()
-            await _abort(context, error)
+            raise error from None
         finally:
             if counted:
                 self._metrics.requests_in_flight.labels(protocol="grpc").dec()
@@ -140,29 +162,93 @@ class AsrServicer(InferenceServicer):  # type: ignore[misc]  # KServe is untyped
             request_id_var.reset(token)
 
 
-async def _abort(context: Context, error: AsrError) -> None:
+async def _abort(context: Context, error: AsrError) -> NoReturn:
     trailing = (("error-code", error.spec.code), *error_headers(error).items())
     await context.abort(getattr(grpc.StatusCode, error.spec.grpc_code), error.message, trailing)
+    raise AssertionError("abort raises")
+
+
+class Message:
+    """One call's message: read when there is room for it, since gRPC assembles it in memory.
+
+    Every method is served as a stream of requests of which one is read: that looks the same on the
+    wire, and leaves it to us when a message may come in.
+    """
+
+    def __init__(self, held: HeldBytes, limits: GrpcLimits) -> None:
+        self._held = held
+        self._limits = limits
+
+    @asynccontextmanager
+    async def read(self, context: Context) -> AsyncIterator[bytes]:
+        """The message; its bytes count as held while the block runs.
+
+        Raises Overloaded, TooSlow, InvalidInput.
+        """
+        timeout_s = self._limits.client_timeout_s
+        async with self._held.room(self._limits.max_message_bytes, timeout_s) as hold:
+            try:
+                async with asyncio.timeout(timeout_s):
+                    data = await context.read()
+            except TimeoutError as error:
+                raise TooSlow(f"message: not here within {timeout_s:g} s") from error
+            if not isinstance(data, bytes):
+                raise InvalidInput("message: the call holds none", field="message")
+            hold(len(data))
+            yield data
 
 
 def create_grpc_server(
-    dataplane: AsrDataPlane,
-    repository: ClosedRepository,
-    metrics: Metrics,
-    live: LiveDoor,
-    max_message_bytes: int,
-    *,
-    shares_port: bool = False,
+    servicer: AsrServicer, held: HeldBytes, limits: GrpcLimits
 ) -> grpc.aio.Server:
-    """A server without a port yet; `shares_port`: with other processes of this pod."""
+    """A server without a port yet."""
     server = grpc.aio.server(
         options=[
-            ("grpc.max_receive_message_length", max_message_bytes),
-            ("grpc.max_send_message_length", max_message_bytes),
-            ("grpc.so_reuseport", int(shares_port)),  # else a port in use is an error
-        ]
+            ("grpc.max_receive_message_length", limits.max_message_bytes),
+            ("grpc.max_send_message_length", limits.max_message_bytes),
+            ("grpc.so_reuseport", int(limits.shares_port)),
+            ("grpc.http2.bdp_probe", 0),  # windows stay small until a message may come in
+            ("grpc.max_concurrent_streams", _MAX_STREAMS),
+            ("grpc.max_connection_idle_ms", _IDLE_MS),
+        ],
+        maximum_concurrent_rpcs=_MAX_CALLS,
     )
-    servicer = AsrServicer(dataplane, repository, metrics, live)
-    grpc_predict_v2_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, server)
-    server.add_generic_rpc_handlers((stream_handler(servicer.ModelStreamInfer),))
+    service = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
+    handlers = {method.name: _handler(servicer, method, held, limits) for method in service.methods}
+    generic = grpc.method_handlers_generic_handler(service.full_name, handlers)
+    server.add_generic_rpc_handlers((generic, stream_handler(servicer.ModelStreamInfer)))
     return server
+
+
+def _handler(servicer: AsrServicer, method: Any, held: HeldBytes, limits: GrpcLimits) -> Any:
+    """A method of the service as a stream of one request, within a time limit."""
+    answer = getattr(servicer, method.name)
+    request_type = getattr(pb, method.input_type.name)
+    response_type = getattr(pb, method.output_type.name)
+
+    async def small(context: Context) -> Any:
+        async with Message(held, limits).read(context) as data:
+            if len(data) > _SMALL_MESSAGE_BYTES:
+                raise InvalidInput(f"message: {len(data)} bytes", field="message")
+            try:
+                request = request_type.FromString(data)
+            except DecodeError as error:
+                raise InvalidInput(f"message: no {method.input_type.name}") from error
+        return await answer(request, context)
+
+    async def handle(_: object, context: Context) -> Any:
+        error: AsrError
+        try:
+            async with asyncio.timeout(limits.request_timeout_s):
+                if method.name == "ModelInfer":
+                    return await answer(Message(held, limits), context)
+                return await small(context)
+        except TimeoutError:
+            error = DeadlineExceeded(f"not within {limits.request_timeout_s:g} s")
+        except AsrError as exc:
+            error = exc
+        # gRPC keeps the exception that ends a call, that its traceback, and that the message.
+        error.__traceback__ = error.__context__ = error.__cause__ = None
+        return await _abort(context, error)
+
+    return grpc.stream_unary_rpc_method_handler(handle, None, response_type.SerializeToString)

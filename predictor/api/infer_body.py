@@ -75,32 +75,42 @@ def parse_rest(body: bytes | bytearray, json_length: str | None) -> InferBody:
     return InferBody(request_id, inputs, outputs, _parameters(content.get("parameters")))
 
 
-def parse_grpc(request: pb.ModelInferRequest) -> InferBody:
-    """A V2 gRPC request, with contents or raw contents."""
-    num_raw = len(request.raw_input_contents)
-    _check_number(len(request.inputs), "inputs", MAX_INPUTS)
+@dataclass(frozen=True, slots=True)
+class GrpcTensor:
+    """One input of a gRPC request; its contents, when it has any, as views of the message."""
+
+    tensor: pb.ModelInferRequest.InferInputTensor  # without its contents
+    has_contents: bool
+    strings: Sequence[bytes | memoryview]
+    floats: NDArray[np.float32]
+
+
+def grpc_body(
+    request: pb.ModelInferRequest, inputs: Sequence[GrpcTensor], raw: Sequence[memoryview]
+) -> InferBody:
+    """A V2 gRPC request, with contents or raw contents; `request` is the message without them."""
+    _check_number(len(inputs), "inputs", MAX_INPUTS)
     _check_number(len(request.outputs), "outputs", MAX_OUTPUTS)
-    if num_raw not in (0, len(request.inputs)):
+    if len(raw) not in (0, len(inputs)):
         raise InvalidInput(
-            f"raw_input_contents: {num_raw} parts for {len(request.inputs)} inputs",
+            f"raw_input_contents: {len(raw)} parts for {len(inputs)} inputs",
             field="raw_input_contents",
-            value=num_raw,
-            limit=len(request.inputs),
+            value=len(raw),
+            limit=len(inputs),
         )
-    raw_parts = list(request.raw_input_contents) or [None] * len(request.inputs)
+    parts: Sequence[memoryview | None] = raw or [None] * len(inputs)
     return InferBody(
         id=_id(request.id) or None,
-        inputs=tuple(
-            _grpc_input(tensor, raw) for tensor, raw in zip(request.inputs, raw_parts, strict=True)
-        ),
+        inputs=tuple(_grpc_input(item, part) for item, part in zip(inputs, parts, strict=True)),
         outputs=tuple(_grpc_output(output) for output in request.outputs),
         parameters=_grpc_parameters(request.parameters),
     )
 
 
-def _grpc_input(tensor: pb.ModelInferRequest.InferInputTensor, raw: bytes | None) -> Tensor:
+def _grpc_input(item: GrpcTensor, raw: memoryview | None) -> Tensor:
+    tensor = item.tensor
     _short(tensor.name, "name", "inputs")
-    if raw is not None and tensor.HasField("contents"):
+    if raw is not None and item.has_contents:
         raise InvalidInput(
             f"{tensor.name}: contents and raw_input_contents exclude each other", field=tensor.name
         )
@@ -111,12 +121,15 @@ def _grpc_input(tensor: pb.ModelInferRequest.InferInputTensor, raw: bytes | None
             f"{tensor.name}: binary_data_size is not the size of its raw contents",
             field=tensor.name,
         )
+    contents: Sequence[Any] | NDArray[np.float32] = item.strings
+    if tensor.datatype == "FP32":
+        contents = item.floats
     return Tensor(
         name=tensor.name,
         datatype=tensor.datatype,
         shape=_shape(list(tensor.shape[: MAX_DIMENSIONS + 1]), tensor.name),
         raw=raw,
-        values=_contents(tensor) if raw is None else None,
+        values=contents if raw is None else None,
         parameters=parameters,
     )
 
@@ -272,15 +285,3 @@ def _grpc_parameters(parameters: Mapping[str, pb.InferParameter]) -> Parameters:
             raise InvalidInput(f"parameters: {key[:MAX_NAME_CHARS]} has no value", field=key)
         values[key] = getattr(parameter, kind)
     return values
-
-
-def _contents(
-    tensor: pb.ModelInferRequest.InferInputTensor,
-) -> Sequence[Any] | NDArray[np.float32]:
-    """Contents as protobuf holds them: nothing is copied before its number is checked."""
-    if tensor.datatype == "BYTES":
-        strings: Sequence[Any] = tensor.contents.bytes_contents
-        return strings
-    if tensor.datatype == "FP32":
-        return np.asarray(tensor.contents.fp32_contents, dtype=np.float32)
-    return []

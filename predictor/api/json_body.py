@@ -18,6 +18,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from predictor.api.media import refuse_gzip
 from predictor.errors import InvalidInput
 
 SMALL_BODY_BYTES: Final = 256 * 1024  # orjson reads this much in a few milliseconds
@@ -71,6 +72,7 @@ def load_json(body: Buffer, *, what: str = "body") -> dict[str, Any]:
 
     Raises InvalidInput naming the place, never quoting the body.
     """
+    refuse_gzip(body, what)
     is_small = len(body) <= SMALL_BODY_BYTES
     value = _loads(body, what) if is_small else _Skimmer(body, what).read()
     if not isinstance(value, dict):

@@ -19,7 +19,7 @@ from typing import Any, Final
 import grpc  # type: ignore[import-untyped]
 import numpy as np
 import orjson
-from google.protobuf import (  # type: ignore[import-untyped]
+from google.protobuf import (
     descriptor_pb2,
     descriptor_pool,
     message_factory,

@@ -1,6 +1,7 @@
 """What every HTTP request passes through, as plain ASGI: identity, limits, and leaving early.
 
-Outermost first: RequestContext, RequireKey (in auth), BodyLimit, ClientGone; none buffers a body.
+Outermost first: RequestContext, Deadline, ReserveForProbes, RequireKey (in auth), BodyLimit,
+ClientGone; none buffers a body.
 """
 
 from __future__ import annotations
@@ -10,12 +11,13 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from predictor.api.connections import BEGAN_KEY, RESERVE_KEY
 from predictor.api.errors import (
     ERROR_KEY,
     answer_error,
@@ -23,12 +25,22 @@ from predictor.api.errors import (
     protocol_of,
     speaks_openai,
 )
-from predictor.errors import AsrError, InvalidInput, Overloaded, PayloadTooLarge
+from predictor.api.held_bytes import HeldBytes
+from predictor.errors import (
+    AsrError,
+    DeadlineExceeded,
+    InvalidInput,
+    NotReady,
+    PayloadTooLarge,
+    TooSlow,
+)
 from predictor.logs import request_id_var
 from predictor.metrics import CLIENT_CLOSED_REQUEST, Metrics
 
 logger = logging.getLogger("predictor.access")
 
+_PROBES = ("GET", "HEAD", "OPTIONS")
+_MIN_BYTES_PER_S = 4096  # of a body; a modem of 33.6 kbit/s
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 
 
@@ -42,9 +54,12 @@ def request_id_of(given: str | None) -> str:
 class RequestContext:
     """Gives each request its id, counts it, logs it, and answers what nobody else caught."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(
+        self, app: ASGIApp, metrics: Metrics, model_identity: Callable[[], str | None]
+    ) -> None:
         self.app = app
         self.metrics = metrics
+        self.model_identity = model_identity  # digest of the weights; None while they are loading
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -60,7 +75,10 @@ class RequestContext:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["x-request-id"] = request_id
+                headers = MutableHeaders(scope=message)
+                headers["x-request-id"] = request_id
+                if protocol and (digest := self.model_identity()):
+                    headers["x-model-identity"] = digest
             await send(message)
 
         if protocol:
@@ -107,60 +125,83 @@ def _log(scope: Scope, status: int, elapsed_s: float, error: AsrError | None) ->
     logger.log(level, "request", extra={"fields": fields})
 
 
-class BodyLimit:
-    """Refuses bodies above `max_body_bytes`: by their header at once, else while they come in.
+class Deadline:
+    """One time limit from the first byte of the head to the last byte of the answer."""
 
-    All bodies together may hold `max_held_bytes` of memory; past it new ones are told to wait.
-    """
-
-    def __init__(self, app: ASGIApp, max_body_bytes: int, max_held_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, timeout_s: float) -> None:
         self.app = app
-        self.max_body_bytes = max_body_bytes
-        self.max_held_bytes = max_held_bytes
-        self._held_bytes = 0
+        self.timeout_s = timeout_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        declared = Headers(scope=scope).get("content-length", "")
-        is_refused = False
-        num_bytes = 0
+        spent_s = time.monotonic() - scope.get(BEGAN_KEY, time.monotonic())
+        try:
+            async with asyncio.timeout(self.timeout_s - spent_s):
+                await self.app(scope, receive, send)
+        except TimeoutError as error:
+            raise DeadlineExceeded(f"not finished within {self.timeout_s:g} s") from error
 
-        async def limited_receive() -> Message:
-            nonlocal num_bytes, is_refused
-            message = await receive()
-            size = len(message.get("body", b""))
-            num_bytes += size
-            self._held_bytes += size
-            try:
-                self._check(num_bytes, num_bytes)
-            except AsrError:
-                is_refused = True
-                raise
-            return message
+
+class ReserveForProbes:
+    """On a connection that is one too many, probes and metrics are answered, and nothing else."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope.get(RESERVE_KEY) and scope["method"] not in _PROBES:
+            raise NotReady("out of connections, try again soon")
+        await self.app(scope, receive, send)
+
+
+class BodyLimit:
+    """Refuses bodies above `max_body_bytes`: by their header at once, else while they come in.
+
+    All bodies together may hold `held.limit` bytes of memory; past it new ones are told to wait.
+    A body must come in at `_MIN_BYTES_PER_S`, looked at every `client_timeout_s` that we wait.
+    """
+
+    def __init__(
+        self, app: ASGIApp, max_body_bytes: int, held: HeldBytes, client_timeout_s: float
+    ) -> None:
+        self.app = app
+        self.max_body_bytes = max_body_bytes
+        self.held = held
+        self.client_timeout_s = client_timeout_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        body = _Body(self, receive)
+        declared = Headers(scope=scope).get("content-length", "")
+
+        is_started = False
 
         async def closing_send(message: Message) -> None:
-            if is_refused and message["type"] == "http.response.start":
+            nonlocal is_started
+            is_started = True
+            if body.is_refused and message["type"] == "http.response.start":
                 # The rest of the body is not wanted, so the connection cannot be used again.
                 MutableHeaders(scope=message)["connection"] = "close"
             await send(message)
 
         try:
             if declared.isdigit():
-                self._check(int(declared), 0)
-            await self.app(scope, limited_receive, closing_send)
-        except (PayloadTooLarge, Overloaded) as exc:
-            if num_bytes:
+                body.check_declared(int(declared[:19]))
+            await self.app(scope, body.receive, closing_send)
+        except AsrError as exc:
+            if is_started or not body.is_refused:
                 raise
-            is_refused = True  # by its header
             error = answer_error(scope, exc)
             response = error_response(error, openai=speaks_openai(scope["path"]))
             await response(scope, receive, closing_send)
         finally:
-            self._held_bytes -= num_bytes
+            self.held.add(-body.num_bytes)
 
-    def _check(self, num_bytes: int, own_held_bytes: int) -> None:
+    def check(self, num_bytes: int, own_held_bytes: int) -> None:
         """Raises PayloadTooLarge for the body's own size, Overloaded for that of all together."""
         if num_bytes > self.max_body_bytes:
             raise PayloadTooLarge(
@@ -169,11 +210,59 @@ class BodyLimit:
                 value=num_bytes,
                 limit=self.max_body_bytes,
             )
-        others = self._held_bytes - own_held_bytes
-        if others and others + num_bytes > self.max_held_bytes:
-            raise Overloaded(
-                f"{others} bytes of request bodies are held, the limit is {self.max_held_bytes}"
-            )
+        self.held.check(num_bytes, own=own_held_bytes)
+
+
+class _Body:
+    """One body on its way in."""
+
+    def __init__(self, limit: BodyLimit, receive: Receive) -> None:
+        self.num_bytes = 0
+        self.is_refused = False
+        self._limit = limit
+        self._receive = receive
+        self._is_whole = False
+        self._waited_s = 0.0  # since `_num_bytes_due` was set
+        self._num_bytes_due = 0
+
+    def check_declared(self, num_bytes: int) -> None:
+        """By the header alone. Raises PayloadTooLarge, Overloaded."""
+        try:
+            self._limit.check(num_bytes, 0)
+        except AsrError:
+            self.is_refused = True
+            raise
+
+    async def receive(self) -> Message:
+        """The next message. Raises TooSlow, PayloadTooLarge, Overloaded."""
+        if self._is_whole:
+            return await self._receive()  # waits for the client to leave
+        try:
+            message = await self._in_time()
+            size = len(message.get("body", b""))
+            self.num_bytes += size
+            self._limit.held.add(size)
+            self._limit.check(self.num_bytes, self.num_bytes)
+        except AsrError:
+            self.is_refused = True
+            raise
+        self._is_whole = not _has_more(message)
+        return message
+
+    async def _in_time(self) -> Message:
+        timeout_s, began_s = self._limit.client_timeout_s, time.monotonic()
+        try:
+            async with asyncio.timeout(timeout_s):
+                message = await self._receive()
+        except TimeoutError as error:
+            raise TooSlow(f"body: nothing came in for {timeout_s:g} s") from error
+        self._waited_s += time.monotonic() - began_s
+        if self._waited_s > timeout_s:
+            if self.num_bytes < self._num_bytes_due:
+                raise TooSlow(f"body: slower than {_MIN_BYTES_PER_S} bytes a second")
+            self._waited_s = 0.0
+            self._num_bytes_due = self.num_bytes + round(timeout_s * _MIN_BYTES_PER_S)
+        return message
 
 
 class ClientGone:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Any, get_args
 
-from predictor.api import alignments, openai, recognize, v2
+from predictor.api import alignments, chat, openai, recognize, v2
+from predictor.api.tensors import MAX_DRAFT_CHARS
 from predictor.audio.limits import Vad
 
 Schema = dict[str, Any]
@@ -19,9 +20,23 @@ _INTEGER: Schema = {"type": "integer"}
 _BOOLEAN: Schema = {"type": "boolean"}
 _LANGUAGE: Schema = {
     "type": "string",
+    "format": "language",
     "description": 'Name, code or tag such as "English", "en", "en-US"; "auto" detects.',
 }
-_CONTEXT: Schema = {"type": "string", "description": "Hot words or any text that helps."}
+_CONTEXT: Schema = {
+    "type": "string",
+    "format": "context",
+    "description": "Hot words or any text that helps.",
+}
+
+
+_DRAFT: Schema = {
+    "type": "string",
+    "format": "context",
+    "maxLength": MAX_DRAFT_CHARS,
+    "description": "What may be said: with a language, an answer that agrees comes sooner. The "
+    "answer is the same whatever stands here.",
+}
 
 
 def _object(properties: Schema, required: list[str] | None = None, **more: Any) -> Schema:
@@ -29,8 +44,8 @@ def _object(properties: Schema, required: list[str] | None = None, **more: Any) 
     return {"type": "object", "properties": properties, "required": names, **more}
 
 
-def _list(items: Schema) -> Schema:
-    return {"type": "array", "items": items}
+def _list(items: Schema, **more: Any) -> Schema:
+    return {"type": "array", "items": items, **more}
 
 
 def _nullable(schema: Schema) -> Schema:
@@ -56,16 +71,23 @@ OPENAI_ERROR = _object(
         )
     }
 )
+_WHICH: list[Schema] = [
+    {"type": "string", "pattern": "^[0-9]{1,2}$"},
+    {"type": "integer", "minimum": 0, "maximum": 63},
+]
 _HEARING: Schema = {
     "channel": {
-        "type": ["string", "integer"],
+        "anyOf": [{"enum": ["mix", "separate", ""]}, *_WHICH],
         "description": "mix, separate, or a channel's number from 0; as the settings say without.",
     },
-    "track": {"type": ["string", "integer"], "description": "An audio track's number from 0."},
-    "vad": {"type": "string", "enum": list(get_args(Vad)), "description": "What finds speech."},
+    "track": {"anyOf": [{"const": ""}, *_WHICH], "description": "An audio track's number from 0."},
+    "vad": {"type": "string", "enum": [*get_args(Vad), ""], "description": "What finds speech."},
 }
 _WORDS_WANTED: Schema = {
-    "words": {"type": ["boolean", "string"], "description": "true adds words with their times."}
+    "words": {
+        "enum": [True, False, "true", "false", ""],
+        "description": "true adds words with their times.",
+    }
 }
 _WORDS = _list(
     _object(
@@ -138,11 +160,12 @@ def _route(
     body: Schema | None = None,
     parameters: list[Schema] | None = None,
     error: Schema = ERROR,
+    is_body_required: bool = True,
 ) -> dict[str, Any]:
     """Arguments for `add_api_route`; `answer` and `body` are OpenAPI content maps."""
     extra: Schema = {}
     if body is not None:
-        extra["requestBody"] = {"required": True, "content": body}
+        extra["requestBody"] = {"required": is_body_required, "content": body}
     if parameters:
         extra["parameters"] = parameters
     return {
@@ -183,6 +206,7 @@ V2_METADATA = _route(
     _json(_object({"name": _STRING, "version": _STRING, "extensions": _list(_STRING)})),
 )
 V2_MODELS = _route("Names of the models", _json(_object({"models": _list(_STRING)})))
+_IDENTITY = _object({"model_identity": _STRING, "model_source": _STRING, "model_revision": _STRING})
 V2_MODEL_METADATA = _route(
     "Inputs and outputs of the model",
     _json(
@@ -193,7 +217,9 @@ V2_MODEL_METADATA = _route(
                 "platform": _STRING,
                 "inputs": _list(_TENSOR),
                 "outputs": _list(_TENSOR),
-            }
+                "properties": _IDENTITY,
+            },
+            ["name", "versions", "platform", "inputs", "outputs"],
         )
     ),
 )
@@ -286,10 +312,17 @@ V1_PREDICT = _route(
                 {
                     "instances": _list(
                         _object(
-                            {"audio": _B64, "language": _LANGUAGE, "context": _CONTEXT, **_ASKED},
+                            {
+                                "audio": _B64,
+                                "language": _nullable(_LANGUAGE),
+                                "context": _nullable(_CONTEXT),
+                                "draft": _nullable(_DRAFT),
+                                **_ASKED,
+                            },
                             ["audio"],
                             additionalProperties=False,
-                        )
+                        ),
+                        minItems=1,
                     )
                 },
                 additionalProperties=False,
@@ -302,6 +335,7 @@ V1_PREDICT = _route(
     parameters=[
         {"name": "language", "in": "query", "schema": _LANGUAGE},
         {"name": "context", "in": "query", "schema": _CONTEXT},
+        {"name": "draft", "in": "query", "schema": _DRAFT},
         *({"name": name, "in": "query", "schema": _ASKED[name]} for name in _ASKED),
     ],
 )
@@ -317,6 +351,12 @@ RECOGNIZE = _route(
     body=_form(recognize.FILE_FIELD, {"language": _LANGUAGE, "context": _CONTEXT, **_ASKED}, []),
 )
 
+_TEMPERATURE: Schema = {
+    "type": "number",
+    "minimum": 0,
+    "maximum": openai.MAX_TEMPERATURE,
+    "description": "Decoding is greedy: above 0 it is named in x-ignored-fields.",
+}
 _TRANSCRIPTION = _object({"text": _STRING}, additionalProperties=True)
 TRANSCRIPTIONS = _route(
     "OpenAI's audio transcription",
@@ -330,12 +370,14 @@ TRANSCRIPTIONS = _route(
     body=_form(
         openai.FILE_FIELD,
         {
-            "model": _STRING,
+            "model": {"type": "string", "minLength": 1},
             "language": _LANGUAGE,
             "prompt": _CONTEXT,
             "response_format": {"type": "string", "enum": list(openai.FORMATS)},
-            "temperature": {"const": 0},
-            "timestamp_granularities[]": _list({"enum": ["word", "segment"]}),
+            "temperature": _TEMPERATURE,
+            openai.GRANULARITIES: _list({"enum": ["word", "segment"]}),
+            openai.INCLUDE: _list({"const": "logprobs"}),
+            "chunking_strategy": {"const": "auto"},
             "stream": _BOOLEAN,
             **_HEARING,
         },
@@ -362,6 +404,61 @@ ALIGNMENTS = _route(
     ),
     error=OPENAI_ERROR,
 )
+_AUDIO_PART = _object(
+    {
+        "type": {"const": "input_audio"},
+        "input_audio": _object({"data": {"type": "string", "format": "byte"}, "format": _STRING}),
+    }
+)
+_TEXT_PART = _object({"type": {"const": "text"}, "text": _STRING})
+_CHOICE = _object({"index": _INTEGER, "message": {"type": "object"}, "finish_reason": _STRING})
+CHAT_COMPLETIONS = _route(
+    "OpenAI's chat completions: a recording in the messages, its transcript as the answer",
+    {
+        **_json(
+            _object(
+                {
+                    "id": _STRING,
+                    "object": {"const": "chat.completion"},
+                    "created": _INTEGER,
+                    "model": _STRING,
+                    "choices": _list(_CHOICE),
+                    "usage": {"type": "object"},
+                }
+            )
+        ),
+        "text/event-stream": {"schema": _STRING},
+    },
+    body=_json(
+        _object(
+            {
+                "model": _STRING,
+                "messages": _list(
+                    minItems=1,
+                    items=_object(
+                        {
+                            "role": {"enum": ["system", "developer", "user"]},
+                            "content": {
+                                "anyOf": [_STRING, _list({"anyOf": [_AUDIO_PART, _TEXT_PART]})]
+                            },
+                        }
+                    ),
+                ),
+                "language": _nullable(_LANGUAGE),
+                "stream": _nullable(_BOOLEAN),
+                "temperature": _nullable(_TEMPERATURE),
+                "n": _nullable({"const": 1}),
+                "modalities": _nullable({"const": ["text"]}),
+                "response_format": _nullable({"const": {"type": "text"}}),
+                "stream_options": _nullable({"type": "object"}),
+                **{name: {} for name in chat.IGNORED},
+            },
+            ["model", "messages"],
+            additionalProperties=False,
+        )
+    ),
+    error=OPENAI_ERROR,
+)
 OPENAI_MODELS = _route("Models, as OpenAI lists them", _json(_object(_OPENAI_LIST)))
 OPENAI_MODEL = _route("One model, as OpenAI shows it", _json(_OPENAI_MODEL), error=OPENAI_ERROR)
 
@@ -374,26 +471,27 @@ _SESSION_FIELDS: Schema = {
 }
 _SESSION = _object(_SESSION_FIELDS)
 _SECRET: Schema = {"value": _STRING, "expires_at": {"type": "integer"}}
-_SESSION_BODY = _object(
-    {"type": {"const": "transcription"}, "audio": _object({"input": _object({})})}, []
-)
+_SECONDS: Schema = {"type": "integer", "minimum": 10, "maximum": 7200}
 CLIENT_SECRET = _route(
     "A short-lived key for a browser's live session",
     _json(_object({**_SECRET, "session": _SESSION})),
     body=_json(
         _object(
             {
-                "expires_after": _object({"seconds": {"type": "integer"}}, []),
-                "session": _SESSION_BODY,
+                "expires_after": _nullable(_object({"seconds": _SECONDS}, [])),
+                "session": {"type": ["object", "null"]},
             },
             [],
+            additionalProperties=False,
         )
     ),
     error=OPENAI_ERROR,
+    is_body_required=False,
 )
 TRANSCRIPTION_SESSION = _route(
     "The same, in the form it had before",
     _json(_object({**_SESSION_FIELDS, "client_secret": _object(_SECRET)})),
     body=_json(_object({}, [])),
     error=OPENAI_ERROR,
+    is_body_required=False,
 )

@@ -9,12 +9,18 @@ from typing import TypeVar
 from starlette.requests import Request
 
 from predictor.api.json_body import SMALL_BODY_BYTES
+from predictor.api.media import refuse_encoded
+from predictor.errors import InvalidInput
 
 _T = TypeVar("_T")
 
 
 async def read_body(request: Request) -> bytearray:
-    """The whole body, which grows in place: joining chunks would copy it in the event loop."""
+    """The whole body, which grows in place: joining chunks would copy it in the event loop.
+
+    Raises UnsupportedMedia for a compressed one.
+    """
+    refuse_encoded(request.headers.get("content-encoding", ""))
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
@@ -26,3 +32,14 @@ async def off_loop(num_bytes: int, work: Callable[[], _T]) -> _T:
     if num_bytes <= SMALL_BODY_BYTES:
         return work()
     return await asyncio.to_thread(work)
+
+
+def query_of(request: Request) -> dict[str, str]:
+    """The query. Raises InvalidInput for a parameter that is given twice."""
+    query: dict[str, str] = {}
+    for name, value in request.query_params.multi_items():
+        if name in query:
+            shown = name[:60]
+            raise InvalidInput(f"query: {shown!r} is given twice", field=shown)
+        query[name] = value
+    return query

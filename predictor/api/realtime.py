@@ -102,6 +102,7 @@ async def serve_realtime(door: LiveDoor, socket: WebSocket) -> None:
         resumed = Resumption.of(query["resume"]) if "resume" in query else Resumption()
         _check_query(query, door)
         parts = await door.parts()
+        parts.prompts.check_context(config.session().context)
         place = door.hub.place()
         place.__enter__()
     except Exception as exc:  # noqa: BLE001  any error becomes a status from the table

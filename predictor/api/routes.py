@@ -5,28 +5,37 @@ They stand in for KServe's own handlers, which parse before they check and leak 
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
-
 import orjson
 from fastapi import APIRouter
 from prometheus_client import CollectorRegistry, exposition
+from starlette.convertors import StringConvertor, register_url_convertor
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
-from starlette.types import Receive, Scope, Send
+from starlette.responses import Response
 
-from predictor.api import openai, openapi, v2
-from predictor.api.alignments import alignment_call
+from predictor.api import openapi, v2
 from predictor.api.dataplane import AsrDataPlane, ClosedRepository
 from predictor.api.infer_body import parse_rest
+from predictor.api.openai_answers import model_entry
 from predictor.api.page import Page, wants_page
-from predictor.api.reading import off_loop, read_body
+from predictor.api.reading import off_loop, query_of, read_body
 from predictor.api.recognize import recognize_call
 from predictor.api.v1 import v1_call
 from predictor.errors import NotReady
 from predictor.service.calls import Call
 
 _JSON_LENGTH = "inference-header-content-length"
+_MODEL = "/models/{model_name:model}"
+
+
+class ModelName(StringConvertor):
+    """A model's name in a path: a hub id has a slash, and what may follow a name is none of it."""
+
+    regex = r"[^/:]+(?:/(?!(?:infer|ready|versions|load|unload)(?:/|$))[^/:]+)*"
+
+
+def register_model_names() -> None:
+    """Teach the router `{model_name:model}`; once, before routes are made."""
+    register_url_convertor("model", ModelName())
 
 
 def _json(content: object, status: int = 200) -> Response:
@@ -84,12 +93,15 @@ def v2_router(dataplane: AsrDataPlane, repository: ClosedRepository) -> APIRoute
             raise NotReady(f"model {model_name} is not ready")
         return _json({"name": model_name, "ready": True})
 
-    async def infer(model_name: str, request: Request) -> Response:
+    async def infer(
+        model_name: str, request: Request, model_version: str | None = None
+    ) -> Response:
         await dataplane.get_model(model_name)
         body, json_length = await read_body(request), request.headers.get(_JSON_LENGTH)
 
         def read() -> Call:
-            return v2.rest_call(parse_rest(body, json_length), model_name, dataplane.max_items)
+            parsed = parse_rest(body, json_length)
+            return v2.rest_call(parsed, model_name, dataplane.max_items, version=model_version)
 
         call = await off_loop(len(body), read)
         answer: v2.RestAnswer = await dataplane.call(model_name, call, dict(request.headers))
@@ -109,14 +121,28 @@ def v2_router(dataplane: AsrDataPlane, repository: ClosedRepository) -> APIRoute
         await repository.unload(model_name)
         return _json({"name": model_name, "unload": True})
 
+    async def version_metadata(model_name: str, model_version: str) -> Response:
+        return _json({**await dataplane.model_metadata(model_name), "versions": [model_version]})
+
+    async def version_ready(model_name: str, model_version: str) -> Response:
+        return await model_ready(model_name)
+
+    async def version_infer(model_name: str, model_version: str, request: Request) -> Response:
+        return await infer(model_name, request, model_version)
+
     add = router.add_api_route
     add("", metadata, methods=["GET"], **openapi.V2_METADATA)
     add("/models", models, methods=["GET"], **openapi.V2_MODELS)
-    add("/models/{model_name}", model_metadata, methods=["GET"], **openapi.V2_MODEL_METADATA)
-    add("/models/{model_name}/ready", model_ready, methods=["GET"], **openapi.V2_MODEL_READY)
-    add("/models/{model_name}/infer", infer, methods=["POST"], **openapi.V2_INFER)
-    add("/repository/models/{model_name}/load", load, methods=["POST"], **openapi.CLOSED)
-    add("/repository/models/{model_name}/unload", unload, methods=["POST"], **openapi.CLOSED)
+    for action in ("load", "unload"):
+        path = f"/repository/models/{{model_name:model}}/{action}"
+        add(path, load if action == "load" else unload, methods=["POST"], **openapi.CLOSED)
+    version = f"{_MODEL}/versions/{{model_version}}"
+    add(f"{version}/infer", version_infer, methods=["POST"], **openapi.V2_INFER)
+    add(f"{version}/ready", version_ready, methods=["GET"], **openapi.V2_MODEL_READY)
+    add(version, version_metadata, methods=["GET"], **openapi.V2_MODEL_METADATA)
+    add(f"{_MODEL}/infer", infer, methods=["POST"], **openapi.V2_INFER)
+    add(f"{_MODEL}/ready", model_ready, methods=["GET"], **openapi.V2_MODEL_READY)
+    add(_MODEL, model_metadata, methods=["GET"], **openapi.V2_MODEL_METADATA)
     return router
 
 
@@ -125,26 +151,25 @@ def v1_router(dataplane: AsrDataPlane, created: int) -> APIRouter:
     router = APIRouter(prefix="/v1", tags=["V1"])
 
     async def models() -> Response:
-        name = dataplane.model.name
-        entry = openai.model_entry(name, created)
-        return _json({"models": [name], "object": "list", "data": [entry]})
+        entries = [model_entry(name, created) for name in dataplane.served_names]
+        return _json({"models": [dataplane.model.name], "object": "list", "data": entries})
 
     async def model_ready(model_name: str) -> Response:
         if not await dataplane.model_ready(model_name):
             raise NotReady(f"model {model_name} is not ready")
-        return _json({"name": model_name, "ready": True, **openai.model_entry(model_name, created)})
+        return _json({"name": model_name, "ready": True, **model_entry(model_name, created)})
 
     async def predict(model_name: str, request: Request) -> Response:
         await dataplane.get_model(model_name)
         body, content_type = await read_body(request), request.headers.get("content-type")
-        query, max_items = dict(request.query_params), dataplane.max_items
+        query, max_items = query_of(request), dataplane.max_items
         call = await off_loop(len(body), lambda: v1_call(body, content_type, query, max_items))
         return _json(await dataplane.call(model_name, call, dict(request.headers)))
 
     add = router.add_api_route
     add("/models", models, methods=["GET"], **openapi.V1_MODELS)
-    add("/models/{model_name}", model_ready, methods=["GET"], **openapi.V1_MODEL)
-    add("/models/{model_name}:predict", predict, methods=["POST"], **openapi.V1_PREDICT)
+    add("/models/{model_name:model}", model_ready, methods=["GET"], **openapi.V1_MODEL)
+    add("/models/{model_name:model}:predict", predict, methods=["POST"], **openapi.V1_PREDICT)
     return router
 
 
@@ -161,63 +186,3 @@ def recognize_router(dataplane: AsrDataPlane, *, with_details: bool) -> APIRoute
     path = "/api/v1/recognize"
     router.add_api_route(path, recognize, methods=["POST"], **openapi.RECOGNIZE)
     return router
-
-
-def openai_router(dataplane: AsrDataPlane, created: int, prefix: str) -> APIRouter:
-    """OpenAI's audio API under `prefix`; the model list too where KServe does not own its path."""
-    router = APIRouter(prefix=prefix, tags=["OpenAI"])
-
-    async def transcriptions(request: Request) -> Response:
-        name = dataplane.model.name
-        await dataplane.get_model(name)
-        parsed = await openai.openai_call(request, dataplane.served_names)
-        if parsed.stream:
-            return await _stream(dataplane, parsed, dict(request.headers))
-        answer: openai.Rendered = await dataplane.call(name, parsed.call, dict(request.headers))
-        return Response(answer.body, media_type=answer.media_type)
-
-    async def alignments(request: Request) -> Response:
-        name = dataplane.model.name
-        await dataplane.get_model(name)
-        call = await alignment_call(request)
-        return _json(await dataplane.call(name, call, dict(request.headers)))
-
-    async def models() -> Response:
-        entry = openai.model_entry(dataplane.model.name, created)
-        return _json({"object": "list", "data": [entry]})
-
-    async def model(model_name: str) -> Response:
-        dataplane.named(model_name)
-        return _json(openai.model_entry(model_name, created))
-
-    add = router.add_api_route
-    add("/audio/transcriptions", transcriptions, methods=["POST"], **openapi.TRANSCRIPTIONS)
-    add("/audio/alignments", alignments, methods=["POST"], **openapi.ALIGNMENTS)
-    if prefix != "/v1":
-        add("/models", models, methods=["GET"], **openapi.OPENAI_MODELS)
-        add("/models/{model_name}", model, methods=["GET"], **openapi.OPENAI_MODEL)
-    return router
-
-
-async def _stream(
-    dataplane: AsrDataPlane, parsed: openai.OpenAICall, headers: dict[str, str]
-) -> Response:
-    events = dataplane.model.transcribe_stream(parsed.call, headers)
-    try:
-        first = await anext(events)  # so that what goes wrong at once is still a status
-    except BaseException:
-        await events.aclose()
-        raise
-    return _EventStream(first, events)
-
-
-class _EventStream(StreamingResponse):
-    """Closes the events whatever happens, so that a client that left frees its place."""
-
-    def __init__(self, first: openai.Event, events: AsyncGenerator[openai.Event]) -> None:
-        super().__init__(openai.sse_events(first, events), media_type="text/event-stream")
-        self._events = events
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async with aclosing(self._events):
-            await super().__call__(scope, receive, send)

@@ -17,6 +17,7 @@ from predictor.errors import InvalidInput
 Parameters = Mapping[str, bool | int | float | str]
 MAX_NAME_CHARS = 60
 MAX_DIMENSIONS = 8
+MAX_DRAFT_CHARS = 8192
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +135,18 @@ class Tensor:
                 value=count,
                 limit=expected,
             )
+
+
+def checked_draft(draft: str) -> str:
+    """A draft of an answer. Raises InvalidInput above MAX_DRAFT_CHARS: no piece says more."""
+    if len(draft) > MAX_DRAFT_CHARS:
+        raise InvalidInput(
+            f"draft: {len(draft)} characters, the limit is {MAX_DRAFT_CHARS}",
+            field="draft",
+            value=len(draft),
+            limit=MAX_DRAFT_CHARS,
+        )
+    return draft
 
 
 def refuse_unknown(content: Mapping[str, Any], known: Sequence[str], place: str) -> None:

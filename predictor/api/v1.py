@@ -12,7 +12,8 @@ from typing import Any
 from predictor.api.details import details
 from predictor.api.hearing import HEARING_FIELDS, read_hearing
 from predictor.api.json_body import LongText, decode_base64, load_json
-from predictor.api.tensors import refuse_unknown
+from predictor.api.media import media_type
+from predictor.api.tensors import checked_draft, refuse_unknown
 from predictor.api.words import WORDS_FIELD, read_words
 from predictor.errors import InvalidInput, UnsupportedMedia
 from predictor.service.calls import Call, Recording
@@ -21,7 +22,7 @@ from predictor.types import Transcription
 
 _JSON_TYPES = ("", "application/json")
 _RAW_TYPES = ("application/octet-stream", "application/ogg", "application/mp4")
-_TEXT_FIELDS = ("language", "context")
+_TEXT_FIELDS = ("language", "context", "draft")
 _FIELDS = (*_TEXT_FIELDS, WORDS_FIELD, *HEARING_FIELDS)
 
 
@@ -29,19 +30,20 @@ def v1_call(
     body: bytes | bytearray, content_type: str | None, query: Mapping[str, str], max_items: int
 ) -> Call:
     """The call of a `:predict` request. Raises InvalidInput and UnsupportedMedia."""
-    media_type = (content_type or "").split(";", 1)[0].strip().lower()
-    if media_type in _JSON_TYPES:
+    kind = media_type(content_type)
+    if kind in _JSON_TYPES:
+        refuse_unknown(query, (), "query of a JSON body")
         return Call("v1", _instances(load_json(body), max_items), _render, indexed=True)
-    if media_type.startswith(("audio/", "video/")) or media_type in _RAW_TYPES:
+    if kind.startswith(("audio/", "video/")) or kind in _RAW_TYPES:
         recording = _recording(
             query, data=memoryview(body), content_type=content_type, place="query"
         )
         return Call("v1", (recording,), _render)
     raise UnsupportedMedia(
-        f"content-type: {media_type[:60]!r} is not accepted, send application/json, audio/*, "
+        f"content-type: {kind[:60]!r} is not accepted, send application/json, audio/*, "
         "video/* or application/octet-stream",
         field="content-type",
-        value=media_type[:60],
+        value=kind[:60],
         limit=[*_JSON_TYPES[1:], "audio/*", "video/*", *_RAW_TYPES],
     )
 
@@ -98,6 +100,7 @@ def _recording(
         content_type=content_type,
         language=parse_language(texts.get("language")),
         context=texts.get("context") or "",
+        draft=checked_draft(texts.get("draft") or ""),
         channel=hearing.channel,
         track=hearing.track,
         vad=hearing.vad,

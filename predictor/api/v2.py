@@ -1,7 +1,7 @@
 """The Open Inference Protocol: what its tensors mean here, and how answers become tensors.
 
 Inputs: `audio` BYTES [n] (an encoded recording each) or `waveform` FP32 [samples] or [n, samples]
-with parameter `sample_rate`; optional `language` and `context` BYTES [n], or parameters for all.
+with parameter `sample_rate`; optional `language`, `context` and `draft` BYTES [n], or parameters.
 Outputs: `text`, `language` BYTES [n], `confidence`, `duration` FP32 [n], `details` BYTES [n].
 """
 
@@ -18,9 +18,10 @@ import orjson
 from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 
 from predictor.api.details import details
+from predictor.api.grpc_message import GrpcRequest
 from predictor.api.hearing import HEARING_FIELDS, Hearing, read_hearing
 from predictor.api.infer_body import InferBody, RequestedOutput
-from predictor.api.tensors import Parameters, Tensor
+from predictor.api.tensors import Parameters, Tensor, checked_draft
 from predictor.api.words import WORDS_FIELD, read_words
 from predictor.errors import InvalidInput
 from predictor.service.calls import Call, Recording
@@ -32,6 +33,7 @@ INPUTS = (
     {"name": "waveform", "datatype": "FP32", "shape": [-1, -1]},
     {"name": "language", "datatype": "BYTES", "shape": [-1]},
     {"name": "context", "datatype": "BYTES", "shape": [-1]},
+    {"name": "draft", "datatype": "BYTES", "shape": [-1]},
 )
 OUTPUTS = (
     {"name": "text", "datatype": "BYTES", "shape": [-1]},
@@ -44,6 +46,7 @@ _OUTPUT_NAMES = tuple(str(output["name"]) for output in OUTPUTS)
 _PARAMETERS = (
     "language",
     "context",
+    "draft",
     "sample_rate",
     "binary_data_output",
     WORDS_FIELD,
@@ -59,25 +62,31 @@ class RestAnswer:
     json_length: int | None
 
 
-def rest_call(body: InferBody, model_name: str, max_items: int) -> Call:
-    """The call of a REST request; it renders a RestAnswer. Raises InvalidInput."""
+def rest_call(
+    body: InferBody, model_name: str, max_items: int, *, version: str | None = None
+) -> Call:
+    """The call of a REST request; it renders a RestAnswer. Raises InvalidInput.
+
+    `version` is the one in the path, given back as KServe's own server does.
+    """
+    model = {"model_name": model_name} | ({"model_version": version} if version else {})
     default_binary = body.parameters.get("binary_data_output", False)
     if not isinstance(default_binary, bool):
         raise InvalidInput("binary_data_output: must be true or false", field="binary_data_output")
 
     def render(answers: list[Transcription]) -> RestAnswer:
-        return _render_rest(answers, body, model_name, default_binary)
+        return _render_rest(answers, body, model, default_binary)
 
     return _call(body, max_items, "v2", render)
 
 
-def grpc_call(body: InferBody, model_name: str, max_items: int, *, raw: bool) -> Call:
+def grpc_call(request: GrpcRequest, max_items: int) -> Call:
     """The call of a gRPC request; it renders a ModelInferResponse. Raises InvalidInput."""
 
     def render(answers: list[Transcription]) -> pb.ModelInferResponse:
-        return _render_grpc(answers, body, model_name, raw)
+        return _render_grpc(answers, request)
 
-    return _call(body, max_items, "grpc", render)
+    return _call(request.body, max_items, "grpc", render)
 
 
 def _call(
@@ -106,11 +115,13 @@ def _call(
     recordings = _recordings(inputs, body.parameters, max_items)
     languages = _per_item(inputs, body.parameters, "language", len(recordings))
     contexts = _per_item(inputs, body.parameters, "context", len(recordings))
+    drafts = _per_item(inputs, body.parameters, "draft", len(recordings))
     hearing = read_hearing(body.parameters)
     with_words = read_words(body.parameters)
     complete = tuple(
         replace(
             _with_text(recording, hearing, index, languages[index], contexts[index]),
+            draft=checked_draft(drafts[index]),
             with_words=with_words,
         )
         for index, recording in enumerate(recordings)
@@ -246,7 +257,7 @@ def _datatype(name: str) -> str:
 
 
 def _render_rest(
-    answers: list[Transcription], body: InferBody, model_name: str, default_binary: bool
+    answers: list[Transcription], body: InferBody, model: dict[str, str], default_binary: bool
 ) -> RestAnswer:
     columns, outputs, parts = _columns(answers), [], []
     for requested in _requested(body):
@@ -262,23 +273,23 @@ def _render_rest(
         else:
             output["data"] = values
         outputs.append(output)
-    head = orjson.dumps(
-        {"model_name": model_name, "id": body.id or uuid.uuid4().hex, "outputs": outputs}
-    )
+    head = orjson.dumps({**model, "id": body.id or uuid.uuid4().hex, "outputs": outputs})
     return RestAnswer(b"".join([head, *parts]), len(head) if parts else None)
 
 
-def _render_grpc(
-    answers: list[Transcription], body: InferBody, model_name: str, raw: bool
-) -> pb.ModelInferResponse:
+def _render_grpc(answers: list[Transcription], request: GrpcRequest) -> pb.ModelInferResponse:
     columns = _columns(answers)
-    response = pb.ModelInferResponse(model_name=model_name, id=body.id or uuid.uuid4().hex)
-    for requested in _requested(body):
+    response = pb.ModelInferResponse(
+        model_name=request.model_name,
+        model_version=request.model_version,
+        id=request.body.id or uuid.uuid4().hex,
+    )
+    for requested in _requested(request.body):
         values = columns[requested.name]
         output = response.outputs.add(
             name=requested.name, datatype=_datatype(requested.name), shape=[len(answers)]
         )
-        if raw:
+        if request.is_raw:
             response.raw_output_contents.append(_raw(values))
         elif output.datatype == "BYTES":
             output.contents.bytes_contents.extend(value.encode() for value in values)

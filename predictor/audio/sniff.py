@@ -36,7 +36,8 @@ _RIFF_IDS: Final = (b"RIFF", b"RIFX", b"RF64")
 _MP4_BOXES: Final = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide")
 _MAX_ZEROS: Final = 1 << 20
 _SEARCHED: Final = 1 << 16  # bytes in which the first frame is looked for
-_MAX_CANDIDATES: Final = 2_000
+_MAX_CANDIDATES: Final = 1_000
+_MAX_TAGS: Final = 32
 _TS_PACKET: Final = 188
 
 
@@ -70,7 +71,7 @@ def by_magic(data: memoryview) -> Container | None:
 def _tag_bytes(data: memoryview) -> int:
     """Bytes of the ID3v2 and APE tags at the start, one behind the other."""
     position = 0
-    while True:
+    for _ in range(_MAX_TAGS):
         head = bytes(data[position : position + 32])
         if len(head) >= 10 and head[:3] == b"ID3":
             size = 0
@@ -80,7 +81,8 @@ def _tag_bytes(data: memoryview) -> int:
         elif len(head) == 32 and head[:8] == b"APETAGEX":
             position += 32 + int.from_bytes(head[12:16], "little")
         else:
-            return min(position, len(data))
+            break
+    return min(position, len(data))
 
 
 def _zero_bytes(data: memoryview, begin: int) -> int:

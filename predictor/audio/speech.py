@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
@@ -22,6 +23,11 @@ class SpeechOptions:
     release: float = 0.35  # and below which it may have ended
     min_speech_s: float = 0.1  # what is shorter is a click
     min_silence_s: float = 0.5  # what is shorter is a pause within one span
+    # While a span grows from the first length to the second, the silence that ends it shrinks to
+    # `least_silence_s`: so long speech ends in a short pause before it must be cut anywhere.
+    shrinks_from_s: float = math.inf
+    shrinks_to_s: float = math.inf
+    least_silence_s: float = 0.1
 
 
 class SpeechFinder:
@@ -68,9 +74,20 @@ class SpeechFinder:
                 self._end = self.num_frames + 1
                 self._num_spoken += 1
             self.num_frames += 1
-            if self.start is not None and self.num_quiet >= self._min_silence:
+            if self.start is not None and self.num_quiet >= self._enough(self._end - self.start):
                 spans += self._closed()
         return spans
+
+    def _enough(self, num_frames: int) -> int:
+        """Quiet frames that end a span of so many frames."""
+        options = self._options
+        over_s = num_frames * FRAME_S - options.shrinks_from_s
+        if over_s <= 0:
+            return self._min_silence
+        share = min(1.0, over_s / max(options.shrinks_to_s - options.shrinks_from_s, FRAME_S))
+        least_s = min(options.least_silence_s, options.min_silence_s)
+        silence_s = options.min_silence_s + share * (least_s - options.min_silence_s)
+        return max(1, round(silence_s / FRAME_S))
 
     def finish(self) -> list[tuple[int, int]]:
         """The span that was open at the end, if there is one."""

@@ -10,7 +10,7 @@ from typing import Final
 
 from predictor.audio.pcm import Encoding, PcmLayout
 
-_MAX_CHUNKS: Final = 10_000
+_MAX_CHUNKS: Final = 2_000  # looked at; a sound has a handful
 _INTEGER, _FLOAT, _EXTENSIBLE = 0x0001, 0x0003, 0xFFFE
 _GUID_TAIL: Final = bytes.fromhex("000000001000800000aa00389b71")
 _ENCODINGS: Final[dict[tuple[int, int], Encoding]] = {

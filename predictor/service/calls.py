@@ -31,6 +31,7 @@ class Recording:
     words_field: str = "words"  # what the caller named it, for errors
     said: str | None = None  # what was said in it, of which times are asked and nothing else
     context: str = ""
+    draft: str = ""  # what may be said, for speed alone
     context_field: str = "context"  # what the caller named it, for errors
 
 

@@ -21,6 +21,7 @@ from predictor.engine import (
     StepStats,
     build_engine,
 )
+from predictor.model.checkpoint.identity import Identity, identify
 from predictor.model.checkpoint.source import resolve_model
 from predictor.service.engines import (
     devices,
@@ -98,6 +99,7 @@ class Checkpoint:
     """What was read, and the engine that it was read for."""
 
     folder: Path
+    identity: Identity
     tokenizer: TextTokenizer
     made: MadeEngine
 
@@ -105,11 +107,19 @@ class Checkpoint:
 class Loading:
     """A checkpoint on its way into memory. The thread ends by itself and cannot be stopped."""
 
-    def __init__(self, settings: Settings, make_engine: MakeEngine = make_engine) -> None:
-        """`make_engine`: another one is for benchmarks, whose weights come from nowhere."""
+    def __init__(
+        self,
+        settings: Settings,
+        make_engine: MakeEngine = make_engine,
+        *,
+        has_real_weights: bool = True,
+    ) -> None:
+        """`has_real_weights` is false for benchmarks, whose weights come from nowhere: nothing is
+        expected of what they say."""
         self.began_s = time.monotonic()
         self._settings = settings
         self._make_engine = make_engine
+        self.has_real_weights = has_real_weights
         self._observer: Observer | None = None  # nobody yet: the metrics are still being imported
         self._result: Future[Checkpoint] = Future()
         self.lost: Future[None] = Future()  # done when the engine has gone for good
@@ -150,9 +160,17 @@ class Loading:
             model_id=settings.model_id,
             revision=settings.model_revision,
         )
-        with ThreadPoolExecutor(1, "tokenizer") as beside:
+        with ThreadPoolExecutor(2, "checkpoint") as beside:
             tokenizer = beside.submit(TextTokenizer.load, folder)
+            identity = beside.submit(
+                identify, folder, model_id=settings.model_id, revision=settings.model_revision
+            )
             made = self._make_engine(
                 settings, folder, self._observe, lambda: self.lost.set_result(None)
             )
-        return Checkpoint(folder, tokenizer.result(), made)
+        try:
+            found = identity.result()
+        except BaseException:
+            made.client.stop()
+            raise
+        return Checkpoint(folder, found, tokenizer.result(), made)

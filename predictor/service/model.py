@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
@@ -22,8 +21,10 @@ from predictor.audio.decode import AudioDecoder, Source
 from predictor.errors import InvalidInput, NotReady
 from predictor.live.listener import LiveParts
 from predictor.metrics import EngineGauges, Metrics
+from predictor.model.checkpoint.identity import Identity
 from predictor.service.calls import Call, Recording
 from predictor.service.deadline import Deadline
+from predictor.service.ready_clip import check_ready
 from predictor.service.recordings import RecordingRunner, Task
 from predictor.service.transcriber import Transcriber
 from predictor.text.prompt import PromptBuilder
@@ -50,6 +51,9 @@ class Loaded:
     transcriber: Transcriber
     prompts: PromptBuilder
     live: LiveParts
+    identity: Identity
+    ready_text: str | None  # what the model must say of the built-in clip, if the checkpoint tells
+    has_real_weights: bool = True  # if not, anything may be said of it
     began_s: float | None = None  # time.monotonic(), where it began before `load` was called
 
 
@@ -128,8 +132,8 @@ class AsrModel(Model):  # type: ignore[misc]  # KServe is untyped
     def _warm_up(self, loaded: Loaded) -> None:
         request = TranscribeRequest(self._ready_clip)
         [answer] = asyncio.run(loaded.transcriber.transcribe([request]))
-        if not math.isfinite(answer.confidence) or answer.usage.num_completion_tokens == 0:
-            raise RuntimeError("the model gave no finite answer for the built-in clip")
+        if loaded.has_real_weights:
+            check_ready(answer, loaded.ready_text)
         logger.info(
             "the built-in clip was transcribed",
             extra={"fields": {"finish_reason": answer.finish_reason}},
@@ -150,6 +154,11 @@ class AsrModel(Model):  # type: ignore[misc]  # KServe is untyped
             if self.loaded is not None:
                 self.loaded.engine.stop()
 
+    @property
+    def identity(self) -> Identity | None:
+        """Which weights are served; None while they are loading."""
+        return None if self.loaded is None else self.loaded.identity
+
     def is_serving(self) -> bool:
         """Whether a request would be taken now."""
         return bool(self.ready) and self.loaded is not None and self.loaded.engine.is_serving()
@@ -166,6 +175,10 @@ class AsrModel(Model):  # type: ignore[misc]  # KServe is untyped
         """False once the engine cannot work again by itself; a model that is loading is alive."""
         return self._stopped or self.loaded is None or self.loaded.engine.is_alive()
 
+    def token_bytes(self, token_id: int) -> bytes:
+        """UTF-8 bytes of one token of an answer. Raises NotReady."""
+        return self._serving().transcriber.token_bytes(token_id)
+
     async def preprocess(self, payload: Call, headers: dict[str, str] | None = None) -> _Prepared:
         """Look at every recording, decode none. Raises InvalidInput naming the first bad item."""
         loaded = self._serving()
@@ -180,6 +193,7 @@ class AsrModel(Model):  # type: ignore[misc]  # KServe is untyped
                     recording.context,
                     with_words=recording.with_words,
                     said=recording.said,
+                    draft=recording.draft,
                 )
                 loaded.transcriber.check_words(text, field=recording.words_field)
                 tasks.append(Task(self._source(recording), text))

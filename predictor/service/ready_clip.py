@@ -1,14 +1,22 @@
-"""The clip that the model must transcribe before it is called ready: one of the recordings."""
+"""The clip that the model must transcribe before it is called ready, and what a sound model says.
+
+Weights or a tokenizer that were damaged still load and still answer: nonsense.
+"""
 
 from __future__ import annotations
 
+import difflib
+import math
 from pathlib import Path
+from typing import Final
 
 import soundfile
 
-from predictor.types import SAMPLE_RATE_HZ, Samples
+from predictor.types import SAMPLE_RATE_HZ, Samples, Transcription
 
 CLIP = Path(__file__).parents[1] / "recordings" / "demo-en-1.flac"
+MIN_CONFIDENCE: Final = 0.2  # of clear speech; a sound model is above 0.9
+MIN_LIKENESS: Final = 0.7  # to the text that the checkpoint tells; 8 bits may change a letter
 
 
 def ready_clip() -> Samples:
@@ -18,3 +26,30 @@ def ready_clip() -> Samples:
         raise RuntimeError(f"{CLIP.name} must be 16 kHz mono")
     clip: Samples = samples
     return clip
+
+
+def check_ready(answer: Transcription, expected_text: str | None) -> None:
+    """Raises RuntimeError unless `answer` is what a sound model says of the clip."""
+    if not math.isfinite(answer.confidence) or answer.usage.num_completion_tokens == 0:
+        raise RuntimeError("the model gave no finite answer for the built-in clip")
+    problems = {
+        "hears no speech": not answer.text,
+        "names no language": answer.language is None,
+        f"ends by {answer.finish_reason}": answer.finish_reason != "stop",
+        f"has confidence {answer.confidence:.3f}, at least {MIN_CONFIDENCE} is expected": (
+            answer.confidence < MIN_CONFIDENCE
+        ),
+        f"says {answer.text[:80]!r}, {expected_text!r} is expected": (
+            expected_text is not None and likeness(answer.text, expected_text) < MIN_LIKENESS
+        ),
+    }
+    found = [problem for problem, is_so in problems.items() if is_so]
+    if found:
+        raise RuntimeError(
+            f"the weights or the tokenizer are damaged: of the built-in clip the model {found[0]}"
+        )
+
+
+def likeness(text: str, expected: str) -> float:
+    """0 to 1: how much of the two is the same, in the same order."""
+    return difflib.SequenceMatcher(None, text.lower(), expected.lower()).ratio()

@@ -64,6 +64,7 @@ class TranscriberOptions:
     word_times: WordTimes | None = None  # of servers with an aligner
 
 
+_DRAFT_TOKENS_PER_S = 16  # more is never said
 _NO_CAP = 1 << 31  # the engine caps the answer by the audio's length anyway
 
 
@@ -102,6 +103,10 @@ class Transcriber:
             if self.word_times is None:
                 raise no_aligner(field)
             self.word_times.check(request.language)
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """UTF-8 bytes of one token of an answer, perhaps half a character."""
+        return self._tokenizer.token_bytes(token_id)
 
     async def transcribe(self, requests: Sequence[TranscribeRequest]) -> list[Transcription]:
         """All of them at once; when one fails the others are stopped and its error is raised.
@@ -226,7 +231,7 @@ class Transcriber:
         request, streaming = run.request, run.streaming
         parser = OutputParser(self._tokenizer, request.language)
         may_echo = bool(request.context) and is_quiet(piece.samples)
-        stream = self._submitted(run, piece.samples)
+        stream = self._submitted(run, piece)
         last = await self._read(stream, parser, feed if streaming and not may_echo else None)
         rest, parsed = parser.finish()
         if may_echo and is_echo(parsed.text, request.context):
@@ -251,11 +256,16 @@ class Transcriber:
             finish=finish_reason(last.finish, parsed),
             usage=Usage(last.num_audio_tokens, last.num_prompt_tokens, len(parser.token_ids)),
             token_ids=parser.token_ids,
+            token_logprobs=parser.token_logprobs,
+            num_header_tokens=parser.num_header_tokens,
             channel=piece.channel,
             words=words,
         )
 
-    def _submitted(self, run: _Run, samples: Samples) -> TokenStream:
+    def _submitted(self, run: _Run, piece: AudioPiece) -> TokenStream:
+        samples = piece.samples
+        draft = () if run.has_begun else self._draft(run.request)
+        run.has_begun = True
         return self._submit(
             EngineRequest(
                 request_id=f"{request_id_var.get() or 'local'}:{uuid.uuid4().hex}",
@@ -264,8 +274,16 @@ class Transcriber:
                 tokens_after=run.prompt.tokens_after,
                 max_new_tokens=run.request.max_new_tokens or _NO_CAP,
                 is_streamed=run.streaming,
+                draft=draft[: round(_DRAFT_TOKENS_PER_S * _duration_s(samples))],
             )
         )
+
+    def _draft(self, request: TextRequest) -> tuple[int, ...]:
+        """Tokens of the text that may be said, for the first piece; the answer to a request that
+        forces no language begins with the language's name, which nobody knows yet."""
+        if not request.draft or request.language is None:
+            return ()
+        return tuple(self._tokenizer.encode_plain(request.draft))
 
     async def _read(
         self, stream: TokenStream, parser: OutputParser, feed: Feed | None
@@ -296,6 +314,7 @@ class _Run:
         self.prompt = prompt
         self.request = request
         self.streaming = streaming
+        self.has_begun = False  # whether the first piece, whose the draft is, was submitted
         self.line: asyncio.Queue[tuple[asyncio.Task[Piece], Feed] | None] = asyncio.Queue()
         self.tasks: set[asyncio.Task[Piece]] = set()
 

@@ -8,7 +8,9 @@ from typing import Any, Final
 
 from predictor.settings.fields import AUDIO_TOKENS_PER_S, PROMPT_TOKENS
 
-_MODEL_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")  # stands in URLs
+_MODEL_NAME: Final = re.compile(
+    r"(?!.{129})[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9._-]+)*"
+)  # stands in URLs
 
 _CHANNEL: Final = re.compile(r"[0-9]|[1-5][0-9]|6[0-3]")
 
@@ -29,8 +31,12 @@ def contradictions(values: Mapping[str, Any], sources: Mapping[str, str]) -> lis
         refuse("aligner_dir aligner_id", "give one of them")
     if values["aligner_revision"] is not None and values["aligner_id"] is None:
         refuse("aligner_revision", "is of use with aligner_id only")
-    if not _MODEL_NAME.fullmatch(values["model_name"]):
-        refuse("model_name", "must be letters, digits, '.', '_' and '-', at most 128")
+    for setting, names in (
+        ("model_name", [values["model_name"]]),
+        ("model_aliases", values["model_aliases"]),
+    ):
+        if not all(map(_MODEL_NAME.fullmatch, names)):
+            refuse(setting, "must be letters, digits, '.', '_', '-' and '/', at most 128")
     if values["language_detection"] and values["language"] is not None:
         refuse("language_detection language", "a language is used only without detection")
     if not values["language_detection"] and values["language"] is None:

@@ -80,6 +80,8 @@ def shown(spec: Spec, value: Any) -> str:
         return f"({len(value)} set)" if value else ""
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, tuple):
+        return ",".join(value)
     if isinstance(value, float):
         return f"{value:.10g}"
     return value.as_posix() if isinstance(value, Path) else str(value)

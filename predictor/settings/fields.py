@@ -54,6 +54,11 @@ class Settings:
         DEFAULT_MODEL_NAME,
         f"name in every protocol; `{DEFAULT_MODEL_NAME}` is answered to as well",
     )
+    model_aliases: tuple[str, ...] = _setting(
+        (),
+        "further names the model answers to, separated by commas, such as `whisper-1` or a hub id",
+        kind=tuple,
+    )
     model_dir: Path | None = _setting(  # noqa: RUF009  # makes a dataclass field
         None,
         f"folder of the checkpoint; `{DEFAULT_MODEL_DIR}` when no `model_id` is given either",
@@ -129,11 +134,25 @@ class Settings:
         kind=tuple,
         is_secret=True,
     )
+    cors_origins: tuple[str, ...] = _setting(
+        (),
+        "origins, separated by commas, whose pages may send requests from a browser; `*` is any",
+        kind=tuple,
+    )
     enable_page: bool = _setting(
         False, "give browsers that ask for `/` a page to speak into; others get the health answer"
     )
     max_body_bytes: int = _setting(
         64 * _MIB, "largest HTTP body or gRPC message", low=1024, high=1024 * _MIB
+    )
+    max_connections: int = _setting(
+        1000, "HTTP connections; further ones are answered probes only", low=1, high=1_000_000
+    )
+    client_timeout_s: float = _setting(
+        10.0,
+        "time for a request's head to be complete, and for its body to bring 4 kB a second",
+        low=1,
+        high=3600,
     )
     max_items: int = _setting(64, "most recordings in one V1 or V2 request", low=1, high=4096)
     max_context_tokens: int = _setting(
@@ -308,9 +327,8 @@ class Settings:
     @property
     def served_names(self) -> tuple[str, ...]:
         """The model's name first, then the names it is answered to as well."""
-        if self.model_name == DEFAULT_MODEL_NAME:
-            return (self.model_name,)
-        return (self.model_name, DEFAULT_MODEL_NAME)
+        names = (self.model_name, DEFAULT_MODEL_NAME, *self.model_aliases)
+        return tuple(dict.fromkeys(names))
 
 
 def specs() -> dict[str, tuple[Spec, Any]]:

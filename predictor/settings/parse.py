@@ -48,6 +48,8 @@ def parse_native(spec: Spec, value: Any) -> Any:
         return _in_range(spec, spec.kind(value))
     if spec.kind in (str, Path) and isinstance(value, str):
         return _word(spec, value)
+    if spec.kind is tuple and isinstance(value, list) and all(isinstance(v, str) for v in value):
+        return tuple(value)
     raise BadValueError(f"must be {expected(spec)}")
 
 

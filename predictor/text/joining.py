@@ -29,6 +29,8 @@ class Piece:
     finish: FinishReason
     usage: Usage
     token_ids: tuple[int, ...]
+    token_logprobs: tuple[float, ...] = ()
+    num_header_tokens: int = 0
     channel: int | None = None
     words: tuple[Word, ...] | None = None  # if they were asked for
 
@@ -48,10 +50,12 @@ def join_pieces(
     """The answer for a recording; `language` is the one that was forced, or None.
 
     Confidence is the geometric mean over the tokens of all pieces in which something was said;
-    where there is no piece it is the probability that nobody speaks.
+    where there is no piece it is the probability that nobody speaks. Where nobody spoke there is
+    no language, forced or not.
     """
     pieces = sorted(pieces, key=lambda p: (p.start_s, p.channel or 0))
-    spoken = [p for p in pieces if p.parsed.text] or list(pieces)
+    said = [p for p in pieces if p.parsed.text]
+    spoken = said or list(pieces)
     num_scored = sum(p.parsed.num_scored_tokens for p in spoken)
     log_sum = math.fsum(p.parsed.avg_logprob * p.parsed.num_scored_tokens for p in spoken)
     reasons = {p.finish for p in pieces}
@@ -59,7 +63,7 @@ def join_pieces(
     unheard = 0.0 if pieces else 1.0 - end.speech_probability
     return Transcription(
         text=join_texts([p.parsed.text for p in pieces]),
-        language=language or _majority_language(pieces),
+        language=(language if said else None) or _majority_language(pieces),
         confidence=min(1.0, math.exp(log_sum / num_scored)) if num_scored else unheard,
         duration_s=end.duration_s,
         finish_reason=next((reason for reason in order if reason in reasons), "silence"),
@@ -88,6 +92,8 @@ def segment(index: int, piece: Piece) -> Segment:
         avg_logprob=parsed.avg_logprob,
         finish_reason=piece.finish,
         token_ids=piece.token_ids,
+        token_logprobs=piece.token_logprobs,
+        num_header_tokens=piece.num_header_tokens,
         channel=piece.channel,
     )
 

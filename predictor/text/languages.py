@@ -1,11 +1,12 @@
 """The 30 languages the model knows, and how callers may name them.
 
 The model was trained on the full English names ("language Chinese<asr_text>"); callers send names,
-codes or tags such as "zh-CN", in any case.
+English or native, codes of ISO 639-1 to 639-3, or tags such as "zh-CN", in any case.
 """
 
 from __future__ import annotations
 
+import unicodedata
 from types import MappingProxyType
 
 from predictor.errors import InvalidInput
@@ -46,9 +47,45 @@ LANGUAGES = MappingProxyType(
 )  # code -> name
 CODES = MappingProxyType({name: code for code, name in LANGUAGES.items()})  # name -> code
 
-_BY_KEY = dict(LANGUAGES) | {name.lower(): name for name in LANGUAGES.values()}
+# Further names and codes; three-letter codes of ISO 639-2 (both kinds) and 639-3, native names.
+_FURTHER = {
+    "Arabic": "ara arb العربية",
+    "Cantonese": "廣東話 广东话 粵語 粤语 粵文 zh-yue",
+    "Chinese": "zho chi cmn mandarin 中文 汉语 漢語 普通话 普通話 国语 國語 华语 華語",
+    "Czech": "ces cze čeština česky",
+    "Danish": "dan dansk",
+    "Dutch": "nld dut nederlands flemish vlaams",
+    "English": "eng",
+    "Filipino": "tl tgl tagalog pilipino",
+    "Finnish": "fin suomi",
+    "French": "fra fre français",
+    "German": "deu ger deutsch",
+    "Greek": "ell gre ελληνικά",
+    "Hindi": "hin हिन्दी हिंदी",
+    "Hungarian": "hun magyar",
+    "Indonesian": "ind in indonesia bahasa-indonesia",
+    "Italian": "ita italiano",
+    "Japanese": "jpn 日本語 日本语",
+    "Korean": "kor 한국어",
+    "Macedonian": "mkd mac македонски",
+    "Malay": "msa may zsm melayu bahasa-melayu",
+    "Persian": "fas per pes farsi فارسی",
+    "Polish": "pol polski",
+    "Portuguese": "por português",
+    "Romanian": "ron rum mo română moldavian moldovan",
+    "Russian": "rus русский",
+    "Spanish": "spa español castellano castilian",
+    "Swedish": "swe svenska",
+    "Thai": "tha ไทย ภาษาไทย",
+    "Turkish": "tur türkçe",
+    "Vietnamese": "vie tiếng-việt việt",
+}
+_CANTONESE_SUBTAGS = frozenset({"yue", "hk", "mo"})  # of Chinese: spoken in Hong Kong and Macao
+_CHINESE_CODES = frozenset({"zh", "zho", "chi"})
+
 _DETECT = ("", "auto")
 _MAX_ECHO_CHARS = 40
+_MAX_KEY_CHARS = 64
 
 # Scripts written without spaces between sentences: ideographs, kana, and their punctuation.
 _UNSPACED_RANGES = (
@@ -70,10 +107,10 @@ def parse_language(value: str | None, *, field: str = "language") -> str | None:
     """
     if value is None:
         return None
-    key = value.strip().lower()
+    key = _key(value)
     if key in _DETECT:
         return None
-    name = _BY_KEY.get(key) or _BY_KEY.get(key.replace("_", "-").split("-", 1)[0])
+    name = _BY_KEY.get(key.replace(" ", "-")) or _of_tag(key)
     if name is None:
         shown = value[:_MAX_ECHO_CHARS]
         raise InvalidInput(
@@ -85,6 +122,27 @@ def parse_language(value: str | None, *, field: str = "language") -> str | None:
             limit=list(LANGUAGES),
         )
     return name
+
+
+def _of_tag(key: str) -> str | None:
+    """The language of a tag such as "zh-hant-hk", by its first part and what that part means."""
+    primary, *subtags = key.split("-")
+    if primary in _CHINESE_CODES and _CANTONESE_SUBTAGS.intersection(subtags):
+        return "Cantonese"
+    return _BY_KEY.get(primary)
+
+
+def _key(text: str) -> str:
+    """Case, accents' encoding, and the kind of space or dash do not matter."""
+    text = unicodedata.normalize("NFC", text[:_MAX_KEY_CHARS]).lower().replace("_", "-")
+    return " ".join(text.split())
+
+
+_BY_KEY = (
+    dict(LANGUAGES)
+    | {name.lower(): name for name in LANGUAGES.values()}
+    | {_key(key): name for name, keys in _FURTHER.items() for key in keys.split()}
+)
 
 
 def needs_space(left: str, right: str) -> bool:

@@ -61,6 +61,17 @@ class OutputParser:
         """All tokens so far."""
         return tuple(self._token_ids)
 
+    @property
+    def token_logprobs(self) -> tuple[float, ...]:
+        """Their natural log-probabilities."""
+        return tuple(self._logprobs)
+
+    @property
+    def num_header_tokens(self) -> int:
+        """How many of the tokens so far stand before the text."""
+        _, start = self._split()
+        return sum(end <= start for end in self._token_ends) if start else 0
+
     def add(self, token_ids: Sequence[int], logprobs: Sequence[float]) -> None:
         """Take tokens with their natural log-probabilities."""
         for token_id, logprob in zip(token_ids, logprobs, strict=True):

@@ -75,6 +75,8 @@ def test_the_engines_metrics_are_there(apart: Any, speech: bytes) -> None:
     labels = {"model_name": "qwen3-asr", "checkpoint": "tiny", "device": "cpu", "dtype": "float32"}
     from predictor import __version__
 
+    metadata = httpx.get(apart.url + "/v2/models/qwen3-asr").json()
+    labels["identity"] = metadata["properties"]["model_identity"]
     assert apart.metric("qwen3_asr_model_info", version=__version__, **labels) == 1
 
 

@@ -22,7 +22,6 @@ from prometheus_client import CollectorRegistry
 
 from predictor import errors
 from predictor.api.errors import error_body, error_response, to_asr_error
-from predictor.api.grpc_server import create_grpc_server
 from predictor.errors import AsrError
 from predictor.server import AsrServer, build_server
 from predictor.settings.read import load_settings
@@ -77,9 +76,10 @@ class Answer:
 class Local:
     """Sends one recording through every protocol of an application in this process."""
 
-    def __init__(self, http: httpx.AsyncClient, stub: GRPCInferenceServiceStub) -> None:
+    def __init__(self, http: httpx.AsyncClient, channel: grpc.aio.Channel) -> None:
         self.http = http
-        self.stub = stub
+        self.channel = channel
+        self.stub = GRPCInferenceServiceStub(channel)
 
     async def everywhere(self, audio: bytes, **fields: str) -> list[Answer]:
         b64 = base64.b64encode(audio).decode()
@@ -134,13 +134,7 @@ class Local:
 
 @asynccontextmanager
 async def _local(server: AsrServer) -> AsyncIterator[Local]:
-    rpc = create_grpc_server(
-        server.dataplane,
-        server.model_repository_extension,
-        server.metrics,
-        server.keys,
-        server.settings.max_body_bytes,
-    )
+    rpc = server.grpc_server()
     port = rpc.add_insecure_port("127.0.0.1:0")
     await rpc.start()
     transport = httpx.ASGITransport(server.app)
@@ -148,7 +142,7 @@ async def _local(server: AsrServer) -> AsyncIterator[Local]:
         httpx.AsyncClient(transport=transport, base_url="http://local") as http,
         grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
     ):
-        yield Local(http, GRPCInferenceServiceStub(channel))
+        yield Local(http, channel)
     await rpc.stop(None)
 
 
@@ -281,8 +275,8 @@ async def test_routes_and_names_that_are_not_there(loaded: AsrServer, speech: by
             await local.http.get("/nowhere"),
             await local.http.post("/v2/models/other/infer", json={}),
             await local.http.post("/v1/models/other:predict", json={}),
-            await local.http.post(f"/v1/models/{MODEL}/explain", json={}),
-            await local.http.post(f"/v2/models/{MODEL}/versions/2/infer", json={}),
+            await local.http.get(f"/v1/models/{MODEL}/explain"),
+            await local.http.post("/v2/models/other/versions/2/infer", json={}),
             await local.http.get("/v2/models/other"),
             await local.http.get("/v2/models/other/ready"),
             await local.http.get("/v1/models/other"),
@@ -321,6 +315,16 @@ async def test_api_keys(build: Build, speech: bytes) -> None:
     try:
         async with _local(server) as local:
             _expect(await local.everywhere(speech), errors.Unauthorized)
+            never = asyncio.Event()
+
+            async def unsent() -> AsyncIterator[bytes]:
+                await never.wait()
+                yield b""
+
+            path = "/inference.GRPCInferenceService/ModelInfer"
+            with pytest.raises(grpc.RpcError) as caught:  # before any byte of the message
+                await local.channel.stream_unary(path)(unsent())
+            assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
             post, get = local.http.post, local.http.get
             path, files = "/api/v1/recognize", {"audio": speech}
             for headers in (
@@ -346,8 +350,36 @@ async def test_api_keys(build: Build, speech: bytes) -> None:
         server.decoder.close()
 
 
+async def test_requests_that_come_in_too_slowly(build: Build) -> None:
+    server = await asyncio.to_thread(build, "--client_timeout_s=1")
+    may_end = asyncio.Event()
+
+    async def stalled_body() -> AsyncIterator[bytes]:
+        yield bytes(1000)
+        await may_end.wait()
+
+    async with _local(server) as local:
+        path, headers = f"/v1/models/{MODEL}:predict", {"content-type": "audio/wav"}
+        stalled = await local.http.post(path, content=stalled_body(), headers=headers)
+        assert (stalled.status_code, stalled.json()["code"]) == (408, "request_timeout")
+        assert stalled.headers["connection"] == "close"
+
+        async def silent() -> AsyncIterator[bytes]:
+            await may_end.wait()
+            yield b""
+
+        call = local.channel.stream_unary("/inference.GRPCInferenceService/ModelInfer")(silent())
+        with pytest.raises(grpc.RpcError) as caught:
+            await call
+        error: Any = caught.value
+        assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert dict(error.trailing_metadata())["error-code"] == "request_timeout"
+    TRIED.add("request_timeout")
+
+
 async def test_every_row_of_the_table_has_been_tried() -> None:
-    assert {row.spec.code for row in _all_rows()} == TRIED
+    before_routing = {"head_too_large"}  # tests/chaos/test_connections.py
+    assert {row.spec.code for row in _all_rows()} == TRIED | before_routing
 
 
 @pytest.mark.parametrize("row", sorted(_all_rows(), key=lambda row: row.__name__))

@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
 
-from predictor.api.infer_body import parse_grpc, parse_rest
+from predictor.api.grpc_message import read_grpc
+from predictor.api.infer_body import parse_rest
 from predictor.api.v1 import v1_call
-from predictor.api.v2 import rest_call
+from predictor.api.v2 import grpc_call, rest_call
 from predictor.errors import AsrError
 
 MODEL = "qwen3-asr"
@@ -131,7 +132,7 @@ _grpc_request = st.builds(
 @settings(deadline=None)
 @given(_grpc_request)
 def test_grpc_reader_only_raises_its_own_errors(request: pb.ModelInferRequest) -> None:
-    _answers_or_refuses(lambda: rest_call(parse_grpc(request), MODEL, 4))
+    _answers_or_refuses(lambda: grpc_call(read_grpc(request.SerializeToString()), 4))
 
 
 @pytest.fixture(scope="module")

@@ -34,6 +34,11 @@ EXPECTED = {
     ("GET", "/v2/models/{model_name}"),
     ("GET", "/v2/models/{model_name}/ready"),
     ("POST", "/v2/models/{model_name}/infer"),
+    ("GET", "/v2/models/{model_name}/versions/{model_version}"),
+    ("GET", "/v2/models/{model_name}/versions/{model_version}/ready"),
+    ("POST", "/v2/models/{model_name}/versions/{model_version}/infer"),
+    ("POST", "/v1/chat/completions"),
+    ("POST", "/openai/v1/chat/completions"),
     ("POST", "/v2/repository/models/{model_name}/load"),
     ("POST", "/v2/repository/models/{model_name}/unload"),
     ("GET", "/v1/models"),
@@ -58,9 +63,13 @@ def test_the_document_has_every_route_and_no_other(document: dict[str, Any]) -> 
     assert document["openapi"].startswith("3.1")
 
 
+def _filled(path: str) -> str:
+    return path.replace("{model_name}", MODEL).replace("{model_version}", "1")
+
+
 def test_every_documented_route_is_there(server: Any, document: dict[str, Any]) -> None:
     for method, path in sorted(_operations(document)):
-        url = server.url + path.replace("{model_name}", MODEL)
+        url = server.url + _filled(path)
         status = httpx.request(method, url).status_code
         assert status not in (404, 405, 500), (method, path)
         other = "DELETE"
@@ -121,7 +130,7 @@ def test_real_answers_fit_the_document(
     ]
     statuses = []
     for method, path, options in requests:
-        url = server.url + path.replace("{model_name}", MODEL)
+        url = server.url + _filled(path)
         response = httpx.request(method, url, timeout=60, **options)
         known = "/v2/models/{model_name}" if path == "/v2/models/nobody" else path
         schema = _schema(document, method, known, str(response.status_code))

@@ -90,7 +90,7 @@ async def _grpc(clients: Clients, data: bytes) -> Heard:
 async def _openai(clients: Clients, data: bytes) -> Heard:
     form = {"model": MODEL, "response_format": "verbose_json"}
     response = await clients.http.post("/v1/audio/transcriptions", files={"file": data}, data=form)
-    return Heard(response.json()["text"], response.json()["language"] or None)
+    return Heard(response.json()["text"], (response.json()["language"].capitalize()) or None)
 
 
 async def _openai_stream(clients: Clients, data: bytes) -> Heard:

@@ -195,7 +195,13 @@ def test_metadata_is_true_and_complete(server: Any, triton_grpc: dict[str, Any])
     grpc = triton_grpc["metadata"]
     assert triton_grpc["server"] == "qwen3-asr-kserve"
     assert rest["name"] == grpc["name"] == MODEL
-    assert [t["name"] for t in rest["inputs"]] == ["audio", "waveform", "language", "context"]
+    assert [t["name"] for t in rest["inputs"]] == [
+        "audio",
+        "waveform",
+        "language",
+        "context",
+        "draft",
+    ]
     assert [t["name"] for t in rest["outputs"]] == list(NAMES)
     for side in ("inputs", "outputs"):
         assert [(t["name"], t["datatype"]) for t in rest[side]] == [

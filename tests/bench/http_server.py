@@ -57,7 +57,12 @@ def made_up_words() -> list[bytes]:
 
 
 def speak_made_up_words() -> None:
-    """Whatever the tokens are."""
+    """Whatever the tokens are; live sessions make up the tokens instead."""
+    if os.environ.get("BENCH_LIVE"):
+        from tests.bench.live_steps import plan_the_servers_steps
+
+        plan_the_servers_steps()
+        return
     from predictor.text.tokenizer import TextTokenizer
 
     words, num_looked_up = made_up_words(), 0
@@ -110,7 +115,9 @@ def main() -> None:
         client = EngineClient([make(shape, device, options, observe)])
         return loading.MadeEngine(client, device, "auto")
 
-    server = build_server(settings, loading=loading.Loading(settings, make_engine))
+    server = build_server(
+        settings, loading=loading.Loading(settings, make_engine, has_real_weights=False)
+    )
     arrange(server, shares)
     server.start()
 

@@ -135,6 +135,37 @@ def flatness(studio: Studio, engine: EngineClient, rounds: int) -> dict[str, Any
     return {"round s": round(period / RATE, 1), "rounds": rounds, "rows": rows}
 
 
+COLUMNS = (
+    "error %", "shown p50 s", "shown p90 s", "committed p50 s", "committed p90 s",
+    "endpoint p50 s", "endpoint p95 s", "prefill p95 tokens", "decoded mean tokens",
+)  # fmt: skip
+
+
+def table(result: dict[str, Any]) -> str:
+    """The README's table of a result file."""
+    lines = [
+        "| set | step | error | word shown, p50 / p90 | word committed | pause to end, p50 / p95 | "
+        "tokens a step: prefill p95 / decoded mean |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in result["rows"]:
+        error, *rest = (row[name] for name in COLUMNS)
+        shown, shown90, kept, kept90, end, end95, prefill, decoded = rest
+        lines.append(
+            f"| {row['set']}, {row['audio s']} s | {row['step s']} s | {error} % "
+            f"| {shown} / {shown90} s | {kept} / {kept90} s | {end} / {end95} s "
+            f"| {prefill:g} / {decoded} |"
+        )
+    flat = result["flatness"]
+    first, last = (row["prefilled tokens"] + row["decoded tokens"] for row in flat["rows"])
+    lines += [
+        "",
+        f"The same {flat['round s']} s of talk, {flat['rounds']} times in one stream: {first} "
+        f"tokens in the first round, {last} in the last.",
+    ]
+    return "\n".join(lines)
+
+
 def _taken_back(played: Played) -> int:
     said: dict[int, str] = {}
     for event in played.of(Partial):

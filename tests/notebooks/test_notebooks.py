@@ -43,6 +43,7 @@ def test_transcribe(site: LocalSite) -> None:
     assert "English" in shown
     assert "Chinese" in shown
     assert "first text after" in shown
+    assert f"English: {recordings[0]['text']}" in shown  # live
 
 
 def test_evaluate(tmp_path: Path, site: LocalSite) -> None:

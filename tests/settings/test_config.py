@@ -218,7 +218,8 @@ def test_a_language_beats_detection_from_a_weaker_source(tmp_path: Path) -> None
         (["--language=en", "--language_detection=true"], ["language=en", "without detection"]),
         (["--grpc_port=8080"], ["http_port=8080", "grpc_port=8080", "must differ"]),
         (["--segment_s=300"], ["segment_s=300", "max_model_len=3072", "tokens"]),
-        (["--model_name=a/b"], ["model_name=a/b", "letters"]),
+        (["--model_name=a//b"], ["model_name=a//b", "letters"]),
+        (["--model_aliases=ok,no name"], ["model_aliases=", "letters"]),
         (["--kv_precision", "fp8", "--device", "cpu"], ["kv_precision=fp8", "device=cpu", "CUDA"]),
         (
             ["--kv_precision", "fp8", "--precision", "fp32"],
@@ -311,7 +312,11 @@ def test_every_setting_is_read_by_something() -> None:
             read |= {node.attr for node in ast.walk(tree) if _is_read_of_settings(node)}
     known = set(specs())
     # A language is set exactly when detection is off: every other pair is refused.
-    by_way_of = {"precision": "dtype", "language_detection": "language"}
+    by_way_of = {
+        "precision": "dtype",
+        "language_detection": "language",
+        "model_aliases": "served_names",
+    }
     unread = {name for name in known if name not in read and by_way_of.get(name) not in read}
     assert not unread
 

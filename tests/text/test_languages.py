@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers.models.qwen3_asr.processing_qwen3_asr import LANGUAGE_CODE_TO_NAME
+from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 
 from predictor.errors import InvalidInput
 from predictor.text.languages import LANGUAGES, join_texts, parse_language
@@ -24,6 +25,29 @@ def test_the_table_is_the_models() -> None:
         ("zh_Hans", "Chinese"),
         ("zh-CN", "Chinese"),
         ("yue", "Cantonese"),
+        ("zh-HK", "Cantonese"),
+        ("zh-yue", "Cantonese"),
+        ("zh_Hant_HK", "Cantonese"),
+        ("zh-MO", "Cantonese"),
+        ("yue-Hant", "Cantonese"),
+        ("zh-TW", "Chinese"),
+        ("zh-cmn-Hans-CN", "Chinese"),
+        ("cmn", "Chinese"),
+        ("zho", "Chinese"),
+        ("Mandarin", "Chinese"),
+        ("eng", "English"),
+        ("tl", "Filipino"),
+        ("tl-PH", "Filipino"),
+        ("fre", "French"),
+        ("fra", "French"),
+        ("Franc\u0327ais", "French"),
+        ("DEUTSCH", "German"),
+        ("Bahasa Indonesia", "Indonesian"),
+        ("tiếng  Việt", "Vietnamese"),
+        ("粤语", "Cantonese"),
+        ("中文", "Chinese"),
+        ("日本語", "Japanese"),
+        ("farsi", "Persian"),
         ("", None),
         ("auto", None),
         (None, None),
@@ -43,6 +67,14 @@ def test_unknown_languages_are_refused_by_name(value: str) -> None:
     assert caught.value.value == value[:40]
     assert "zh (Chinese)" in caught.value.message
     assert len(caught.value.message) < 1000
+
+
+def test_names_and_codes_that_whisper_knows_mean_the_same_here() -> None:
+    for name, code in TO_LANGUAGE_CODE.items():
+        ours = LANGUAGES.get("fil" if code == "tl" else code)
+        if ours is not None:
+            assert parse_language(name) == ours, name
+            assert parse_language(code) == ours, code
 
 
 @given(st.text(max_size=30))

@@ -1,0 +1,47 @@
+"""Memory that large requests leave behind in malloc's arenas, given back when they are over.
+
+glibc keeps what was freed for the next allocation: after an overload that is gigabytes, in the
+arenas of the threads that read bodies and decoded audio, and a pod's limit counts them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import logging
+from typing import Final
+
+logger = logging.getLogger(__name__)
+
+PERIOD_S: Final = 15.0
+MIN_GROWTH_BYTES: Final = 64 * 1024 * 1024  # since it was last given back; less is not worth it
+_PAGE_BYTES: Final = 4096
+
+
+def resident_bytes() -> int:
+    """Memory of this process that is in RAM."""
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * _PAGE_BYTES
+
+
+def trim() -> None:
+    """Give free memory back to the system; other libraries of C have no such call and need none."""
+    try:
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+    except (OSError, AttributeError):
+        return
+
+
+async def give_back_memory() -> None:
+    """Runs beside the server until cancelled; trims in a thread, and only after growth."""
+    after_last = resident_bytes()
+    while True:
+        await asyncio.sleep(PERIOD_S)
+        now = resident_bytes()
+        if now - after_last < MIN_GROWTH_BYTES:
+            after_last = min(after_last, now)
+            continue
+        await asyncio.to_thread(trim)
+        after_last = resident_bytes()
+        if now - after_last >= MIN_GROWTH_BYTES:
+            logger.info("memory was given back", extra={"fields": {"num_bytes": now - after_last}})

@@ -1,0 +1,73 @@
+"""Speaks into many live sessions of a server in real time; tells how late each partial was.
+
+    python -m tests.bench.live_client '{"port": ..., "streams": 50, "window_s": 20, ...}'
+
+Audio is the evaluation set's, looped, from another place in each stream, 100 ms in a message.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from typing import Any
+
+import numpy as np
+import websockets
+
+from tests.live.streams import conversations
+
+PIECE_S = 0.1
+RATE = 16_000
+
+
+async def _speak(task: dict[str, Any], audio: bytes, number: int) -> dict[str, list[float]]:
+    url = f"ws://127.0.0.1:{task['port']}/api/v1/live?rate={RATE}&delay={task['delay']}"
+    await asyncio.sleep(task["ramp_s"] * number / task["streams"])
+    lags: dict[str, list[float]] = {"partial": [], "completed": []}
+    async with websockets.connect(url, max_size=None, compression=None) as socket:
+        json.loads(await socket.recv())
+        began_s = time.monotonic()
+        listener = asyncio.create_task(_listen(socket, began_s, task["begin_s"], lags))
+        size = round(PIECE_S * RATE) * 2
+        first = (number * 7919 * size) % len(audio)
+        sent = 0
+        while time.monotonic() < task["end_s"]:
+            at = (first + sent) % len(audio)
+            piece = audio[at : at + size]
+            sent += len(piece)
+            # A piece is there when it was spoken, not before.
+            await asyncio.sleep(max(0.0, began_s + sent / 2 / RATE - time.monotonic()))
+            await socket.send(piece)
+        listener.cancel()
+    return lags
+
+
+async def _listen(
+    socket: Any, began_s: float, begin_s: float, lags: dict[str, list[float]]
+) -> None:
+    async for text in socket:
+        now_s = time.monotonic()
+        line = json.loads(text)
+        # What was heard ends on a piece's end, at the latest; from there the step could begin.
+        if line["type"] == "partial" and line["tail"] and now_s >= begin_s:
+            heard_s = np.ceil(line["at_s"] / PIECE_S - 1e-6) * PIECE_S
+            lags["partial"].append(now_s - began_s - float(heard_s))
+
+
+async def _main(task: dict[str, Any]) -> dict[str, Any]:
+    talk = np.concatenate([stream.samples for stream in conversations(task["talk_s"])])
+    audio = (np.clip(talk, -1, 1) * 32767).astype("<i2").tobytes()
+    now_s = time.monotonic()
+    task["begin_s"] = now_s + task["ramp_s"] + task["warm_s"]
+    task["end_s"] = task["begin_s"] + task["window_s"]
+    speakers = [_speak(task, audio, number) for number in range(task["streams"])]
+    results = await asyncio.gather(*speakers, return_exceptions=True)
+    failed = [repr(r)[:200] for r in results if isinstance(r, BaseException)]
+    lags = [lag for r in results if isinstance(r, dict) for lag in r["partial"]]
+    return {"lags": lags, "failed": failed}
+
+
+if __name__ == "__main__":
+    print(json.dumps(asyncio.run(_main(json.loads(sys.argv[1])))))

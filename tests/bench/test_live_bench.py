@@ -1,0 +1,26 @@
+"""The benchmark of live streams runs, on a small shape and the CPU, and writes every row."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_every_row_is_measured(tmp_path: Path) -> None:
+    output = tmp_path / "live.json"
+    command = [sys.executable, "-m", "tests.bench.live", "--shape=tiny", "--device=cpu"]
+    command += ["--streams", "2", "--steps", "0.5", "--utterances", "1", "--window_s=4"]
+    command += ["--warm_s=1", "--ramp_s=0.5", "--talk_s=10", "--fronts=1", "--clients=1"]
+    command += ["--max_num_seqs=4", f"--output={output}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(output.read_text())["rows"]
+    assert [row["through"] for row in rows] == ["engine", "WebSockets"]
+    for row in rows:
+        assert "error" not in row, row
+        assert 0 < row["p50_ms"] <= row["p95_ms"]
+        assert row.get("failed_steps", 0) == row.get("failed_streams", 0) == 0, row

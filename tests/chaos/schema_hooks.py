@@ -1,0 +1,29 @@
+"""What schemathesis cannot guess: recordings, languages, contexts. Its command line loads this."""
+
+from __future__ import annotations
+
+import base64
+import io
+import wave
+
+import schemathesis
+from hypothesis import strategies as st
+
+
+def _recording(num_samples: int) -> bytes:
+    buffer = io.BytesIO()
+    with wave.open(buffer, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(16_000)
+        file.writeframes(bytes(2 * num_samples))
+    return buffer.getvalue()
+
+
+_recordings = st.integers(800, 8000).map(_recording)
+schemathesis.openapi.format("binary", _recordings)
+schemathesis.openapi.format("byte", _recordings.map(lambda data: base64.b64encode(data).decode()))
+schemathesis.openapi.format("language", st.sampled_from(["en", "zh-HK", "Français", "auto"]))
+schemathesis.openapi.format("context", st.text(max_size=60))
+for media_type in ("audio/*", "video/*", "application/octet-stream"):
+    schemathesis.openapi.media_type(media_type, _recordings)

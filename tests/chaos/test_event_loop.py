@@ -1,0 +1,215 @@
+"""One request never holds the event loop, nor the interpreter from another thread.
+
+Times are the processor's, of this process, so that a busy machine changes nothing; what is allowed
+is measured in the same way beforehand.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
+from prometheus_client import CollectorRegistry
+
+from predictor.api.grpc_message import read_grpc
+from predictor.api.infer_body import parse_rest
+from predictor.api.multipart import read_parts
+from predictor.api.v1 import v1_call
+from predictor.api.v2 import grpc_call, rest_call
+from predictor.errors import AsrError
+from predictor.server import AsrServer, build_server
+from predictor.settings.read import load_settings
+from tests.api.test_grpc_message import HOSTILE as HOSTILE_GRPC
+from tests.api.test_json_body import HOSTILE as HOSTILE_JSON
+
+MODEL = "qwen3-asr"
+CHECKPOINT = Path(__file__).parents[2] / "predictor" / "checkpoints" / "tiny"
+MIB = 1024 * 1024
+ALLOWED_S = 0.02  # or more on a slow machine: what orjson takes for this many bytes
+ALLOWED_BYTES = 512 * 1024
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest.fixture(scope="module")
+def allowed_s() -> float:
+    """The longest that anything may hold the loop, on this machine."""
+    body = b"[" + b",".join([b'"a"'] * (ALLOWED_BYTES // 4)) + b"]"
+    began = time.thread_time()
+    orjson.loads(body)
+    return max(ALLOWED_S, 2 * (time.thread_time() - began))
+
+
+@pytest.fixture(scope="module")
+def app() -> Iterator[Any]:
+    argv = [f"--model_dir={CHECKPOINT}", "--device=cpu"]
+    server: AsrServer = build_server(load_settings(argv, {}), CollectorRegistry())
+    server.decoder.start()
+    server.model.load()
+    yield server.app
+    server.model.stop()
+    server.decoder.close()
+
+
+@contextmanager
+def _longest_turn() -> Iterator[list[float]]:
+    """The most processor time that one callback of the loop takes in the block."""
+    longest = [0.0]
+    run = asyncio.Handle._run
+
+    def timed(handle: asyncio.Handle) -> None:
+        began = time.thread_time()
+        run(handle)
+        longest[0] = max(longest[0], time.thread_time() - began)
+
+    asyncio.Handle._run = timed  # type: ignore[method-assign]
+    try:
+        yield longest
+    finally:
+        asyncio.Handle._run = run  # type: ignore[method-assign]
+
+
+async def _post(app: Any, path: str, body: bytes, content_type: str) -> int:
+    """The status; the body comes in as a socket gives it."""
+    pieces = iter([body[start : start + 65536] for start in range(0, len(body), 65536)])
+    statuses: list[int] = []
+
+    async def receive() -> dict[str, Any]:
+        piece = next(pieces, b"")
+        if piece:
+            return {"type": "http.request", "body": piece, "more_body": True}
+        if ended:
+            await asyncio.Event().wait()
+        ended.append(True)
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    ended: list[bool] = []
+
+    async def send(message: dict[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            statuses.append(message["status"])
+
+    scope = {
+        "type": "http", "method": "POST", "path": path, "raw_path": path.encode(),
+        "query_string": b"", "headers": [(b"content-type", content_type.encode())],
+        "http_version": "1.1", "scheme": "http", "root_path": "", "client": None, "server": None,
+    }  # fmt: skip
+    await app(scope, receive, send)
+    return statuses[0]
+
+
+BODIES: dict[str, tuple[str, bytes, str]] = {
+    **{
+        f"V2, {kind}": (f"/v2/models/{MODEL}/infer", body, "application/json")
+        for kind, body in HOSTILE_JSON.items()
+    },
+    "V1, instances": (
+        f"/v1/models/{MODEL}:predict",
+        b'{"instances":[' + b",".join([b"{}"] * 2 * MIB) + b"]}",
+        "application/json",
+    ),
+    "V1, base64 of no audio": (
+        f"/v1/models/{MODEL}:predict",
+        b'{"instances":[{"audio":{"b64":"' + b"AAAA" * 4 * MIB + b'"}}]}',
+        "application/json",
+    ),
+    "chat, a long context": (
+        "/v1/chat/completions",
+        json.dumps(
+            {"model": MODEL, "messages": [{"role": "system", "content": "a b " * 2 * MIB}]}
+        ).encode(),
+        "application/json",
+    ),
+    "a form without an end": (
+        "/api/v1/recognize",
+        b'--b\r\nContent-Disposition: form-data; name="audio"; filename="a"\r\n\r\n'
+        + b"\r\n--" * 4 * MIB,
+        "multipart/form-data; boundary=b",
+    ),
+    "a form of many parts": (
+        "/api/v1/recognize",
+        b"--b\r\n\r\n\r\n" * MIB,
+        "multipart/form-data; boundary=b",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", BODIES)
+async def test_no_body_holds_the_loop(app: Any, allowed_s: float, kind: str) -> None:
+    path, body, content_type = BODIES[kind]
+    with _longest_turn() as longest:
+        status = await _post(app, path, body, content_type)
+    assert 400 <= status < 500
+    assert longest[0] < allowed_s
+
+
+@contextmanager
+def _longest_hold() -> Iterator[list[float]]:
+    """The most processor time of the process between two turns of another thread: while one holds
+    the interpreter the other cannot count."""
+    longest, is_over = [0.0], threading.Event()
+
+    def tick() -> None:
+        last = time.process_time()
+        while not is_over.is_set():
+            time.sleep(0.001)
+            now = time.process_time()
+            longest[0] = max(longest[0], now - last)
+            last = now
+
+    thread = threading.Thread(target=tick)
+    thread.start()
+    try:
+        yield longest
+    finally:
+        is_over.set()
+        thread.join()
+
+
+def _large_waveform() -> bytes:
+    tensor = {"name": "waveform", "datatype": "FP32", "shape": [4 * MIB], "data": []}
+    head = json.dumps({"parameters": {"sample_rate": 16000}, "inputs": [tensor]}).encode()
+    return head.replace(b"[]", b"[" + b",".join([b"0.25"] * 4 * MIB) + b"]")
+
+
+def _large_grpc() -> bytes:
+    request = pb.ModelInferRequest(model_name=MODEL)
+    tensor = request.inputs.add(name="audio", datatype="BYTES", shape=[1])
+    tensor.contents.bytes_contents.append(bytes(32 * MIB))
+    message: bytes = request.SerializeToString()
+    return message
+
+
+KIND = "multipart/form-data; boundary=b"
+FORM = bytearray(b'--b\r\nContent-Disposition: form-data; name="a"\r\n\r\n')
+READS: dict[str, Callable[[], object]] = {
+    "a waveform": lambda: rest_call(parse_rest(WAVEFORM, None), MODEL, 4),
+    "base64": lambda: v1_call(BASE64, "application/json", {}, 4),
+    "a form": lambda: read_parts(FORM + bytes(32 * MIB) + b"\r\n--b--", KIND, 4),
+    "gRPC": lambda: grpc_call(read_grpc(GRPC), 4),
+    **{
+        f"gRPC, {kind}": lambda message=message: grpc_call(read_grpc(message), 4)  # type: ignore[misc]
+        for kind, message in HOSTILE_GRPC.items()
+    },
+}
+WAVEFORM, GRPC = _large_waveform(), _large_grpc()
+BASE64 = b'{"instances":[{"audio":{"b64":"' + b"AAAA" * 6 * MIB + b'"}}]}'
+
+
+@pytest.mark.parametrize("kind", READS)
+async def test_no_thread_holds_the_interpreter(allowed_s: float, kind: str) -> None:
+    began = time.process_time()
+    orjson.loads(WAVEFORM)
+    at_once_s = time.process_time() - began
+    with _longest_hold() as longest, suppress(AsrError):
+        READS[kind]()
+    # A turn waits for the interpreter's switch, and both threads' work counts meanwhile.
+    assert longest[0] < max(3 * allowed_s, at_once_s / 4)

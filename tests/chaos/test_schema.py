@@ -1,0 +1,29 @@
+"""The OpenAPI document against the server, by schemathesis: all of its checks, in every phase."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+
+
+def test_schemathesis_finds_nothing(server: Any, tmp_path: Path) -> None:
+    is_soak = "SOAK_S" in os.environ
+    command = [sys.executable, "-m", "schemathesis.cli"]
+    command += ["--config-file", str(HERE / "schemathesis.toml")]
+    command += ["run", f"{server.url}/openapi.json", "--no-color"]
+    command += ["--max-examples", "200" if is_soak else "4", "--seed", "1"]
+    command += ["--suppress-health-check", "all", "--continue-on-failure"]
+    environment = {
+        **os.environ,
+        "SCHEMATHESIS_HOOKS": "tests.chaos.schema_hooks",
+        "PYTHONPATH": str(HERE.parents[1]),
+    }
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=3600
+    )
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]

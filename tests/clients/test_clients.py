@@ -1,0 +1,99 @@
+"""OpenAI's routes as clients in other languages see them; README.md names what they need."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.api.conftest import (  # noqa: F401
+    RECORDINGS,
+    encodings,
+    recordings,
+    said,
+    server,
+    speech,
+    start_server,
+)
+
+HERE = Path(__file__).parent
+MODEL = "qwen3-asr"
+
+
+def _needs(program: str) -> str:
+    found = shutil.which(program)
+    if found is None:
+        pytest.skip(f"{program} is not installed: this client is NOT tested")
+    return found
+
+
+@pytest.fixture(scope="module")
+def wav_file(speech: bytes, encodings: dict[str, bytes], tmp_path_factory: Any) -> Path:  # noqa: F811
+    path: Path = tmp_path_factory.mktemp("audio") / "speech.flac"
+    path.write_bytes(speech)
+    return path
+
+
+@pytest.fixture(scope="module")
+def aliased(start_server: Any) -> Any:  # noqa: F811
+    return start_server("--model_aliases=whisper-1")
+
+
+@pytest.fixture(scope="module")
+def heard(aliased: Any, wav_file: Path) -> dict[str, Any]:
+    """What the Node session prints."""
+    node = _needs("node")
+    if not (HERE / "node_modules").is_dir():
+        pytest.skip("npm ci has not been run in tests/clients: Node's clients are NOT tested")
+    command = [node, "sessions.mjs", f"{aliased.url}/v1", str(wav_file)]
+    done = subprocess.run(command, cwd=HERE, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
+
+
+def test_openais_sdk_for_node(heard: dict[str, Any], said: list[dict[str, Any]]) -> None:  # noqa: F811
+    text = said[0]["text"]
+    assert heard["json"]["text"] == text
+    assert heard["logprobs"] > 0
+    assert heard["verbose"]["language"] == "english"
+    assert heard["verbose"]["segments"][0]["no_speech_prob"] == 0
+    assert heard["srt"].startswith("1\n")
+    assert "".join(heard["deltas"]) == heard["done"]["text"] == text
+    assert heard["models"] == [MODEL, "whisper-1"]
+    assert heard["chat"]["choices"][0]["message"]["content"] == text
+    assert "".join(heard["chunks"]) == text
+    assert heard["error"] == {"name": "BadRequestError", "param": "language", "status": 400}
+
+
+def test_vercels_ai_sdk(heard: dict[str, Any], said: list[dict[str, Any]]) -> None:  # noqa: F811
+    vercel = heard["vercel"]
+    assert vercel["text"] == heard["vercelChat"] == said[0]["text"]
+    assert vercel["language"] == "en"  # mapped from the lower-case name
+    assert vercel["durationInSeconds"] == pytest.approx(said[0]["duration"])
+    assert vercel["segments"][0]["text"] == said[0]["text"]
+    assert not vercel["warnings"]
+
+
+def test_javas_http_client(server: Any, wav_file: Path, said: list[dict[str, Any]]) -> None:  # noqa: F811
+    """It offers an upgrade to HTTP/2 with every first request."""
+    java = _needs("java")
+    url = f"{server.url}/v1/models/{MODEL}:predict"
+    command = [java, str(HERE / "H2c.java"), url, str(wav_file)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [a["predictions"][0]["text"] for a in answers] == [said[0]["text"]] * 2
+
+
+def test_curl_with_http2(server: Any, wav_file: Path, said: list[dict[str, Any]]) -> None:  # noqa: F811
+    curl = _needs("curl")
+    url = f"{server.url}/api/v1/recognize"
+    command = [curl, "--silent", "--show-error", "--http2", "--form", f"audio=@{wav_file}", url]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["text"] == said[0]["text"]
