@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import threading
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -53,11 +54,9 @@ class AlignerClient:
         Raises NotReady, Overloaded, InternalError.
         """
         for _ in range(_ATTEMPTS):
-            with ExitStack() as open_files:
-                files = await asyncio.to_thread(lambda: (samples_file(samples), words_file(words)))
-                for file in files:
-                    open_files.enter_context(file)
-                found = await self._ask(Question(len(samples), len(words)), files)
+            with closing(_Files()) as files:
+                await asyncio.to_thread(files.fill, samples, words)
+                found = await self._ask(Question(len(samples), len(words)), files.filled)
             if found is not None:
                 return found
         raise NotReady("the aligner has gone and starts again, send the request again")
@@ -82,6 +81,31 @@ class AlignerClient:
                 for file in answered:
                     open_files.enter_context(file)
                 return _times(answer_from_json(line), answered) if line else None
+
+
+class _Files:
+    """Files of one request, made in a thread: closed at once if nobody waits for them any more."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._is_closed = False
+        self.filled: tuple[BinaryIO, ...] = ()
+
+    def fill(self, samples: Samples, words: Sequence[str]) -> None:
+        """In a thread."""
+        made = samples_file(samples), words_file(words)
+        with self._lock:
+            self.filled = made
+            is_late = self._is_closed
+        if is_late:
+            self.close()
+
+    def close(self) -> None:
+        """Once, or once more when they came late."""
+        with self._lock:
+            self._is_closed = True
+            for file in self.filled:
+                file.close()
 
 
 def _times(answer: Answer, files: Sequence[BinaryIO]) -> Times:
