@@ -1,6 +1,7 @@
-"""Errors of word times on the evaluation set, as a server gives them; writes JSON.
+"""Errors of word times on the evaluation set, as a server gives them.
 
-`python -m tests.align.scores`: |error| of starts and ends in ms, by language and kind of clip.
+`python -m tests.align.scores`: |error| of starts and ends in ms, by language and kind of clip,
+into a JSON file and the model card.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ ROOT = Path(__file__).parents[2]
 TINY = ROOT / "predictor" / "checkpoints" / "tiny-aligner"
 DATA = ROOT / "tests" / "data" / "eval"
 RESULTS = Path(__file__).parent / "results" / "word_times.json"
+CARD = TINY / "README.md"
+BEGIN, END = "<!-- results:begin -->\n", "<!-- results:end -->"
 LONGEST_S = 31.0  # longer recordings are cut into pieces first
 
 
@@ -65,6 +68,18 @@ def summary(found: dict[str, list[tuple[float, float]]]) -> dict[str, Any]:
     }
 
 
+def table(results: dict[str, Any]) -> str:
+    """The figures as the model card has them."""
+    lines = [
+        "| set | words | start, median | start, 95 % | end, median | end, 95 % |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for name, row in results.items():
+        figures = " | ".join(str(value) for value in row.values())
+        lines.append(f"| {name} | {figures} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Measure the embedded aligner on all of it."""
     aligner = Aligner(TINY, device="cpu", dtype=torch.float32)
@@ -76,6 +91,9 @@ def main() -> None:
     }
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    head, _, rest = CARD.read_text("utf-8").partition(BEGIN)
+    tail = rest.partition(END)[2]
+    CARD.write_text(f"{head}{BEGIN}{table(result['results'])}\n{END}{tail}", encoding="utf-8")
 
 
 if __name__ == "__main__":

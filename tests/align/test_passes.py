@@ -12,7 +12,7 @@ import torch
 from predictor.align.model import Aligner
 from predictor.align.passes import Marked, aligned, pauses
 from predictor.align.words import places_of, split_words
-from tests.align.scores import RESULTS, TINY, errors, summary
+from tests.align.scores import BEGIN, CARD, END, RESULTS, TINY, errors, summary, table
 
 MEDIAN_MS, P95_MS = 60.0, 200.0
 
@@ -39,6 +39,11 @@ def test_the_figures_of_the_whole_set_keep_the_promise() -> None:
         assert results[language]["words"] > 1000
         assert results[language]["start_median_ms"] <= MEDIAN_MS
         assert results[language]["start_p95_ms"] <= P95_MS
+
+
+def test_the_model_card_has_these_figures() -> None:
+    card = CARD.read_text("utf-8").partition(BEGIN)[2].partition(END)[0]
+    assert card.strip() == table(json.loads(RESULTS.read_text("utf-8"))["results"])
 
 
 class Recorder:
