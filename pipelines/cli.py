@@ -1,4 +1,4 @@
-"""The command line: `python -m pipelines evaluate|compare|plan|promote|rollback|status|…`.
+"""The command line: `python -m pipelines COMMAND`, each described by its `--help`.
 
 Exit codes: 0 done or accepted, 1 refused, rolled back or too much failed, 2 a mistake in the call
 or its inputs, 3 undecided.
@@ -82,8 +82,10 @@ Roll a candidate out if the evaluation finds it good enough.
 The candidate is deployed without traffic, both versions transcribe the recordings, the gate
 decides, then traffic moves step by step while Prometheus is watched. Anything wrong rolls back.
 Started again after an interruption, it continues. Works in Knative and Standard mode (Standard:
-KServe 0.20 or later with the Gateway API). Without --ingress the versions are called at their own
+KServe 0.21 or later with the Gateway API). Without --ingress the versions are called at their own
 addresses, which works inside the cluster.
+
+--full promotes a candidate at once that was accepted and is being stepped up, whoever does that.
 
 Exit code 0: promoted; 1: refused or rolled back, and the reasons say why.
 """
@@ -91,11 +93,31 @@ ROLLBACK = """\
 Undo a rollout under way, or return to the version before after a promotion.
 
   python -m pipelines rollback qwen3-asr --namespace asr --reason "customers complain"
+
+Always wins: it takes the rollout from a run that is alive, and ends as soon as the version before
+has the traffic. A second one has nothing left to do.
+"""
+ABORT = """\
+End what is under way: a rollout, or the reversion of a promotion.
+
+  python -m pipelines abort qwen3-asr --namespace asr
+"""
+PAUSE = """\
+Hold the traffic where it is; the run that steps it up waits and goes on watching.
+
+  python -m pipelines pause qwen3-asr --namespace asr --reason "until Monday"
+"""
+RESUME = """\
+Let a paused rollout go on; when no run is alive to do that, this one does.
+
+  python -m pipelines resume qwen3-asr --namespace asr --prometheus http://prometheus:9090
 """
 STATUS = """\
 Say where the rollout of an InferenceService stands.
 
   python -m pipelines status qwen3-asr --namespace asr
+
+Exit code 0: nothing is under way and the cluster is what is written; 1: anything else.
 """
 COMPILE = """\
 Compile the Kubeflow pipelines to IR YAML.
@@ -106,8 +128,11 @@ SUBMIT = """\
 Run a pipeline on Kubeflow Pipelines, once or on a schedule.
 
   python -m pipelines submit evaluate --kfp http://localhost:8888 \\
-      --set url=http://qwen3-asr.asr.svc.cluster.local --set data=/data/set
+      --set name=qwen3-asr --set namespace=asr --set data=/data/set
   python -m pipelines submit scheduled --kfp http://localhost:8888 --cron "0 3 * * *" --set …
+
+Without --set url=… the address is the one in the InferenceService's status. The next three times of
+a schedule are printed.
 """
 
 
@@ -182,21 +207,27 @@ def build_parser() -> argparse.ArgumentParser:
     options.add_cluster(command)
     options.add_candidate(command)
     options.add_service(command, ingress=True)
-    options.add_data(command)
+    options.add_data(command, required=False)
     options.add_scoring(command)
     options.add_gate(command)
     command.add_argument(
         "--drafts",
         action="store_true",
-        help="hand the stable version's transcripts to the candidate, where it takes drafts: about "
-        "half the GPU time, equal answers, latency not judged",
+        help="hand the stable version's transcripts to a candidate that takes drafts; latency is "
+        "not judged then",
     )
     options.add_plan(command)
-    options.add_out(command)
-    command = _command(added, "rollback", ROLLBACK, "rollout_commands:run_rollback")
+    options.add_out(command, required=False)
+    for name, text in (("rollback", ROLLBACK), ("abort", ABORT), ("pause", PAUSE)):
+        command = _command(added, name, text, f"rollout_commands:run_{name}")
+        options.add_cluster(command)
+        command.add_argument("--reason", default="asked for by hand", help="kept in the state")
+        if name != "pause":
+            options.add_plan(command)
+    command = _command(added, "resume", RESUME, "rollout_commands:run_resume")
     options.add_cluster(command)
+    options.add_service(command, ingress=True)
     options.add_plan(command)
-    command.add_argument("--reason", default="asked for by hand", help="kept in the state")
     options.add_cluster(_command(added, "status", STATUS, "rollout_commands:run_status"))
     command = _command(added, "compile", COMPILE, "commands:run_compile")
     options.add_compile(command)

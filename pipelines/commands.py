@@ -225,6 +225,7 @@ def run_submit(parsed: argparse.Namespace) -> bool:
         experiment=parsed.experiment,
         image=parsed.image,
         cron=parsed.cron,
+        run_name=parsed.run_name,
     )
     if parsed.json:
         write_json(submitted)

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from pipelines.cron import Schedule, next_times, read_cron
 from pipelines.lib.errors import OptionError, PipelineError
 
 
@@ -51,17 +52,31 @@ def submit(
     experiment: str,
     image: str | None = None,
     cron: str | None = None,
+    run_name: str | None = None,
 ) -> dict[str, str]:
     """Run a pipeline on the server at `host`, once or by `cron`; the ids it was given.
 
-    Raises OptionError for a parameter that the pipeline does not have or of the wrong type.
+    Raises OptionError for a parameter that the pipeline does not have or of the wrong type, and
+    for a `cron` that Kubeflow would read as something else.
     """
+    schedule = read_cron(cron) if cron is not None else None
+    times = next_times(schedule) if schedule is not None else []
+    named = run_name or default_run_name(name, parameters)
     with tempfile.TemporaryDirectory() as folder:
         path = compile_one(name, Path(folder) / f"{name}.yaml", image=image)
         spec = next(yaml.safe_load_all(path.read_text(encoding="utf-8")))
         arguments = typed_arguments(spec, parameters)
         with contextlib.redirect_stdout(sys.stderr):  # the client prints links
-            return _send(name, path, arguments, host, namespace, experiment, cron)
+            sent = _send(named, path, arguments, host, namespace, experiment, schedule)
+    return {**sent, **({"next": ", ".join(times)} if times else {})}
+
+
+def default_run_name(name: str, parameters: Mapping[str, str]) -> str:
+    """What is done, with which service and which weights or recordings."""
+    what = [
+        parameters.get(key, "") for key in ("name", "storage_uri", "url", "checkpoint", "title")
+    ]
+    return " ".join([name, *(each for each in what if each)])
 
 
 def _send(
@@ -71,7 +86,7 @@ def _send(
     host: str,
     namespace: str | None,
     experiment: str,
-    cron: str | None,
+    schedule: Schedule | None,
 ) -> dict[str, str]:
     from kfp import Client
     from kfp_server_api import ApiException  # type: ignore[import-untyped]
@@ -79,16 +94,20 @@ def _send(
 
     try:
         client = Client(host=host, namespace=namespace or "kubeflow")
-        if cron is None:
+        if schedule is None:
             run = client.create_run_from_pipeline_package(
-                str(path), arguments=arguments, experiment_name=experiment, namespace=namespace
+                str(path),
+                arguments=arguments,
+                run_name=name,
+                experiment_name=experiment,
+                namespace=namespace,
             )
-            return {"run_id": run.run_id}
+            return {"run_id": run.run_id, "run_name": name}
         found = client.create_experiment(experiment, namespace=namespace)
         recurring = client.create_recurring_run(
             found.experiment_id,
-            f"{name} {cron}",
-            cron_expression=cron,
+            f"{name} {schedule.text}",
+            cron_expression=schedule.text,
             pipeline_package_path=str(path),
             params=arguments,
             max_concurrency=1,

@@ -28,11 +28,20 @@ def prepare(
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
 def shards(
-    num_shards: int, url: str, host_header: str, checkpoint: str, manifest: Input[Dataset]
+    num_shards: int,
+    url: str,
+    host_header: str,
+    checkpoint: str,
+    name: str,
+    namespace: str,
+    manifest: Input[Dataset],
 ) -> List[dict]:  # noqa: UP006
     """The parts that the recordings are transcribed in, each with all it must know."""
     from pipelines.evaluation_steps import shards
+    from pipelines.rollout_steps import service_url
 
+    if not checkpoint:
+        url = service_url(url, host_header, name, namespace)
     return shards(
         manifest.path, num_shards, url=url, host_header=host_header, checkpoint=checkpoint
     )
@@ -44,20 +53,23 @@ def transcribe(
     model: str,
     protocol: str,
     concurrency: int,
+    max_failed: float,
+    cpu: str,
+    memory: str,
     manifest: Input[Dataset],
     journal: Output[Dataset],
 ):
-    """Transcribe one shard with a service, or with a checkpoint in this very step."""
-    from pipelines.evaluation_steps import transcribe_shard
+    """Transcribe one shard with a service, or with a checkpoint in this very step.
 
-    transcribe_shard(
-        manifest.path,
-        journal.path,
-        shard,
-        model=model,
-        protocol=protocol,
-        concurrency=concurrency,
-    )
+    Fails when more than `max_failed` (a share) of its recordings were not answered. `cpu` and
+    `memory` are what the step may use: KFP brings a parameter into a loop only as an input.
+    """
+    from pipelines.shard_steps import transcribe_or_fail
+
+    transcribe_or_fail(
+        manifest.path, journal.path, shard,
+        model=model, protocol=protocol, concurrency=concurrency, max_failed=max_failed,
+    )  # fmt: skip
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
@@ -87,14 +99,29 @@ def score(
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
 def deploy(
-    name: str, namespace: str, storage_uri: str, ingress: str, plan: dict, run_id: str
+    name: str,
+    namespace: str,
+    storage_uri: str,
+    ingress: str,
+    prometheus: str,
+    webhook: str,
+    model: str,
+    accepted_report: str,
+    plan: dict,
+    run_id: str,
 ) -> NamedTuple(  # type: ignore[valid-type]
     "Deployed", stable_url=str, stable_host=str, candidate_url=str, candidate_host=str
 ):
-    """Bring the candidate up without traffic; how both versions are reached."""
-    from pipelines.rollout_steps import deploy
+    """Bring the candidate up without traffic; how both versions are reached.
 
-    return deploy(name, namespace, storage_uri, ingress=ingress, plan=plan, run_id=run_id)
+    Everything that the run will need later is tried first: the gateway, Prometheus, the webhook's
+    form, and the place of the accepted report.
+    """
+    from pipelines.rollout_steps import Run, deploy
+
+    run = Run(name, namespace, plan, run_id, prometheus=prometheus, webhook=webhook,
+              ingress=ingress, model=model)  # fmt: skip
+    return deploy(run, storage_uri, accepted_report)
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
@@ -122,7 +149,10 @@ def judge(
 def shift(
     name: str,
     namespace: str,
+    ingress: str,
     prometheus: str,
+    webhook: str,
+    model: str,
     plan: dict,
     watch: dict,
     run_id: str,
@@ -131,28 +161,43 @@ def shift(
     decision: Input[Dataset],
 ) -> str:
     """Step traffic up, promote, keep the report as the accepted one; fails when rolled back."""
-    from pipelines.rollout_steps import shift
+    from pipelines.rollout_steps import Run, shift
 
-    return shift(
-        name, namespace, decision.path, prometheus=prometheus, plan=plan, watch=watch,
-        run_id=run_id, report=report.path, accepted_report=accepted_report,
-    )  # fmt: skip
-
-
-@dsl.component(base_image=IMAGE, install_kfp_package=False)
-def refuse(name: str, namespace: str, plan: dict, run_id: str, decision: Input[Dataset]):
-    """Undo the rollout because the gate refused the candidate."""
-    from pipelines.rollout_steps import refuse
-
-    refuse(name, namespace, decision.path, plan=plan, run_id=run_id)
+    run = Run(name, namespace, plan, run_id, prometheus=prometheus, webhook=webhook,
+              ingress=ingress, model=model, watch=watch)  # fmt: skip
+    return shift(run, decision.path, report=report.path, accepted_report=accepted_report)
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
-def settle(name: str, namespace: str, plan: dict, run_id: str):
+def refuse(
+    name: str,
+    namespace: str,
+    webhook: str,
+    plan: dict,
+    run_id: str,
+    fail: bool,
+    decision: Input[Dataset],
+):
+    """Undo the rollout because the gate did not accept the candidate; fails to tell so."""
+    from pipelines.rollout_steps import Run, refuse
+
+    refuse(Run(name, namespace, plan, run_id, webhook=webhook), decision.path, fail=fail)
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def settle(name: str, namespace: str, webhook: str, plan: dict, run_id: str):
     """Whatever happened before: nothing is left half-way."""
-    from pipelines.rollout_steps import settle
+    from pipelines.rollout_steps import Run, settle
 
-    settle(name, namespace, plan=plan, run_id=run_id)
+    settle(Run(name, namespace, plan, run_id, webhook=webhook))
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def alarm(title: str, webhook: str, fail: bool, summary: Input[Markdown]):
+    """Tell the webhook, and fail: a step of its own, since a failed step keeps no artifacts."""
+    from pipelines.evaluation_steps import alarm
+
+    alarm(summary.path, title=title, webhook_url=webhook, fail=fail)
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)

@@ -10,7 +10,16 @@ cluster (volumes, secrets, accelerators) take effect there and are ignored by KF
 from kfp import dsl
 
 from pipelines import components
-from pipelines.tasks import DATA_PATH, evaluated, prepared, uncached, with_data
+from pipelines.tasks import (
+    DATA_PATH,
+    evaluated,
+    prepared,
+    sized,
+    small,
+    uncached,
+    with_data,
+    with_key,
+)
 
 DEFAULT_STEPS = [5, 25, 50, 100]
 
@@ -20,7 +29,9 @@ DEFAULT_STEPS = [5, 25, 50, 100]
     description="Transcribe recordings with a running service, score the answers, report.",
 )
 def evaluate(
-    url: str,
+    url: str = "",
+    name: str = "qwen3-asr",
+    namespace: str = "qwen3-asr",
     data: str = DATA_PATH + "/set",
     data_pvc: str = "asr-data",
     layout: str = "",
@@ -32,14 +43,18 @@ def evaluate(
     model: str = "qwen3-asr",
     protocol: str = "v2",
     concurrency: int = 8,
-    cluster_by: str = "clip",
+    cluster_by: str = "auto",
     price_per_hour: float = 0.0,
     title: str = "evaluation",
+    max_failed: float = 0.05,
+    cpu: str = "1",
+    memory: str = "2Gi",
 ) -> None:
     manifest = prepared(data, data_pvc, layout, split, language, limit)
     evaluated(
         manifest, data_pvc, num_shards, title, cluster_by, price_per_hour,
-        url=url, host_header=host_header, model=model, protocol=protocol, concurrency=concurrency,
+        url=url, host_header=host_header, name=name, namespace=namespace, model=model,
+        protocol=protocol, concurrency=concurrency, max_failed=max_failed, cpu=cpu, memory=memory,
     )  # fmt: skip
 
 
@@ -58,14 +73,18 @@ def evaluate_in_process(
     limit: int = 0,
     num_shards: int = 1,
     concurrency: int = 64,
-    cluster_by: str = "clip",
+    cluster_by: str = "auto",
     price_per_hour: float = 0.0,
     title: str = "evaluation",
+    max_failed: float = 0.05,
+    cpu: str = "4",
+    memory: str = "16Gi",
 ) -> None:
     manifest = prepared(data, data_pvc, layout, split, language, limit)
     evaluated(
         manifest, data_pvc, num_shards, title, cluster_by, price_per_hour,
         checkpoint=checkpoint, checkpoint_pvc=checkpoint_pvc, concurrency=concurrency,
+        max_failed=max_failed, cpu=cpu, memory=memory,
     )  # fmt: skip
 
 
@@ -88,28 +107,30 @@ def promote(
     model: str = "qwen3-asr",
     protocol: str = "v2",
     concurrency: int = 8,
-    cluster_by: str = "clip",
+    cluster_by: str = "auto",
     limits: dict = {},  # noqa: B006 - KFP wants the literal
     plan: dict = {"steps": DEFAULT_STEPS},  # noqa: B006
     watch: dict = {},  # noqa: B006
     prometheus: str = "",
     accepted_report: str = "",
+    webhook: str = "",
+    fail_when_refused: bool = True,
+    max_failed: float = 0.5,  # what is less, the gate judges
+    cpu: str = "1",
+    memory: str = "2Gi",
 ) -> None:
-    owner = dsl.PIPELINE_JOB_ID_PLACEHOLDER
-    last = components.settle(name=name, namespace=namespace, plan=plan, run_id=owner)
-    with dsl.ExitHandler(exit_task=uncached(last), name="never-half-way"):
+    run = {"name": name, "namespace": namespace, "webhook": webhook, "plan": plan,
+           "run_id": dsl.PIPELINE_JOB_ID_PLACEHOLDER}  # fmt: skip
+    reached = {"ingress": ingress, "prometheus": prometheus, "model": model}
+    last = small(uncached(components.settle(**run)))
+    with dsl.ExitHandler(exit_task=last, name="never-half-way"):
         manifest = prepared(data, data_pvc, layout, split, language, limit)
-        deployed = uncached(
-            components.deploy(
-                name=name,
-                namespace=namespace,
-                storage_uri=storage_uri,
-                ingress=ingress,
-                plan=plan,
-                run_id=owner,
-            )
+        deployed = components.deploy(
+            storage_uri=storage_uri, accepted_report=accepted_report, **reached, **run
         )
-        asked = {"model": model, "protocol": protocol, "concurrency": concurrency}
+        with_key(with_data(small(uncached(deployed)), data_pvc))
+        asked = {"model": model, "protocol": protocol, "concurrency": concurrency,
+                 "max_failed": max_failed, "cpu": cpu, "memory": memory}  # fmt: skip
         reports = {
             version: evaluated(
                 manifest, data_pvc, num_shards, version, cluster_by, 0.0,
@@ -123,20 +144,16 @@ def promote(
             stable=reports["stable"].outputs["report"],
             candidate=reports["candidate"].outputs["report"],
         )
+        sized(judged, cpu, memory)
         decision = judged.outputs["decision"]
         with dsl.If(judged.outputs["Output"] == 1, name="accepted"):
             shifted = components.shift(
-                name=name, namespace=namespace, prometheus=prometheus, plan=plan, watch=watch,
-                run_id=owner, accepted_report=accepted_report,
-                report=reports["candidate"].outputs["report"], decision=decision,
+                watch=watch, accepted_report=accepted_report, decision=decision,
+                report=reports["candidate"].outputs["report"], **reached, **run,
             )  # fmt: skip
-            with_data(uncached(shifted), data_pvc)
+            with_key(with_data(small(uncached(shifted)), data_pvc))
         with dsl.Else(name="refused"):
-            uncached(
-                components.refuse(
-                    name=name, namespace=namespace, plan=plan, run_id=owner, decision=decision
-                )
-            )
+            small(uncached(components.refuse(fail=fail_when_refused, decision=decision, **run)))
 
 
 @dsl.pipeline(
@@ -144,7 +161,9 @@ def promote(
     description="Transcribe a sample from production and look for drift since the accepted report.",
 )
 def scheduled(
-    url: str,
+    url: str = "",
+    name: str = "qwen3-asr",
+    namespace: str = "qwen3-asr",
     baseline: str = DATA_PATH + "/accepted/report.json",
     data: str = DATA_PATH + "/sample",
     data_pvc: str = "asr-data",
@@ -155,17 +174,28 @@ def scheduled(
     model: str = "qwen3-asr",
     protocol: str = "v2",
     concurrency: int = 4,
-    cluster_by: str = "clip",
+    cluster_by: str = "auto",
     limits: dict = {},  # noqa: B006
     title: str = "production sample",
+    webhook: str = "",
+    fail_on_drift: bool = True,
+    max_failed: float = 0.05,
+    cpu: str = "1",
+    memory: str = "2Gi",
 ) -> None:
     manifest = prepared(data, data_pvc, layout, "", "", limit)
     scored = evaluated(
         manifest, data_pvc, num_shards, title, cluster_by, 0.0,
-        url=url, host_header=host_header, model=model, protocol=protocol, concurrency=concurrency,
+        url=url, host_header=host_header, name=name, namespace=namespace, model=model,
+        protocol=protocol, concurrency=concurrency, max_failed=max_failed, cpu=cpu, memory=memory,
     )  # fmt: skip
     found = components.drift(baseline=baseline, limits=limits, report=scored.outputs["report"])
-    with_data(uncached(found), data_pvc)
+    with_data(sized(uncached(found), cpu, memory), data_pvc)
+    with dsl.If(found.outputs["Output"] == 1, name="drifted"):
+        told = components.alarm(
+            title=title, webhook=webhook, fail=fail_on_drift, summary=found.outputs["summary"]
+        )
+        small(uncached(told))
 
 
 PIPELINES = {

@@ -14,7 +14,7 @@ from typing import Any
 
 from pipelines.lib.client import API_KEY_ENV, ServiceOptions
 from pipelines.lib.drift import DriftLimits, find_drift
-from pipelines.lib.errors import JournalError, OptionError
+from pipelines.lib.errors import JournalError, OptionError, PipelineError
 from pipelines.lib.evaluation import ScoringOptions, build_report, read_report, write_report
 from pipelines.lib.gate import GateLimits, judge_reports
 from pipelines.lib.identity import Identity
@@ -29,10 +29,21 @@ from pipelines.lib.render import (
 )
 from pipelines.lib.sharding import shard as shard_of
 from pipelines.lib.spoken import with_languages
+from pipelines.lib.tracking import report_metrics
 from pipelines.lib.transcribe import transcribe
+from pipelines.lib.webhook import NotifyError, webhook
 from pipelines.local_service import LocalService
 
 Numbers = dict[str, float]
+
+# Every shard is four nodes of the workflow object, which etcd keeps whole (1.5 MB at most): two
+# times two shards made 630 kB. A shard asks as many recordings at once as `concurrency` says, so
+# more of them are no faster.
+MAX_SHARDS = 4
+
+
+class AlarmError(PipelineError):
+    """A run that found what somebody must look at."""
 
 
 def prepare(
@@ -53,12 +64,14 @@ def shards(
 ) -> list[dict[str, Any]]:
     """The parts that the recordings are transcribed in, each with all it must know.
 
+    At most MAX_SHARDS, however many are asked for.
+
     One value and not several: KFP's local runner puts the loop's item in the place of any other
     step's output that is used inside a loop.
     """
     if num_shards < 1:
         raise OptionError(f"num_shards: {num_shards} is below 1")
-    number = min(num_shards, len(read_manifest(manifest)))
+    number = min(num_shards, MAX_SHARDS, len(read_manifest(manifest)))
     where = {"url": url, "host_header": host_header, "checkpoint": checkpoint}
     return [{"index": i, "of": number, **where} for i in range(number)]
 
@@ -119,18 +132,10 @@ def score(
     write_report(Path(report_path), report)
     Path(page).write_text(report_html(report), encoding="utf-8")
     Path(summary).write_text(report_markdown(report), encoding="utf-8")
-    found = report["summary"]
-    numbers = {
-        "recordings": float(found["num_clips"]),
-        "error_rate": found["errors"]["rate"],
-        "hallucination_rate": found["hallucination"]["rate"],
-        "repetition_rate": found["repetition"]["rate"],
-        "failure_rate": found["failures"]["rate"],
-        "rtfx": found["speed"]["rtfx"],
-        "p95_latency_s": (found["speed"]["latency_s"] or {}).get("p95"),
-        "ece": (found["calibration"] or {}).get("ece"),
-    }
-    return {k: v for k, v in numbers.items() if v is not None}, _matrix(report["confusion"])
+    numbers = report_metrics(report)
+    if report["summary"]["errors"]["rate"] is not None:
+        numbers["error_rate"] = report["summary"]["errors"]["rate"]  # of one metric only
+    return numbers, _matrix(report["confusion"])
 
 
 def _check_same_model(headers: Sequence[Mapping[str, Any]]) -> None:
@@ -174,6 +179,19 @@ def drift(
     Path(summary).write_text("\n".join([title, "", *lines]) + "\n", encoding="utf-8")
     numbers = {c.name.replace(" ", "_"): c.value for c in checks if c.value is not None}
     return {**numbers, "drifted": float(drifted)}, drifted
+
+
+def alarm(summary: str, *, title: str, webhook_url: str, fail: bool) -> None:
+    """Tell the webhook what the summary says; AlarmError if the run is to fail for it."""
+    text = Path(summary).read_text(encoding="utf-8")
+    notify = webhook(webhook_url)
+    if notify is not None:
+        try:
+            notify({"text": f"{title}\n{text}", "event": "alarm", "title": title})
+        except NotifyError as error:
+            logging.getLogger("pipelines.evaluation").warning("%s", error)
+    if fail:
+        raise AlarmError(f"{title}: {text}")
 
 
 def _matrix(confusion: Mapping[str, Mapping[str, int]]) -> tuple[list[str], list[list[int]]]:

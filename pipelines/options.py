@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from pipelines.lib.readers import LAYOUTS, read_dataset
 from pipelines.lib.render import AUDIO_BUDGET_BYTES
 from pipelines.lib.spoken import with_languages
 from pipelines.output import note
+from pipelines.rollout.kube import Patience
 from pipelines.rollout.plan import Plan
 from pipelines.rollout.watch import WatchLimits
 
@@ -61,10 +62,10 @@ def add_service(
     group.add_argument("--concurrency", type=int, default=8, help="requests at once")
 
 
-def add_data(parser: argparse.ArgumentParser) -> None:
+def add_data(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
     """Which recordings."""
     group = parser.add_argument_group("recordings")
-    group.add_argument("--data", required=True, type=Path, help="manifest or data set folder")
+    group.add_argument("--data", required=required, type=Path, help="manifest or data set folder")
     group.add_argument("--layout", choices=sorted(LAYOUTS), help="default: recognised")
     group.add_argument("--split", help="such as test, where the layout has splits")
     group.add_argument("--language", help="of a data set that does not say its own")
@@ -199,6 +200,7 @@ def add_plan(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("watch during the soak")
     group.add_argument("--prometheus", help="URL of Prometheus; without it only readiness is seen")
     _add_fields(group, WatchLimits, prefix="watch-")
+    parser.add_argument("--webhook", help="URL that is told of each step, as JSON")
 
 
 def add_cluster(parser: argparse.ArgumentParser) -> None:
@@ -208,6 +210,12 @@ def add_cluster(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--namespace", default="default", help="default %(default)s")
     group.add_argument("--kubeconfig", type=Path, help="default: as kubectl, or the pod's own")
     group.add_argument("--context", help="of the kubeconfig")
+    group.add_argument(
+        "--api-attempts",
+        type=int,
+        default=Patience().attempts,
+        help="while the Kubernetes API is away (default %(default)s)",
+    )
 
 
 def add_candidate(parser: argparse.ArgumentParser) -> None:
@@ -216,6 +224,11 @@ def add_candidate(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--storage-uri", help="the stable version with these weights")
     group.add_argument(
         "--candidate", type=Path, help="YAML file with an InferenceService or a predictor"
+    )
+    group.add_argument(
+        "--full",
+        action="store_true",
+        help="promote the accepted candidate under way at once: no more steps, no soak",
     )
 
 
@@ -240,7 +253,12 @@ def add_submit(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--kfp-namespace", help="of the user, in multi-user installations")
     parser.add_argument("--experiment", default="qwen3-asr", help="default %(default)s")
     parser.add_argument("--image", help="of the steps")
-    parser.add_argument("--cron", help="run it on this schedule, in Kubernetes' cron format")
+    parser.add_argument(
+        "--cron",
+        help="run it on this schedule, in UTC: minute, hour, day, month, weekday, and before them "
+        "the second if it is not 0",
+    )
+    parser.add_argument("--run-name", help="default: the pipeline and what it is about")
     parser.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="a pipeline parameter"
     )
@@ -327,8 +345,14 @@ def plan(parsed: argparse.Namespace) -> Plan:
 
 
 def watch_limits(parsed: argparse.Namespace) -> WatchLimits:
-    """What is watched."""
-    return WatchLimits(**{f.name: getattr(parsed, f"watch_{f.name}") for f in fields(WatchLimits)})
+    """What is watched; the gate's limit for latency is the watch's, unless it has its own."""
+    limits = WatchLimits(
+        **{f.name: getattr(parsed, f"watch_{f.name}") for f in fields(WatchLimits)}
+    )
+    gate = getattr(parsed, "p95_latency_ratio", None)
+    if gate is None or limits.p95_latency_ratio != WatchLimits().p95_latency_ratio:
+        return limits
+    return replace(limits, p95_latency_ratio=gate)
 
 
 def _number(text: str) -> float | None:

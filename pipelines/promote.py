@@ -16,12 +16,13 @@ import yaml
 
 from pipelines.evaluate import EvaluateOptions, evaluate_together
 from pipelines.lib.client import ServiceOptions
-from pipelines.lib.errors import OptionError, PipelineError, RolloutError
+from pipelines.lib.errors import OptionError, PipelineError
 from pipelines.lib.evaluation import Report
 from pipelines.lib.gate import Decision, GateLimits, judge_reports
 from pipelines.lib.manifest import Clip
 from pipelines.lib.render import write_comparison
-from pipelines.rollout.machine import Outcome, Rollout
+from pipelines.rollout.driver import NotReachedError
+from pipelines.rollout.machine import STOPS, Outcome, Rollout
 from pipelines.rollout.modes import Endpoints
 from pipelines.rollout.state import Predictor
 
@@ -62,22 +63,28 @@ def promote(
     """Deploy, judge, step and promote, or roll back and say why.
 
     Reports go to `out`/<rollout id>. Raises RolloutError when the rollout could not be started
-    (nothing was changed) or the cluster went out of reach (its state says where it stands).
+    (nothing was changed) or the cluster went out of reach (its state says where it stands),
+    TakenOverError when a rollback has taken it over.
     """
-    endpoints = rollout.deploy(candidate)
-    if endpoints is None:
-        return Result(rollout.shift(rollout.status()["reasons"]), None)
-    folder = out / str(rollout.status()["id"])
-    try:
-        with rollout.kept_alive():
-            decision = judge(endpoints, clips, options, folder)
-    except RolloutError:
-        raise
-    except PipelineError as error:
-        return Result(rollout.undo([f"the evaluation failed: {error}"]), None)
-    if decision.accepted:
-        return Result(rollout.shift(decision.reasons), decision)
-    return Result(rollout.undo(decision.reasons), decision)
+    with rollout.held():
+        try:
+            endpoints = rollout.deploy(candidate)
+        except NotReachedError:
+            return Result(rollout.outcome(), None)
+        status = rollout.status()
+        if endpoints is None:
+            return Result(rollout.shift(status["reasons"]), None)
+        try:
+            rollout.identify()
+            decision = judge(endpoints, clips, options, out / str(status["id"]))
+            rollout.identify()  # what was judged is still what answers there
+        except STOPS:
+            raise
+        except PipelineError as error:
+            return Result(rollout.undo([f"it could not be evaluated: {error}"]), None)
+        if decision.accepted:
+            return Result(rollout.shift(decision.reasons), decision)
+        return Result(rollout.undo(decision.reasons), decision)
 
 
 def judge(

@@ -10,6 +10,10 @@ from kfp import dsl, kubernetes
 from pipelines import components
 from pipelines.lib.client import API_KEY_ENV
 
+# What the small steps ask for: a Kubernetes client or a file, nothing that computes.
+SMALL_CPU, SMALL_MEMORY = "100m", "512Mi"
+MAX_SECONDS_OF_BACKOFF = "60s"
+
 DATA_PATH = "/data"
 MODELS_PATH = "/models"
 API_KEY_SECRET, API_KEY_SECRET_KEY = "qwen3-asr-api-key", "api-key"
@@ -19,7 +23,7 @@ GPU = "nvidia.com/gpu"
 def prepared(data: Any, data_pvc: Any, layout: Any, split: Any, language: Any, limit: Any) -> Any:
     """The manifest; not cached, because the folder's content may have changed."""
     task = components.prepare(data=data, layout=layout, split=split, language=language, limit=limit)
-    return with_data(uncached(task), data_pvc).output
+    return with_data(small(uncached(task)), data_pvc).output
 
 
 def evaluated(
@@ -37,21 +41,32 @@ def evaluated(
     model: Any = "qwen3-asr",
     protocol: Any = "v2",
     concurrency: Any,
+    max_failed: Any,
+    cpu: Any,
+    memory: Any,
+    name: Any = "",
+    namespace: Any = "",
 ) -> Any:
-    """All shards transcribed, and scored together."""
+    """All shards transcribed, and scored together.
+
+    `name` and `namespace` are the InferenceService's whose address is asked for without `url`.
+    """
     parts = components.shards(
         num_shards=num_shards, url=url, host_header=host_header, checkpoint=checkpoint,
-        manifest=manifest,
+        name=name, namespace=namespace, manifest=manifest,
     )  # fmt: skip
+    small(uncached(parts))
     with dsl.ParallelFor(parts.output, parallelism=2) as shard:
         asked = components.transcribe(
             shard=shard, model=model, protocol=protocol, concurrency=concurrency,
-            manifest=manifest,
+            max_failed=max_failed, cpu=cpu, memory=memory, manifest=manifest,
         )  # fmt: skip
-        with_data(uncached(asked).set_retry(num_retries=2), data_pvc)
-        kubernetes.use_secret_as_env(
-            asked, API_KEY_SECRET, {API_KEY_SECRET_KEY: API_KEY_ENV}, optional=True
-        )
+        sized(uncached(asked), cpu, memory)
+        # For pods that are lost: KFP does not try a step again that has failed. What a service
+        # answers badly is tried again inside the step.
+        asked.set_retry(num_retries=2, backoff_max_duration=MAX_SECONDS_OF_BACKOFF)
+        with_data(asked, data_pvc)
+        with_key(asked)
         if checkpoint_pvc is not None:
             asked.set_container_image(components.IMAGE + components.GPU_SUFFIX)
             asked.set_accelerator_type(GPU).set_accelerator_limit(1)
@@ -61,12 +76,29 @@ def evaluated(
         title=title, cluster_by=cluster_by, price_per_hour=price_per_hour,
         manifest=manifest, journals=dsl.Collected(asked.outputs["journal"]),
     )  # fmt: skip
-    return with_data(scored, data_pvc)
+    return with_data(sized(scored, cpu, memory), data_pvc)
 
 
 def with_data(task: Any, data_pvc: Any) -> Any:
     """The step sees the recordings."""
     return kubernetes.mount_pvc(task, pvc_name=data_pvc, mount_path=DATA_PATH)
+
+
+def with_key(task: Any) -> Any:
+    """The step may call a service that asks for an API key."""
+    keys = {API_KEY_SECRET_KEY: API_KEY_ENV}
+    return kubernetes.use_secret_as_env(task, API_KEY_SECRET, keys, optional=True)
+
+
+def sized(task: Any, cpu: Any, memory: Any) -> Any:
+    """The step asks for what it may use: no node is filled with more than it holds."""
+    task.set_cpu_request(cpu).set_cpu_limit(cpu)
+    return task.set_memory_request(memory).set_memory_limit(memory)
+
+
+def small(task: Any) -> Any:
+    """A step that computes nothing."""
+    return sized(task, SMALL_CPU, SMALL_MEMORY)
 
 
 def uncached(task: Any) -> Any:

@@ -29,6 +29,7 @@ LAYERS = [
     {"front", "pod"},
     {"__main__"},
     {"demo"},
+    {"cli"},
 ]
 LEAVES = ["types", "errors", "metrics", "settings.fields"]
 # No torch: bookkeeping that is tested and reasoned about alone, and what a process pays to start.

@@ -132,7 +132,11 @@ class AsrClient:
             num_sent += 1
             try:
                 return await self._attempt(request, num_sent)
+            except ServiceError as final:
+                final.num_attempts = num_sent
+                raise
             except _RetryableError as retryable:
+                retryable.error.num_attempts = num_sent
                 if retryable.retry_after_s is not None:
                     pause_s = min(retryable.retry_after_s, patience_s)
                     if patience_s <= 0:

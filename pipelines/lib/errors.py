@@ -40,7 +40,7 @@ class ServiceError(PipelineError):
     """The service refused or failed a request.
 
     `status` is the HTTP status, or None when no answer came; `code` the service's stable error
-    code, or the name of the transport's failure.
+    code, or the name of the transport's failure; `num_attempts` how often it was asked.
     """
 
     def __init__(self, message: str, *, status: int | None, code: str) -> None:
@@ -48,3 +48,4 @@ class ServiceError(PipelineError):
         self.message = message
         self.status = status
         self.code = code
+        self.num_attempts = 1

@@ -73,9 +73,10 @@ def transcript_html(name: str, audio: bytes, answer: Answer) -> str:
 
 def report_markdown(report: Report) -> str:
     """The report's numbers as Markdown tables."""
-    return _template("report.md.j2").render(
+    text = _template("report.md.j2").render(
         report=report, summary=report["summary"], worst=worst_clips(report)[:10]
     )
+    return text.rstrip("\n") + "\n"
 
 
 def trend_html(reports: Sequence[Report]) -> str:
@@ -121,7 +122,8 @@ def comparison_html(
 
 def comparison_markdown(comparison: Comparison, decision: Decision | None = None) -> str:
     """The comparison's numbers as Markdown tables."""
-    return _template("comparison.md.j2").render(comparison=comparison, decision=decision)
+    text = _template("comparison.md.j2").render(comparison=comparison, decision=decision)
+    return text.rstrip("\n") + "\n"
 
 
 def write_comparison(comparison: Comparison, decision: Decision | None, folder: Path) -> None:

@@ -230,7 +230,13 @@ class _Run:
             return Record(**place, text="", error="unreadable_audio", error_message=str(error))
         except ServiceError as error:
             side.seen(error)
-            return Record(**place, text="", error=error.code, error_message=error.message)
+            return Record(
+                **place,
+                text="",
+                error=error.code,
+                error_message=error.message,
+                num_attempts=error.num_attempts,
+            )
         side.seen(None)
         values = asdict(answer)
         segments = values.pop("segments")  # a journal of thousands of recordings stays small

@@ -7,6 +7,7 @@ its pods go on running; the canary itself has a fixed size, since KServe does no
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 from pipelines.lib.errors import RolloutError
@@ -22,14 +23,17 @@ from pipelines.rollout.state import Phase, Predictor, State, predictor_digest
 
 MAX_NAME = 63  # characters of a Deployment's and Service's name
 AUTOSCALING = ("maxReplicas", "scaleTarget", "scaleMetric", "scaleMetricType", "autoScaling")
+AUTOSCALER_CLASS = "serving.kserve.io/autoscalerClass"
 IMPLEMENTATIONS = ("model", "containers")
-_WITH_CANARY = (Phase.DARK, Phase.CANARY, Phase.UNDOING)
+_BESIDE_STABLE = (Phase.DARK, Phase.CANARY, Phase.UNDOING)
+_WITH_CANDIDATE = (Phase.PROMOTED, Phase.REVERTING, Phase.KEEPING)
 
 
 class StandardMode:
     """See the module."""
 
     name = "Standard"
+    split_must_be_seen = True  # KServe 0.20.0
 
     def check_startable(self, service: InferenceService) -> str:
         if service["spec"].get("canary"):
@@ -43,42 +47,51 @@ class StandardMode:
 
     def prepare(self, service: InferenceService, candidate: Predictor) -> Predictor:
         stable = service["spec"]["predictor"]
-        bare = {key: value for key, value in candidate.items() if key != "name"}
-        if bare == {key: value for key, value in stable.items() if key != "name"}:
+        bare = _bare(candidate)
+        if bare == _bare(stable):
             raise RolloutError("the candidate's predictor is the stable one: nothing to roll out")
-        name = candidate.get("name")
-        if name is None or name == stable.get("name"):
-            name = f"v{predictor_digest(bare)}"
-        prepared = {**overlay(stable, bare), "name": name}
+        prepared = {**overlay(stable, bare), "name": _own_name(candidate, stable)}
         if len(deployment_name(service, prepared)) > MAX_NAME:
             too_long = deployment_name(service, prepared)
             raise RolloutError(f"Deployment {too_long}: longer than {MAX_NAME} characters")
         return prepared
 
+    def revert(self, service: InferenceService, state: State) -> State:
+        """What comes back needs a name of its own beside what runs now."""
+        running = copy.deepcopy(service["spec"]["predictor"])
+        back = {**state.stable, "name": _own_name(state.stable, running)}
+        return replace(
+            state,
+            stable=back,
+            candidate=running,
+            stable_version=deployment_name(service, back),
+            candidate_version=deployment_name(service, running),
+        )
+
     def apply(self, service: InferenceService, state: State) -> None:
         spec = service["spec"]
-        if state.phase is Phase.PROMOTED:
-            spec["predictor"] = copy.deepcopy(state.candidate)
-        else:
-            spec["predictor"] = copy.deepcopy(state.stable)
-        if state.phase in _WITH_CANARY:
+        running = state.candidate if state.phase in _WITH_CANDIDATE else state.stable
+        spec["predictor"] = copy.deepcopy(running)
+        if (beside := _beside(state)) is not None:
             percent = shares(state.phase, state.percent)
-            spec["canary"] = [{"trafficPercent": percent, "predictor": canary_predictor(state)}]
+            canary = _without_scaler(service, canary_predictor(beside))
+            spec["canary"] = [{"trafficPercent": percent, "predictor": canary}]
         else:
             spec.pop("canary", None)
 
     def progress(self, service: InferenceService, state: State) -> Progress:
         statuses = {s["name"]: s for s in service.get("status", {}).get("canaryStatuses") or []}
-        if state.phase in _WITH_CANARY:
-            found = statuses.get(state.candidate["name"])
+        if (beside := _beside(state)) is not None:
+            name = beside["name"]
+            found = statuses.get(name)
             percent = shares(state.phase, state.percent)
             if found is None:
-                return Progress(False, "the candidate has no status yet")
+                return Progress(False, f"canary {name} has no status yet")
             if not found["ready"] and state.phase is not Phase.UNDOING:
-                return Progress(False, f"the candidate is not ready. {complaints(service)}")
+                return Progress(False, f"canary {name} is not ready. {complaints(service)}")
             if found["trafficPercent"] != percent:
                 return Progress(False, f"traffic is {found['trafficPercent']} %, not {percent} %")
-            return Progress(True, f"the candidate has {percent} % of the traffic")
+            return Progress(True, f"canary {name} has {percent} % of the traffic")
         if statuses:
             return Progress(False, f"canary {', '.join(statuses)} is not gone yet")
         if condition(service, "Ready").get("status") != "True":
@@ -87,6 +100,10 @@ class StandardMode:
 
     def candidate_version(self, service: InferenceService, state: State) -> str | None:
         return deployment_name(service, state.candidate)
+
+    def newest_version(self, service: InferenceService) -> str | None:
+        statuses = service.get("status", {}).get("canaryStatuses") or []
+        return statuses[0]["name"] if statuses else None
 
     def endpoints(self, service: InferenceService, state: State) -> Endpoints:
         namespace = service["metadata"]["namespace"]
@@ -116,6 +133,25 @@ def overlay(stable: Predictor, candidate: Predictor) -> Predictor:
     return _merged(base, copy.deepcopy(candidate))
 
 
+def _beside(state: State) -> Predictor | None:
+    """The version that runs as a canary in this phase."""
+    if state.phase in _BESIDE_STABLE:
+        return state.candidate
+    return state.stable if state.phase is Phase.REVERTING else None
+
+
+def _own_name(predictor: Predictor, other: Predictor) -> str:
+    """Its name, or one from its content when it has none or the other has the same."""
+    name = predictor.get("name")
+    if name is None or name == other.get("name"):
+        return f"v{predictor_digest(_bare(predictor))}"
+    return str(name)
+
+
+def _bare(predictor: Predictor) -> Predictor:
+    return {key: value for key, value in predictor.items() if key != "name"}
+
+
 def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     for key, value in over.items():
         both = isinstance(value, dict) and isinstance(base.get(key), dict)
@@ -123,8 +159,16 @@ def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     return base
 
 
-def canary_predictor(state: State) -> dict[str, Any]:
-    """The candidate as a canary: a fixed size, at least one replica even without traffic."""
-    predictor = {k: v for k, v in copy.deepcopy(state.candidate).items() if k not in AUTOSCALING}
+def canary_predictor(beside: Predictor) -> dict[str, Any]:
+    """A predictor as a canary: a fixed size, at least one replica even without traffic."""
+    predictor = {k: v for k, v in copy.deepcopy(beside).items() if k not in AUTOSCALING}
     predictor["minReplicas"] = max(1, predictor.get("minReplicas") or 1)
     return predictor
+
+
+def _without_scaler(service: InferenceService, canary: dict[str, Any]) -> dict[str, Any]:
+    """Where the service is scaled by KEDA, a canary says that it is not: KServe would make it a
+    scaler without triggers, which the API refuses, and nothing would be reconciled any more."""
+    if service["metadata"].get("annotations", {}).get(AUTOSCALER_CLASS) == "keda":
+        canary["annotations"] = {**canary.get("annotations", {}), AUTOSCALER_CLASS: "none"}
+    return canary

@@ -31,6 +31,8 @@ class Phase(StrEnum):
     UNDOING = "undoing"  # the candidate has no traffic any more
     RESTORING = "restoring"  # the spec is the old one again, not yet with traffic of its own
     ROLLED_BACK = "rolled-back"  # all as before
+    REVERTING = "reverting"  # after a promotion: the version before runs, not yet with traffic
+    KEEPING = "keeping"  # that was given up: the promoted spec again, not yet with traffic
 
 
 FINISHED = frozenset({Phase.PROMOTED, Phase.ROLLED_BACK})
@@ -48,9 +50,12 @@ class State:
     candidate: Predictor  # spec.predictor of the candidate
     stable_version: str  # its Knative revision, or its Deployment
     candidate_version: str | None = None  # the same; known once it is ready
+    stable_identity: str | None = None  # of the model, as the service itself says it
+    candidate_identity: str | None = None
     reasons: tuple[str, ...] = ()  # why it was accepted or refused
-    owner: str = ""  # the run that drives it
-    renewed_at: str = ""  # when the owner last said it was alive
+    restored_version: str | None = None  # the revision that a revert made, once it was given up
+    owner: str = ""  # the run that drives it; only it may change phase and traffic
+    paused: str = ""  # why traffic stays where it is; empty = it does not
     applied: str = ""  # the phase and percentage that the spec was last changed to
     generation: int | None = None  # of the InferenceService after that change
     history: tuple[Mapping[str, Any], ...] = field(default_factory=tuple)
@@ -76,15 +81,10 @@ class State:
         """Phase and percentage in one, to compare with `applied`."""
         return f"{self.phase.value} {self.percent}"
 
-    def lease_age_s(self) -> float:
-        """Seconds since the owner last said it was alive."""
-        if not self.renewed_at:
-            return float("inf")
-        return (datetime.now(UTC) - datetime.fromisoformat(self.renewed_at)).total_seconds()
-
-    def renewed(self, owner: str) -> State:
-        """The state with a fresh lease of `owner`."""
-        return replace(self, owner=owner, renewed_at=now_text())
+    @property
+    def done(self) -> bool:
+        """Whether the spec was changed to what is written, too."""
+        return self.finished and self.applied == self.target
 
     def to_json(self) -> str:
         """What lies in the ConfigMap."""

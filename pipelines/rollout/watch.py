@@ -1,138 +1,191 @@
-"""What Prometheus says of two versions that share the traffic.
+"""What Prometheus says of two versions that share the traffic, judged as it comes.
 
-Series are told apart by the label `revision` (the Knative revision or the Deployment), which the
-PodMonitor of the manifests sets.
+The candidate is compared with the stable version at the same time, never with a bare number alone.
+It is stopped when it is certainly worse (see `sequential`) AND by more than the limit: certainty
+alone would stop a candidate for a difference that nobody minds, and a limit alone stops an
+identical one by chance.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-import httpx
+from pipelines.lib.errors import OptionError
+from pipelines.rollout.sequential import AboveTest, ShiftTest, Tally, WorseTest, quantile
+from pipelines.rollout.series import Added, QueryError, Series
 
-from pipelines.lib.errors import OptionError, RolloutError
-
-LABEL_FORBIDDEN = frozenset('"\\\n')
+P95 = 0.95
 
 
 @dataclass(frozen=True, slots=True)
 class WatchLimits:
-    """What the candidate must keep to while it takes traffic."""
+    """What the candidate must keep to while it takes traffic. Rates are shares (0.01 = 1 %)."""
 
-    window_s: int = 120  # of the rates; several scrapes long
-    max_failed_ratio: float = 0.02  # of requests answered with 5xx
-    p95_latency_ratio: float = 1.5  # candidate's p95 over stable's
+    max_failed_rise: float = 0.01  # of the share answered with 429 or 5xx, over stable's
+    max_failed_ratio: float = 0.05  # the candidate's own, besides
+    p95_latency_ratio: float = 1.25  # candidate's p95 over stable's; the gate has the same
     max_confidence_drop: float = 0.05  # of the mean confidence, candidate below stable
-    min_requests: int = 20  # to the candidate in the window; fewer tell nothing
+    min_requests: int = 50  # to the candidate before its first step may end
+    min_requests_half: int = 700  # to the candidate before it may have half of the traffic
+    alpha: float = 0.005  # chance for each test to stop a candidate that is no worse, ever
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> WatchLimits:
+        """Limits from a configuration. OptionError names an unknown key."""
+        unknown = values.keys() - cls.__dataclass_fields__.keys()
+        if unknown:
+            raise OptionError(f"watch: unknown {', '.join(sorted(unknown))}")
+        return cls(**values)
 
 
-class PrometheusWatcher:
-    """Asks a Prometheus server. A server that does not answer is a problem, not a pass."""
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What was seen."""
 
-    def __init__(
-        self, url: str, namespace: str, limits: WatchLimits | None = None, *, timeout_s: float = 10
-    ) -> None:
-        if not url.startswith(("http://", "https://")):
-            raise OptionError(f"prometheus: {url!r} does not start with http:// or https://")
-        self._url = url.rstrip("/")
-        self._timeout_s = timeout_s
-        self._namespace = namespace
-        self.limits = limits or WatchLimits()
+    problems: tuple[str, ...] = ()  # the candidate's: roll back
+    both: str = ""  # wrong with both versions: going on and going back are no help
+    undecided: str = ""  # what is missing before the step may end
+    failed: str = ""  # why nothing was seen
 
-    def problems(self, stable_version: str, candidate_version: str) -> Sequence[str]:
-        """What is beyond its limit; too few requests to tell is no problem yet."""
-        if self._value(self.requests_query(candidate_version)) < self.limits.min_requests:
-            return []
-        checks = (
-            self._failed(candidate_version),
-            self._slower(stable_version, candidate_version),
-            self._unsure(stable_version, candidate_version),
-        )
-        return [problem for problem in checks if problem]
 
-    def verdict(self, stable_version: str, candidate_version: str) -> Sequence[str]:
-        """The same, and too few requests to tell is a problem."""
-        number = self._value(self.requests_query(candidate_version))
-        if number < self.limits.min_requests:
-            return [
-                f"{number:.0f} requests reached the candidate in {self.limits.window_s} s, "
-                f"at least {self.limits.min_requests} are needed to judge it"
-            ]
-        return self.problems(stable_version, candidate_version)
+class Evidence:
+    """All that was seen since traffic began to move, without the asking."""
 
-    def requests_query(self, version: str) -> str:
-        """Requests in the window; 0 when nothing is known of the version."""
-        return f"sum(increase(qwen3_asr_requests_total{self._select(version)})) or vector(0)"
+    def __init__(self, limits: WatchLimits) -> None:
+        self.limits = limits
+        self._failures = WorseTest()
+        self._absolute = AboveTest(limits.max_failed_ratio)
+        self._latency = ShiftTest(upwards=True)
+        self._confidence = ShiftTest(upwards=False)
+        self._seconds: tuple[dict[float, float], dict[float, float]] = {}, {}
+        self._sums = [0.0, 0.0]
+        self._counts = [0.0, 0.0]
 
-    def failed_query(self, version: str) -> str:
-        """Share of requests answered with 5xx in the window."""
-        failed = self._select(version, 'code=~"5.."')
-        return (
-            f"(sum(rate(qwen3_asr_requests_total{failed})) or vector(0)) "
-            f"/ sum(rate(qwen3_asr_requests_total{self._select(version)}))"
-        )
+    @property
+    def requests(self) -> float:
+        """That the candidate answered."""
+        return self._failures.candidate.requests
 
-    def p95_query(self, version: str) -> str:
-        """95th percentile of the time to answer, seconds."""
-        rate = f"rate(qwen3_asr_request_seconds_bucket{self._select(version)})"
-        return f"histogram_quantile(0.95, sum by (le) ({rate}))"
+    def add(self, stable: Added, candidate: Added) -> None:
+        """What came since the last look."""
+        both = (stable, candidate)
+        tallies = [Tally(each.requests, _failed(each.codes)) for each in both]
+        self._failures.add(*tallies)
+        self._absolute.add(tallies[1])
+        self._latency.add(stable.seconds, candidate.seconds)
+        self._confidence.add(stable.confidence, candidate.confidence)
+        for i, each in enumerate(both):
+            for bound, value in each.seconds.items():
+                self._seconds[i][bound] = self._seconds[i].get(bound, 0.0) + value
+            self._sums[i] += each.confidence_sum
+            self._counts[i] += each.confidence.get(math.inf, 0.0)
 
-    def confidence_query(self, version: str) -> str:
-        """Mean confidence of the transcriptions in the window."""
-        selector = self._select(version)
-        return (
-            f"sum(rate(qwen3_asr_confidence_sum{selector})) "
-            f"/ sum(rate(qwen3_asr_confidence_count{selector}))"
-        )
+    def look(self, next_percent: int) -> Look:
+        """What it says before the candidate's share becomes `next_percent`."""
+        above = self._above()
+        shared = self._rise() <= self.limits.max_failed_rise  # the stable version fails as well
+        found = [self._worse() or ("" if shared else above), self._slower(), self._unsure()]
+        problems = tuple(each for each in found if each)
+        both = above if shared and not problems else ""
+        return Look(problems, both, self._missing(next_percent))
 
-    def _failed(self, candidate: str) -> str | None:
-        ratio = self._value(self.failed_query(candidate))
-        if math.isnan(ratio) or ratio <= self.limits.max_failed_ratio:
+    def _rise(self) -> float:
+        return self._failures.candidate.rate - self._failures.stable.rate
+
+    def _certain(self, e_value: float) -> bool:
+        return e_value >= 1 / self.limits.alpha
+
+    def _worse(self) -> str | None:
+        stable, candidate = self._failures.stable.rate, self._failures.candidate.rate
+        limit = self.limits.max_failed_rise
+        if not self._certain(self._failures.e_value) or self._rise() <= limit:
             return None
         return (
-            f"{ratio:.1%} of the requests to the candidate failed, "
-            f"at most {self.limits.max_failed_ratio:.1%} is allowed"
+            f"{candidate:.1%} of {self.requests:.0f} requests to the candidate failed, "
+            f"{stable:.1%} to the stable version; a rise of at most {limit:.1%} is allowed"
         )
 
-    def _slower(self, stable: str, candidate: str) -> str | None:
-        before, after = self._value(self.p95_query(stable)), self._value(self.p95_query(candidate))
-        # NaN: the stable version had no traffic, there is nothing to compare with
-        if not after > before * self.limits.p95_latency_ratio:
+    def _above(self) -> str:
+        rate = self._failures.candidate.rate
+        if not self._certain(self._absolute.e_value) or rate <= self.limits.max_failed_ratio:
+            return ""
+        return (
+            f"{rate:.1%} of the requests to the candidate failed, at most "
+            f"{self.limits.max_failed_ratio:.1%} is allowed; "
+            f"of the stable version's {self._failures.stable.rate:.1%}"
+        )
+
+    def _slower(self) -> str | None:
+        before, after = (quantile(each, P95) for each in self._seconds)
+        limit = self.limits.p95_latency_ratio
+        if not self._certain(self._latency.e_value) or not after > before * limit:
             return None
         return (
             f"p95 latency is {after:.3f} s, the stable version's {before:.3f} s; "
-            f"at most {self.limits.p95_latency_ratio:g} times is allowed"
+            f"at most {limit:g} times is allowed"
         )
 
-    def _unsure(self, stable: str, candidate: str) -> str | None:
-        before = self._value(self.confidence_query(stable))
-        after = self._value(self.confidence_query(candidate))
-        if not before - after > self.limits.max_confidence_drop:
+    def _unsure(self) -> str | None:
+        if not all(self._counts) or not self._certain(self._confidence.e_value):
+            return None
+        before, after = (s / n for s, n in zip(self._sums, self._counts, strict=True))
+        if before - after <= self.limits.max_confidence_drop:
             return None
         return (
             f"mean confidence is {after:.3f}, the stable version's {before:.3f}; "
             f"a drop of at most {self.limits.max_confidence_drop:g} is allowed"
         )
 
-    def _select(self, version: str, extra: str = "") -> str:
-        for value in (version, self._namespace):
-            if LABEL_FORBIDDEN & set(value):
-                raise OptionError(f"prometheus: {value!r} is no label value")
-        matchers = [f'namespace="{self._namespace}"', f'revision="{version}"', extra]
-        return "{" + ",".join(m for m in matchers if m) + f"}}[{self.limits.window_s}s]"
+    def _missing(self, next_percent: int) -> str:
+        half = next_percent >= 50
+        needed = self.limits.min_requests_half if half else self.limits.min_requests
+        if self.requests >= needed:
+            return ""
+        return f"{self.requests:.0f} of {needed} requests have reached the candidate"
 
-    def _value(self, query: str) -> float:
-        """The one number of a query; NaN when there is none."""
+
+class PrometheusWatcher:
+    """Asks a Prometheus server."""
+
+    def __init__(
+        self, url: str, namespace: str, limits: WatchLimits | None = None, *, timeout_s: float = 10
+    ) -> None:
+        self.limits = limits or WatchLimits()
+        self._series = Series(url, namespace, timeout_s=timeout_s)
+        self._evidence = Evidence(self.limits)
+        self._versions: tuple[str, str] | None = None
+
+    def check(self) -> None:
+        """QueryError when the server cannot be asked."""
+        self._series.check()
+
+    def begin(self, stable_version: str, candidate_version: str) -> None:
+        """Traffic is about to move: what came before does not count."""
+        if self._versions == (stable_version, candidate_version):
+            return
+        self._series.begin()
+        self._evidence = Evidence(self.limits)
+        self._versions = stable_version, candidate_version
+
+    def look(self, next_percent: int) -> Look:
+        """What is known by now; `next_percent` is the share that the candidate would have next."""
+        assert self._versions is not None
+        stable, candidate = self._versions
         try:
-            response = httpx.get(
-                f"{self._url}/api/v1/query", params={"query": query}, timeout=self._timeout_s
-            )
-            body = response.json()
-        except (httpx.HTTPError, ValueError) as error:
-            raise RolloutError(f"Prometheus does not answer: {error}") from error
-        if body.get("status") != "success":
-            raise RolloutError(f"Prometheus refuses {query!r}: {body.get('error')}")
-        result = body["data"]["result"]
-        return float(result[0]["value"][1]) if result else math.nan
+            gained = self._series.added(self._versions)
+        except QueryError as error:
+            return Look(failed=str(error))
+        self._evidence.add(gained[stable], gained[candidate])
+        return self._evidence.look(next_percent)
+
+
+def _failed(codes: Mapping[str, float]) -> float:
+    return sum(n for code, n in codes.items() if code == "429" or code.startswith("5"))
+
+
+def as_text(problems: Sequence[str], percent: int) -> tuple[str, ...]:
+    """Problems with the share at which they were seen."""
+    return tuple(f"at {percent} %: {problem}" for problem in problems)

@@ -18,6 +18,7 @@ from predictor.api.app import AppOptions, create_app
 from predictor.api.auth import KeyRing
 from predictor.api.client_secrets import ClientSecrets
 from predictor.api.dataplane import AsrDataPlane, ClosedRepository
+from predictor.api.held_bytes import HeldBytes
 from predictor.api.realtime import LiveDoor
 from predictor.live.hub import LiveHub
 from predictor.metrics import Metrics
@@ -140,15 +141,16 @@ def standard(tmp_path_factory: pytest.TempPathFactory) -> list[Object]:
 @pytest.fixture(scope="session")
 def has_route() -> Callable[[str], bool]:
     """Whether GET on a path reaches a handler of the server's application."""
-    models = ModelRepository()
-    dataplane, metrics, keys = AsrDataPlane(models, 1), Metrics(CollectorRegistry()), KeyRing(())
+    models, metrics, keys = ModelRepository(), Metrics(CollectorRegistry()), KeyRing(())
+    dataplane = AsrDataPlane(models, max_items=1)
     app = create_app(
         dataplane,
         ClosedRepository(models),
         metrics,
         keys,
-        LiveDoor(dataplane, LiveHub(1, metrics), keys, ClientSecrets(()), 60.0, None),
-        AppOptions(max_body_bytes=1, max_held_bytes=1, recognize_details=False),
+        LiveDoor(dataplane, LiveHub(1, metrics), keys, ClientSecrets(()), 1.0, None),
+        HeldBytes(1),
+        AppOptions(1, 1.0, 1.0, cors_origins=(), recognize_details=False),
     )
 
     def matches(path: str) -> bool:

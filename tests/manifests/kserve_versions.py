@@ -21,6 +21,7 @@ from tests.manifests.combinations import README, replaced
 
 FACTS = Path(__file__).with_suffix(".json")
 BEGIN, END = "<!-- versions:begin -->\n", "<!-- versions:end -->"
+GO_S = 120  # for a module that is not in Go's cache yet
 SOURCES = ("0.16.0", "0.17.0", "0.19.0", "0.20.0")  # releases whose source the proxy has
 _HTTP_ROUTES = "pkg/controller/v1beta1/inferenceservice/reconcilers/ingress/httproute_reconciler.go"
 COLUMNS = {
@@ -41,7 +42,10 @@ def source(version: str) -> Path | str:
     if shutil.which("go") is None:
         return "no go on the PATH"
     wanted = ["go", "mod", "download", "-json", f"github.com/kserve/kserve@v{version}"]
-    found = subprocess.run(wanted, capture_output=True, text=True, cwd="/")
+    try:
+        found = subprocess.run(wanted, capture_output=True, text=True, cwd="/", timeout=GO_S)
+    except subprocess.TimeoutExpired:
+        return f"Go's module proxy did not give KServe {version} within {GO_S} s"
     answer = json.loads(found.stdout or "{}")
     return Path(answer["Dir"]) if "Dir" in answer else f"KServe {version} cannot be had: {answer}"
 

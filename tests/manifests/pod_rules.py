@@ -225,6 +225,17 @@ def server_settings(objects: Sequence[Object], complaint: Complaint) -> Iterator
             yield f"{each.name}: model_name of the file is not --model_name={name}"
 
 
+def live_sessions(
+    objects: Sequence[Object], longest_s: Callable[[list[str]], float]
+) -> Iterator[str]:
+    """A speaker is asked to connect again before the way in cuts the connection."""
+    for each in predictors(objects):
+        session_s = longest_s(each.container.get("args", []))
+        # A canary's too: the route's is the stable predictor's.
+        if session_s >= each.service["spec"]["predictor"].get("timeout", 60):
+            yield f"{each.name}: max_live_session_s {session_s} is not below the timeout"
+
+
 def images_pinned(objects: Sequence[Object]) -> Iterator[str]:
     """A tag that names a version; of images that are not ours also the digest."""
     for each in objects:

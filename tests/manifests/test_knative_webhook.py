@@ -42,9 +42,8 @@ def webhook(tmp_path_factory: pytest.TempPathFactory) -> Webhook:
     """Knative's own defaulting and validation: services and its ConfigMaps in, messages out."""
     if shutil.which("go") is None:
         pytest.skip("no go on the PATH: Knative's own validation is not run")
-    modules = subprocess.run(
-        ["go", "mod", "download"], cwd=GO_FOLDER, capture_output=True, text=True
-    )
+    fetching = ["timeout", "300", "go", "mod", "download"]
+    modules = subprocess.run(fetching, cwd=GO_FOLDER, capture_output=True, text=True)
     if modules.returncode:
         pytest.skip(f"Knative's modules cannot be had: {modules.stderr[-200:]}")
     binary = tmp_path_factory.mktemp("knative") / "webhook"

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from predictor.settings.read import load_settings
 from tests.manifests import pod_rules, service_rules
 from tests.manifests.conftest import (
     ADDED,
@@ -48,6 +49,10 @@ def max_timeout_s() -> int:
     return int(yaml.safe_load(text)["data"]["max-revision-timeout-seconds"])
 
 
+def longest_live_session_s(argv: list[str]) -> float:
+    return load_settings(argv, {}).max_live_session_s
+
+
 @needs_schemas
 def test_fits_its_schemas(objects: list[Object]) -> None:
     assert [problem for each in objects for problem in problems(each)] == []
@@ -74,6 +79,7 @@ def broken_rules(objects: list[Object]) -> Iterator[str]:
         pod_rules.hardened(objects),
         pod_rules.resources(objects),
         pod_rules.volumes(objects, SECRETS),
+        pod_rules.live_sessions(objects, longest_live_session_s),
         pod_rules.images_pinned(objects),
         service_rules.deployment_mode(objects),
         service_rules.canaries(objects),
@@ -120,7 +126,7 @@ def test_edge_keeps_a_gpu_that_a_component_asks_for(tmp_path: Path) -> None:
         assert resources["requests"] == {"cpu": "2", "memory": "4Gi", "nvidia.com/gpu": "1"}
 
 
-@pytest.mark.parametrize("component", ["api-keys", "tracing"])
+@pytest.mark.parametrize("component", ["api-keys", "long-requests", "tracing"])
 def test_a_component_sets_the_same_in_a_runtime_and_in_a_container(component: str) -> None:
     folder = MANIFESTS / "components" / component
     in_runtime, in_container = (

@@ -46,6 +46,7 @@ def rule(name: str) -> Rule:
         ),
         "env_known": lambda o: pod_rules.env_known(o, {"QWEN3_ASR_API_KEYS"}),
         "server_settings": lambda o: pod_rules.server_settings(o, complaint),
+        "live_sessions": lambda o: pod_rules.live_sessions(o, lambda argv: 570.0),
         "volumes": lambda o: pod_rules.volumes(o, {"qwen3-asr-api-keys"}),
     }
     if name in asked:
@@ -169,6 +170,7 @@ CASES: list[Case] = [
     ),
     ("server_settings", config_with_a_wrong_precision, "precision"),
     ("server_settings", config_of_another_model, "is not --model_name=qwen3-asr"),
+    ("live_sessions", put(predictor, "timeout", 300), "not below the timeout"),
     ("images_pinned", put(container, "image", "registry.example.com/predictor"), "not pinned"),
     (
         "images_pinned",

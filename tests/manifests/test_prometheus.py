@@ -78,6 +78,7 @@ def test_every_rule_is_evaluated_without_error(
 
 def test_the_scaler_gets_one_number(prometheus: Prometheus, monitored: list[Object]) -> None:
     [(_, query)] = scaler_queries(monitored)
+    prometheus.wait("a scrape with nothing in flight", lambda: seen(prometheus, query) == 0)
     [(labels, value)] = prometheus.query(query)
     assert labels == {}
     assert value == 0  # everything was answered

@@ -5,7 +5,7 @@ from __future__ import annotations
 from kubernetes import client
 from starlette.routing import Route
 
-from pipelines.rollout.cluster import GROUP, PLURAL, Cluster
+from pipelines.rollout.cluster import PLURAL, Cluster
 from tests.manifests.conftest import needs_kustomize
 from tests.manifests.objects import Object, of_kind
 from tests.pipelines.fake_cluster import FakeCluster, inference_service
@@ -17,12 +17,13 @@ VERBS = {"GET": "get", "PUT": "update", "POST": "create"}
 def needed(cluster: Cluster) -> set[tuple[str, str, str | None, str]]:
     """Group, resource, object, verb: what a rollout calls. The API that it is tested against has
     these routes and no others; whoever creates an object cannot be held to its name."""
-    names = {PLURAL: cluster.name, "configmaps": cluster.state_name}
+    names = {PLURAL: cluster.name, "configmaps": cluster.state_name, "leases": cluster.state_name}
     found = set()
     for route in FakeCluster(inference_service("Knative", "s3://m")).app().routes:
         assert isinstance(route, Route)
-        group = GROUP if route.path.startswith("/apis/") else ""
-        resource = PLURAL if PLURAL in route.path else "configmaps"
+        _, root, group, *_ = route.path.split("/")
+        group = group if root == "apis" else ""
+        resource = next(each for each in route.path.split("/") if each in names)
         name = names[resource] if route.path.endswith("{name}") else None
         methods = (route.methods or set()) - {"HEAD"}
         found |= {(group, resource, name, VERBS[method]) for method in methods}

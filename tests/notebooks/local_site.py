@@ -63,6 +63,7 @@ def local_canary(site: LocalSite, folder: Path) -> Iterator[LocalCanary]:
         "ASR_DATA": str(site.data),
         "ASR_OUT": str(folder / "canary"),
         "ASR_SOAK_S": "0.05",
+        "ASR_PROMOTE": "yes",
         # What twenty recordings a language can show; the candidate is twice as large, and shares
         # these CPUs.
         "ASR_LIMITS": json.dumps({**FEW_LIMITS, "wer_margin": 0.3}),

@@ -8,15 +8,20 @@ that whoever watches sees every state in between, without any sleeping.
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import itertools
 import json
+import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 NAMESPACE = "asr"
@@ -47,12 +52,23 @@ class FakeCluster:
 
     service: Object
     broken: set[str] = field(default_factory=set)  # storage URIs that never become ready
+    broken_names: set[str] | None = None  # only of these workloads, when set
     ready_after: int = 2  # turns until a workload is ready
+    # What a real node did (Knative Serving 1.21.1, KServe 0.20.0):
+    gradual_turns: int = 0  # after a change of the traffic, in which Knative rolls out by itself
+    weights_follow: bool = True  # Standard mode; KServe 0.20.0 leaves the route as it is
+    inside_url: str | None = None  # in place of the address inside the cluster
+    answered_by: Callable[[str], dict[str, int]] | None = None  # a host's real backends, if others
     workloads: dict[str, Workload] = field(default_factory=dict)
     config_maps: dict[str, Object] = field(default_factory=dict)
+    leases: dict[str, Object] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
-    fail_after: int | None = None  # the API stops answering writes after so many
+    fail_after: int | None = None  # the API is gone after so many writes
+    lose_answer: bool = False  # the last write before that is done, and its answer lost
+    writes: list[str] = field(default_factory=list)  # "PUT configmaps", as they came
+    before_write: Callable[[str], None] | None = None  # called with the same, first
     routed: list[dict[str, int]] = field(default_factory=list)  # every split there was
+    unready: list[str] = field(default_factory=list)  # workloads that had traffic and no ready pod
 
     def __post_init__(self) -> None:
         self._versions = itertools.count(1)
@@ -60,12 +76,16 @@ class FakeCluster:
         metadata |= {"namespace": NAMESPACE, "uid": "uid-1", "generation": 1}
         metadata["resourceVersion"] = str(next(self._versions))
         self.service["status"] = {}
+        self._targets: list[tuple[str, int, str | None]] = []
+        self._old = self._targets
+        self._left = 0
         for _ in range(self.ready_after + 3):
             self.turn()
 
     # -- the API -------------------------------------------------------------------------------
 
     def app(self) -> Starlette:
+        leases = f"/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases"
         base = f"/apis/serving.kserve.io/v1beta1/namespaces/{NAMESPACE}/inferenceservices/{{name}}"
         maps = f"/api/v1/namespaces/{NAMESPACE}/configmaps"
         return Starlette(
@@ -75,8 +95,30 @@ class FakeCluster:
                 Route(maps, self.create_map, methods=["POST"]),
                 Route(maps + "/{name}", self.get_map, methods=["GET"]),
                 Route(maps + "/{name}", self.put_map, methods=["PUT"]),
-            ]
+                Route(leases, self.create_lease, methods=["POST"]),
+                Route(leases + "/{name}", self.get_lease, methods=["GET"]),
+                Route(leases + "/{name}", self.put_lease, methods=["PUT"]),
+            ],
+            middleware=[Middleware(BaseHTTPMiddleware, dispatch=self.interrupt)],
         )
+
+    async def interrupt(self, request: Request, call_next: Any) -> Response:
+        """The API server goes away for good, before or after a write."""
+        if request.method == "GET":
+            gone = self.fail_after is not None and self.fail_after < 0
+            return problem(500, "the API server is gone") if gone else await call_next(request)
+        what = f"{request.method} {request.url.path.split('/namespaces/')[1].split('/')[1]}"
+        if self.before_write is not None:
+            await asyncio.to_thread(self.before_write, what)
+        if self.fail_after is not None:
+            self.fail_after -= 1
+            if self.fail_after < 0:
+                if self.fail_after == -1 and self.lose_answer:
+                    await call_next(request)
+                return problem(500, "the API server is gone")
+        answer: Response = await call_next(request)
+        self.writes.append(what)
+        return answer
 
     async def get_service(self, request: Request) -> JSONResponse:
         if request.path_params["name"] != self.service["metadata"]["name"]:
@@ -98,31 +140,52 @@ class FakeCluster:
         return JSONResponse(self.service)
 
     async def get_map(self, request: Request) -> JSONResponse:
-        found = self.config_maps.get(request.path_params["name"])
-        return JSONResponse(found) if found else problem(404, "not found")
+        return self._get(self.config_maps, request)
 
     async def create_map(self, request: Request) -> JSONResponse:
-        body = json.loads(await request.body())
-        name = body["metadata"]["name"]
-        if name in self.config_maps or body["metadata"].get("resourceVersion"):
-            return problem(409, "already exists")
-        return self._store_map(name, body, 201)
+        return self._create(self.config_maps, json.loads(await request.body()))
 
     async def put_map(self, request: Request) -> JSONResponse:
-        body = json.loads(await request.body())
-        name = request.path_params["name"]
-        return self._refusal(body, self.config_maps[name]) or self._store_map(name, body, 200)
+        return self._put(self.config_maps, request, json.loads(await request.body()))
 
-    def _store_map(self, name: str, body: Object, status: int) -> JSONResponse:
+    async def get_lease(self, request: Request) -> JSONResponse:
+        return self._get(self.leases, request)
+
+    async def create_lease(self, request: Request) -> JSONResponse:
+        body = json.loads(await request.body())
+        return lease_refusal(body) or self._create(self.leases, body)
+
+    async def put_lease(self, request: Request) -> JSONResponse:
+        body = json.loads(await request.body())
+        return lease_refusal(body) or self._put(self.leases, request, body)
+
+    def expire_leases(self) -> None:
+        """The time of every lease is over: whoever held one was killed long ago."""
+        for lease in self.leases.values():
+            lease["spec"]["renewTime"] = "2020-01-01T00:00:00.000000Z"
+
+    @staticmethod
+    def _get(kept: dict[str, Object], request: Request) -> JSONResponse:
+        found = kept.get(request.path_params["name"])
+        return JSONResponse(found) if found else problem(404, "not found")
+
+    def _create(self, kept: dict[str, Object], body: Object) -> JSONResponse:
+        name = body["metadata"]["name"]
+        if name in kept or body["metadata"].get("resourceVersion"):
+            return problem(409, "already exists")
+        return self._store(kept, name, body, 201)
+
+    def _put(self, kept: dict[str, Object], request: Request, body: Object) -> JSONResponse:
+        name = request.path_params["name"]
+        return self._refusal(body, kept[name]) or self._store(kept, name, body, 200)
+
+    def _store(self, kept: dict[str, Object], name: str, body: Object, status: int) -> JSONResponse:
         body["metadata"]["resourceVersion"] = str(next(self._versions))
-        self.config_maps[name] = body
+        kept[name] = body
         return JSONResponse(body, status)
 
-    def _refusal(self, body: Object, current: Object) -> JSONResponse | None:
-        if self.fail_after is not None:
-            self.fail_after -= 1
-            if self.fail_after < 0:
-                return problem(500, "the API server is gone")
+    @staticmethod
+    def _refusal(body: Object, current: Object) -> JSONResponse | None:
         if body["metadata"].get("resourceVersion") != current["metadata"]["resourceVersion"]:
             return problem(409, "the object has been modified")
         return None
@@ -149,12 +212,21 @@ class FakeCluster:
             workload.age += 1
         # KServe copies a child's counter (kserve/kserve 6081): it says nothing about this object.
         self.service["status"]["observedGeneration"] = 1
+        self.service["status"]["url"] = f"http://{self.host}"
+        inside = f"{self.service['metadata']['name']}-predictor.{NAMESPACE}.svc.cluster.local"
+        self.service["status"]["address"] = {"url": self.inside_url or f"http://{inside}"}
+        for name, percent in self._shares():
+            if percent and self.routed and not self.is_ready(self.workloads[name]):
+                self.unready.append(name)
         split = self.split()
         if split and self.routed[-1:] != [split]:
             self.routed.append(split)
 
     def is_ready(self, workload: Workload) -> bool:
-        return workload.age >= self.ready_after and workload.uri not in self.broken
+        broken = workload.uri in self.broken and (
+            self.broken_names is None or workload.name in self.broken_names
+        )
+        return workload.age >= self.ready_after and not broken
 
     def _template(self, predictor: Object) -> Object:
         return {
@@ -166,6 +238,10 @@ class FakeCluster:
         spec = self.service["spec"]["predictor"]
         status = self.service["status"].setdefault("components", {}).setdefault("predictor", {})
         template = copy.deepcopy(self._template(spec))
+        if refused := knative_refusal(spec.get("annotations", {})):
+            message = f"admission webhook denied the request: validation failed: {refused}"
+            self._conditions(False, {"reason": "ReconcileFailed", "message": message})
+            return
         latest = list(self.workloads.values())[-1] if self.workloads else None
         if latest is None or latest.template != template:
             name = f"{self.service['metadata']['name']}-predictor-{len(self.workloads) + 1:05d}"
@@ -177,8 +253,33 @@ class FakeCluster:
         if not ready:
             return
         status["latestReadyRevision"] = ready[-1]
-        status["traffic"] = self._traffic(spec.get("canaryTrafficPercent"), status, ready[-1])
+        traffic = self._traffic(spec.get("canaryTrafficPercent"), status, ready[-1])
+        if self._rolls_out(traffic):
+            status["traffic"] = self._gradual(traffic)
+            self._conditions(None)
+            return
+        status["traffic"] = traffic
         self._propagate(status, ready[-1], created)
+
+    def _rolls_out(self, wanted: list[Object]) -> bool:
+        """Whether Knative is still on its way to these targets."""
+        targets = [(t["revisionName"], t["percent"], t.get("tag")) for t in wanted]
+        if targets != self._targets:
+            self._targets, self._old = targets, self._targets
+            self._left = self.gradual_turns if self._old else 0
+        self._left = max(0, self._left - 1) if self._left else 0
+        return self._left > 0
+
+    def _gradual(self, wanted: list[Object]) -> list[Object]:
+        """The tag twice, mostly still to the old revision; every third look it is as it will be."""
+        previous = {name for name, percent, _ in self._old if percent}
+        newest = wanted[0]
+        old = next(iter(previous - {newest["revisionName"]}), None)
+        if old is None or not newest.get("tag") or self._left % 3 == 2:
+            return wanted
+        share = newest["percent"]
+        lagging = {**newest, "revisionName": old, "percent": share - share * 11 // 100}
+        return [{**newest, "percent": share * 11 // 100}, lagging, *wanted[1:]]
 
     def _traffic(self, percent: int | None, status: Object, ready: str) -> list[Object]:
         """createKnativeService's traffic targets, resolved as Knative does."""
@@ -243,9 +344,13 @@ class FakeCluster:
         ]
         self._conditions(self.is_ready(self.workloads[self._deployment(stable)]))
 
-    def _conditions(self, ready: bool) -> None:
-        status = "True" if ready else "False"
+    def _conditions(self, ready: bool | None, why: Object | None = None) -> None:
+        """None: neither ready nor not, as during a rollout of Knative's own."""
+        status = {True: "True", False: "False", None: "Unknown"}[ready]
         reason = {} if ready else {"reason": "RevisionFailed", "message": "containers crash"}
+        if ready is None:
+            reason = {"reason": "RolloutInProgress", "message": ""}
+        reason = why or reason
         self.service["status"]["conditions"] = [
             {"type": "PredictorReady", "status": status, **reason},
             {"type": "Ready", "status": status, **reason},
@@ -281,6 +386,8 @@ class FakeCluster:
             (self._deployment(c["predictor"]), c["trafficPercent"])
             for c in self.service["spec"].get("canary") or []
         ]
+        if not self.weights_follow:
+            return [(stable, 100)]
         ready = [
             (n, p) for n, p in canaries if n in self.workloads and self.is_ready(self.workloads[n])
         ]
@@ -288,13 +395,22 @@ class FakeCluster:
 
     def backends(self, host: str) -> dict[str, int]:
         """Storage URIs that a host leads to, with their shares."""
+        if self.answered_by is not None:
+            return self.answered_by(host)
         if host == self.host:
             return self.split()
         if self.mode == "Knative":
             status = self.service["status"]["components"]["predictor"]
-            for target in status["traffic"]:
-                if target.get("tag") and self._tag_host(target["tag"]) == host:
-                    return {self.workloads[target["revisionName"]].uri: 100}
+            found = [
+                target
+                for target in status["traffic"]
+                if target.get("tag") and self._tag_host(target["tag"]) == host
+            ]
+            if len(found) == 1 and not self._left:
+                return {self.workloads[found[0]["revisionName"]].uri: 100}
+            if found:  # whatever the status says just now, the tag's target moves gradually
+                newest, old = (self.workloads[t["revisionName"]].uri for t in (found[0], found[-1]))
+                return {newest: 100} if newest == old else {newest: 11, old: 89}
         else:
             name = host.removesuffix(f".{NAMESPACE}.svc.cluster.local")
             if name in self.workloads and self.is_ready(self.workloads[name]):
@@ -316,6 +432,27 @@ def admission(body: Object) -> str | None:
         return "trafficPercent adds up to more than 100"
     if any(key in c["predictor"] for c in canaries for key in AUTOSCALING):
         return "a canary has no autoscaling"
+    return None
+
+
+def knative_refusal(annotations: Object) -> str | None:
+    """Of Knative's webhook, met when KServe makes the Knative service: not by whoever applies."""
+    key = "autoscaling.knative.dev/activation-scale"
+    if key in annotations and int(annotations[key]) < 2:
+        return f"expected 2 <= {annotations[key]} <= 2147483647: {key}"
+    return None
+
+
+def lease_refusal(body: Object) -> JSONResponse | None:
+    """What the API server's validation says of a Lease, and its decoding of MicroTime."""
+    spec = body["spec"]
+    if (spec.get("leaseDurationSeconds") or 0) <= 0:
+        return problem(422, "spec.leaseDurationSeconds: must be greater than 0")
+    if (spec.get("leaseTransitions") or 0) < 0:
+        return problem(422, "spec.leaseTransitions: must be greater than or equal to 0")
+    for key in ("renewTime", "acquireTime"):
+        if not re.fullmatch(r"\d{4}(-\d\d){2}T\d\d(:\d\d){2}\.\d{6}Z", spec[key]):
+            return problem(400, f"{key}: cannot parse {spec[key]!r}")
     return None
 
 

@@ -17,7 +17,7 @@ HOP_HEADERS = ("host", "content-length", "transfer-encoding", "connection")
 
 @dataclass
 class Proxy:
-    """`backends` is where each storage URI is served; `sent` counts requests by it."""
+    """`backends` is where each storage URI is served; `sent` counts recordings by it."""
 
     cluster: FakeCluster
     backends: dict[str, str]

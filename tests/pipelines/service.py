@@ -38,6 +38,7 @@ class Service:
     checkpoint: str | None = None  # what its metrics say; None = it has no metrics
     inputs: tuple[str, ...] = ("audio",)
     asked: list[Said] = field(default_factory=list)
+    identity: str | None = None  # in the metadata, as the predictor says it
 
     def app(self) -> Starlette:
         return Starlette(
@@ -50,8 +51,11 @@ class Service:
         )
 
     async def metadata(self, request: Request) -> Response:
-        inputs = [{"name": name, "datatype": "BYTES", "shape": [1]} for name in self.inputs]
-        return JSONResponse({"name": request.path_params["model"], "inputs": inputs})
+        found: dict[str, Any] = {"name": request.path_params["model"]}
+        found["inputs"] = [{"name": n, "datatype": "BYTES", "shape": [1]} for n in self.inputs]
+        if self.identity is not None:
+            found["properties"] = {"model_identity": self.identity, "model_source": "/mnt/models"}
+        return JSONResponse(found)
 
     async def metrics(self, _: Request) -> Response:
         if self.checkpoint is None:

@@ -149,6 +149,7 @@ async def test_attempts_end() -> None:
         with pytest.raises(ServiceError, match="HTTP 429: the queue is full") as caught:
             await asr.transcribe(b"x")
     assert (len(service.asked), caught.value.status, caught.value.code) == (3, 429, "overloaded")
+    assert caught.value.num_attempts == 3  # and that is what a report says of it
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,17 @@ from typing import Any
 
 import pytest
 import yaml
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
 
 from pipelines.compile import compile_all, compile_one, typed_arguments
-from pipelines.lib.errors import OptionError
+from pipelines.evaluation_steps import MAX_SHARDS, AlarmError, shards
+from pipelines.lib.errors import OptionError, PipelineError
 from pipelines.lib.evaluation import read_report
+from pipelines.rollout_steps import Run, deploy, refuse, service_url, shift
+from pipelines.shard_steps import transcribe_or_fail
 from tests.pipelines.conftest import Serve
 from tests.pipelines.service import Service
 from tests.pipelines.test_promote import CANDIDATE, NUM_CLIPS, STABLE, Site, answers, write_clips
@@ -117,18 +124,187 @@ def test_a_pipeline_that_breaks_off_leaves_nothing_half_way(
     assert (found["phase"], found["reasons"]) == ("rolled-back", ["the pipeline did not finish"])
 
 
-def test_scheduled_finds_drift_locally(tmp_path: Path, kfp_outputs: Path, serve_app: Serve) -> None:
+def test_drift_fails_a_scheduled_run_after_its_report_is_kept(
+    tmp_path: Path, kfp_outputs: Path, serve_app: Serve
+) -> None:
     from pipelines.definitions import scheduled
     from pipelines.evaluate import evaluate
     from pipelines.lib.client import ServiceOptions
     from pipelines.lib.manifest import read_manifest
 
+    told: list[dict[str, Any]] = []
+
+    async def hook(request: Request) -> JSONResponse:
+        told.append(json.loads(await request.body()))
+        return JSONResponse({})
+
     manifest = write_clips(tmp_path)
     before = serve_app(Service(answers(0)).app())
     evaluate(read_manifest(manifest), ServiceOptions(before), tmp_path / "accepted")
     now = serve_app(Service(answers(30)).app())
-    scheduled(url=now, baseline=str(tmp_path / "accepted/report.json"), data=str(manifest))
+    webhook = serve_app(Starlette(routes=[Route("/", hook, methods=["POST"])]))
+    given = {"baseline": str(tmp_path / "accepted/report.json"), "data": str(manifest)}
+    with pytest.raises(RuntimeError, match="alarm"):
+        scheduled(url=now, webhook=webhook + "/", **given)
     (summary,) = kfp_outputs.glob("*/drift/summary")
     text = summary.read_text()
     assert text.startswith("# Drift\n")
     assert "✗ error rate: +25.00 points" in text
+    [message] = told
+    assert "✗ error rate: +25.00 points" in message["text"]
+
+
+def test_every_step_has_requests_and_limits() -> None:
+    for path in COMPILED.glob("*.yaml"):
+        spec = next(yaml.safe_load_all(path.read_text()))
+        for name, executor in spec["deploymentSpec"]["executors"].items():
+            resources = executor["container"].get("resources", {})
+            keys = ("Cpu", "Memory")
+            for side in ("Request", "Limit"):
+                assert all(f"resource{key}{side}" in resources for key in keys), (path.name, name)
+
+
+def test_every_parameter_that_a_step_uses_reaches_its_group() -> None:
+    """KFP's compiler leaves one out that only a step's resources use: the run stops at the loop."""
+    for path in COMPILED.glob("*.yaml"):
+        spec = next(yaml.safe_load_all(path.read_text()))
+        for name, group in {**spec["components"], "root": spec["root"]}.items():
+            declared = group.get("inputDefinitions", {}).get("parameters", {})
+            for task in group.get("dag", {}).get("tasks", {}).values():
+                used = task.get("inputs", {}).get("parameters", {}).values()
+                wanted = {
+                    u["componentInputParameter"] for u in used if "componentInputParameter" in u
+                }
+                assert wanted <= declared.keys(), (path.name, name, wanted - declared.keys())
+
+
+def test_the_workflow_object_does_not_grow_with_the_shards(tmp_path: Path) -> None:
+    """Argo keeps every node of every loop turn in one object; two times two shards were 630 kB of
+    the 1.5 MB that etcd takes. Each turn repeats what its step is compiled to in its four nodes.
+    """
+    manifest = tmp_path / "manifest.jsonl"
+    lines = [json.dumps({"audio": f"{i}.wav", "text": "one"}) for i in range(200)]
+    manifest.write_text("\n".join(lines))
+    where = {"url": "http://asr", "host_header": "", "checkpoint": ""}
+    turns = len(shards(str(manifest), 64, **where))
+    assert turns == len(shards(str(manifest), MAX_SHARDS, **where)) == MAX_SHARDS
+    measured, measured_turns = 630_000, 4
+    for name, loops in (("evaluate", 1), ("evaluate-in-process", 1), ("promote", 2)):
+        spec = next(yaml.safe_load_all((COMPILED / f"{name}.yaml").read_text()))
+        step = {
+            "component": spec["components"]["comp-transcribe"],
+            "executor": spec["deploymentSpec"]["executors"]["exec-transcribe"],
+        }
+        turn = 4 * len(json.dumps(step))
+        assert measured + (loops * turns - measured_turns) * turn < 1_000_000, name
+
+
+def test_a_shard_that_is_not_answered_fails_and_says_what_to_do(
+    tmp_path: Path, serve_app: Serve
+) -> None:
+    manifest = write_clips(tmp_path)
+    service = Service(answers(0), failures=[JSONResponse({"error": "no"}, 400)] * 3 * NUM_CLIPS)
+    shard = {"index": 0, "of": 1, "first": 0, "step": 1, "host_header": "", "checkpoint": ""}
+    shard["url"] = serve_app(service.app())
+    paused: list[float] = []
+    given = {"model": "qwen3-asr", "protocol": "v2", "concurrency": 4}
+    journal = str(tmp_path / "journal.jsonl")
+    message = r"40 of 40 recordings were not answered \(.*\); .* At most 5% may fail"
+    with pytest.raises(PipelineError, match=message):
+        transcribe_or_fail(
+            str(manifest), journal, shard, max_failed=0.05, sleep=paused.append, **given
+        )
+    assert len(paused) == 2  # what may pass by itself was waited for
+    service.failures.clear()
+    transcribe_or_fail(str(manifest), journal, shard, max_failed=0.05, sleep=paused.append, **given)
+    assert len(paused) == 2
+
+
+def use(monkeypatch: pytest.MonkeyPatch, site: Site) -> None:
+    """The kubeconfig of this very process: the client reads the environment when imported."""
+    from kubernetes import config
+
+    for module in (config, config.kube_config):
+        monkeypatch.setattr(module, "KUBE_CONFIG_DEFAULT_LOCATION", str(site.kubeconfig))
+
+
+def test_a_service_is_found_by_its_status(
+    tmp_path: Path, serve_app: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = Site(tmp_path, serve_app, "Knative", {STABLE: 20, CANDIDATE: 2})
+    use(monkeypatch, site)
+    assert service_url(site.ingress, "", "", "") == site.ingress
+    site.cluster.inside_url = "http://localhost:80"
+    assert service_url("", "", "qwen3-asr", "asr") == "http://localhost:80"
+    site.cluster.inside_url = "http://nobody.invalid"
+    with pytest.raises(OptionError, match=r"url: nobody.invalid does not resolve from here"):
+        service_url("", "", "qwen3-asr", "asr")
+    with pytest.raises(OptionError, match="url: must be given, or name and namespace"):
+        service_url("", "", "", "")
+
+
+def run_of(site: Site, **more: Any) -> Run:
+    plan = {"steps": [25.0, 100.0], "soak_s": 0.01, "poll_s": 0.002, "split_samples": 40.0}
+    return Run("qwen3-asr", "asr", plan, "run-1", model="qwen3-asr", **more)
+
+
+def test_what_a_run_will_need_is_tried_before_anything_is_changed(
+    tmp_path: Path, serve_app: Serve, monkeypatch: pytest.MonkeyPatch, unused_tcp_port: int
+) -> None:
+    site = Site(tmp_path, serve_app, "Knative", {STABLE: 20, CANDIDATE: 2})
+    use(monkeypatch, site)
+    (tmp_path / "file").write_text("")
+    nowhere = f"http://127.0.0.1:{unused_tcp_port}"
+    for run, report, message in (
+        (run_of(site), "", "ingress: qwen3-asr.asr.example.com does not resolve .*kourier"),
+        (run_of(site, ingress="http://nobody.invalid"), "", "ingress: nobody.invalid does not"),
+        (
+            run_of(site, ingress=site.ingress),
+            str(tmp_path / "file" / "report.json"),
+            "accepted_report: .* cannot be written by uid",
+        ),
+        (run_of(site, ingress=site.ingress, prometheus=nowhere), "", "Prometheus does not answer"),
+        (run_of(site, ingress=site.ingress, webhook="chat"), "", "webhook: 'chat' does not"),
+    ):
+        with pytest.raises(PipelineError, match=message):
+            deploy(run, CANDIDATE, report)
+    assert site.cluster.config_maps == {}
+    assert list((tmp_path).glob("accepted*")) == []
+
+
+def test_a_run_that_broke_off_after_the_promotion_is_finished_by_the_next(
+    tmp_path: Path, serve_app: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = Site(tmp_path, serve_app, "Knative", {STABLE: 20, CANDIDATE: 2})
+    use(monkeypatch, site)
+    run = run_of(site, ingress=site.ingress)
+    accepted = tmp_path / "accepted" / "report.json"
+    decision, report = tmp_path / "decision.json", tmp_path / "report.json"
+    decision.write_text(json.dumps({"reasons": ["it is better"]}))
+    report.write_text("{}")
+    hosts = deploy(run, CANDIDATE, str(accepted))
+    assert len({hosts[1], hosts[3]}) == 2
+    assert shift(run, str(decision), report=str(report), accepted_report="") == "promoted"
+    assert not accepted.exists()  # as if the copy had failed: the run is red
+    again = deploy(run, CANDIDATE, str(accepted))
+    assert again == (site.ingress, site.cluster.host, site.ingress, site.cluster.host)
+    assert shift(run, str(decision), report=str(report), accepted_report=str(accepted))
+    assert accepted.read_text() == "{}"
+
+
+def test_a_refused_candidate_fails_the_run_unless_told_otherwise(
+    tmp_path: Path, serve_app: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = Site(tmp_path, serve_app, "Knative", {STABLE: 20, CANDIDATE: 2})
+    use(monkeypatch, site)
+    run = run_of(site, ingress=site.ingress)
+    decision = tmp_path / "decision.json"
+    decision.write_text(json.dumps({"reasons": ["it is worse"]}))
+    for fail in (False, True):
+        deploy(run, CANDIDATE, "")
+        if fail:
+            with pytest.raises(AlarmError, match="not promoted: it is worse"):
+                refuse(run, str(decision), fail=True)
+        else:
+            refuse(run, str(decision), fail=False)
+        assert site.cluster.split() == {STABLE: 100}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -10,11 +11,15 @@ from typing import Any
 import pytest
 import yaml
 from kubernetes import client
+from starlette.applications import Starlette
+from starlette.responses import Response
+from starlette.routing import Route
 
 from pipelines.cli import main
 from pipelines.lib.errors import OptionError
 from pipelines.promote import read_candidate, with_storage_uri
 from pipelines.rollout.cluster import Cluster
+from pipelines.rollout.storage_uri import check_storage_uri
 from tests.pipelines.conftest import Serve
 from tests.pipelines.fake_cluster import NAMESPACE, FakeCluster, inference_service
 from tests.pipelines.proxy import Proxy
@@ -41,7 +46,11 @@ class Site:
     def __init__(self, folder: Path, serve_app: Serve, mode: str, wrong: dict[str, int]) -> None:
         self.folder = folder
         self.cluster = FakeCluster(inference_service(mode, STABLE))
-        backends = {u: serve_app(Service(answers(n)).app()) for u, n in wrong.items()}
+        self.services = {
+            uri: Service(answers(number), identity=f"digest-of-{uri}")
+            for uri, number in wrong.items()
+        }
+        backends = {uri: serve_app(each.app()) for uri, each in self.services.items()}
         self.proxy = Proxy(self.cluster, backends)
         self.ingress = serve_app(self.proxy.app())
         self.api = serve_app(self.cluster.app())
@@ -52,13 +61,13 @@ class Site:
         return main([command, "qwen3-asr", f"--namespace={NAMESPACE}", *self.access(), *arguments])
 
     def access(self) -> list[str]:
-        return [f"--kubeconfig={self.kubeconfig}"]
+        return [f"--kubeconfig={self.kubeconfig}", "--api-attempts=1"]
 
     def promote(self, *arguments: str) -> int:
         fixed = [
             f"--storage-uri={CANDIDATE}", f"--ingress={self.ingress}", f"--data={self.manifest}",
             f"--out={self.folder / 'out'}", "--quiet", "--resamples=300", "--concurrency=2",
-            "--soak-s=0.01", "--poll-s=0.002", *FEW,
+            "--soak-s=0.01", "--poll-s=0.002", "--split-samples=60", "--split-timeout-s=1", *FEW,
         ]  # fmt: skip
         return self.run("promote", *fixed, *arguments)
 
@@ -151,9 +160,8 @@ def test_an_interrupted_run_is_continued_with_its_answers(
     assert "the API server is gone" in capsys.readouterr().err
     built.cluster.fail_after = None
     assert built.run("status") == 1  # half-way
-    assert built.promote("--run-id=b") == 2
-    assert "is driven by run a" in capsys.readouterr().err
-    assert built.promote("--run-id=b", "--lease-s=0") == 0
+    built.cluster.expire_leases()  # it would be waited for
+    assert built.promote("--run-id=b") == 0
     assert built.cluster.split() == {CANDIDATE: 100}
     assert built.proxy.sent == {STABLE: NUM_CLIPS, CANDIDATE: NUM_CLIPS}
     assert built.promote("--run-id=c") == 0  # promoted already: nothing to do, and no mistake
@@ -165,7 +173,9 @@ def test_a_version_that_cannot_be_reached_is_rolled_back(
     built = site("Knative", stable=2, candidate=2)
     built.proxy.backends[CANDIDATE] = "http://127.0.0.1:9"  # nobody listens there
     assert built.promote("--attempts=1") == 1
-    assert "failed" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "could not be evaluated: http://latest-qwen3-asr-predictor.asr" in said
+    assert "metadata cannot be asked: HTTP 500" in said
     assert built.cluster.split() == {STABLE: 100}
 
 
@@ -175,6 +185,8 @@ def test_mistakes_change_nothing(site: Sites, capsys: pytest.CaptureFixture[str]
     assert "must rise" in capsys.readouterr().err
     assert built.promote(f"--storage-uri={STABLE}") == 2
     assert "nothing to roll out" in capsys.readouterr().err
+    assert built.promote("--storage-uri=s4://models/v2") == 2
+    assert "storage-uri: 's4://models/v2' does not begin with one of hf" in capsys.readouterr().err
     assert built.promote("--wer-margin=-1") == 2
     assert "gate: wer_margin" in capsys.readouterr().err
     assert built.run("rollback") == 2
@@ -206,6 +218,40 @@ def test_other_weights_for_both_forms_of_predictors() -> None:
     assert env[1]["value"] == "a"
     with pytest.raises(OptionError, match="neither a model nor STORAGE_URI"):
         with_storage_uri({"containers": [{"name": "c"}]}, "b")
+
+
+def test_storage_uris_that_can_hold_nothing(serve_app: Serve) -> None:
+    url = serve_app(Starlette(routes=[Route("/there", lambda _request: Response())]))
+    for uri in ("hf://Qwen/Qwen3-ASR-1.7B:main", "s3://b/k", "pvc://claim", f"{url}/there",
+                "oci+native://registry.example.com/asr:1", "http://nobody.invalid/x"):  # fmt: skip
+        check_storage_uri(uri)
+    for uri, message in (
+        ("models/v2", "does not begin with one of hf, ms, s3"),
+        ("hf://Qwen3-ASR", "is not of the form hf://OWNER/MODEL"),
+        ("s3://bucket", "is not of the form s3://BUCKET/PATH"),
+        (f"{url}/nothing", "HTTP 404"),
+    ):
+        with pytest.raises(OptionError, match=message):
+            check_storage_uri(uri)
+
+
+def test_what_knative_refuses_is_in_the_reasons(
+    site: Sites, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The API takes it; only the InferenceService's status says that no revision was made."""
+    built = site("Knative", stable=2, candidate=2)
+    predictor = copy.deepcopy(built.cluster.service["spec"]["predictor"])
+    predictor["model"]["storageUri"] = CANDIDATE
+    predictor["annotations"] = {"autoscaling.knative.dev/activation-scale": "1"}
+    path = built.folder / "candidate.yaml"
+    path.write_text(yaml.safe_dump(predictor))
+    fixed = [f"--candidate={path}", f"--data={built.manifest}", f"--out={built.folder / 'out'}"]
+    assert built.run("promote", *fixed, "--ready-timeout-s=0.3", "--poll-s=0.002") == 1
+    said = capsys.readouterr().out
+    assert "ReconcileFailed" in said
+    assert "activation-scale" in said
+    assert built.cluster.routed == [{STABLE: 100}]
+    assert built.run("status") == 0
 
 
 def test_the_state_belongs_to_the_service(site: Sites) -> None:

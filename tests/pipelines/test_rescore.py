@@ -32,13 +32,14 @@ def test_corrected_references_are_scored_without_the_service(
     data = write_clips(tmp_path)
     service = Service(answers(8))
     assert evaluate(serve_app(service.app()), data, tmp_path / "out") == 0
+    assert capsys.readouterr().out.endswith("\n")
     asked = len(service.asked)
     corrected = data.read_text().replace('recording number 3"', 'wrong number 3"')
     data.write_text(corrected)
     journal = tmp_path / "out/journal.jsonl"
     fixed = ["rescore", f"--data={data}", f"--journal={journal}", "--resamples=200"]
     assert main([*fixed, f"--out={tmp_path / 'again'}", "--json"]) == 0
-    summary = json.loads(capsys.readouterr().out.partition("\n{")[2].join(["{", ""]))["summary"]
+    summary = json.loads(capsys.readouterr().out)["summary"]
     assert summary["errors"]["errors"] == 7
     assert len(service.asked) == asked
     assert read_report(tmp_path / "again/report.json")["summary"]["num_clips"] == NUM_CLIPS

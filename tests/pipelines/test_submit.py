@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -64,8 +65,10 @@ def test_a_run_carries_pipeline_parameters_and_image(
     url = serve_app(api.app())
     given = ["--set=url=http://asr.example.com", "--set=num_shards=3", "--image=example.com/p:1"]
     assert main(["submit", "evaluate", f"--kfp={url}", *given, "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == {"run_id": "r1"}
+    named = "evaluate http://asr.example.com"
+    assert json.loads(capsys.readouterr().out) == {"run_id": "r1", "run_name": named}
     run = api.posted["run"]
+    assert run["display_name"] == named
     assert run["experiment_id"] == "e1"
     assert run["runtime_config"]["parameters"] == {
         "url": "http://asr.example.com",
@@ -83,11 +86,15 @@ def test_a_schedule_is_a_recurring_run(
 ) -> None:
     api = KubeflowApi()
     url = serve_app(api.app())
-    given = ["--set=url=http://asr.example.com", "--cron=0 3 * * *"]
+    given = ["--set=name=asr", "--cron=0 3 * * *", "--run-name=nightly", "--experiment=drift"]
     assert main(["submit", "scheduled", f"--kfp={url}", *given]) == 0
-    assert "recurring_run_id: rr1" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "recurring_run_id: rr1" in said
+    assert len(re.findall(r"20\d\d-\d\d-\d\d 03:00:00 UTC", said)) == 3  # the next three times
     recurring = api.posted["recurring"]
-    assert recurring["trigger"]["cron_schedule"]["cron"] == "0 3 * * *"
+    # six fields, seconds first: five would be every hour at :03
+    assert recurring["trigger"]["cron_schedule"]["cron"] == "0 0 3 * * *"
+    assert recurring["display_name"] == "nightly 0 0 3 * * *"
     assert recurring["no_catchup"] is True
     assert recurring["max_concurrency"] == 1
 
@@ -98,8 +105,10 @@ def test_mistakes_never_reach_the_server(
     url = f"--kfp=http://127.0.0.1:{unused_tcp_port}"
     assert main(["submit", "evaluate", url, "--set=url"]) == 2
     assert "set: 'url' is not NAME=VALUE" in capsys.readouterr().err
-    assert main(["submit", "evaluate", url]) == 2
-    assert "set: url must be given" in capsys.readouterr().err
+    assert main(["submit", "promote", url, "--set=name=asr"]) == 2
+    assert "set: namespace, storage_uri must be given" in capsys.readouterr().err
+    assert main(["submit", "scheduled", url, "--cron=3 * * *"]) == 2
+    assert "cron: '3 * * *' has 4 fields" in capsys.readouterr().err
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")

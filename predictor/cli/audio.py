@@ -1,0 +1,52 @@
+"""Sound as a live session sends it: from a file or a microphone, through FFmpeg."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import Any, Final
+
+from predictor.cli.errors import CliError
+
+RATE_HZ: Final = 24_000  # of a live session's PCM16
+BYTES_PER_S: Final = 2 * RATE_HZ
+_MICROPHONES: Final = {"linux": ("default", "pulse"), "darwin": (":0", "avfoundation")}
+
+
+def pcm16(source: str, form: str | None = None, rate_hz: int = RATE_HZ) -> Iterator[bytes]:
+    """Mono PCM16, as it comes. Raises CliError where nothing can be read.
+
+    `form` is FFmpeg's name of a capture device's kind, such as "alsa"; None for files.
+    """
+    import av
+
+    try:
+        container = av.open(source, format=form)
+    except (OSError, ValueError) as error:  # FFmpeg's errors are kinds of these
+        raise CliError(f"{source}: {error}") from error
+    resampler = av.AudioResampler(format="s16", layout="mono", rate=rate_hz)
+    with container:
+        if not container.streams.audio:
+            raise CliError(f"{source}: holds no audio")
+        try:
+            for frame in container.decode(audio=0):
+                yield from map(_bytes, resampler.resample(frame))
+        except (OSError, ValueError) as error:
+            raise CliError(f"{source}: {error}") from error
+        yield from map(_bytes, resampler.resample(None))
+
+
+def _bytes(frame: Any) -> bytes:
+    data: bytes = frame.to_ndarray().tobytes()
+    return data
+
+
+def microphone(device: str | None) -> Iterator[bytes]:
+    """The same from a microphone; `device` is FORMAT:NAME as FFmpeg has it, such as alsa:hw:1."""
+    if device is not None:
+        form, _, name = device.partition(":")
+        return pcm16(name, form)
+    if sys.platform not in _MICROPHONES:
+        raise CliError(f"no default microphone on {sys.platform}; give --device FORMAT:NAME")
+    name, form = _MICROPHONES[sys.platform]
+    return pcm16(name, form)

@@ -1,0 +1,135 @@
+"""`qwen3-asr bench`: how fast a checkpoint is on this machine, through the server's own parts."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from predictor import __version__
+from predictor.cli.checkpoint import HELP, settings_for
+from predictor.cli.errors import FAILED, OK, CliError
+from predictor.cli.recognizer import RecordingError
+from predictor.cli.recordings import BUNDLED, Found, find
+
+if TYPE_CHECKING:
+    from predictor.cli.recognizer import Recognizer
+
+_ABOUT = """\
+Measure throughput and latency at several numbers of recordings at a time, after a warm-up.
+
+  qwen3-asr bench --checkpoint /models/Qwen3-ASR-1.7B --out bench.json
+  qwen3-asr bench --checkpoint tiny --concurrency 1,8 --rounds 2 mine/
+
+Decoding, speech detection and text are in the figures; the network is not. Give recordings like
+those that will come: throughput depends on their length.
+"""
+
+
+def run(argv: list[str]) -> int:
+    """Print a table; write the same as JSON."""
+    args = _parser().parse_args(argv)
+    levels = _levels(args.concurrency)
+    recordings = find(args.inputs or [str(BUNDLED)], recursive=True)
+    settings = settings_for(args.checkpoint, args.set)
+    from predictor.cli.local import LocalRecognizer
+
+    with LocalRecognizer(settings, language=None, context="") as recognizer:
+        data = [(each, each.read()) for each in recordings]
+        report = {
+            "version": __version__,
+            "checkpoint": str(settings.model_id or settings.model_dir),
+            "machine": _machine(),
+            "recordings": len(recordings),
+            "rounds": args.rounds,
+        }
+        try:
+            level(recognizer, data, levels[0], 1)  # warm-up
+            rows = [level(recognizer, data, each, args.rounds) for each in levels]
+        except RecordingError as error:
+            raise CliError(str(error), FAILED) from error
+    sys.stdout.write(table(rows))
+    if args.out is not None:
+        text = json.dumps({**report, "rows": rows}, indent=2) + "\n"
+        args.out.write_text(text, encoding="utf-8")
+    return OK
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="qwen3-asr bench",
+        description=_ABOUT,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("inputs", nargs="*", metavar="FILE|DIR", help="recordings (default: the package's)")
+    add("--checkpoint", help=HELP)
+    add("--concurrency", default="1,4,16", help="recordings at a time (default 1,4,16)")
+    add("--rounds", type=int, default=4, help="times that each recording is sent (default 4)")
+    add("--out", type=Path, metavar="FILE", help="write JSON here")
+    add("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting")
+    return parser
+
+
+def _levels(given: str) -> list[int]:
+    levels = [int(each) for each in given.split(",") if each.strip().isdigit() and int(each) > 0]
+    if len(levels) != len(given.split(",")):
+        raise CliError(f"--concurrency {given}: must be numbers above 0, separated by commas")
+    return levels
+
+
+def level(
+    recognizer: Recognizer, data: Sequence[tuple[Found, bytes]], num_at_once: int, rounds: int
+) -> dict[str, Any]:
+    """One row: all recordings `rounds` times, so many at a time. Raises RecordingError."""
+    began_s = time.monotonic()
+
+    def one(item: tuple[Found, bytes]) -> tuple[float, float]:
+        sent_s = time.monotonic()
+        answer = recognizer.transcribe(item[1], item[0].name.name)
+        return answer.duration_s, time.monotonic() - sent_s
+
+    with ThreadPoolExecutor(num_at_once) as pool:
+        answers = list(pool.map(one, [*data] * rounds))
+    elapsed_s = time.monotonic() - began_s
+    latencies = sorted(latency_s for _, latency_s in answers)
+    audio_s = sum(duration_s for duration_s, _ in answers)
+    return {
+        "concurrency": num_at_once,
+        "requests": len(answers),
+        "audio_s": round(audio_s, 3),
+        "elapsed_s": round(elapsed_s, 3),
+        "times_real_time": round(audio_s / elapsed_s, 2),
+        "latency_p50_s": round(statistics.median(latencies), 4),
+        "latency_p95_s": round(latencies[min(len(latencies) - 1, int(0.95 * len(latencies)))], 4),
+    }
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """The rows for people."""
+    lines = [f"{'at once':>8} {'requests':>9} {'x real time':>12} {'p50':>9} {'p95':>9}"]
+    for row in rows:
+        line = f"{row['concurrency']:>8} {row['requests']:>9} {row['times_real_time']:>12.1f}"
+        lines.append(f"{line} {row['latency_p50_s']:>7.3f} s {row['latency_p95_s']:>7.3f} s")
+    return "\n".join(lines) + "\n"
+
+
+def _machine() -> dict[str, Any]:
+    import platform
+
+    import torch
+
+    has_cuda = torch.cuda.is_available()
+    return {
+        "gpu": torch.cuda.get_device_name() if has_cuda else None,
+        "processor": platform.processor() or platform.machine(),
+        "num_threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }

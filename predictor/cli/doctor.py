@@ -1,0 +1,186 @@
+"""`qwen3-asr doctor`: whatever a server needs, looked at one by one, with what to do about it."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+from predictor.cli.errors import FAILED, OK
+
+_ABOUT = """\
+Check device, packages, checkpoint, ports and settings; exit code 1 if the server would not start.
+
+  qwen3-asr doctor
+  qwen3-asr doctor --model_dir /models/Qwen3-ASR-1.7B --http_port 9000     settings as for serve
+"""
+_PACKAGES: Final = ("torch", "torchaudio", "kserve", "grpcio", "av", "soundfile", "soxr")
+_SHARED: Final = "/dev/shm"  # noqa: S108  # looked at, not written to
+_MIN_SHARED_BYTES: Final = 256 << 20
+_TOKEN: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
+
+Verdict = Literal["ok", "note", "BAD"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the report."""
+
+    verdict: Verdict
+    what: str
+    said: str
+
+
+def run(argv: list[str]) -> int:
+    """Print the report."""
+    if {"-h", "--help"} & set(argv):
+        _parser().parse_args(["--help"])
+    found = []
+    for finding in check(argv):
+        sys.stdout.write(f"{finding.verdict:<5} {finding.what:<12} {finding.said}\n")
+        sys.stdout.flush()
+        found.append(finding)
+    bad = sum(finding.verdict == "BAD" for finding in found)
+    sys.stdout.write(f"\n{bad} of {len(found)} checks say that a server would not work\n")
+    return FAILED if bad else OK
+
+
+def _parser() -> argparse.ArgumentParser:
+    return argparse.ArgumentParser(
+        prog="qwen3-asr doctor",
+        usage="qwen3-asr doctor [--NAME VALUE ...]",
+        description=_ABOUT,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def check(argv: list[str]) -> Iterator[Finding]:
+    """The checks in the order of the report; `argv` are settings as flags."""
+    yield _python()
+    yield from _settings(argv)
+    yield from _packages()
+    yield _codecs()
+    yield from _devices()
+    yield _shared_memory()
+    yield _cluster()
+
+
+def _python() -> Finding:
+    said = f"{sys.version.split()[0]}, {os.cpu_count()} CPUs"
+    return Finding("ok" if sys.version_info >= (3, 11) else "BAD", "python", said)
+
+
+def _settings(argv: list[str]) -> Iterator[Finding]:
+    from predictor.settings.preflight import problems
+    from predictor.settings.read import SettingsError, load_settings
+
+    try:
+        settings = load_settings(argv, os.environ)
+    except SettingsError as error:
+        yield Finding("BAD", "settings", " ".join(str(error).split()))
+        return
+    num_set = sum(source != "default" for source in settings.sources.values())
+    yield Finding("ok", "settings", f"valid, {num_set} differ from the defaults")
+    found = problems(settings)
+    for problem in found:
+        yield Finding("BAD", "start", problem)
+    if not found:
+        ports = f"ports {settings.http_port} and {settings.grpc_port} are free"
+        yield Finding(
+            "ok", "start", f"checkpoint {settings.model_id or settings.model_dir}; {ports}"
+        )
+
+
+def _packages() -> Iterator[Finding]:
+    versions = {}
+    for name in _PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            yield Finding("BAD", "packages", f"{name} is missing: install this package again")
+    said = ", ".join(f"{name} {version}" for name, version in versions.items())
+    yield Finding("ok", "packages", said)
+    pair = [versions.get(name, "").partition("+")[0] for name in ("torch", "torchaudio")]
+    if pair[0] != pair[1]:
+        said = f"torch {pair[0]} and torchaudio {pair[1]} do not fit; install torchaudio=={pair[0]}"
+        yield Finding("BAD", "packages", said)
+
+
+def _codecs() -> Finding:
+    """By decoding and resampling one of the bundled recordings."""
+    try:
+        import numpy as np
+        import soundfile
+        import soxr
+
+        from predictor.service.ready_clip import CLIP
+
+        samples, rate_hz = soundfile.read(CLIP, dtype="float32")
+        low = soxr.resample(samples, rate_hz, 8_000)
+        if len(low) != len(samples) // 2 or not np.isfinite(low).all():
+            return Finding("BAD", "codecs", "soxr resamples wrongly; install it again")
+        import av
+
+        said = f"FFmpeg with {len(av.codecs_available)} codecs, libsndfile, soxr"
+        return Finding("ok", "codecs", said)
+    except (ImportError, OSError, RuntimeError, ValueError) as error:
+        return Finding("BAD", "codecs", f"{error}")
+
+
+def _devices() -> Iterator[Finding]:
+    from predictor.service.engines import num_cuda_devices
+
+    count = num_cuda_devices()
+    if count == 0:
+        said = (
+            "no NVIDIA driver finds a GPU: serving on CPU; in a container, ask for nvidia.com/gpu"
+        )
+        yield Finding("note", "device", said)
+        return
+    query = ["--query-gpu=name,driver_version,compute_cap,memory.total,memory.free"]
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        yield Finding("ok", "device", f"{count} CUDA devices (nvidia-smi is not here to say more)")
+    else:
+        command = [tool, *query, "--format=csv,noheader"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+        for line in done.stdout.splitlines():
+            name, driver, capability, total, free = (part.strip() for part in line.split(","))
+            said = (
+                f"{name}, driver {driver}, compute capability {capability}, {free} of {total} free"
+            )
+            enough = float(capability or 0) >= 8.0
+            yield Finding("ok" if enough else "note", "device", said)
+    if importlib.util.find_spec("triton") is None:
+        yield Finding("BAD", "device", "triton is missing, which torch's CUDA build brings")
+
+
+def _shared_memory() -> Finding:
+    """Samples travel between processes through memory files, which count as the container's."""
+    try:
+        stat = os.statvfs(_SHARED)
+    except OSError as error:
+        return Finding("note", "shared", f"{_SHARED}: {error.strerror}")
+    free = stat.f_bavail * stat.f_frsize
+    said = f"{_SHARED} has {free >> 20} MiB free"
+    if free < _MIN_SHARED_BYTES:
+        return Finding("note", "shared", f"{said}; give the pod an emptyDir of medium Memory there")
+    return Finding("ok", "shared", said)
+
+
+def _cluster() -> Finding:
+    if "KUBERNETES_SERVICE_HOST" in os.environ:
+        has_token = "with" if _TOKEN.exists() else "without"
+        return Finding("ok", "cluster", f"inside a pod, {has_token} a service account's token")
+    config = Path(os.environ.get("KUBECONFIG", "~/.kube/config")).expanduser()
+    if config.is_file():
+        return Finding("ok", "cluster", f"outside; {config} is there")
+    return Finding("note", "cluster", "none in reach; only the rollout commands need one")

@@ -1,0 +1,55 @@
+"""A transcription as the text of a file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any, Final
+
+from predictor.text.subtitles import to_srt, to_vtt
+from predictor.types import Segment, Transcription
+
+
+def as_json(answer: Transcription) -> dict[str, Any]:
+    """What is known of a recording; times in seconds."""
+    return {
+        "text": answer.text,
+        "language": answer.language,
+        "confidence": answer.confidence,
+        "duration": answer.duration_s,
+        "finish_reason": answer.finish_reason,
+        "notes": list(answer.notes),
+        "segments": [
+            {
+                "start": segment.start_s,
+                "end": segment.end_s,
+                "text": segment.text,
+                "language": segment.language,
+                "confidence": segment.confidence,
+                **({} if segment.channel is None else {"channel": segment.channel}),
+            }
+            for segment in answer.segments
+        ],
+    }
+
+
+def _tsv(answer: Transcription) -> str:
+    """Start, end (ms) and text, as Whisper's command line writes them."""
+    rows = ["start\tend\ttext"]
+    for segment in _spoken(answer):
+        text = " ".join(segment.text.split())
+        rows.append(f"{round(segment.start_s * 1000)}\t{round(segment.end_s * 1000)}\t{text}")
+    return "\n".join(rows) + "\n"
+
+
+def _spoken(answer: Transcription) -> list[Segment]:
+    return [segment for segment in answer.segments if segment.text]
+
+
+FORMATS: Final[dict[str, Callable[[Transcription], str]]] = {
+    "txt": lambda answer: answer.text + "\n",
+    "json": lambda answer: json.dumps(as_json(answer), ensure_ascii=False, indent=2) + "\n",
+    "srt": lambda answer: to_srt(_spoken(answer)),
+    "vtt": lambda answer: to_vtt(_spoken(answer)),
+    "tsv": _tsv,
+}

@@ -1,0 +1,117 @@
+"""`qwen3-asr live`: speech to a running service while it is spoken, text as it comes."""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import json
+import os
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from predictor.cli.audio import BYTES_PER_S, microphone, pcm16
+from predictor.cli.errors import FAILED, CliError
+from predictor.cli.screen import LAST, Screen
+
+API_KEY_ENV: Final = "ASR_API_KEY"
+_PIECE_S: Final = 0.1
+_TAIL_S: Final = 1.0  # of silence behind a file, so that its last words are ended by a pause
+_ABOUT = """\
+Send a file at the speed of speech, or the microphone, to a service's /v1/realtime.
+
+  qwen3-asr live talk.mp3 --url http://localhost:8080
+  qwen3-asr live --url http://localhost:8080                 the microphone, until Ctrl-C
+
+On a terminal the line grows while somebody speaks; what may still change is in dim letters.
+An API key is taken from ASR_API_KEY.
+"""
+
+
+def run(argv: list[str]) -> int:
+    """Show what the service hears; exit code 1 when it says that something failed."""
+    args = _parser().parse_args(argv)
+    pieces = microphone(args.device) if args.file is None else pcm16(args.file)
+    from websockets.exceptions import WebSocketException
+    from websockets.sync.client import connect
+
+    key = os.environ.get(API_KEY_ENV)
+    headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+    address = _address(args.url)
+    try:
+        with connect(address, additional_headers=headers, max_size=None) as socket:
+            socket.send(json.dumps({"type": "session.update", "session": _session(args)}))
+            sender = threading.Thread(
+                target=_send_all, args=(socket, pieces, args), name="sender", daemon=True
+            )
+            sender.start()  # ends with the connection
+            return Screen(as_json=args.json).show(socket)
+    except (OSError, WebSocketException) as error:
+        raise CliError(f"{address}: {error}", FAILED) from error
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="qwen3-asr live",
+        description=_ABOUT,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("file", nargs="?", help="a recording (default: the microphone)")
+    add("--url", required=True, help="the service")
+    add("--model", default="qwen3-asr", help="the model's name there")
+    add("--language", help="a code such as en or zh (default: detect)")
+    add("--context", default="", help="hot words, or any text that helps")
+    add("--device", help="a microphone as FFmpeg has it, FORMAT:NAME such as alsa:hw:1")
+    add("--speed", type=float, default=1.0, help="times the speed of speech, for files")
+    add("--json", action="store_true", help="print the events as they come")
+    return parser
+
+
+def _address(url: str) -> str:
+    """Of the WebSocket. Raises CliError."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.netloc:
+        raise CliError(f"--url {url}: must start with http:// or https://")
+    scheme = {"http": "ws", "https": "wss"}[parts.scheme]
+    return f"{scheme}://{parts.netloc}{parts.path.rstrip('/')}/v1/realtime?intent=transcription"
+
+
+def _session(args: argparse.Namespace) -> dict[str, Any]:
+    transcription = {"model": args.model, "prompt": args.context}
+    if args.language:
+        transcription["language"] = args.language
+    audio = {"format": {"type": "audio/pcm", "rate": 24_000}, "transcription": transcription}
+    return {"type": "transcription", "audio": {"input": audio}}
+
+
+def _send_all(socket: Any, pieces: Iterable[bytes], args: argparse.Namespace) -> None:
+    """In its own thread: pieces at the speed of speech; a microphone keeps that by itself."""
+    began_s = time.monotonic()
+    sent = 0
+    silence = [bytes(round(_TAIL_S * BYTES_PER_S))] if args.file is not None else []
+    for piece in _of_size(pieces, silence):
+        if args.file is not None:
+            ahead_s = sent / BYTES_PER_S / args.speed - (time.monotonic() - began_s)
+            time.sleep(max(0.0, ahead_s))
+        sent += len(piece)
+        audio = base64.b64encode(piece).decode()
+        socket.send(json.dumps({"type": "input_audio_buffer.append", "audio": audio}))
+    socket.send(json.dumps({"type": "input_audio_buffer.commit"}))
+    end = {"type": "session.update", "event_id": LAST, "session": {"type": "transcription"}}
+    socket.send(json.dumps(end))
+
+
+def _of_size(*sources: Iterable[bytes]) -> Iterator[bytes]:
+    size = round(_PIECE_S * BYTES_PER_S)
+    held = bytearray()
+    for source in sources:
+        for data in source:
+            held += data
+            while len(held) >= size:
+                yield bytes(held[:size])
+                del held[:size]
+    if held:
+        yield bytes(held)

@@ -1,0 +1,96 @@
+"""Transcription in this process: the server's own parts without its doors."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+import threading
+from types import TracebackType
+from typing import TYPE_CHECKING, Self, cast
+
+from prometheus_client import CollectorRegistry
+
+from predictor.cli.errors import FAILED, CliError
+from predictor.cli.recognizer import RecordingError
+from predictor.errors import AsrError, Overloaded
+from predictor.logs import configure_logging
+from predictor.service.calls import Call, Recording
+from predictor.settings.fields import Settings
+from predictor.types import EngineRequest, Transcription
+
+if TYPE_CHECKING:
+    from predictor.engine import EngineClient
+
+
+class LocalRecognizer:
+    """Loads the checkpoint when it is entered. Raises CliError when that fails."""
+
+    def __init__(self, settings: Settings, *, language: str | None, context: str) -> None:
+        """`language` is a canonical name or None."""
+        configure_logging(settings.log_format, settings.log_level)
+        self._language = language
+        self._context = context
+        # KServe parses sys.argv while it is imported.
+        sys.argv[1:] = []
+        from predictor.server import build_server
+
+        self._server = build_server(settings, CollectorRegistry())
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="local", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        try:
+            self._server.decoder.start()
+            self._server.model.load()
+        except Exception as error:
+            logging.getLogger(__name__).debug("loading failed", exc_info=error)
+            raise CliError(f"the checkpoint cannot be loaded: {error}", FAILED) from error
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._server.model.stop()
+        self._server.decoder.close()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def transcribe(self, data: bytes, name: str) -> Transcription:
+        """The answer for an encoded recording. Raises RecordingError."""
+        recording = Recording(data=data, field=name, language=self._language, context=self._context)
+        call = Call("recognize", (recording,), lambda answers: answers[0])
+        return asyncio.run_coroutine_threadsafe(self._call(call), self._loop).result()
+
+    def answer(self, request: EngineRequest) -> tuple[list[int], list[float]]:
+        """The engine's own answer: tokens and their log-probabilities. Raises AsrError."""
+        return asyncio.run_coroutine_threadsafe(self._answer(request), self._loop).result()
+
+    async def _answer(self, request: EngineRequest) -> tuple[list[int], list[float]]:
+        loaded = self._server.model.loaded
+        assert loaded is not None
+        engine = cast("EngineClient", loaded.engine)
+        tokens: list[int] = []
+        logprobs: list[float] = []
+        async for chunk in engine.submit(request):
+            tokens += chunk.token_ids
+            logprobs += chunk.logprobs
+        return tokens, logprobs
+
+    async def _call(self, call: Call) -> Transcription:
+        model = self._server.model
+        while True:
+            try:
+                prepared = await model.preprocess(call)
+                answer: Transcription = await model.postprocess(await model.predict(prepared))
+            except Overloaded as error:  # by our own other recordings
+                await asyncio.sleep(error.retry_after_s)
+            except AsrError as error:
+                raise RecordingError(error.message) from error
+            else:
+                return answer

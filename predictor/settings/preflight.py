@@ -1,0 +1,76 @@
+"""What can be said about a start before anything heavy is imported: folder and ports.
+
+Each answer is one line that names the setting, its value and what to do, or None.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from pathlib import Path
+from typing import Final
+
+from predictor.settings.fields import Settings
+
+_CONFIG: Final = "config.json"
+
+
+def problems(settings: Settings) -> list[str]:
+    """Everything that would keep the server from starting and is cheap to see."""
+    found = []
+    if settings.model_dir is not None and (problem := checkpoint_problem(settings.model_dir)):
+        found.append(problem)
+    ports = {"http_port": settings.http_port}
+    if settings.enable_grpc:
+        ports["grpc_port"] = settings.grpc_port
+    for name, port in ports.items():
+        if port and (problem := port_problem(settings.host, name, port)):
+            found.append(problem)
+    return found
+
+
+def checkpoint_problem(folder: Path) -> str | None:
+    """Why `folder` cannot be served as far as its files say."""
+    said = f"model_dir {folder}:"
+    try:
+        names = os.listdir(folder)
+    except OSError as error:
+        return f"{said} {_reason(error)}"
+    if _CONFIG not in names:
+        what = "is empty" if not names else f"holds no {_CONFIG}"
+        return f"{said} {what}; it must be a checkpoint's folder (config.json, *.safetensors)"
+    weights = [name for name in names if name.endswith(".safetensors")]
+    if not weights:
+        return f"{said} holds no weights (*.safetensors); was the download complete?"
+    for name in (_CONFIG, *weights):
+        if not os.access(folder / name, os.R_OK):
+            return f"{said} {name} {_UNREADABLE.format(uid=os.getuid())}"
+    return None
+
+
+_UNREADABLE: Final = "cannot be read by user {uid}; chmod it, or run as its owner"
+
+
+def _reason(error: OSError) -> str:
+    if error.errno == errno.ENOENT:
+        return "no such folder; mount the checkpoint there or set model_dir"
+    if error.errno == errno.ENOTDIR:
+        return "is a file; give the folder that holds config.json"
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return f"the folder {_UNREADABLE.format(uid=os.getuid())}"
+    return str(error.strerror)
+
+
+def port_problem(host: str, name: str, port: int) -> str | None:
+    """Why nobody could listen there now; `name` is the setting's."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.create_server((host, port), family=family):
+            return None
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            return f"{name}={port}: the port is taken; set {name} to another, 0 takes a free one"
+        if error.errno in (errno.EACCES, errno.EPERM):
+            return f"{name}={port}: user {os.getuid()} may not listen there; take one above 1023"
+        return f"host={host}, {name}={port}: {error.strerror}"

@@ -1,0 +1,94 @@
+"""`verify` against transformers' own model, `bench` and `doctor`, on the embedded checkpoint."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from predictor.cli import verify
+from predictor.cli.checkpoint import EMBEDDED
+from predictor.cli.main import run
+from predictor.cli.stages import Stages
+
+TINY = EMBEDDED / "tiny"
+SOUND = Stages(np.ones((2, 4), np.float32), np.ones((3, 5), np.float32), [5, 6], [-0.1, -0.2], 1.0)
+
+
+def row(found: Stages, judged: tuple[list[float], list[float]] | None = None) -> verify.Row:
+    judged = judged or (found.logprobs, found.logprobs)
+    return verify.compare("clip", SOUND, found, judged, verify.FLOAT32)
+
+
+def test_the_embedded_checkpoint_is_served_as_transformers_has_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Every bundled recording, through transformers' model and ours."""
+    assert run(["verify", "--checkpoint", "tiny"]) == 0
+    said = capsys.readouterr().out
+    assert len([line for line in said.splitlines() if line.startswith("demo-")]) == 6
+    assert "DIFFERS" not in said
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"mel": SOUND.mel + 0.01},
+        {"mel": SOUND.mel[:, :3]},
+        {"encoder": SOUND.encoder * 1.01},
+        {"encoder": SOUND.encoder * np.nan},
+        {"tokens": [5], "logprobs": [-0.1]},
+    ],
+)
+def test_a_difference_in_any_stage_shows(wrong: dict[str, object]) -> None:
+    assert row(SOUND).is_good(verify.FLOAT32)
+    assert not row(replace(SOUND, **wrong)).is_good(verify.FLOAT32)  # type: ignore[arg-type]
+
+
+def test_other_tokens_are_right_only_where_they_are_as_good() -> None:
+    longer = replace(SOUND, tokens=[5, 6, 7], logprobs=[-0.1, -0.2, -3.0])
+    assert not row(longer, ([-0.1, -0.2, -3.0], [-0.1, -0.2, -0.1])).is_good(verify.FLOAT32)
+    other = replace(SOUND, tokens=[5, 9])
+    near, far = ([-0.1, -0.2], [-0.1, -0.195]), ([-0.1, -0.2], [-0.1, -0.05])
+    assert row(other, near).is_good(verify.FLOAT32)
+    assert not row(other, far).is_good(verify.FLOAT32)
+
+
+def test_a_benchmark_says_what_it_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "bench.json"
+    command = ["bench", "--checkpoint", "tiny", "--concurrency", "1,2", "--rounds", "1"]
+    assert run([*command, "--out", str(out)]) == 0
+    report = json.loads(out.read_text())
+    assert [each["concurrency"] for each in report["rows"]] == [1, 2]
+    assert all(each["requests"] == 6 for each in report["rows"])
+    assert all(abs(each["audio_s"] - 20.8) < 0.1 for each in report["rows"])
+    assert "x real time" in capsys.readouterr().out
+
+
+def test_the_doctor_finds_nothing_here(capsys: pytest.CaptureFixture[str]) -> None:
+    ports = ["--http_port", "0", "--grpc_port", "0"]
+    assert run(["doctor", "--model_dir", str(TINY), *ports]) == 0
+    said = capsys.readouterr().out
+    assert "BAD" not in said
+    for what in ("python", "packages", "codecs", "device", "shared", "cluster"):
+        assert what in said
+
+
+def test_the_doctor_says_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copy(TINY / "config.json", tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        command = ["doctor", "--host", "127.0.0.1", "--http_port", "0", "--grpc_port", port]
+        assert run([*command, "--model_dir", str(tmp_path)]) == 1
+    said = capsys.readouterr().out
+    assert "holds no weights (*.safetensors)" in said
+    assert f"grpc_port={port}: the port is taken; set grpc_port to another" in said
+    assert run(["doctor", "--max_num_seqs", "none"]) == 1
+    assert "max_num_seqs='none'" in capsys.readouterr().out

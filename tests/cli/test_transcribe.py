@@ -1,0 +1,70 @@
+"""`qwen3-asr transcribe` with the embedded checkpoint and with a service, files read by others."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import srt
+import webvtt
+
+from predictor.cli.main import run
+from predictor.cli.recordings import BUNDLED
+
+SAID = {
+    Path(each["audio"]).stem: each["text"]
+    for each in json.loads((BUNDLED / "recordings.json").read_text("utf-8"))
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A recording, one in a folder below, one that is none, and a text."""
+    (tmp_path / "in/calls").mkdir(parents=True)
+    shutil.copy(BUNDLED / "demo-en-1.flac", tmp_path / "in")
+    shutil.copy(BUNDLED / "demo-zh-4.flac", tmp_path / "in/calls")
+    (tmp_path / "in/broken.wav").write_bytes(b"no audio at all")
+    (tmp_path / "in/notes.txt").write_text("no recording")
+    return tmp_path / "in"
+
+
+def test_a_folder_becomes_files_that_others_read_and_a_second_run_goes_on(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    command = ["transcribe", str(folder), "--recursive", "--checkpoint", "tiny"]
+    command += ["--out", str(out), "--format", "txt,json,srt,vtt,tsv"]
+    assert run(command) == 1  # broken.wav
+    error = capsys.readouterr().err
+    assert "broken: no known audio format" in error
+    assert "3/3 recordings" in error
+    names = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
+    forms = ("txt", "json", "srt", "vtt", "tsv")
+    assert names == {f"{n}.{f}" for n in ("demo-en-1", "calls/demo-zh-4") for f in forms}
+    english = SAID["demo-en-1"]
+    assert (out / "demo-en-1.txt").read_text() == english + "\n"
+    assert json.loads((out / "calls/demo-zh-4.json").read_text())["text"] == SAID["demo-zh-4"]
+    [cue] = srt.parse((out / "demo-en-1.srt").read_text())
+    assert cue.content.replace("\n", " ") == english
+    [caption] = webvtt.read(str(out / "demo-en-1.vtt"))
+    assert caption.text.replace("\n", " ") == english
+    head, row = (out / "demo-en-1.tsv").read_text().splitlines()
+    assert head.split("\t") == ["start", "end", "text"]
+    assert int(row.split("\t")[0]) < int(row.split("\t")[1])
+
+    (folder / "broken.wav").unlink()
+    assert run(command) == 0  # and loads no checkpoint
+    assert "2 of 2 are done already" in capsys.readouterr().err
+
+
+def test_standard_input_is_a_recording(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = io.BytesIO((BUNDLED / "demo-en-1.flac").read_bytes())
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(data))
+    assert run(["transcribe", "--checkpoint", "tiny", "-"]) == 0
+    assert capsys.readouterr().out == SAID["demo-en-1"] + "\n"

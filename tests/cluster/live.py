@@ -1,0 +1,64 @@
+"""One live session through an ingress: speech in, transcript out, and how the session ends."""
+
+from __future__ import annotations
+
+import base64
+import json
+import socket
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+import soundfile
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import ClientConnection, connect
+
+from tests.cluster.answers import RECORDING, Entry
+
+COMPLETED = "conversation.item.input_audio_transcription.completed"
+RATE_HZ = 24_000  # of the audio that a session takes unless told otherwise
+
+
+@dataclass
+class Ended:
+    """What a session said until its connection was closed, and by which code."""
+
+    code: int | None
+    events: list[dict[str, Any]] = field(default_factory=list)
+
+    def of(self, kind: str) -> list[dict[str, Any]]:
+        return [event for event in self.events if event["type"] == kind]
+
+
+def speech() -> bytes:
+    """A recording as PCM16, and a second of silence that ends the utterance."""
+    samples, rate = soundfile.read(RECORDING, dtype="float32")
+    number = round(len(samples) * RATE_HZ / rate)
+    resampled = np.interp(np.arange(number) * rate / RATE_HZ, np.arange(len(samples)), samples)
+    padded = np.concatenate([resampled, np.zeros(RATE_HZ)])
+    return (np.clip(padded, -1, 1) * 32767).astype("<i2").tobytes()
+
+
+def open_session(entry: Entry, url: str, query: str = "") -> ClientConnection:
+    """A WebSocket to a service's host name, by way of the entry's address."""
+    host = urlsplit(url).netloc
+    address = f"ws://{host}/v1/realtime?intent=transcription{query}"
+    if entry.address is None:
+        return connect(address)
+    way = urlsplit(entry.address)
+    return connect(address, sock=socket.create_connection((way.hostname, way.port or 80)))
+
+
+def talk(session: ClientConnection, timeout_s: float) -> Ended:
+    """Speaks once, then listens until the server or somebody in between closes."""
+    data, ended = speech(), Ended(None)
+    for start in range(0, len(data), 96_000):
+        piece = base64.b64encode(data[start : start + 96_000]).decode()
+        session.send(json.dumps({"type": "input_audio_buffer.append", "audio": piece}))
+    try:
+        while True:
+            ended.events.append(json.loads(session.recv(timeout=timeout_s)))
+    except ConnectionClosed as closed:
+        ended.code = closed.rcvd.code if closed.rcvd else None
+    return ended

@@ -1,0 +1,45 @@
+"""What ran where: the figures of a run on a cluster, as a table in README.md.
+
+python -m tests.cluster.report   # writes the table from results/*.json
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tests.manifests.combinations import replaced
+
+FOLDER = Path(__file__).parent
+BEGIN, END = "<!-- results:begin -->\n", "<!-- results:end -->"
+
+
+def load(folder: Path = FOLDER / "results") -> dict[str, dict[str, Any]]:
+    """Figures of each test by its name; empty where none ran."""
+    return {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {number}" for key, number in sorted(value.items()))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def table(results: dict[str, dict[str, Any]]) -> str:
+    """A row for each test: its versions, and its figures by name."""
+    if not results:
+        return "No run on a cluster is recorded here.\n"
+    rows = ["| test | on | figures |", "| --- | --- | --- |"]
+    for name, each in results.items():
+        versions = _shown(each["versions"])
+        figures = "; ".join(
+            f"{key} {_shown(value)}" for key, value in sorted(each.items()) if key != "versions"
+        )
+        rows.append(f"| {name} | {versions} | {figures} |")
+    return "\n".join(rows) + "\n"
+
+
+if __name__ == "__main__":
+    readme = FOLDER / "README.md"
+    readme.write_text(replaced(readme.read_text(), table(load()), BEGIN, END))

@@ -1,0 +1,21 @@
+"""The table of what ran where is made from the results' files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from tests.cluster import report
+from tests.manifests.combinations import between
+
+
+def test_the_readme_has_the_table_of_the_results() -> None:
+    shown = between((report.FOLDER / "README.md").read_text(), report.BEGIN, report.END)
+    assert shown == report.table(report.load()), "run: python -m tests.cluster.report"
+
+
+def test_a_row_has_versions_and_figures(tmp_path: Path) -> None:
+    figures = {"versions": {"kserve": "0.20.0"}, "10 %": {"tiny": 180, "early": 20}, "tag_s": 1.25}
+    (tmp_path / "test_a.json").write_text(json.dumps(figures))
+    row = report.table(report.load(tmp_path)).splitlines()[-1]
+    assert row == "| test_a | kserve 0.20.0 | 10 % early 20, tiny 180; tag_s 1.25 |"
