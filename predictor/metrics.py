@@ -15,8 +15,9 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.metrics_core import Metric
+from prometheus_client.metrics_core import CounterMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
 
 # Label values. `code` is the HTTP status of the answer (the error table's for gRPC, 499 when the
 # client left first), `protocol` one of PROTOCOLS, `finish_reason` one of types.FinishReason.
@@ -43,6 +44,14 @@ class EngineGauges(Protocol):
     def waiting_audio_s(self) -> float: ...
     @property
     def running_audio_s(self) -> float: ...
+    @property
+    def num_pages(self) -> int: ...
+    @property
+    def num_free_pages(self) -> int: ...
+    @property
+    def num_kept(self) -> int: ...
+    @property
+    def num_preempted(self) -> int: ...
 
 
 class WatchedCore(Protocol):
@@ -214,6 +223,25 @@ class Metrics:
             ["device"],
             registry=registry,
         )
+        self.sequences_kept = Gauge(
+            "qwen3_asr_sequences_kept",
+            "Utterances of live sessions that stay in the engine between their steps, by device.",
+            ["device"],
+            registry=registry,
+        )
+        self.cache_pages = Gauge(
+            "qwen3_asr_cache_pages",
+            "Pages of the cache for keys and values, by device.",
+            ["device"],
+            registry=registry,
+        )
+        self.cache_pages_used = Gauge(
+            "qwen3_asr_cache_pages_used",
+            "Pages of the cache that are taken, by device; shared beginnings count.",
+            ["device"],
+            registry=registry,
+        )
+        self.preempted = Preempted(registry)
         self.model_info = Gauge(
             "qwen3_asr_model_info",
             "Always 1; the labels say what is served.",
@@ -306,6 +334,31 @@ class Metrics:
         waiting.set_function(lambda: core.stats().num_waiting)
         running = self.sequences_running.labels(device=core.device)
         running.set_function(lambda: core.stats().num_running)
+        kept = self.sequences_kept.labels(device=core.device)
+        kept.set_function(lambda: core.stats().num_kept)
+        pages = self.cache_pages.labels(device=core.device)
+        pages.set_function(lambda: core.stats().num_pages)
+        used = self.cache_pages_used.labels(device=core.device)
+        used.set_function(lambda: core.stats().num_pages - core.stats().num_free_pages)
+        self.preempted.cores.append(core)
+
+
+class Preempted(Collector):
+    """A counter that the engines keep themselves."""
+
+    name = "qwen3_asr_sequences_preempted"  # _total
+    documentation = "Sequences that gave their pages to older ones and were prefilled again."
+    labels = ("device",)
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.cores: list[WatchedCore] = []
+        registry.register(self)
+
+    def collect(self) -> Iterable[Metric]:
+        family = CounterMetricFamily(self.name, self.documentation, labels=self.labels)
+        for core in self.cores:
+            family.add_metric([core.device], core.stats().num_preempted)
+        return [family]
 
 
 class _Shared(MultiProcessCollector):

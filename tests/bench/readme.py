@@ -1,4 +1,4 @@
-"""Writes the tables of both READMEs that come from the benchmarks' result files; a start-*.json
+"""Writes the tables of the READMEs that come from the benchmarks' result files; a start-*.json
 counts where it was measured on the same kind of GPU as the engine's.
 
 python -m tests.bench.readme
@@ -21,7 +21,7 @@ ROWS = {
     "1.7B offline 64 x 10 s": ("1.7B, 64 clips of 10 s", "1.7B，64 条 10 秒音频"),
     "1.7B plain runner, 64 x 10 s": (
         "the same without graphs and fused kernels",
-        "同上，不用 CUDA graph 与融合算子",
+        "同上，不用 CUDA graph 与融合kernel",
     ),
     "1.7B generate, 32 x 10 s": (
         "transformers' `generate`, 32 clips of 10 s",
@@ -45,7 +45,7 @@ ROWS = {
 START_ROWS = {
     "1.7B start, cold": (
         "1.7B, process start to first transcript over HTTP, kernels as in the image, cold disk",
-        "1.7B，从进程启动到经 HTTP 得到首个转写，算子如镜像所含，磁盘无缓存",
+        "1.7B，从进程启动到经 HTTP 得到首个转写，kernel如镜像所含，磁盘无缓存",
     ),
     "1.7B start, warm": (
         "the same, files in memory",
@@ -53,37 +53,33 @@ START_ROWS = {
     ),
     "1.7B start, compile": (
         "the same, files in memory, kernels to compile",
-        "同上，文件已在内存，算子待编译",
+        "同上，文件已在内存，kernel待编译",
     ),
 }
 HEADS = (("what", "measured", "bound"), ("项目", "实测", "上限"))
 HTTP_ROWS = {
-    "256 x 30 s": ("256 requests of 30 s in flight", "256 个 30 秒请求并发"),
-    "64 x 30 s": ("64 requests of 30 s in flight", "64 个 30 秒请求并发"),
-    "256 x 10 s": ("256 requests of 10 s in flight", "256 个 10 秒请求并发"),
-    "64 x 10 s": ("64 requests of 10 s in flight", "64 个 10 秒请求并发"),
-    "one clip": ("one request of 10 s alone, whole", "单个 10 秒请求，完整返回"),
+    "256 x 30 s": "256 requests of 30 s in flight",
+    "64 x 30 s": "64 requests of 30 s in flight",
+    "256 x 10 s": "256 requests of 10 s in flight",
+    "64 x 10 s": "64 requests of 10 s in flight",
+    "one clip": "one request of 10 s alone, whole",
 }
 HTTP_HEADS = (
-    ("load", "engine in the server's process", "in its own (default on CUDA)", "median latency"),
-    ("负载", "引擎在服务进程内", "引擎在单独进程内（CUDA 默认）", "延迟中位数"),
-)
+    "load", "engine in the server's process", "in its own (default on CUDA)", "median latency",
+)  # fmt: skip
 PRECISION_HEADS = (
-    ("`precision`", "`kv_precision`", "weights", "decode step, 1 sequence", "32", "256",
-     "prefill of 600 s, language model", "30 s clips, 512 at once", "errors"),
-    ("`precision`", "`kv_precision`", "权重", "解码步，1 路", "32 路", "256 路",
-     "600 秒 prefill，语言模型", "30 秒音频，512 路并发", "错误率"),
+    "`precision`", "`kv_precision`", "weights", "decode step, 1 sequence", "32", "256",
+    "prefill of 600 s, language model", "30 s clips, 512 at once", "errors",
 )  # fmt: skip
 PRECISION_ROWS = ("bf16", "bf16+kv_fp8", "fp8", "fp8+kv_fp8", "int8")
 PRECISION_CLIPS = 512  # at once; a row of fewer does not belong into that column
 EDGE_PRECISIONS = ("fp32", "bf16", "int8")
 EDGE_HEADS = (
-    ("`precision`", "first token", "last token", "real-time factor", "on one core",
-     "server's memory", "English / Chinese errors, short", "long"),
-    ("`precision`", "首个 token", "最后一个 token", "实时率", "单核实时率",
-     "服务内存", "英文 / 中文错误率，短", "长"),
+    "`precision`", "first token", "last token", "real-time factor", "on one core",
+    "server's memory", "English / Chinese errors, short", "long",
 )  # fmt: skip
 FILES = ("README.md", "README.zh-CN.md")  # their place is the `language` of a table
+ENGINE = ("predictor/engine/README.md",)  # in English only
 FOLDER = Path(__file__).parent / "results"
 RESULTS = FOLDER / "engine-h100.json"
 
@@ -121,21 +117,21 @@ def _figure(value: float, ratio: bool = False) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def http(results: dict[str, Any], language: int) -> str:
+def http(results: dict[str, Any], _language: int) -> str:
     """The service over HTTP, with the engine beside the server and in a process of its own."""
-    lines = [f"| {' | '.join(HTTP_HEADS[language])} |", "| --- | ---: | ---: | ---: |"]
+    lines = [f"| {' | '.join(HTTP_HEADS)} |", "| --- | ---: | ---: | ---: |"]
     rows = results["rows"]
     for load, name in HTTP_ROWS.items():
         shared, own = (rows[f"1.7B {mode} {load}"] for mode in ("shared", "own"))
         cells = [f"{_figure(row['value'])} {row['unit']}" for row in (shared, own)]
         cells.append(f"{own['latency']['p50_ms']:,.0f} ms" if "latency" in own else "")
-        lines.append(f"| {name[language]} | {' | '.join(cells)} |")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def precision(results: dict[str, Any], language: int) -> str:
+def precision(results: dict[str, Any], _language: int) -> str:
     """The precisions on the measured GPU."""
-    heads = PRECISION_HEADS[language]
+    heads = PRECISION_HEADS
     lines = [f"| {' | '.join(heads)} |", f"| --- | --- |{' ---: |' * (len(heads) - 2)}"]
     for name in PRECISION_ROWS:
         start, steps, prefill, offline, errors = (
@@ -153,9 +149,9 @@ def precision(results: dict[str, Any], language: int) -> str:
     return "\n".join(lines)
 
 
-def edge(results: dict[str, Any], language: int) -> str:
+def edge(results: dict[str, Any], _language: int) -> str:
     """What two CPU cores do, by precision."""
-    heads = EDGE_HEADS[language]
+    heads = EDGE_HEADS
     lines = [f"| {' | '.join(heads)} |", f"| --- |{' ---: |' * (len(heads) - 1)}"]
     for precision in EDGE_PRECISIONS:
         two, one, server, short, long = (
@@ -184,6 +180,7 @@ class Table:
     marker: str
     make: Callable[[dict[str, Any], int], str]
     results: Callable[[], dict[str, Any]]
+    files: tuple[str, ...]
 
     def text(self, language: int) -> str:
         """The Markdown; `language` 0 is English, 1 Chinese."""
@@ -210,20 +207,18 @@ def _read(name: str) -> dict[str, Any]:
 
 
 TABLES = (
-    Table("performance", performance, load_results),
-    Table("http", http, lambda: _read("http-h100.json")),
-    Table("precision", precision, lambda: _read("precision-h100.json")),
-    Table("edge", edge, lambda: _read("edge-cpu.json")),
+    Table("performance", performance, load_results, FILES),
+    Table("http", http, lambda: _read("http-h100.json"), ENGINE),
+    Table("precision", precision, lambda: _read("precision-h100.json"), ENGINE),
+    Table("edge", edge, lambda: _read("edge-cpu.json"), ENGINE),
 )
 
 
 def main() -> None:
-    for language, name in enumerate(FILES):
-        path = ROOT / name
-        text = path.read_text("utf-8")
-        for table in TABLES:
-            text = table.put(text, language)
-        path.write_text(text, "utf-8")
+    for table in TABLES:
+        for language, name in enumerate(table.files):
+            path = ROOT / name
+            path.write_text(table.put(path.read_text("utf-8"), language), "utf-8")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import struct
 import threading
 from collections.abc import Callable
@@ -10,8 +12,10 @@ from typing import Any
 
 import grpc
 import httpx
+import soundfile
 from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
+from websockets.sync.client import connect
 
 from pipelines.lib.wire import encode_v2
 from pipelines.local_service import LocalService
@@ -42,6 +46,16 @@ class Callers:
 
     def each_once(self, audio: bytes) -> dict[str, int]:
         return {name: send(audio) for name, send in self.protocols.items()}
+
+    def live(self, audio: bytes) -> str:
+        """One live session that hears a recording; the text that was completed."""
+        samples, rate = soundfile.read(io.BytesIO(audio), dtype="int16")
+        address = str(self._http.base_url).replace("http", "ws", 1)
+        with connect(f"{address.rstrip('/')}/api/v1/live?rate={rate}") as session:
+            session.send(samples.tobytes())
+            session.send(json.dumps({"type": "end"}))
+            lines = [json.loads(line) for line in session]
+        return " ".join(line["text"] for line in lines if line["type"] == "completed")
 
     def until_refused(self, audio: bytes, num_callers: int = 4) -> None:
         """Call at once until one is told that the queue is full."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -49,12 +50,23 @@ def test_rules_are_valid(tmp_path: Path) -> None:
     (tmp_path / "rules.yaml").write_text(yaml.safe_dump(rule_file()))
     checked = promtool("check", "rules", tmp_path / "rules.yaml")
     assert checked.returncode == 0, checked.stderr
-    assert "14 rules found" in checked.stdout
+    assert "24 rules found" in checked.stdout
 
 
 def test_alerts_fire_when_they_should_and_only_then(tmp_path: Path) -> None:
     tested = run_cases(tmp_path, rule_file())
     assert tested.returncode == 0, tested.stdout + tested.stderr
+
+
+def test_every_alert_has_its_entry_in_the_runbook() -> None:
+    text = (MANIFESTS / "RUNBOOK.md").read_text()
+    entries = re.split(r"^## ", text, flags=re.MULTILINE)[1:]
+    assert {entry.splitlines()[0] for entry in entries} == ALERTS
+    for entry in entries:
+        assert [word for word in ("Symptom", "Look", "Act") if f"**{word}.**" not in entry] == []
+    for rule in rule_file()["groups"][1]["rules"]:
+        link = f"manifests/RUNBOOK.md#{rule['alert'].lower()}"
+        assert rule["annotations"]["runbook"] == link
 
 
 def test_every_alert_has_a_case() -> None:

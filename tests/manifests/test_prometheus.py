@@ -24,8 +24,9 @@ pytestmark = [
 ]
 RECORDING = ROOT / "predictor" / "recordings" / "demo-en-1.flac"
 HELD_S = 5  # of audio, so that a second recording of 3.2 s beside the first is refused
-# What only a fault gives data to: nobody fails here.
-SILENT_RULES = {"qwen3_asr:failed_ratio:rate5m"}
+# What only a fault or many recordings give data to.
+SILENT_RULES = {f"qwen3_asr:failed_ratio:rate{window}" for window in ("5m", "30m", "1h", "6h")}
+SILENT_RULES |= {"qwen3_asr:confidence:avg30m"}
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +46,7 @@ def prometheus(
         for num_rounds in (1, 2):
             assert callers.each_once(audio) == dict.fromkeys(PROTOCOLS, 200)
             assert callers.protocols["v2"](b"no audio") == 400
+            assert callers.live(audio) == "Remind me to call my sister at 7:30."
             callers.until_refused(audio)
             scraped = f'qwen3_asr_requests_total{{protocol="grpc"}} == {num_rounds}'
             running.wait(scraped, lambda asked=scraped: bool(running.query(asked)))  # type: ignore[misc]
@@ -69,7 +71,7 @@ def test_every_rule_is_evaluated_without_error(
     prometheus: Prometheus, monitored: list[Object]
 ) -> None:
     rules = prometheus.rules()
-    assert len(rules) == 14
+    assert len(rules) == 24
     assert [rule for rule in rules if rule["health"] != "ok" or rule.get("lastError")] == []
     recorded = {rule["name"] for rule in rules if rule["type"] == "recording"}
     assert {name for name in recorded if not prometheus.query(name)} <= SILENT_RULES
