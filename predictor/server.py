@@ -27,7 +27,7 @@ from prometheus_client import REGISTRY, CollectorRegistry
 from predictor import __version__
 from predictor.align.client import AlignerClient
 from predictor.align.process import AlignerProcess
-from predictor.api.app import AppOptions, create_app
+from predictor.api.app import AppOptions, create_admin_app, create_app
 from predictor.api.auth import KeyRing
 from predictor.api.client_secrets import ClientSecrets
 from predictor.api.connections import ConnectionLimits, Connections, fit_to_descriptors
@@ -35,7 +35,9 @@ from predictor.api.dataplane import AsrDataPlane, ClosedRepository
 from predictor.api.give_back import give_back_memory
 from predictor.api.grpc_server import AsrServicer, GrpcLimits, create_grpc_server
 from predictor.api.held_bytes import HeldBytes
+from predictor.api.key_file import KeyFile
 from predictor.api.realtime import LiveDoor
+from predictor.api.tls import Certificate
 from predictor.audio.cut import split
 from predictor.audio.decode import AudioDecoder, AudioLimits, AudioOptions, CutOptions
 from predictor.audio.limits import channel_of
@@ -55,13 +57,14 @@ from predictor.service.admission import Admission
 from predictor.service.aligner import aligner_spec, check_pieces
 from predictor.service.loading import Loading
 from predictor.service.model import AsrModel, Loaded, ModelOptions
-from predictor.service.ready_clip import ready_clip
+from predictor.service.ready_clip import ready_clip, through_decoder
 from predictor.service.transcriber import (
     MAX_SEGMENTS_AT_ONCE,
     Transcriber,
     TranscriberOptions,
 )
 from predictor.service.word_times import WordTimes
+from predictor.settings.preflight import port_problem
 from predictor.settings.read import Settings
 from predictor.text.languages import parse_language
 from predictor.text.prompt import PromptBuilder
@@ -108,14 +111,14 @@ class AsrServer(ModelServer):  # type: ignore[misc]  # KServe is untyped
             self.register_model(model, name)
         self.dataplane = AsrDataPlane(self.registered_models, settings.max_items)
         self.model_repository_extension = ClosedRepository(self.registered_models)
-        self.keys = KeyRing(settings.api_keys)
+        self.keys = KeyRing(settings.api_keys, _key_file(settings))
         self.live = live
         self.held = HeldBytes(settings.max_pending_bytes)
         self.door = LiveDoor(
             dataplane=self.dataplane,
             hub=live,
             keys=self.keys,
-            secrets=ClientSecrets(settings.api_keys),
+            secrets=ClientSecrets(self.keys),
             max_session_s=settings.max_live_session_s,
             default_language=parse_language(settings.language),
         )
@@ -131,10 +134,12 @@ class AsrServer(ModelServer):  # type: ignore[misc]  # KServe is untyped
                 request_timeout_s=settings.request_timeout_s,
                 client_timeout_s=settings.client_timeout_s,
                 cors_origins=settings.cors_origins,
+                has_metrics=settings.admin_port is None,
                 has_page=settings.enable_page,
                 recognize_details=settings.output_format == "json",
             ),
         )
+        self.certificate = _certificate(settings)
         connections = Connections(
             ConnectionLimits(
                 max_connections=fit_to_descriptors(settings.max_connections),
@@ -155,6 +160,19 @@ class AsrServer(ModelServer):  # type: ignore[misc]  # KServe is untyped
             )
         )
 
+        if self.certificate is not None:
+            self.rest.config.load()
+            self.rest.config.ssl = self.certificate.context
+        self.admin = _RestServer(
+            uvicorn.Config(
+                create_admin_app(self.dataplane, metrics),
+                log_config=None,
+                access_log=False,
+                lifespan="off",
+                timeout_graceful_shutdown=1,
+            )
+        )
+
     def start(self, models: list[AsrModel] | None = None) -> None:
         """Serve until told to stop. Raises what kept the model from loading."""
         with asyncio.Runner(loop_factory=self.rest.config.get_loop_factory()) as runner:
@@ -172,6 +190,14 @@ class AsrServer(ModelServer):  # type: ignore[misc]  # KServe is untyped
         serving = asyncio.create_task(self.rest.serve(sockets=[listener]))
         stop_grpc, grpc_port = await self._start_grpc()
         ports = {"http_port": listener.getsockname()[1], "grpc_port": grpc_port}
+        beside = [asyncio.create_task(give_back_memory())]
+        if self.settings.admin_port is not None:
+            port = self.settings.admin_port
+            admin = listen(self.settings.host, port, shared=shared, setting="admin_port")
+            ports["admin_port"] = admin.getsockname()[1]
+            beside.append(asyncio.create_task(self.admin.serve(sockets=[admin])))
+        if self.certificate is not None:
+            beside.append(asyncio.create_task(self.certificate.keep_fresh()))
         if self.place is None:
             logger.info("listening", extra={"fields": ports})
         else:
@@ -180,7 +206,6 @@ class AsrServer(ModelServer):  # type: ignore[misc]  # KServe is untyped
         loading = asyncio.create_task(self._load())
         stopping = asyncio.create_task(stop.wait())
         lost = asyncio.ensure_future(asyncio.wrap_future(self.engine_lost))
-        tidying = asyncio.create_task(give_back_memory())
         try:
             await asyncio.wait({loading, stopping, serving}, return_when=asyncio.FIRST_COMPLETED)
             if loading.done():
@@ -193,8 +218,10 @@ class AsrServer(ModelServer):  # type: ignore[misc]  # KServe is untyped
                 ends: set[asyncio.Future[Any]] = {stopping, serving, lost}
                 await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            tidying.cancel()
             await self._end(serving, stop_grpc)
+            for task in beside:
+                task.cancel()
+            await asyncio.gather(*beside, return_exceptions=True)
             if not loading.done():
                 # A thread cannot be stopped while it reads weights, and nothing would be lost.
                 logger.info("stopped while loading")
@@ -206,16 +233,29 @@ class AsrServer(ModelServer):  # type: ignore[misc]  # KServe is untyped
         if self.model.loaded is not None:  # before it listened
             return
         await asyncio.to_thread(self.decoder.start)
+        self.model.ready_clip = await through_decoder(self.decoder, self.model.ready_clip)
         await asyncio.to_thread(self.model.load)
 
     async def _start_grpc(self) -> tuple[Callable[[], asyncio.Future[None]], int | None]:
         if not self.settings.enable_grpc:
             return _nothing, None
         server = self.grpc_server()
-        port = server.add_insecure_port(f"{self.settings.host}:{self.settings.grpc_port}")
+        port = self._grpc_port(server)
         await server.start()
         grace_s = self.settings.shutdown_grace_s
         return lambda: asyncio.ensure_future(server.stop(grace_s)), port
+
+    def _grpc_port(self, server: grpc.aio.Server) -> int:
+        """Raises OSError that names the setting."""
+        host, port = self.settings.host, self.settings.grpc_port
+        try:
+            if self.certificate is None:
+                return int(server.add_insecure_port(f"{host}:{port}"))
+            credentials = self.certificate.grpc_credentials()
+            return int(server.add_secure_port(f"{host}:{port}", credentials))
+        except RuntimeError as error:
+            said = port_problem(host, "grpc_port", port) or f"grpc_port={port}: {error}"
+            raise OSError(said) from None
 
     def grpc_server(self) -> grpc.aio.Server:
         """V2 over gRPC, without a port yet."""
@@ -343,6 +383,16 @@ def build_server(
         is_pod_ready=(lambda: True) if book is None else book.nobody_starts,
     )
     return AsrServer(settings, model, decoder, metrics, hub, engine_lost, place, aligner)
+
+
+def _key_file(settings: Settings) -> KeyFile | None:
+    return None if settings.api_keys_file is None else KeyFile(settings.api_keys_file)
+
+
+def _certificate(settings: Settings) -> Certificate | None:
+    if settings.tls_cert_file is None or settings.tls_key_file is None:
+        return None
+    return Certificate(settings.tls_cert_file, settings.tls_key_file)
 
 
 def _cut_options(settings: Settings) -> CutOptions:

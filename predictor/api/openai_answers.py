@@ -53,9 +53,13 @@ def renderer(
             body: dict[str, Any] = {"text": answer.text, "usage": token_usage(answer)}
             if token_bytes is not None:
                 body["logprobs"] = logprobs(answer, token_bytes)
-            return Rendered(orjson.dumps(body), "application/json")
+            return Rendered(
+                orjson.dumps(body, option=orjson.OPT_APPEND_NEWLINE), "application/json"
+            )
         if response_format == "verbose_json":
-            return Rendered(orjson.dumps(_verbose(answer, granularities)), "application/json")
+            verbose = _verbose(answer, granularities)
+            body_bytes = orjson.dumps(verbose, option=orjson.OPT_APPEND_NEWLINE)
+            return Rendered(body_bytes, "application/json")
         spoken = [segment for segment in answer.segments if segment.text]
         text = {
             "text": lambda: answer.text + "\n",

@@ -78,7 +78,9 @@ def openai_router(dataplane: AsrDataPlane, created: int, prefix: str) -> APIRout
 
 
 def _json(content: object) -> Response:
-    return Response(orjson.dumps(content), media_type="application/json")
+    return Response(
+        orjson.dumps(content, option=orjson.OPT_APPEND_NEWLINE), media_type="application/json"
+    )
 
 
 def _ignored(fields: Sequence[str]) -> dict[str, str]:

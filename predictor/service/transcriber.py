@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from predictor.errors import NotReady
-from predictor.logs import request_id_var
+from predictor.logs import note, request_id_var
 from predictor.metrics import Metrics
 from predictor.service.admission import Admission, Lease
 from predictor.service.word_times import WordTimes, no_aligner
@@ -225,6 +225,7 @@ class Transcriber:
         if lease is not None:
             lease.done(end.duration_s)
             self._metrics.audio_decode_seconds.observe(end.decode_s)
+            note(decode_s=round(end.decode_s, 4))
         return end
 
     async def _run_piece(self, run: _Run, piece: AudioPiece, feed: Feed) -> Piece:

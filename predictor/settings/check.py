@@ -43,6 +43,8 @@ def contradictions(values: Mapping[str, Any], sources: Mapping[str, str]) -> lis
         refuse("language_detection", "needs a language for requests that give none")
     if values["http_port"] == values["grpc_port"] != 0 and values["enable_grpc"]:
         refuse("http_port grpc_port", "must differ")
+    if (values["tls_cert_file"] is None) != (values["tls_key_file"] is None):
+        refuse("tls_cert_file tls_key_file", "give both or neither")
     if values["kv_precision"] == "fp8" and values["device"] == "cpu":
         refuse("kv_precision device", "8 bits are for CUDA")
     if values["kv_precision"] == "fp8" and values["precision"] == "fp32":

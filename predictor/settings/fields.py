@@ -134,6 +134,30 @@ class Settings:
         kind=tuple,
         is_secret=True,
     )
+    api_keys_file: Path | None = _setting(  # noqa: RUF009  # makes a dataclass field
+        None,
+        "further keys: a file of lines `NAME KEY`, or a folder with a file for each; read anew "
+        "when it changes",
+        kind=Path,
+        none="",
+    )
+    tls_cert_file: Path | None = _setting(  # noqa: RUF009
+        None,
+        "certificate chain (PEM) for HTTP and gRPC, read anew when it changes",
+        kind=Path,
+        none="",
+    )
+    tls_key_file: Path | None = _setting(  # noqa: RUF009
+        None, "private key (PEM) of `tls_cert_file`", kind=Path, none=""
+    )
+    admin_port: int | None = _setting(
+        None,
+        "HTTP port of its own for health and metrics, without TLS and keys; 0 takes a free one",
+        kind=int,
+        low=0,
+        high=65535,
+        none="off",
+    )
     cors_origins: tuple[str, ...] = _setting(
         (),
         "origins, separated by commas, whose pages may send requests from a browser; `*` is any",
@@ -168,7 +192,11 @@ class Settings:
     log_level: str = _setting(
         "info", "lowest level that is logged", choices=("debug", "info", "warning", "error")
     )
-    log_format: str = _setting("json", "form of the log lines", choices=("json", "text"))
+    log_format: str = _setting(
+        "auto",
+        "form of the log lines; `auto` is `text` on a terminal, else `json`",
+        choices=("auto", "json", "text"),
+    )
 
     # Audio
     max_audio_s: float = _setting(
