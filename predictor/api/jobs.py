@@ -104,6 +104,7 @@ def _spec(dataplane: AsrDataPlane, parsed: OpenAICall) -> JobSpec:
         cuts=task.source.cuts,
         response_format=parsed.response_format,
         with_logprobs=parsed.with_logprobs,
+        granularities=parsed.granularities,
     )
 
 
@@ -113,9 +114,13 @@ def _result(
     if job.state != "done" or job.end is None:
         why = "" if job.error is None else f": {job.error['message']}"
         raise JobNotDone(f"job {job.id} is {job.state}{why}")
-    answer = join_pieces(list(pieces.values()), job.end, language=job.spec.language)
-    scored = job.spec.with_logprobs and chosen == "json"
-    rendered = renderer(chosen, dataplane.model.token_bytes if scored else None)([answer])
+    spec = job.spec
+    answer = join_pieces(
+        list(pieces.values()), job.end, language=spec.language, with_words=spec.with_words
+    )
+    scored = spec.with_logprobs and chosen == "json"
+    token_bytes = dataplane.model.token_bytes if scored else None
+    rendered = renderer(chosen, token_bytes, spec.granularities)([answer])
     return Response(rendered.body, media_type=rendered.media_type)
 
 

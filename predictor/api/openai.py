@@ -52,6 +52,7 @@ class OpenAICall:
     stream: bool
     response_format: ResponseFormat = "json"
     with_logprobs: bool = False
+    granularities: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
 
 
@@ -63,7 +64,8 @@ async def openai_call(
     fields = form.fields
     check_model(fields.get("model"), served_names)
     response_format = format_of(fields.get("response_format", "json"))
-    _check_granularities(form.lists.get(GRANULARITIES, []), response_format)
+    granularities = form.lists.get(GRANULARITIES, [])
+    _check_granularities(granularities, response_format)
     with_logprobs = _include_logprobs(form.lists.get(INCLUDE, []), response_format)
     stream = _stream(fields.get("stream", "false"), response_format)
     ignored = [
@@ -81,10 +83,15 @@ async def openai_call(
         channel=hearing.channel,
         track=hearing.track,
         vad=hearing.vad,
+        with_words="word" in granularities,
+        words_field=GRANULARITIES,
     )
-    render = renderer(response_format, token_bytes if with_logprobs else None)
+    scored = token_bytes if with_logprobs else None
+    render = renderer(response_format, scored, granularities)
     call = Call("openai", (recording,), render)
-    return OpenAICall(call, stream, response_format, with_logprobs, tuple(ignored))
+    return OpenAICall(
+        call, stream, response_format, with_logprobs, tuple(granularities), tuple(ignored)
+    )
 
 
 def check_model(given: object, served_names: Sequence[str]) -> None:
@@ -120,8 +127,8 @@ def _without_empty(form: Form) -> Form:
     fields = {name: text for name, text in form.fields.items() if text.strip()}
     lists = {name: [t for t in texts if t.strip()] for name, texts in form.lists.items()}
     for plain, bracketed in _UNBRACKETED.items():
-        if plain in fields:
-            lists.setdefault(bracketed, []).extend(_listed(fields.pop(plain)))
+        for text in lists.pop(plain, []):
+            lists.setdefault(bracketed, []).extend(_listed(text))
     return Form(form.data, form.content_type, fields, lists)
 
 
@@ -145,12 +152,12 @@ def format_of(given: str, field: str = "response_format") -> ResponseFormat:
 
 def _check_granularities(granularities: list[str], response_format: ResponseFormat) -> None:
     for granularity in granularities:
-        if granularity != "segment":
+        if granularity not in ("word", "segment"):
             raise InvalidInput(
-                f"{GRANULARITIES}: {granularity[:60]!r} is not supported, only 'segment' is",
+                f"{GRANULARITIES}: {granularity[:60]!r} is not supported, word and segment are",
                 field=GRANULARITIES,
                 value=granularity[:60],
-                limit=["segment"],
+                limit=["word", "segment"],
             )
     if granularities and response_format != "verbose_json":
         raise InvalidInput(

@@ -11,7 +11,7 @@ import orjson
 from predictor.audio.limits import AudioOptions, CutOptions
 from predictor.text.joining import Piece
 from predictor.text.output import ParsedOutput
-from predictor.types import AudioEnd, Usage
+from predictor.types import AudioEnd, Usage, Word
 
 State = Literal["queued", "running", "done", "failed"]
 
@@ -27,6 +27,12 @@ class JobSpec:
     cuts: CutOptions
     response_format: str  # of a result for which no other is asked
     with_logprobs: bool
+    granularities: tuple[str, ...] = ()  # of times in verbose JSON
+
+    @property
+    def with_words(self) -> bool:
+        """Whether times of words are asked for."""
+        return "word" in self.granularities
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +62,7 @@ def spec_of(text: bytes | str) -> JobSpec:
     """A job's request from its JSON."""
     values = orjson.loads(text)
     options, cuts = AudioOptions(**values.pop("options")), CutOptions(**values.pop("cuts"))
+    values["granularities"] = tuple(values["granularities"])
     return JobSpec(**values, options=options, cuts=cuts)
 
 
@@ -70,7 +77,9 @@ def piece_of(text: bytes | str) -> Piece:
     for name in ("token_ids", "token_logprobs"):
         values[name] = tuple(values[name])
     parsed, usage = ParsedOutput(**values.pop("parsed")), Usage(**values.pop("usage"))
-    return Piece(**values, parsed=parsed, usage=usage)
+    words = values.pop("words")
+    times = None if words is None else tuple(Word(**word) for word in words)
+    return Piece(**values, parsed=parsed, usage=usage, words=times)
 
 
 def end_to_json(end: AudioEnd) -> bytes:

@@ -7,6 +7,7 @@ import logging
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from typing import Final
 
 from predictor.audio.decode import AudioDecoder, Source
@@ -97,7 +98,8 @@ class JobRunner:
         if source.stated_s:
             await asyncio.to_thread(self._store.set_duration, job.id, self._holder, source.stated_s)
         kept = await asyncio.to_thread(self._store.pieces, job.id)
-        request = TextRequest(job.spec.language, job.spec.context)
+        spec = job.spec
+        request = TextRequest(spec.language, spec.context, with_words=spec.with_words)
 
         async def keep(position: int, piece: Piece) -> None:
             await asyncio.to_thread(self._store.add_piece, job.id, self._holder, position, piece)
@@ -106,9 +108,13 @@ class JobRunner:
 
         run = PieceRun(self._decoder, transcriber, request, kept, keep)
         end = await run.all_pieces(source)
-        await asyncio.to_thread(self._store.finish, job.id, self._holder, end, run.num_pieces)
         pieces = await asyncio.to_thread(self._store.pieces, job.id)
-        count(join_pieces(list(pieces.values()), end, language=job.spec.language))
+        said = [pieces[position] for position in range(run.num_pieces)]
+        answer = join_pieces(said, end, language=spec.language, with_words=spec.with_words)
+        if answer.text:
+            transcriber.check_words(replace(request, language=answer.language))
+        await asyncio.to_thread(self._store.finish, job.id, self._holder, end, run.num_pieces)
+        count(answer)
         logger.info("a job is done", extra={"fields": {"job": job.id}})
 
     def _source(self, job: JobRecord) -> Source:

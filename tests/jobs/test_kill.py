@@ -15,7 +15,7 @@ from tests.api.conftest import Server, StartServer
 from tests.jobs.conftest import Job, Jobs, rounded, until
 
 LIMITS = JobLimits(max_jobs=100, max_bytes=1 << 30, ttl_s=3600)
-FLAGS = ("--segment_s=2", "--job_lease_s=1", "--log_level=debug")
+FLAGS = ("--segment_s=3", "--job_lease_s=1", "--log_level=debug")
 
 
 def _kill(server: Server) -> None:
