@@ -84,8 +84,9 @@ class PieceRun:
         while self._tasks:
             done = {task for task in self._tasks if task.done()}
             self._tasks -= done
-            for task in done:
-                task.result()
+            for error in [task.exception() for task in done]:  # all of them are looked at
+                if error is not None:
+                    raise error
             if not self._tasks or (
                 len(self._tasks) < MAX_SEGMENTS_AT_ONCE and self._requests_leave_room()
             ):
