@@ -21,6 +21,7 @@ from typing import Any
 
 HERE = Path(__file__).parent
 CHECKPOINT = HERE / "checkpoints" / "tiny"
+ALIGNER = HERE / "checkpoints" / "tiny-aligner"
 RECORDINGS = HERE / "recordings"
 MODEL = "qwen3-asr"
 START_LIMIT_S = 120
@@ -66,6 +67,7 @@ def _start(port: int, grpc_port: int | None) -> subprocess.Popen[bytes]:
                 target = "demo" if grpc_port is None else "serve"
                 raise SystemExit(f"port {each} is in use; choose another: make {target} PORT=8090")
     command = [sys.executable, "-m", "predictor", "--model_dir", str(CHECKPOINT)]
+    command += ["--aligner_dir", str(ALIGNER)]
     command += ["--http_port", str(port), "--host", "127.0.0.1"]
     command += ["--enable_grpc", "false"] if grpc_port is None else ["--grpc_port", str(grpc_port)]
     command += ["--log_level", "warning", "--enable_page", "true"]

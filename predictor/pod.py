@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+from predictor.align.process import AlignerProcess
 from predictor.book import Book
 from predictor.engine import CoreProcess, EngineSpec
 from predictor.engine.link.process import WORKER
@@ -28,6 +29,7 @@ from predictor.logs import toggle_level
 from predictor.model.checkpoint.source import resolve_model
 from predictor.ports import reserve
 from predictor.processes import ChildProcess, environment
+from predictor.service.aligner import aligner_spec
 from predictor.service.engines import devices, engine_specs, num_fronts
 from predictor.settings.fields import Settings
 from predictor.settings.preflight import listen_problem
@@ -68,6 +70,7 @@ class Pod:
             )
             for i in range(len(devices(settings)))
         ]
+        self._aligner = AlignerProcess(self._folder / "aligner") if settings.has_aligner else None
         self._fronts: dict[int, ChildProcess] = {}
         self._num_ready = 0
         self._listens = False
@@ -149,8 +152,12 @@ class Pod:
             return
         for core, spec in zip(self._cores, specs, strict=True):
             core.spawn(spec)
+        if self._aligner is not None:
+            self._aligner.spawn(aligner_spec(settings))
         for core in self._cores:
             core.wait_loaded()
+        if self._aligner is not None:
+            self._aligner.wait_loaded()
 
     async def _keep(self, index: int) -> None:
         """One front, and whoever takes its place."""
@@ -227,5 +234,8 @@ class Pod:
             for front in self._fronts.values():
                 front.kill()
             await asyncio.wait(late)
-        await asyncio.gather(*(asyncio.to_thread(core.stop) for core in self._cores))
+        stops: list[Callable[[], None]] = [core.stop for core in self._cores]
+        if self._aligner is not None:
+            stops.append(self._aligner.stop)
+        await asyncio.gather(*map(asyncio.to_thread, stops))
         logger.info("stopped")

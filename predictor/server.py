@@ -25,6 +25,8 @@ from kserve import ModelServer
 from prometheus_client import REGISTRY, CollectorRegistry
 
 from predictor import __version__
+from predictor.align.client import AlignerClient
+from predictor.align.process import AlignerProcess
 from predictor.api.app import AppOptions, create_admin_app, create_app
 from predictor.api.auth import KeyRing
 from predictor.api.client_secrets import ClientSecrets
@@ -52,6 +54,7 @@ from predictor.model.checkpoint.identity import ready_text
 from predictor.ports import listen
 from predictor.processes import num_cpus
 from predictor.service.admission import Admission
+from predictor.service.aligner import aligner_spec, check_pieces
 from predictor.service.loading import Loading
 from predictor.service.model import AsrModel, Loaded, ModelOptions
 from predictor.service.ready_clip import ready_clip, through_decoder
@@ -60,6 +63,7 @@ from predictor.service.transcriber import (
     Transcriber,
     TranscriberOptions,
 )
+from predictor.service.word_times import WordTimes
 from predictor.settings.preflight import port_problem
 from predictor.settings.read import Settings
 from predictor.text.languages import parse_language
@@ -83,8 +87,12 @@ class AsrServer(ModelServer):  # type: ignore[misc]  # KServe is untyped
         live: LiveHub,
         engine_lost: Future[None],
         place: PodPlace | None,
+        aligner: AlignerProcess | None = None,
     ) -> None:
-        """`engine_lost` is done once the engine has gone for good."""
+        """`engine_lost` is done once the engine has gone for good.
+
+        `aligner` is ended with the server.
+        """
         super().__init__(
             http_port=settings.http_port,
             grpc_port=settings.grpc_port,
@@ -98,6 +106,7 @@ class AsrServer(ModelServer):  # type: ignore[misc]  # KServe is untyped
         self.metrics = metrics
         self.engine_lost = engine_lost
         self.place = place
+        self.aligner = aligner
         for name in settings.served_names:
             self.register_model(model, name)
         self.dataplane = AsrDataPlane(self.registered_models, settings.max_items)
@@ -274,6 +283,8 @@ class AsrServer(ModelServer):  # type: ignore[misc]  # KServe is untyped
         await asyncio.gather(serving, stop_grpc())
         if self.model.loaded is not None:
             await asyncio.to_thread(self.model.stop)
+        if self.aligner is not None:
+            await asyncio.to_thread(self.aligner.stop)
         self.decoder.close()
         logger.info("stopped")
 
@@ -298,6 +309,7 @@ class PodPlace:
     num_fronts: int
     parent: socket.socket  # the pod, which hears how far we are
     is_late: bool  # the others serve already: listen when ready, not before
+    aligner: Path  # where the pod's aligner is reached, if it has one
 
     def tell(self, what: str) -> None:
         """One line to the pod; if it has gone, `when_orphaned` says so."""
@@ -347,16 +359,30 @@ def build_server(
         num_long=settings.max_long_recordings,
         window_s=MAX_SEGMENTS_AT_ONCE * settings.segment_s,
     )
+    aligner = AlignerProcess() if settings.has_aligner and place is None else None
+
+    def load() -> Loaded:
+        begun = loading or Loading(settings)
+        if aligner is not None:
+            aligner.spawn(aligner_spec(settings))
+
+        def word_times() -> WordTimes | None:
+            if not settings.has_aligner:
+                return None
+            return _word_times(settings, aligner if place is None else place.aligner)
+
+        return _load(settings, metrics, begun, hub, engine_lost, book, word_times)
+
     model = AsrModel(
         settings.model_name,
-        lambda: _load(settings, metrics, loading or Loading(settings), hub, engine_lost, book),
+        load,
         decoder,
         ready_clip(),
         metrics,
         ModelOptions(settings.request_timeout_s, parse_language(settings.language)),
         is_pod_ready=(lambda: True) if book is None else book.nobody_starts,
     )
-    return AsrServer(settings, model, decoder, metrics, hub, engine_lost, place)
+    return AsrServer(settings, model, decoder, metrics, hub, engine_lost, place, aligner)
 
 
 def _key_file(settings: Settings) -> KeyFile | None:
@@ -410,13 +436,14 @@ def _load(
     hub: LiveHub,
     engine_lost: Future[None],
     book: Book | None,
+    word_times: Callable[[], WordTimes | None],
 ) -> Loaded:
     """Wait for the checkpoint and build what transcribes with it. Slow; runs in a thread."""
     checkpoint = loading.result(_observer(metrics))
     loading.lost.add_done_callback(lambda _: engine_lost.set_result(None))
     tokenizer, engine = checkpoint.tokenizer, checkpoint.made.client
     prompts = PromptBuilder(tokenizer, settings.max_context_tokens)
-    options = TranscriberOptions(segment_s=settings.segment_s)
+    options = TranscriberOptions(segment_s=settings.segment_s, word_times=word_times())
     admission = Admission(settings.max_held_audio_s, metrics, book)
     transcriber = Transcriber(engine.submit, split, tokenizer, prompts, options, admission, metrics)
     live = LiveParts(
@@ -451,6 +478,21 @@ def _load(
         loading.has_real_weights,
         loading.began_s,
     )
+
+
+def _word_times(settings: Settings, aligner: AlignerProcess | Path | None) -> WordTimes:
+    """Wait for the aligner, which is ours or reached at its address.
+
+    Raises RuntimeError and ValueError.
+    """
+    assert aligner is not None
+    if isinstance(aligner, AlignerProcess):
+        aligner.wait_loaded()
+        aligner = aligner.address
+    client = AlignerClient(aligner)
+    info = client.wait_ready()
+    check_pieces(settings, info)
+    return WordTimes(client.times, info.languages, info.max_audio_s)
 
 
 def _checkpoint_name(settings: Settings, folder: Path) -> str:

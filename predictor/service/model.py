@@ -189,7 +189,14 @@ class AsrModel(Model):  # type: ignore[misc]  # KServe is untyped
             try:
                 loaded.prompts.check_context(recording.context, field=recording.context_field)
                 language = recording.language or self._options.language
-                text = TextRequest(language, recording.context, draft=recording.draft)
+                text = TextRequest(
+                    language,
+                    recording.context,
+                    with_words=recording.with_words,
+                    said=recording.said,
+                    draft=recording.draft,
+                )
+                loaded.transcriber.check_words(text, field=recording.words_field)
                 tasks.append(Task(self._source(recording), text))
             except InvalidInput as error:
                 raise (error.at(index) if payload.indexed else error) from error

@@ -27,6 +27,10 @@ def contradictions(values: Mapping[str, Any], sources: Mapping[str, str]) -> lis
         refuse("model_dir model_id", "give one of them")
     if values["model_revision"] is not None and values["model_id"] is None:
         refuse("model_revision", "is of use with model_id only")
+    if values["aligner_dir"] is not None and values["aligner_id"] is not None:
+        refuse("aligner_dir aligner_id", "give one of them")
+    if values["aligner_revision"] is not None and values["aligner_id"] is None:
+        refuse("aligner_revision", "is of use with aligner_id only")
     for setting, names in (
         ("model_name", [values["model_name"]]),
         ("model_aliases", values["model_aliases"]),

@@ -72,6 +72,18 @@ class Settings:
     model_revision: str | None = _setting(
         None, "branch, tag or commit of `model_id`", kind=str, none=""
     )
+    aligner_dir: Path | None = _setting(  # noqa: RUF009  # makes a dataclass field
+        None,
+        "folder of a forced aligner, which gives words their times; without one there are none",
+        kind=Path,
+        none="",
+    )
+    aligner_id: str | None = _setting(
+        None, "hub id of a forced aligner, instead of `aligner_dir`", kind=str, none=""
+    )
+    aligner_revision: str | None = _setting(
+        None, "branch, tag or commit of `aligner_id`", kind=str, none=""
+    )
     device: str = _setting(
         "auto", "`auto` takes CUDA where there is one", choices=("auto", "cpu", "cuda")
     )
@@ -334,6 +346,11 @@ class Settings:
     def dtype(self) -> str:
         """`precision` as torch names it, or "auto"."""
         return _DTYPES[self.precision]
+
+    @property
+    def has_aligner(self) -> bool:
+        """Whether words have times."""
+        return self.aligner_dir is not None or self.aligner_id is not None
 
     @property
     def served_names(self) -> tuple[str, ...]:
