@@ -1,4 +1,4 @@
-"""The autoscalers' arithmetic on the cases of their own tests and documents, and the replayed traffic.
+"""The autoscalers' arithmetic on the cases of their own tests, and the replayed traffic.
 
 Cases of `Kpa` are from Knative's autoscaler_test.go, of `Hpa` from Kubernetes' documentation of the
 horizontal pod autoscaler and its replica_calculator_test.go.

@@ -4,8 +4,8 @@ python -m tests.bench.scaling.simulate   # writes results/scaling.json and manif
 
 A replica is what was measured on one H100 (results/http-h100.json): audio seconds a second by
 recordings in flight. Steps of a second, in which the replicas are in equilibrium; what exceeds
-their rate waits. Clips are served first come first served; a long recording has eight pieces under way at
-most and shares with them. Live sessions have places, and go before files.
+their rate waits. Clips are served first come first served; a long recording has eight pieces under
+way at most and shares with them. Live sessions have places, and go before files.
 """
 
 from __future__ import annotations
@@ -162,13 +162,11 @@ class Policy:
 
 
 def policies(replica: Replica) -> list[Policy]:
-    """The manifests' targets: concurrency 32 at 70 %, 960 audio seconds; and their rivals."""
+    """The manifests' (concurrency 32 at 70 %, a load of 640 audio seconds) and their rivals."""
     requests = replica.rate / CLIP_S * 0.7
     return [
         Policy("Knative, concurrency", Kpa, lambda s: s.concurrency, 32 * 0.7),
-        Policy(
-            "Knative, requests a second", Kpa, lambda s: s.requests, replica.rate / CLIP_S * 0.7
-        ),
+        Policy("Knative, requests a second", Kpa, lambda s: s.requests, requests),
         Policy("KEDA, 960 audio seconds", Hpa, lambda s: s.held_s, 960),
         *(_load(capacity_s) for capacity_s in (960, 640, 320)),
     ]
