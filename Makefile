@@ -26,8 +26,10 @@ $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "Python 3.11 or newer is needed; set PYTHON=/path/to/python3"; exit 1; }
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
-	@echo "Installing the locked packages into $(VENV) (a few minutes the first time) ..."
-	@$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@echo "Installing the locked packages into $(VENV): 5 to 10 minutes the first time, 9 GB of disk at its peak"
+	@test "$$(df -Pk . | awk 'NR == 2 {print $$4}')" -ge 9000000 || echo "warning: less than 9 GB are free here"
+	@set -o pipefail; $(PY) -m pip install --progress-bar off --disable-pip-version-check --require-hashes \
+	  -r requirements.lock | sed -unE '/^(Collecting|Installing|Successfully|  Downloading)/s/^(.{0,100}).*/\1/p'
 	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
@@ -46,7 +48,7 @@ format: setup ## let ruff rewrite the files
 	@$(PY) -m ruff check --fix . && $(PY) -m ruff format .
 
 test: setup lint $(CLIENTS) ## everything that needs no GPU and no cluster
-	@$(PY) -m pytest -q
+	@$(PY) -m pytest -q -rs
 
 soak: setup ## the long tests: hostile requests for SOAK_S seconds, whole sets through live sessions
 	@SOAK_S=$(SOAK_S) $(PY) -m pytest -q -s --timeout=0 tests/chaos

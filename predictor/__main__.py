@@ -8,8 +8,10 @@ import sys
 
 from predictor.errors import InvalidInput
 from predictor.logs import configure_logging
+from predictor.model.config import CheckpointError
 from predictor.settings.doc import effective
 from predictor.settings.fields import Settings
+from predictor.settings.preflight import problems
 from predictor.settings.read import SettingsError, load_settings
 from predictor.startup import begin, importing, keep_freed_memory
 from predictor.text.languages import parse_language
@@ -27,6 +29,7 @@ def main() -> None:
         raise SystemExit(2) from error
     configure_logging(settings.log_format, settings.log_level)
     _log_settings(settings)
+    _check_cheaply(settings)
     begin(settings)
     from predictor.service.engines import num_fronts
 
@@ -38,8 +41,23 @@ def main() -> None:
         else:
             _serve(settings)
     except Exception as error:
-        logger.critical("the server cannot go on: %s", error, exc_info=error)
+        _give_up(error)
         raise SystemExit(1) from error
+
+
+def _check_cheaply(settings: Settings) -> None:
+    """What would fail after seconds of imports is said before them. Exits 1."""
+    found = problems(settings)
+    for problem in found:
+        logger.critical("the server cannot go on: %s", problem)
+    if found:
+        raise SystemExit(1)
+
+
+def _give_up(error: Exception) -> None:
+    """A line for what an operator can mend, and the traceback of what is ours to mend."""
+    is_plain = isinstance(error, OSError | CheckpointError)
+    logger.critical("the server cannot go on: %s", error, exc_info=None if is_plain else error)
 
 
 def _serve(settings: Settings) -> None:
@@ -56,7 +74,7 @@ def _serve(settings: Settings) -> None:
         build_server(settings, loading=loading).start()
     except Exception as error:
         if not loading.done():
-            logger.critical("the server cannot go on: %s", error, exc_info=error)
+            _give_up(error)
             os._exit(1)  # the thread would be torn down while it works
         raise
 

@@ -21,6 +21,7 @@ from typing import Any
 
 HERE = Path(__file__).parent
 CHECKPOINT = HERE / "checkpoints" / "tiny"
+ALIGNER = HERE / "checkpoints" / "tiny-aligner"
 RECORDINGS = HERE / "recordings"
 MODEL = "qwen3-asr"
 START_LIMIT_S = 120
@@ -65,6 +66,7 @@ def _start(port: int, grpc_port: int | None) -> subprocess.Popen[bytes]:
             if each is not None and probe.connect_ex(("127.0.0.1", each)) == 0:
                 raise SystemExit(f"port {each} is in use; choose another: make demo PORT=8090")
     command = [sys.executable, "-m", "predictor", "--model_dir", str(CHECKPOINT)]
+    command += ["--aligner_dir", str(ALIGNER)]
     command += ["--http_port", str(port), "--host", "127.0.0.1"]
     command += ["--enable_grpc", "false"] if grpc_port is None else ["--grpc_port", str(grpc_port)]
     command += ["--log_level", "warning", "--enable_page", "true"]

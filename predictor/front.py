@@ -69,7 +69,9 @@ def main(
         sys.argv[1:] = []  # KServe parses them while it is imported
         from predictor.server import PodPlace, build_server
     book = Book(spec.folder / "book", spec.num_fronts, spec.index)
-    place = PodPlace(book, spec.num_fronts, parent, is_late=spec.is_late)
+    place = PodPlace(
+        book, spec.num_fronts, parent, is_late=spec.is_late, aligner=spec.folder / "aligner"
+    )
     server = build_server(settings, loading=loading, place=place)
     arrange(server)
     server.start()

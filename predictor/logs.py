@@ -8,11 +8,63 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
 import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
+from typing import Final
 
 request_id_var: ContextVar[str] = ContextVar("request_id", default="")
+_noted: ContextVar[dict[str, object] | None] = ContextVar("noted", default=None)
+_MAX_REPEATS: Final = 20  # of one warning or error
+_WINDOW_S: Final = 60.0
+
+
+@contextmanager
+def noting() -> Iterator[dict[str, object]]:
+    """A request's own line of the log: what is noted inside, in tasks that begin inside too."""
+    fields: dict[str, object] = {}
+    token = _noted.set(fields)
+    try:
+        yield fields
+    finally:
+        _noted.reset(token)
+
+
+def note(**fields: object) -> None:
+    """For the line of the request that this belongs to, if it belongs to one."""
+    noted = _noted.get()
+    if noted is not None:
+        noted.update(fields)
+
+
+class RepeatLimit(logging.Filter):
+    """Lets a warning or error through _MAX_REPEATS times in _WINDOW_S; the next one that passes
+    says how many did not."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._clock = clock
+        self._seen: dict[tuple[str, str], tuple[float, int]] = {}  # since when, how often
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the record is written."""
+        if record.levelno < logging.WARNING:
+            return True
+        place = (record.name, str(record.msg))
+        began_s, count = self._seen.get(place, (self._clock(), 0))
+        if self._clock() - began_s >= _WINDOW_S:
+            if count > _MAX_REPEATS:
+                fields = getattr(record, "fields", None)
+                more = {"repeats_left_out": count - _MAX_REPEATS}
+                record.fields = {**(fields if isinstance(fields, dict) else {}), **more}
+            began_s, count = self._clock(), 0
+        self._seen[place] = (began_s, count + 1)
+        return count < _MAX_REPEATS
 
 
 class JsonFormatter(logging.Formatter):
@@ -58,15 +110,21 @@ def _printable(text: str) -> str:
 
 
 def configure_logging(log_format: str, log_level: str) -> None:
-    """Send every logger's records to stderr, as "json" or "text", from `log_level` on."""
+    """Send every logger's records to stderr, as "json" or "text", from `log_level` on.
+
+    "auto" is text on a terminal. SIGUSR1 changes the level to debug and back.
+    """
     handler = logging.StreamHandler(sys.stderr)
-    if log_format == "json":
+    handler.addFilter(RepeatLimit())
+    if log_format == "json" or (log_format == "auto" and not sys.stderr.isatty()):
         handler.setFormatter(JsonFormatter())
     else:
         handler.setFormatter(TextFormatter())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(log_level.upper())
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGUSR1, lambda *_: toggle_level(log_level))
     for name in ("kserve", "kserve.trace", "uvicorn", "uvicorn.error", "uvicorn.access"):
         logger = logging.getLogger(name)
         # KServe installs handlers of its own unless its logger has one already.
@@ -74,3 +132,10 @@ def configure_logging(log_format: str, log_level: str) -> None:
         logger.propagate = True
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access", "httpx", "asyncio"):
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def toggle_level(log_level: str) -> None:
+    """Debug, or back to what was set."""
+    root = logging.getLogger()
+    is_debug = root.level == logging.DEBUG and log_level != "debug"
+    root.setLevel(log_level.upper() if is_debug else logging.DEBUG)

@@ -21,14 +21,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+from predictor.align.process import AlignerProcess
 from predictor.book import Book
 from predictor.engine import CoreProcess, EngineSpec
 from predictor.engine.link.process import WORKER
+from predictor.logs import toggle_level
 from predictor.model.checkpoint.source import resolve_model
 from predictor.ports import reserve
 from predictor.processes import ChildProcess, environment
+from predictor.service.aligner import aligner_spec
 from predictor.service.engines import devices, engine_specs, num_fronts
 from predictor.settings.fields import Settings
+from predictor.settings.preflight import listen_problem
 from predictor.settings.transfer import to_json
 
 logger = logging.getLogger(__name__)
@@ -66,6 +70,7 @@ class Pod:
             )
             for i in range(len(devices(settings)))
         ]
+        self._aligner = AlignerProcess(self._folder / "aligner") if settings.has_aligner else None
         self._fronts: dict[int, ChildProcess] = {}
         self._num_ready = 0
         self._listens = False
@@ -74,9 +79,14 @@ class Pod:
     def _with_ports(self, settings: Settings) -> Settings:
         """The same settings, with ports that are ours."""
         names = ["http_port", *(["grpc_port"] if settings.enable_grpc else [])]
+        names += [] if settings.admin_port is None else ["admin_port"]
         found = {}
         for name in names:
-            reserved = self._open.enter_context(reserve(settings.host, getattr(settings, name)))
+            port = getattr(settings, name)
+            try:
+                reserved = self._open.enter_context(reserve(settings.host, port))
+            except OSError as error:
+                raise OSError(listen_problem(error, settings.host, name, port)) from error
             found[name] = reserved.getsockname()[1]
         return replace(settings, **found)
 
@@ -102,6 +112,7 @@ class Pod:
         stop = asyncio.Event()
         for signum in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(signum, stop.set)
+        self._loop.add_signal_handler(signal.SIGUSR1, self._change_level)
         for index in range(self._num_fronts):
             self._book.starts(index)
         fronts = [asyncio.create_task(self._keep(i)) for i in range(self._num_fronts)]
@@ -123,6 +134,12 @@ class Pod:
                 self._open.close()
                 os._exit(0)
 
+    def _change_level(self) -> None:
+        """Here and in all fronts."""
+        toggle_level(self._settings.log_level)
+        for front in self._fronts.values():
+            front.signal(signal.SIGUSR1)
+
     def _load(self) -> None:
         settings = self._settings
         folder = resolve_model(
@@ -135,8 +152,12 @@ class Pod:
             return
         for core, spec in zip(self._cores, specs, strict=True):
             core.spawn(spec)
+        if self._aligner is not None:
+            self._aligner.spawn(aligner_spec(settings))
         for core in self._cores:
             core.wait_loaded()
+        if self._aligner is not None:
+            self._aligner.wait_loaded()
 
     async def _keep(self, index: int) -> None:
         """One front, and whoever takes its place."""
@@ -213,5 +234,8 @@ class Pod:
             for front in self._fronts.values():
                 front.kill()
             await asyncio.wait(late)
-        await asyncio.gather(*(asyncio.to_thread(core.stop) for core in self._cores))
+        stops: list[Callable[[], None]] = [core.stop for core in self._cores]
+        if self._aligner is not None:
+            stops.append(self._aligner.stop)
+        await asyncio.gather(*map(asyncio.to_thread, stops))
         logger.info("stopped")

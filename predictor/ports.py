@@ -5,17 +5,24 @@ from __future__ import annotations
 import socket
 from typing import Final
 
+from predictor.settings.preflight import listen_problem
+
 _BACKLOG: Final = 2048
 
 
-def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:
-    """A listening socket. Raises OSError when the port is taken.
+def listen(
+    host: str, port: int, *, shared: bool = False, setting: str = "http_port"
+) -> socket.socket:
+    """A listening socket. Raises OSError, which names the setting, when the port is taken.
 
     `shared`: other processes of this pod listen on it too, and the kernel deals connections out.
     """
-    return socket.create_server(
-        (host, port), family=_family(host), backlog=_BACKLOG, reuse_port=shared
-    )
+    try:
+        return socket.create_server(
+            (host, port), family=_family(host), backlog=_BACKLOG, reuse_port=shared
+        )
+    except OSError as error:
+        raise OSError(listen_problem(error, host, setting, port)) from error
 
 
 def reserve(host: str, port: int) -> socket.socket:

@@ -58,8 +58,12 @@ class ChildProcess:
 
     def ask_to_end(self) -> None:
         """SIGTERM."""
+        self.signal(signal.SIGTERM)
+
+    def signal(self, signum: int) -> None:
+        """Send one, if the process is still there."""
         with suppress(ProcessLookupError):
-            self._process.send_signal(signal.SIGTERM)
+            self._process.send_signal(signum)
 
     def kill(self) -> None:
         """End the process at once, whatever it does."""

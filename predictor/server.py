@@ -25,7 +25,9 @@ from kserve import ModelServer
 from prometheus_client import REGISTRY, CollectorRegistry
 
 from predictor import __version__
-from predictor.api.app import AppOptions, create_app
+from predictor.align.client import AlignerClient
+from predictor.align.process import AlignerProcess
+from predictor.api.app import AppOptions, create_admin_app, create_app
 from predictor.api.auth import KeyRing
 from predictor.api.client_secrets import ClientSecrets
 from predictor.api.connections import ConnectionLimits, Connections, fit_to_descriptors
@@ -33,7 +35,9 @@ from predictor.api.dataplane import AsrDataPlane, ClosedRepository
 from predictor.api.give_back import give_back_memory
 from predictor.api.grpc_server import AsrServicer, GrpcLimits, create_grpc_server
 from predictor.api.held_bytes import HeldBytes
+from predictor.api.key_file import KeyFile
 from predictor.api.realtime import LiveDoor
+from predictor.api.tls import Certificate
 from predictor.audio.cut import split
 from predictor.audio.decode import AudioDecoder, AudioLimits, AudioOptions, CutOptions
 from predictor.audio.limits import channel_of
@@ -50,14 +54,17 @@ from predictor.model.checkpoint.identity import ready_text
 from predictor.ports import listen
 from predictor.processes import num_cpus
 from predictor.service.admission import Admission
+from predictor.service.aligner import aligner_spec, check_pieces
 from predictor.service.loading import Loading
 from predictor.service.model import AsrModel, Loaded, ModelOptions
-from predictor.service.ready_clip import ready_clip
+from predictor.service.ready_clip import ready_clip, through_decoder
 from predictor.service.transcriber import (
     MAX_SEGMENTS_AT_ONCE,
     Transcriber,
     TranscriberOptions,
 )
+from predictor.service.word_times import WordTimes
+from predictor.settings.preflight import port_problem
 from predictor.settings.read import Settings
 from predictor.text.languages import parse_language
 from predictor.text.prompt import PromptBuilder
@@ -80,8 +87,12 @@ class AsrServer(ModelServer):  # type: ignore[misc]  # KServe is untyped
         live: LiveHub,
         engine_lost: Future[None],
         place: PodPlace | None,
+        aligner: AlignerProcess | None = None,
     ) -> None:
-        """`engine_lost` is done once the engine has gone for good."""
+        """`engine_lost` is done once the engine has gone for good.
+
+        `aligner` is ended with the server.
+        """
         super().__init__(
             http_port=settings.http_port,
             grpc_port=settings.grpc_port,
@@ -95,18 +106,19 @@ class AsrServer(ModelServer):  # type: ignore[misc]  # KServe is untyped
         self.metrics = metrics
         self.engine_lost = engine_lost
         self.place = place
+        self.aligner = aligner
         for name in settings.served_names:
             self.register_model(model, name)
         self.dataplane = AsrDataPlane(self.registered_models, settings.max_items)
         self.model_repository_extension = ClosedRepository(self.registered_models)
-        self.keys = KeyRing(settings.api_keys)
+        self.keys = KeyRing(settings.api_keys, _key_file(settings))
         self.live = live
         self.held = HeldBytes(settings.max_pending_bytes)
         self.door = LiveDoor(
             dataplane=self.dataplane,
             hub=live,
             keys=self.keys,
-            secrets=ClientSecrets(settings.api_keys),
+            secrets=ClientSecrets(self.keys),
             max_session_s=settings.max_live_session_s,
             default_language=parse_language(settings.language),
         )
@@ -122,10 +134,12 @@ class AsrServer(ModelServer):  # type: ignore[misc]  # KServe is untyped
                 request_timeout_s=settings.request_timeout_s,
                 client_timeout_s=settings.client_timeout_s,
                 cors_origins=settings.cors_origins,
+                has_metrics=settings.admin_port is None,
                 has_page=settings.enable_page,
                 recognize_details=settings.output_format == "json",
             ),
         )
+        self.certificate = _certificate(settings)
         connections = Connections(
             ConnectionLimits(
                 max_connections=fit_to_descriptors(settings.max_connections),
@@ -146,6 +160,19 @@ class AsrServer(ModelServer):  # type: ignore[misc]  # KServe is untyped
             )
         )
 
+        if self.certificate is not None:
+            self.rest.config.load()
+            self.rest.config.ssl = self.certificate.context
+        self.admin = _RestServer(
+            uvicorn.Config(
+                create_admin_app(self.dataplane, metrics),
+                log_config=None,
+                access_log=False,
+                lifespan="off",
+                timeout_graceful_shutdown=1,
+            )
+        )
+
     def start(self, models: list[AsrModel] | None = None) -> None:
         """Serve until told to stop. Raises what kept the model from loading."""
         with asyncio.Runner(loop_factory=self.rest.config.get_loop_factory()) as runner:
@@ -163,6 +190,14 @@ class AsrServer(ModelServer):  # type: ignore[misc]  # KServe is untyped
         serving = asyncio.create_task(self.rest.serve(sockets=[listener]))
         stop_grpc, grpc_port = await self._start_grpc()
         ports = {"http_port": listener.getsockname()[1], "grpc_port": grpc_port}
+        beside = [asyncio.create_task(give_back_memory())]
+        if self.settings.admin_port is not None:
+            port = self.settings.admin_port
+            admin = listen(self.settings.host, port, shared=shared, setting="admin_port")
+            ports["admin_port"] = admin.getsockname()[1]
+            beside.append(asyncio.create_task(self.admin.serve(sockets=[admin])))
+        if self.certificate is not None:
+            beside.append(asyncio.create_task(self.certificate.keep_fresh()))
         if self.place is None:
             logger.info("listening", extra={"fields": ports})
         else:
@@ -171,7 +206,6 @@ class AsrServer(ModelServer):  # type: ignore[misc]  # KServe is untyped
         loading = asyncio.create_task(self._load())
         stopping = asyncio.create_task(stop.wait())
         lost = asyncio.ensure_future(asyncio.wrap_future(self.engine_lost))
-        tidying = asyncio.create_task(give_back_memory())
         try:
             await asyncio.wait({loading, stopping, serving}, return_when=asyncio.FIRST_COMPLETED)
             if loading.done():
@@ -184,8 +218,10 @@ class AsrServer(ModelServer):  # type: ignore[misc]  # KServe is untyped
                 ends: set[asyncio.Future[Any]] = {stopping, serving, lost}
                 await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            tidying.cancel()
             await self._end(serving, stop_grpc)
+            for task in beside:
+                task.cancel()
+            await asyncio.gather(*beside, return_exceptions=True)
             if not loading.done():
                 # A thread cannot be stopped while it reads weights, and nothing would be lost.
                 logger.info("stopped while loading")
@@ -197,16 +233,29 @@ class AsrServer(ModelServer):  # type: ignore[misc]  # KServe is untyped
         if self.model.loaded is not None:  # before it listened
             return
         await asyncio.to_thread(self.decoder.start)
+        self.model.ready_clip = await through_decoder(self.decoder, self.model.ready_clip)
         await asyncio.to_thread(self.model.load)
 
     async def _start_grpc(self) -> tuple[Callable[[], asyncio.Future[None]], int | None]:
         if not self.settings.enable_grpc:
             return _nothing, None
         server = self.grpc_server()
-        port = server.add_insecure_port(f"{self.settings.host}:{self.settings.grpc_port}")
+        port = self._grpc_port(server)
         await server.start()
         grace_s = self.settings.shutdown_grace_s
         return lambda: asyncio.ensure_future(server.stop(grace_s)), port
+
+    def _grpc_port(self, server: grpc.aio.Server) -> int:
+        """Raises OSError that names the setting."""
+        host, port = self.settings.host, self.settings.grpc_port
+        try:
+            if self.certificate is None:
+                return int(server.add_insecure_port(f"{host}:{port}"))
+            credentials = self.certificate.grpc_credentials()
+            return int(server.add_secure_port(f"{host}:{port}", credentials))
+        except RuntimeError as error:
+            said = port_problem(host, "grpc_port", port) or f"grpc_port={port}: {error}"
+            raise OSError(said) from None
 
     def grpc_server(self) -> grpc.aio.Server:
         """V2 over gRPC, without a port yet."""
@@ -234,6 +283,8 @@ class AsrServer(ModelServer):  # type: ignore[misc]  # KServe is untyped
         await asyncio.gather(serving, stop_grpc())
         if self.model.loaded is not None:
             await asyncio.to_thread(self.model.stop)
+        if self.aligner is not None:
+            await asyncio.to_thread(self.aligner.stop)
         self.decoder.close()
         logger.info("stopped")
 
@@ -258,6 +309,7 @@ class PodPlace:
     num_fronts: int
     parent: socket.socket  # the pod, which hears how far we are
     is_late: bool  # the others serve already: listen when ready, not before
+    aligner: Path  # where the pod's aligner is reached, if it has one
 
     def tell(self, what: str) -> None:
         """One line to the pod; if it has gone, `when_orphaned` says so."""
@@ -307,16 +359,40 @@ def build_server(
         num_long=settings.max_long_recordings,
         window_s=MAX_SEGMENTS_AT_ONCE * settings.segment_s,
     )
+    aligner = AlignerProcess() if settings.has_aligner and place is None else None
+
+    def load() -> Loaded:
+        begun = loading or Loading(settings)
+        if aligner is not None:
+            aligner.spawn(aligner_spec(settings))
+
+        def word_times() -> WordTimes | None:
+            if not settings.has_aligner:
+                return None
+            return _word_times(settings, aligner if place is None else place.aligner)
+
+        return _load(settings, metrics, begun, hub, engine_lost, book, word_times)
+
     model = AsrModel(
         settings.model_name,
-        lambda: _load(settings, metrics, loading or Loading(settings), hub, engine_lost, book),
+        load,
         decoder,
         ready_clip(),
         metrics,
         ModelOptions(settings.request_timeout_s, parse_language(settings.language)),
         is_pod_ready=(lambda: True) if book is None else book.nobody_starts,
     )
-    return AsrServer(settings, model, decoder, metrics, hub, engine_lost, place)
+    return AsrServer(settings, model, decoder, metrics, hub, engine_lost, place, aligner)
+
+
+def _key_file(settings: Settings) -> KeyFile | None:
+    return None if settings.api_keys_file is None else KeyFile(settings.api_keys_file)
+
+
+def _certificate(settings: Settings) -> Certificate | None:
+    if settings.tls_cert_file is None or settings.tls_key_file is None:
+        return None
+    return Certificate(settings.tls_cert_file, settings.tls_key_file)
 
 
 def _cut_options(settings: Settings) -> CutOptions:
@@ -360,13 +436,14 @@ def _load(
     hub: LiveHub,
     engine_lost: Future[None],
     book: Book | None,
+    word_times: Callable[[], WordTimes | None],
 ) -> Loaded:
     """Wait for the checkpoint and build what transcribes with it. Slow; runs in a thread."""
     checkpoint = loading.result(_observer(metrics))
     loading.lost.add_done_callback(lambda _: engine_lost.set_result(None))
     tokenizer, engine = checkpoint.tokenizer, checkpoint.made.client
     prompts = PromptBuilder(tokenizer, settings.max_context_tokens)
-    options = TranscriberOptions(segment_s=settings.segment_s)
+    options = TranscriberOptions(segment_s=settings.segment_s, word_times=word_times())
     admission = Admission(settings.max_held_audio_s, metrics, book)
     transcriber = Transcriber(engine.submit, split, tokenizer, prompts, options, admission, metrics)
     live = LiveParts(
@@ -401,6 +478,21 @@ def _load(
         loading.has_real_weights,
         loading.began_s,
     )
+
+
+def _word_times(settings: Settings, aligner: AlignerProcess | Path | None) -> WordTimes:
+    """Wait for the aligner, which is ours or reached at its address.
+
+    Raises RuntimeError and ValueError.
+    """
+    assert aligner is not None
+    if isinstance(aligner, AlignerProcess):
+        aligner.wait_loaded()
+        aligner = aligner.address
+    client = AlignerClient(aligner)
+    info = client.wait_ready()
+    check_pieces(settings, info)
+    return WordTimes(client.times, info.languages, info.max_audio_s)
 
 
 def _checkpoint_name(settings: Settings, folder: Path) -> str:

@@ -97,6 +97,8 @@ class TextRequest:
     language: str | None = None  # canonical name such as "English"; None = detect
     context: str = ""  # hot words or any text that helps, put in the system turn
     max_new_tokens: int | None = None  # of one piece; None = by the audio's length
+    with_words: bool = False  # say when each word was said
+    said: str | None = None  # what was said, of which times are asked and nothing else
     draft: str = ""  # what may be said: it changes the time of the first piece, never its text
 
 
@@ -122,6 +124,17 @@ class Usage:
     num_audio_tokens: int
     num_prompt_tokens: int  # audio tokens included
     num_completion_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """A word as it stands in the text, without the punctuation around it; or one ideograph."""
+
+    text: str
+    start_s: float  # in the recording
+    end_s: float
+    # 0..1, geometric mean of the probabilities of its tokens; None for a word that was given.
+    confidence: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,4 +168,5 @@ class Transcription:
     usage: Usage
     segments: tuple[Segment, ...] = field(default_factory=tuple)
     num_repeats_removed: int = 0  # characters the repetition clean-up took away
+    words: tuple[Word, ...] | None = None  # in time order, if they were asked for
     notes: tuple[str, ...] = ()  # what was done to the recording that its sender may not expect

@@ -39,6 +39,9 @@ LIGHT = [
     "predictor.audio.limits",
     "predictor.engine.link.process",
     "predictor.engine.link.remote",
+    "predictor.align.client",
+    "predictor.align.process",
+    "predictor.service.aligner",
     "predictor.pod",
     "predictor.startup",
     "predictor.settings.read",
@@ -121,13 +124,14 @@ def test_only_the_server_wires() -> None:
     """
     wired = {"AudioDecoder", "Transcriber", "Admission", "Metrics", "AsrModel"}
     wired |= {"build_engine", "CoreProcess", "RemoteCore", "EngineClient"}
+    wired |= {"AlignerProcess", "AlignerClient"}
     for name, path in modules().items():
         calls = {
             node.func.id
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
         }
-        allowed = {"CoreProcess"} if name == "pod" else set()
+        allowed = {"CoreProcess", "AlignerProcess"} if name == "pod" else set()
         allowed |= {"build_engine"} if name in ("engine.link.worker", "service.loading") else set()
         allowed |= (
             {"CoreProcess", "RemoteCore", "EngineClient"} if name == "service.loading" else set()

@@ -129,7 +129,14 @@ def in_memory(descriptor: int) -> float:
     return found / len(offsets)
 
 
-@pytest.mark.parametrize("flags", [["--http_port", "{port}"], ["--model_dir", "absent"]])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--http_port", "{port}"],
+        ["--grpc_port", "{port}", "--enable_grpc", "true"],
+        ["--model_dir", "absent"],
+    ],
+)
 def test_a_start_that_cannot_go_on_ends_with_1(flags: list[str]) -> None:
     """While the checkpoint is being read, too."""
     import socket
@@ -143,7 +150,10 @@ def test_a_start_that_cannot_go_on_ends_with_1(flags: list[str]) -> None:
             command, cwd=ROOT, capture_output=True, text=True, timeout=120, env={**os.environ}
         )
     assert run.returncode == 1, run.stderr
-    assert "the server cannot go on" in run.stderr
+    [line] = [line for line in run.stderr.splitlines() if "the server cannot go on" in line]
+    assert any(name in line for name in ("http_port", "grpc_port", "model_dir"))
+    assert "Traceback" not in run.stderr
+    assert "loading" not in run.stderr  # nothing was begun
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,22 +15,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from predictor.align.passes import Marked
+from predictor.align.words import LANGUAGES
 from predictor.model.attention import Packing, to_device
 from predictor.model.checkpoint.weights import load_model
 from predictor.model.config import CheckpointError, num_audio_tokens
 from predictor.model.mel import LogMel
 from predictor.text.tokenizer import TextTokenizer
-from predictor.types import Samples
 
 DEFAULT_CLASS_S = 0.08  # of the published aligner
-
-
-@dataclass(frozen=True, slots=True)
-class Marked:
-    """One recording and the words said in it."""
-
-    samples: Samples
-    words: tuple[str, ...]  # at least one
 
 
 class Aligner:
@@ -49,6 +41,7 @@ class Aligner:
         self._log_mel = LogMel(config.audio.num_mel_bins, device=self._device)
         self.class_s = _class_s(folder)
         self.max_audio_s = config.num_classes * self.class_s
+        self.languages = _languages(folder)
 
     @torch.inference_mode()
     def times(self, batch: Sequence[Marked]) -> list[NDArray[np.float64]]:
@@ -92,3 +85,9 @@ def _class_s(folder: Path) -> float:
         if isinstance(value, int | float) and value > 0:
             return float(value) / 1000
     return DEFAULT_CLASS_S
+
+
+def _languages(folder: Path) -> tuple[str, ...]:
+    """Those that config.json names and the published aligner knows, or all that it knows."""
+    named = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return tuple(sorted(set(named.get("support_languages") or LANGUAGES) & set(LANGUAGES)))

@@ -42,6 +42,25 @@ def split_words(text: str, language: str | None) -> list[str]:
     return [word for word in words if word]
 
 
+def places_of(words: Sequence[str], text: str) -> list[tuple[int, int]]:
+    """(start, end) of each word in the text it was split from; (0, 0) for one that is not there."""
+    places: list[tuple[int, int]] = []
+    after = 0
+    for word in words:
+        start, at = -1, after
+        for char in word:
+            found = text.find(char, at)
+            if found < 0:
+                break
+            start, at = (found if start < 0 else start), found + 1
+        else:
+            places.append((start, at))
+            after = at
+            continue
+        places.append((0, 0))
+    return places
+
+
 def monotonic(times: Sequence[float]) -> list[float]:
     """Times that never go back: those off the longest rising run are snapped or spread.
 

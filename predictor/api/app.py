@@ -47,6 +47,7 @@ class AppOptions:
     client_timeout_s: float  # for a body to bring more
     cors_origins: tuple[str, ...]  # whose pages may send requests from a browser
     recognize_details: bool  # whether `/api/v1/recognize` answers with `details` as well
+    has_metrics: bool = True  # not when they have a port of their own
     has_page: bool = False  # whether browsers get a page at `/`
 
 
@@ -70,7 +71,9 @@ def create_app(
     register_model_names()
     created = int(time.time())
     page = Page() if options.has_page else None
-    app.include_router(health_router(dataplane, metrics.registry, page))
+    app.include_router(
+        health_router(dataplane, metrics.registry if options.has_metrics else None, page)
+    )
     if page is not None:
         app.include_router(page_router(page))
     app.include_router(recognize_router(dataplane, with_details=options.recognize_details))
@@ -97,6 +100,16 @@ def create_app(
     app.add_middleware(ReserveForProbes)
     app.add_middleware(Deadline, timeout_s=options.request_timeout_s)
     app.add_middleware(RequestContext, metrics=metrics, model_identity=lambda: _digest(dataplane))
+    return app
+
+
+def create_admin_app(dataplane: AsrDataPlane, metrics: Metrics) -> FastAPI:
+    """Health and metrics alone, for a port that callers do not reach."""
+    app = FastAPI(title="Qwen3-ASR on KServe, health and metrics", version=__version__,
+                  openapi_url=None, docs_url=None, redoc_url=None)  # fmt: skip
+    app.include_router(health_router(dataplane, metrics.registry, None))
+    app.add_exception_handler(HTTPException, _answer)
+    app.add_middleware(HeadAndOptions, routes=app.routes)
     return app
 
 

@@ -14,26 +14,37 @@ from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from predictor.api.errors import answer_error, error_response, speaks_openai
+from predictor.api.key_file import KeyFile
 from predictor.errors import NotFound, Unauthorized
+from predictor.logs import note
 
 _OPEN_METHODS = ("GET", "HEAD", "OPTIONS")
 
 
 class KeyRing:
-    """The keys that are accepted; empty = all requests are."""
+    """The keys that are accepted, by name; none, and no file of them = all requests are."""
 
-    def __init__(self, keys: Sequence[str]) -> None:
-        self._keys = [key.encode() for key in keys]
+    def __init__(self, keys: Sequence[str], file: KeyFile | None = None) -> None:
+        """`file`: further keys, which may change."""
+        self._fixed = {f"key-{i}": key.encode() for i, key in enumerate(keys, start=1)}
+        self._file = file
+
+    def current(self) -> Mapping[str, bytes]:
+        """Name -> key."""
+        return self._fixed if self._file is None else {**self._fixed, **self._file.current()}
 
     def check(self, headers: Mapping[str, str]) -> None:
         """Raises Unauthorized unless `authorization: Bearer KEY` or `x-api-key: KEY` has a key."""
-        if not self._keys:
+        keys = self.current()
+        if not keys:
             return
         scheme, _, bearer = headers.get("authorization", "").partition(" ")
         given = bearer.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
         # Every key is compared, each in constant time, so that timing tells nothing.
-        matches = [hmac.compare_digest(key, given.encode()) for key in self._keys]
-        if not any(matches):
+        matches = [n for n, key in keys.items() if hmac.compare_digest(key, given.encode())]
+        if matches:
+            note(key=matches[0])
+        else:
             what = "wrong" if given else "missing"
             raise Unauthorized(f"API key {what}: send it as authorization: Bearer KEY")
 

@@ -75,7 +75,10 @@ def chat_call(body: bytes | bytearray, served_names: Sequence[str], created: int
     name = str(model_name)
 
     def render(answers: list[Transcription]) -> Rendered:
-        return Rendered(orjson.dumps(_completion(answers[0], name, created)), "application/json")
+        return Rendered(
+            orjson.dumps(_completion(answers[0], name, created), option=orjson.OPT_APPEND_NEWLINE),
+            "application/json",
+        )
 
     call = Call("openai", (recording,), render)
     with_usage = options.get("include_usage") is True

@@ -36,10 +36,14 @@ def key_of_websocket(socket: WebSocket) -> tuple[str | None, str | None]:
 
 
 class ClientSecrets:
-    """Makes and checks them; `api_keys`: any of the server's, empty where it asks for none."""
+    """Makes and checks them with the server's keys, of which it may have none."""
 
-    def __init__(self, api_keys: Sequence[str]) -> None:
-        self._keys = [key.encode() for key in api_keys] or [b"open"]
+    def __init__(self, keys: KeyRing) -> None:
+        self._ring = keys
+
+    @property
+    def _keys(self) -> list[bytes]:
+        return list(self._ring.current().values()) or [b"open"]
 
     def create(self, body: bytes, served_names: Sequence[str]) -> Json:
         """`POST /realtime/client_secrets`. Raises InvalidInput, NotFound."""

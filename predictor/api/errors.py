@@ -151,7 +151,9 @@ def error_headers(error: AsrError) -> dict[str, str]:
 def error_response(error: AsrError, *, openai: bool) -> Response:
     """The HTTP answer for an error."""
     return Response(
-        orjson.dumps(error_body(error, openai=openai), default=str),
+        orjson.dumps(
+            error_body(error, openai=openai), default=str, option=orjson.OPT_APPEND_NEWLINE
+        ),
         status_code=error.spec.http_status,
         media_type="application/json",
         headers=error_headers(error),

@@ -24,7 +24,7 @@ class Form:
     data: memoryview | None = None
     content_type: str | None = None  # of the file's part
     fields: dict[str, str] = field(default_factory=dict)
-    lists: dict[str, list[str]] = field(default_factory=dict)  # fields whose name ends with []
+    lists: dict[str, list[str]] = field(default_factory=dict)  # of names that may end with []
 
 
 async def read_form(request: Request, file_field: str, known_fields: Sequence[str]) -> Form:
@@ -46,7 +46,7 @@ async def read_form(request: Request, file_field: str, known_fields: Sequence[st
         if part.name == file_field:
             _take_file(form, part)
         else:
-            _take_field(form, part)
+            _take_field(form, part, known_fields)
     if form.data is None:
         raise InvalidInput(f"{file_field}: the form has no such file", field=file_field)
     return form
@@ -59,7 +59,7 @@ def _take_file(form: Form, part: Part) -> None:
     form.content_type = checked_content_type(part.content_type)
 
 
-def _take_field(form: Form, part: Part) -> None:
+def _take_field(form: Form, part: Part, known_fields: Sequence[str]) -> None:
     name = part.name
     if part.is_file:
         raise InvalidInput(f"{name}: must be sent as text", field=name)
@@ -74,7 +74,7 @@ def _take_field(form: Form, part: Part) -> None:
         text = bytes(part.data).decode()
     except UnicodeDecodeError as error:
         raise InvalidInput(f"{name}: not UTF-8", field=name) from error
-    if name.endswith("[]"):
+    if name.endswith("[]") or f"{name}[]" in known_fields:
         form.lists.setdefault(name, []).append(text)
     elif name in form.fields:
         raise InvalidInput(f"{name}: given twice", field=name)

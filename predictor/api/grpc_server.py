@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
-from collections.abc import AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import ExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
@@ -17,15 +18,18 @@ from kserve.protocol.grpc.servicer import InferenceServicer
 from predictor.api import v2
 from predictor.api.dataplane import AsrDataPlane, ClosedRepository
 from predictor.api.errors import Closed, error_headers, to_asr_error
+from predictor.api.grpc_health import health_handler
 from predictor.api.grpc_message import read_grpc
 from predictor.api.held_bytes import HeldBytes
 from predictor.api.live_grpc import serve_stream, stream_handler
-from predictor.api.middleware import request_id_of
+from predictor.api.middleware import request_id_of, trace_of
 from predictor.api.reading import off_loop
 from predictor.api.realtime import LiveDoor
 from predictor.errors import AsrError, DeadlineExceeded, InvalidInput, TooSlow
-from predictor.logs import request_id_var
+from predictor.logs import noting, request_id_var
 from predictor.metrics import CLIENT_CLOSED_REQUEST, Metrics
+
+logger = logging.getLogger("predictor.access")
 
 _MAX_CALLS: Final = 1024  # at once; most wait for room
 _MAX_STREAMS: Final = 128  # of one connection
@@ -60,6 +64,10 @@ class AsrServicer(InferenceServicer):  # type: ignore[misc]  # KServe is untyped
         self._metrics = metrics
         self._keys = live.keys
         self._live = live
+
+    def is_ready(self) -> bool:
+        """Whether requests should be sent here."""
+        return self._dataplane.model.is_ready()
 
     async def ModelInfer(  # noqa: N802  the protocol's name
         self, message: Message, context: Context
@@ -137,6 +145,10 @@ class AsrServicer(InferenceServicer):  # type: ignore[misc]  # KServe is untyped
         }
         request_id = request_id_of(headers.get("x-request-id"))
         token = request_id_var.set(request_id)
+        stack = ExitStack()
+        noted = stack.enter_context(noting())
+        if trace_id := trace_of(headers.get("traceparent")):
+            noted["trace_id"] = trace_id
         started, status = time.monotonic(), CLIENT_CLOSED_REQUEST
         if counted:
             self._metrics.requests_in_flight.labels(protocol="grpc").inc()
@@ -155,11 +167,18 @@ class AsrServicer(InferenceServicer):  # type: ignore[misc]  # KServe is untyped
             raise error from None
         finally:
             if counted:
+                _log(status, time.monotonic() - started, noted)
                 self._metrics.requests_in_flight.labels(protocol="grpc").dec()
                 self._metrics.requests.labels(protocol="grpc", code=str(status)).inc()
                 elapsed_s = time.monotonic() - started
                 self._metrics.request_seconds.labels(protocol="grpc").observe(elapsed_s)
+            stack.close()
             request_id_var.reset(token)
+
+
+def _log(status: int, elapsed_s: float, noted: Mapping[str, object]) -> None:
+    fields = {"protocol": "grpc", "status": status, "elapsed_s": round(elapsed_s, 4), **noted}
+    logger.info("request", extra={"fields": fields})
 
 
 async def _abort(context: Context, error: AsrError) -> NoReturn:
@@ -216,7 +235,8 @@ def create_grpc_server(
     service = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
     handlers = {method.name: _handler(servicer, method, held, limits) for method in service.methods}
     generic = grpc.method_handlers_generic_handler(service.full_name, handlers)
-    server.add_generic_rpc_handlers((generic, stream_handler(servicer.ModelStreamInfer)))
+    stream = stream_handler(servicer.ModelStreamInfer)
+    server.add_generic_rpc_handlers((generic, stream, health_handler(servicer.is_ready)))
     return server
 
 

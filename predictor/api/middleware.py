@@ -12,6 +12,7 @@ import re
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
@@ -34,13 +35,14 @@ from predictor.errors import (
     PayloadTooLarge,
     TooSlow,
 )
-from predictor.logs import request_id_var
+from predictor.logs import noting, request_id_var
 from predictor.metrics import CLIENT_CLOSED_REQUEST, Metrics
 
 logger = logging.getLogger("predictor.access")
 
 _PROBES = ("GET", "HEAD", "OPTIONS")
 _MIN_BYTES_PER_S = 4096  # of a body; a modem of 33.6 kbit/s
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 
 
@@ -67,6 +69,10 @@ class RequestContext:
             return
         request_id = request_id_of(Headers(scope=scope).get("x-request-id"))
         token = request_id_var.set(request_id)
+        stack = ExitStack()
+        noted = stack.enter_context(noting())
+        if trace_id := trace_of(Headers(scope=scope).get("traceparent")):
+            noted["trace_id"] = trace_id
         protocol = protocol_of(scope["path"]) if scope["method"] == "POST" else None
         started = time.monotonic()
         status = CLIENT_CLOSED_REQUEST
@@ -95,7 +101,8 @@ class RequestContext:
         finally:
             elapsed_s = time.monotonic() - started
             self._count(protocol, status, elapsed_s, scope.get(ERROR_KEY))
-            _log(scope, status, elapsed_s, scope.get(ERROR_KEY))
+            _log(scope, status, elapsed_s, scope.get(ERROR_KEY), noted)
+            stack.close()
             request_id_var.reset(token)
 
     def _count(
@@ -110,12 +117,25 @@ class RequestContext:
             self.metrics.errors.labels(protocol=protocol, error=error.spec.code).inc()
 
 
-def _log(scope: Scope, status: int, elapsed_s: float, error: AsrError | None) -> None:
+def trace_of(traceparent: str | None) -> str | None:
+    """The trace's id of a W3C header, if it is one."""
+    found = _TRACEPARENT.fullmatch(traceparent or "")
+    return found[1] if found else None
+
+
+def _log(
+    scope: Scope,
+    status: int,
+    elapsed_s: float,
+    error: AsrError | None,
+    noted: Mapping[str, object],
+) -> None:
     fields: dict[str, object] = {
         "method": scope["method"],
         "path": scope["path"][:200],  # never the query: it may hold a context
         "status": status,
         "elapsed_s": round(elapsed_s, 4),
+        **noted,
     }
     if error is not None:
         fields["error"] = error.spec.code

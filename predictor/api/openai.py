@@ -62,7 +62,8 @@ async def openai_call(
     fields = form.fields
     check_model(fields.get("model"), served_names)
     response_format = _response_format(fields.get("response_format", "json"))
-    _check_granularities(form.lists.get(GRANULARITIES, []), response_format)
+    granularities = form.lists.get(GRANULARITIES, [])
+    _check_granularities(granularities, response_format)
     with_logprobs = _include_logprobs(form.lists.get(INCLUDE, []), response_format)
     stream = _stream(fields.get("stream", "false"), response_format)
     ignored = [
@@ -80,8 +81,11 @@ async def openai_call(
         channel=hearing.channel,
         track=hearing.track,
         vad=hearing.vad,
+        with_words="word" in granularities,
+        words_field=GRANULARITIES,
     )
-    render = renderer(response_format, token_bytes if with_logprobs else None)
+    scored = token_bytes if with_logprobs else None
+    render = renderer(response_format, scored, granularities)
     call = Call("openai", (recording,), render)
     return OpenAICall(call, stream, with_logprobs, tuple(ignored))
 
@@ -119,8 +123,8 @@ def _without_empty(form: Form) -> Form:
     fields = {name: text for name, text in form.fields.items() if text.strip()}
     lists = {name: [t for t in texts if t.strip()] for name, texts in form.lists.items()}
     for plain, bracketed in _UNBRACKETED.items():
-        if plain in fields:
-            lists.setdefault(bracketed, []).extend(_listed(fields.pop(plain)))
+        for text in lists.pop(plain, []):
+            lists.setdefault(bracketed, []).extend(_listed(text))
     return Form(form.data, form.content_type, fields, lists)
 
 
@@ -143,12 +147,12 @@ def _response_format(given: str) -> ResponseFormat:
 
 def _check_granularities(granularities: list[str], response_format: ResponseFormat) -> None:
     for granularity in granularities:
-        if granularity != "segment":
+        if granularity not in ("word", "segment"):
             raise InvalidInput(
-                f"{GRANULARITIES}: {granularity[:60]!r} is not supported, only 'segment' is",
+                f"{GRANULARITIES}: {granularity[:60]!r} is not supported, word and segment are",
                 field=GRANULARITIES,
                 value=granularity[:60],
-                limit=["segment"],
+                limit=["word", "segment"],
             )
     if granularities and response_format != "verbose_json":
         raise InvalidInput(

@@ -6,13 +6,14 @@ The SDKs map `language` by lower-case English names and refuse null for a number
 from __future__ import annotations
 
 import zlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import orjson
 
 from predictor.api.errors import error_body, to_asr_error
+from predictor.api.words import words_json
 from predictor.text.languages import CODES
 from predictor.text.subtitles import to_srt, to_vtt
 from predictor.types import Segment, Transcription
@@ -37,9 +38,14 @@ def model_entry(model_name: str, created: int) -> dict[str, Any]:
 
 
 def renderer(
-    response_format: ResponseFormat, token_bytes: TokenBytes | None
+    response_format: ResponseFormat,
+    token_bytes: TokenBytes | None,
+    granularities: Sequence[str] = (),
 ) -> Callable[[list[Transcription]], Rendered]:
-    """Says an answer in `response_format`; with `token_bytes`, the JSON has `logprobs` as well."""
+    """Says an answer in `response_format`; with `token_bytes`, the JSON has `logprobs` as well.
+
+    `granularities` are what times are asked for in verbose JSON: of segments where it is empty.
+    """
 
     def render(answers: list[Transcription]) -> Rendered:
         [answer] = answers
@@ -47,9 +53,13 @@ def renderer(
             body: dict[str, Any] = {"text": answer.text, "usage": token_usage(answer)}
             if token_bytes is not None:
                 body["logprobs"] = logprobs(answer, token_bytes)
-            return Rendered(orjson.dumps(body), "application/json")
+            return Rendered(
+                orjson.dumps(body, option=orjson.OPT_APPEND_NEWLINE), "application/json"
+            )
         if response_format == "verbose_json":
-            return Rendered(orjson.dumps(_verbose(answer)), "application/json")
+            verbose = _verbose(answer, granularities)
+            body_bytes = orjson.dumps(verbose, option=orjson.OPT_APPEND_NEWLINE)
+            return Rendered(body_bytes, "application/json")
         spoken = [segment for segment in answer.segments if segment.text]
         text = {
             "text": lambda: answer.text + "\n",
@@ -131,13 +141,18 @@ def token_usage(answer: Transcription) -> dict[str, Any]:
     }
 
 
-def _verbose(answer: Transcription) -> dict[str, Any]:
+def _verbose(answer: Transcription, granularities: Sequence[str]) -> dict[str, Any]:
+    parts: dict[str, Any] = {}
+    if answer.words is not None:
+        parts["words"] = words_json(answer.words)
+    if not granularities or "segment" in granularities:
+        parts["segments"] = [_segment(segment) for segment in answer.segments if segment.text]
     return {
         "task": "transcribe",
         "language": (answer.language or "").lower(),
         "duration": answer.duration_s,
         "text": answer.text,
-        "segments": [_segment(segment) for segment in answer.segments if segment.text],
+        **parts,
         "usage": {"type": "duration", "seconds": answer.duration_s},
         "confidence": answer.confidence,
         "finish_reason": answer.finish_reason,

@@ -12,6 +12,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from predictor.api import openai, openapi
+from predictor.api.alignments import alignment_call
 from predictor.api.chat import chat_call, chat_events
 from predictor.api.dataplane import AsrDataPlane
 from predictor.api.openai_answers import Event, Rendered, model_entry, sse_events
@@ -52,6 +53,12 @@ def openai_router(dataplane: AsrDataPlane, created: int, prefix: str) -> APIRout
             parsed.ignored,
         )
 
+    async def alignments(request: Request) -> Response:
+        name = dataplane.model.name
+        await dataplane.get_model(name)
+        call = await alignment_call(request)
+        return _json(await dataplane.call(name, call, dict(request.headers)))
+
     async def models() -> Response:
         entries = [model_entry(name, created) for name in dataplane.served_names]
         return _json({"object": "list", "data": entries})
@@ -62,6 +69,7 @@ def openai_router(dataplane: AsrDataPlane, created: int, prefix: str) -> APIRout
 
     add = router.add_api_route
     add("/audio/transcriptions", transcriptions, methods=["POST"], **openapi.TRANSCRIPTIONS)
+    add("/audio/alignments", alignments, methods=["POST"], **openapi.ALIGNMENTS)
     add("/chat/completions", chat_completions, methods=["POST"], **openapi.CHAT_COMPLETIONS)
     if prefix != "/v1":
         add("/models", models, methods=["GET"], **openapi.OPENAI_MODELS)
@@ -70,7 +78,9 @@ def openai_router(dataplane: AsrDataPlane, created: int, prefix: str) -> APIRout
 
 
 def _json(content: object) -> Response:
-    return Response(orjson.dumps(content), media_type="application/json")
+    return Response(
+        orjson.dumps(content, option=orjson.OPT_APPEND_NEWLINE), media_type="application/json"
+    )
 
 
 def _ignored(fields: Sequence[str]) -> dict[str, str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, get_args
 
-from predictor.api import chat, openai, recognize, v2
+from predictor.api import alignments, chat, openai, recognize, v2
 from predictor.api.tensors import MAX_DRAFT_CHARS
 from predictor.audio.limits import Vad
 
@@ -83,11 +83,30 @@ _HEARING: Schema = {
     "track": {"anyOf": [{"const": ""}, *_WHICH], "description": "An audio track's number from 0."},
     "vad": {"type": "string", "enum": [*get_args(Vad), ""], "description": "What finds speech."},
 }
+_WORDS_WANTED: Schema = {
+    "words": {
+        "enum": [True, False, "true", "false", ""],
+        "description": "true adds words with their times.",
+    }
+}
+_WORDS = _list(
+    _object(
+        {
+            "word": _STRING,
+            "start": {"type": "number", "description": "Seconds into the recording."},
+            "end": _NUMBER,
+            "confidence": {"type": "number", "minimum": 0, "maximum": 1},
+        },
+        ["word", "start", "end"],
+        additionalProperties=False,
+    )
+)
+_ASKED: Schema = {**_WORDS_WANTED, **_HEARING}
 _FINISH = {"type": "string", "enum": ["stop", "length", "repetition", "silence"]}
 _SEGMENT_REQUIRED = [
     "id", "start", "end", "text", "language", "confidence", "avg_logprob", "finish_reason"
 ]  # fmt: skip
-_DETAILS: Schema = {
+_DETAIL_FIELDS: Schema = {
     "finish_reason": _FINISH,
     "num_repeats_removed": _INTEGER,
     "notes": _list(_STRING),
@@ -115,6 +134,8 @@ _DETAILS: Schema = {
         }
     ),
 }
+_DETAILS_REQUIRED = list(_DETAIL_FIELDS)
+_DETAILS: Schema = {**_DETAIL_FIELDS, "words": _WORDS}
 _ANSWER: Schema = {
     "text": _STRING,
     "language": _nullable(_STRING),
@@ -280,7 +301,11 @@ V1_MODEL = _route(
 _B64 = _object({"b64": {"type": "string", "format": "byte"}}, additionalProperties=False)
 V1_PREDICT = _route(
     "Transcribe instances, or one recording as the raw body",
-    _json(_object({"predictions": _list(_object({**_ANSWER, **_DETAILS}))})),
+    _json(
+        _object(
+            {"predictions": _list(_object({**_ANSWER, **_DETAILS}, [*_ANSWER, *_DETAILS_REQUIRED]))}
+        )
+    ),
     body={
         **_json(
             _object(
@@ -292,7 +317,7 @@ V1_PREDICT = _route(
                                 "language": _nullable(_LANGUAGE),
                                 "context": _nullable(_CONTEXT),
                                 "draft": _nullable(_DRAFT),
-                                **_HEARING,
+                                **_ASKED,
                             },
                             ["audio"],
                             additionalProperties=False,
@@ -311,14 +336,19 @@ V1_PREDICT = _route(
         {"name": "language", "in": "query", "schema": _LANGUAGE},
         {"name": "context", "in": "query", "schema": _CONTEXT},
         {"name": "draft", "in": "query", "schema": _DRAFT},
-        *({"name": name, "in": "query", "schema": _HEARING[name]} for name in _HEARING),
+        *({"name": name, "in": "query", "schema": _ASKED[name]} for name in _ASKED),
     ],
 )
 
 RECOGNIZE = _route(
     "Transcribe one file",
-    _json(_object({**_ANSWER, "details": _object(_DETAILS)}, list(_ANSWER))),
-    body=_form(recognize.FILE_FIELD, {"language": _LANGUAGE, "context": _CONTEXT, **_HEARING}, []),
+    _json(
+        _object(
+            {**_ANSWER, "words": _WORDS, "details": _object(_DETAILS, _DETAILS_REQUIRED)},
+            list(_ANSWER),
+        )
+    ),
+    body=_form(recognize.FILE_FIELD, {"language": _LANGUAGE, "context": _CONTEXT, **_ASKED}, []),
 )
 
 _TEMPERATURE: Schema = {
@@ -345,13 +375,32 @@ TRANSCRIPTIONS = _route(
             "prompt": _CONTEXT,
             "response_format": {"type": "string", "enum": list(openai.FORMATS)},
             "temperature": _TEMPERATURE,
-            openai.GRANULARITIES: _list({"const": "segment"}),
+            openai.GRANULARITIES: _list({"enum": ["word", "segment"]}),
             openai.INCLUDE: _list({"const": "logprobs"}),
             "chunking_strategy": {"const": "auto"},
             "stream": _BOOLEAN,
             **_HEARING,
         },
         ["model"],
+    ),
+    error=OPENAI_ERROR,
+)
+ALIGNMENTS = _route(
+    "When the words of a known text were said",
+    _json(
+        _object(
+            {
+                "text": _STRING,
+                "language": _nullable(_STRING),
+                "duration": {"type": "number", "description": "Seconds of audio."},
+                "words": _WORDS,
+            }
+        )
+    ),
+    body=_form(
+        alignments.FILE_FIELD,
+        {"text": _STRING, "language": _LANGUAGE, "model": _STRING, **_HEARING},
+        ["text"],
     ),
     error=OPENAI_ERROR,
 )

@@ -90,7 +90,9 @@ def realtime_router(door: LiveDoor, prefix: str) -> APIRouter:
 
 
 def _json(content: object) -> Response:
-    return Response(orjson.dumps(content), media_type="application/json")
+    return Response(
+        orjson.dumps(content, option=orjson.OPT_APPEND_NEWLINE), media_type="application/json"
+    )
 
 
 async def serve_realtime(door: LiveDoor, socket: WebSocket) -> None:

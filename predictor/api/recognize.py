@@ -9,12 +9,13 @@ from starlette.requests import Request
 from predictor.api.details import details
 from predictor.api.forms import read_form
 from predictor.api.hearing import HEARING_FIELDS, read_hearing
+from predictor.api.words import WORDS_FIELD, read_words, words_json
 from predictor.service.calls import Call, Recording
 from predictor.text.languages import parse_language
 from predictor.types import Transcription
 
 FILE_FIELD = "audio"
-FIELDS = ("language", "context", *HEARING_FIELDS)
+FIELDS = ("language", "context", WORDS_FIELD, *HEARING_FIELDS)
 
 
 async def recognize_call(request: Request, *, with_details: bool) -> Call:
@@ -33,6 +34,7 @@ async def recognize_call(request: Request, *, with_details: bool) -> Call:
         channel=hearing.channel,
         track=hearing.track,
         vad=hearing.vad,
+        with_words=read_words(form.fields),
     )
     return Call("recognize", (recording,), _render_details if with_details else _render)
 
@@ -44,6 +46,7 @@ def _render(answers: list[Transcription]) -> dict[str, Any]:
         "confidence": answer.confidence,
         "language": answer.language,
         "duration": answer.duration_s,
+        **({} if answer.words is None else {"words": words_json(answer.words)}),
     }
 
 

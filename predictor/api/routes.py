@@ -39,13 +39,17 @@ def register_model_names() -> None:
 
 
 def _json(content: object, status: int = 200) -> Response:
-    return Response(orjson.dumps(content), status_code=status, media_type="application/json")
+    return Response(
+        orjson.dumps(content, option=orjson.OPT_APPEND_NEWLINE),
+        status_code=status,
+        media_type="application/json",
+    )
 
 
 def health_router(
-    dataplane: AsrDataPlane, registry: CollectorRegistry, page: Page | None
+    dataplane: AsrDataPlane, registry: CollectorRegistry | None, page: Page | None
 ) -> APIRouter:
-    """Liveness, readiness and metrics; browsers that ask for `/` get the page, if there is one."""
+    """Liveness, readiness and, of a `registry`, metrics; browsers get the page at `/`, if any."""
     router = APIRouter(tags=["health"])
 
     async def live() -> Response:
@@ -61,6 +65,7 @@ def health_router(
         return _json({"ready": ready}, 200 if ready else 503)
 
     async def metrics(request: Request) -> Response:
+        assert registry is not None
         encode, content_type = exposition.choose_encoder(request.headers.get("accept", ""))
         return Response(encode(registry), headers={"content-type": content_type})
 
@@ -71,7 +76,8 @@ def health_router(
     router.add_api_route("/healthz", live, methods=["GET"], **openapi.LIVE)
     router.add_api_route("/v2/health/live", v2_live, methods=["GET"], **openapi.V2_LIVE)
     router.add_api_route("/v2/health/ready", v2_ready, methods=["GET"], **openapi.V2_READY)
-    router.add_api_route("/metrics", metrics, methods=["GET"], **openapi.METRICS)
+    if registry is not None:
+        router.add_api_route("/metrics", metrics, methods=["GET"], **openapi.METRICS)
     return router
 
 

@@ -14,6 +14,7 @@ from predictor.api.hearing import HEARING_FIELDS, read_hearing
 from predictor.api.json_body import LongText, decode_base64, load_json
 from predictor.api.media import media_type
 from predictor.api.tensors import checked_draft, refuse_unknown
+from predictor.api.words import WORDS_FIELD, read_words
 from predictor.errors import InvalidInput, UnsupportedMedia
 from predictor.service.calls import Call, Recording
 from predictor.text.languages import parse_language
@@ -22,7 +23,7 @@ from predictor.types import Transcription
 _JSON_TYPES = ("", "application/json")
 _RAW_TYPES = ("application/octet-stream", "application/ogg", "application/mp4")
 _TEXT_FIELDS = ("language", "context", "draft")
-_FIELDS = (*_TEXT_FIELDS, *HEARING_FIELDS)
+_FIELDS = (*_TEXT_FIELDS, WORDS_FIELD, *HEARING_FIELDS)
 
 
 def v1_call(
@@ -103,6 +104,7 @@ def _recording(
         channel=hearing.channel,
         track=hearing.track,
         vad=hearing.vad,
+        with_words=read_words(texts),
     )
 
 

@@ -22,6 +22,7 @@ from predictor.api.grpc_message import GrpcRequest
 from predictor.api.hearing import HEARING_FIELDS, Hearing, read_hearing
 from predictor.api.infer_body import InferBody, RequestedOutput
 from predictor.api.tensors import Parameters, Tensor, checked_draft
+from predictor.api.words import WORDS_FIELD, read_words
 from predictor.errors import InvalidInput
 from predictor.service.calls import Call, Recording
 from predictor.text.languages import parse_language
@@ -42,7 +43,15 @@ OUTPUTS = (
     {"name": "details", "datatype": "BYTES", "shape": [-1]},
 )
 _OUTPUT_NAMES = tuple(str(output["name"]) for output in OUTPUTS)
-_PARAMETERS = ("language", "context", "draft", "sample_rate", "binary_data_output", *HEARING_FIELDS)
+_PARAMETERS = (
+    "language",
+    "context",
+    "draft",
+    "sample_rate",
+    "binary_data_output",
+    WORDS_FIELD,
+    *HEARING_FIELDS,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,10 +117,12 @@ def _call(
     contexts = _per_item(inputs, body.parameters, "context", len(recordings))
     drafts = _per_item(inputs, body.parameters, "draft", len(recordings))
     hearing = read_hearing(body.parameters)
+    with_words = read_words(body.parameters)
     complete = tuple(
         replace(
             _with_text(recording, hearing, index, languages[index], contexts[index]),
             draft=checked_draft(drafts[index]),
+            with_words=with_words,
         )
         for index, recording in enumerate(recordings)
     )

@@ -27,6 +27,9 @@ class Recording:
     channel: Channel | None = None
     track: int | None = None  # of a container with several, counted from 0
     vad: Vad | None = None
+    with_words: bool = False  # say when each word was said
+    words_field: str = "words"  # what the caller named it, for errors
+    said: str | None = None  # what was said in it, of which times are asked and nothing else
     context: str = ""
     draft: str = ""  # what may be said, for speed alone
     context_field: str = "context"  # what the caller named it, for errors

@@ -20,6 +20,7 @@ from kserve import Model
 from predictor.audio.decode import AudioDecoder, Source
 from predictor.errors import InvalidInput, NotReady
 from predictor.live.listener import LiveParts
+from predictor.logs import note
 from predictor.metrics import EngineGauges, Metrics
 from predictor.model.checkpoint.identity import Identity
 from predictor.service.calls import Call, Recording
@@ -97,7 +98,7 @@ class AsrModel(Model):  # type: ignore[misc]  # KServe is untyped
         self._load_engine = load_engine
         self._decoder = decoder
         self._runner = RecordingRunner(decoder)
-        self._ready_clip = ready_clip
+        self.ready_clip = ready_clip
         self._metrics = metrics
         self._options = options
         self._is_pod_ready = is_pod_ready
@@ -130,7 +131,7 @@ class AsrModel(Model):  # type: ignore[misc]  # KServe is untyped
         return bool(self.ready)
 
     def _warm_up(self, loaded: Loaded) -> None:
-        request = TranscribeRequest(self._ready_clip)
+        request = TranscribeRequest(self.ready_clip)
         [answer] = asyncio.run(loaded.transcriber.transcribe([request]))
         if loaded.has_real_weights:
             check_ready(answer, loaded.ready_text)
@@ -188,7 +189,14 @@ class AsrModel(Model):  # type: ignore[misc]  # KServe is untyped
             try:
                 loaded.prompts.check_context(recording.context, field=recording.context_field)
                 language = recording.language or self._options.language
-                text = TextRequest(language, recording.context, draft=recording.draft)
+                text = TextRequest(
+                    language,
+                    recording.context,
+                    with_words=recording.with_words,
+                    said=recording.said,
+                    draft=recording.draft,
+                )
+                loaded.transcriber.check_words(text, field=recording.words_field)
                 tasks.append(Task(self._source(recording), text))
             except InvalidInput as error:
                 raise (error.at(index) if payload.indexed else error) from error
@@ -202,12 +210,14 @@ class AsrModel(Model):  # type: ignore[misc]  # KServe is untyped
     ) -> _Answered:
         """Decode and transcribe. Raises InvalidInput, Overloaded, NotReady, DeadlineExceeded."""
         try:
+            began_s = time.monotonic()
             async with payload.deadline.kept():
                 answers = await self._runner.run(payload.transcriber, payload.tasks)
         except InvalidInput as error:
             if payload.call.indexed:
                 raise
             raise error.without_index() from error
+        note(transcribe_s=round(time.monotonic() - began_s, 4))
         return _Answered(payload.call, answers)
 
     async def postprocess(
@@ -272,6 +282,12 @@ class AsrModel(Model):  # type: ignore[misc]  # KServe is untyped
 
     def _count(self, call: Call, answers: Sequence[Transcription]) -> None:
         metrics = self._metrics
+        note(
+            recordings=len(answers),
+            audio_s=round(sum(answer.duration_s for answer in answers), 3),
+            language=",".join(sorted({answer.language or "None" for answer in answers})),
+            finish_reason=",".join(sorted({answer.finish_reason for answer in answers})),
+        )
         for answer in answers:
             metrics.transcriptions.labels(
                 protocol=call.protocol, finish_reason=answer.finish_reason

@@ -10,11 +10,15 @@ import math
 from pathlib import Path
 from typing import Final
 
+import numpy as np
 import soundfile
 
+from predictor.audio.decode import AudioDecoder
 from predictor.types import SAMPLE_RATE_HZ, Samples, Transcription
 
 CLIP = Path(__file__).parents[1] / "recordings" / "demo-en-1.flac"
+_UP: Final = 3  # to 48 kHz, by repeating samples
+_MIN_CORRELATION: Final = 0.95
 MIN_CONFIDENCE: Final = 0.2  # of clear speech; a sound model is above 0.9
 MIN_LIKENESS: Final = 0.7  # to the text that the checkpoint tells; 8 bits may change a letter
 
@@ -26,6 +30,24 @@ def ready_clip() -> Samples:
         raise RuntimeError(f"{CLIP.name} must be 16 kHz mono")
     clip: Samples = samples
     return clip
+
+
+async def through_decoder(decoder: AudioDecoder, clip: Samples) -> Samples:
+    """The clip as it comes out of a decoder process that resamples: [num_samples] at 16 kHz.
+
+    Raises RuntimeError when that is not the clip: a resampler that does not fit its library would
+    be noticed by callers only.
+    """
+    heard = await decoder.from_waveform(np.repeat(clip, _UP), SAMPLE_RATE_HZ * _UP, field="clip")
+    if abs(len(heard) - len(clip)) > 1:
+        raise RuntimeError(f"the resampler makes {len(heard)} samples of {len(clip)}")
+    length = min(len(heard), len(clip))
+    alike = float(np.corrcoef(heard[:length], clip[:length])[0, 1])
+    if not alike > _MIN_CORRELATION:
+        raise RuntimeError(
+            f"the resampler is broken: correlation {alike:.3f} with what it was given"
+        )
+    return heard
 
 
 def check_ready(answer: Transcription, expected_text: str | None) -> None:

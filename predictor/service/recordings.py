@@ -11,6 +11,7 @@ from typing import Final
 from predictor.audio.decode import AudioDecoder, Source
 from predictor.errors import InvalidInput
 from predictor.service.admission import Lease
+from predictor.service.said import align_said
 from predictor.service.transcriber import Transcriber
 from predictor.types import Segment, TextRequest, Transcription
 
@@ -96,4 +97,6 @@ class RecordingRunner:
                 )
             with lease:
                 pieces = self._decoder.pieces(source, lease)
+                if task.text.said is not None:
+                    return await align_said(transcriber, pieces, task.text, lease)
                 return await transcriber.transcribe_pieces(pieces, task.text, lease)

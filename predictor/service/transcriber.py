@@ -10,13 +10,14 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from predictor.errors import NotReady
-from predictor.logs import request_id_var
+from predictor.logs import note, request_id_var
 from predictor.metrics import Metrics
 from predictor.service.admission import Admission, Lease
+from predictor.service.word_times import WordTimes, no_aligner
 from predictor.text.echo import is_echo, is_quiet
 from predictor.text.joining import Piece, finish_reason, join_pieces, segment
 from predictor.text.languages import needs_space
@@ -55,11 +56,12 @@ MAX_SEGMENTS_AT_ONCE = 8
 
 @dataclass(frozen=True, slots=True)
 class TranscriberOptions:
-    """How recordings are cut."""
+    """How recordings are cut, and what knows the times of words."""
 
     segment_s: float  # longer recordings are cut near this length, at the quietest place
     # Of one recording, so that it leaves room for others.
     max_segments_at_once: int = MAX_SEGMENTS_AT_ONCE
+    word_times: WordTimes | None = None  # of servers with an aligner
 
 
 _DRAFT_TOKENS_PER_S = 16  # more is never said
@@ -86,6 +88,21 @@ class Transcriber:
         self._options = options
         self._metrics = metrics
         self.admission = admission
+
+    @property
+    def word_times(self) -> WordTimes | None:
+        """What knows when words were said, if there is an aligner."""
+        return self._options.word_times
+
+    def check_words(self, request: TextRequest, *, field: str = "words") -> None:
+        """Raises InvalidInput for a request for word times that cannot be met.
+
+        `field` is what the caller named it.
+        """
+        if request.with_words or request.said is not None:
+            if self.word_times is None:
+                raise no_aligner(field)
+            self.word_times.check(request.language)
 
     def token_bytes(self, token_id: int) -> bytes:
         """UTF-8 bytes of one token of an answer, perhaps half a character."""
@@ -173,7 +190,10 @@ class Transcriber:
             end = await feeding
         finally:
             await _stop([feeding, *run.tasks])
-        yield join_pieces(done, end, language=request.language)
+        answer = join_pieces(done, end, language=request.language, with_words=request.with_words)
+        if answer.text:
+            self.check_words(replace(request, language=answer.language))
+        yield answer
 
     async def _feed(self, run: _Run, pieces: Pieces, lease: Lease | None) -> AudioEnd:
         """Starts each piece when there is a place for it; returns what is known at the end."""
@@ -205,6 +225,7 @@ class Transcriber:
         if lease is not None:
             lease.done(end.duration_s)
             self._metrics.audio_decode_seconds.observe(end.decode_s)
+            note(decode_s=round(end.decode_s, 4))
         return end
 
     async def _run_piece(self, run: _Run, piece: AudioPiece, feed: Feed) -> Piece:
@@ -219,6 +240,16 @@ class Transcriber:
             rest = ""
         if streaming and (delta := rest if not may_echo else parsed.text):
             feed.put_nowait(delta)
+        words = None
+        if request.with_words and self.word_times is not None:
+            words = await self.word_times.of(
+                piece.samples,
+                parsed.text,
+                parsed.language,
+                at_s=piece.start_s,
+                spans=parser.token_spans(parsed.text),
+                confidence=parsed.confidence,
+            )
         return Piece(
             start_s=piece.start_s,
             end_s=piece.end_s,
@@ -229,6 +260,7 @@ class Transcriber:
             token_logprobs=parser.token_logprobs,
             num_header_tokens=parser.num_header_tokens,
             channel=piece.channel,
+            words=words,
         )
 
     def _submitted(self, run: _Run, piece: AudioPiece) -> TokenStream:

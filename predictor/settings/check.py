@@ -27,6 +27,10 @@ def contradictions(values: Mapping[str, Any], sources: Mapping[str, str]) -> lis
         refuse("model_dir model_id", "give one of them")
     if values["model_revision"] is not None and values["model_id"] is None:
         refuse("model_revision", "is of use with model_id only")
+    if values["aligner_dir"] is not None and values["aligner_id"] is not None:
+        refuse("aligner_dir aligner_id", "give one of them")
+    if values["aligner_revision"] is not None and values["aligner_id"] is None:
+        refuse("aligner_revision", "is of use with aligner_id only")
     for setting, names in (
         ("model_name", [values["model_name"]]),
         ("model_aliases", values["model_aliases"]),
@@ -39,6 +43,8 @@ def contradictions(values: Mapping[str, Any], sources: Mapping[str, str]) -> lis
         refuse("language_detection", "needs a language for requests that give none")
     if values["http_port"] == values["grpc_port"] != 0 and values["enable_grpc"]:
         refuse("http_port grpc_port", "must differ")
+    if (values["tls_cert_file"] is None) != (values["tls_key_file"] is None):
+        refuse("tls_cert_file tls_key_file", "give both or neither")
     if values["kv_precision"] == "fp8" and values["device"] == "cpu":
         refuse("kv_precision device", "8 bits are for CUDA")
     if values["kv_precision"] == "fp8" and values["precision"] == "fp32":

@@ -72,6 +72,18 @@ class Settings:
     model_revision: str | None = _setting(
         None, "branch, tag or commit of `model_id`", kind=str, none=""
     )
+    aligner_dir: Path | None = _setting(  # noqa: RUF009  # makes a dataclass field
+        None,
+        "folder of a forced aligner, which gives words their times; without one there are none",
+        kind=Path,
+        none="",
+    )
+    aligner_id: str | None = _setting(
+        None, "hub id of a forced aligner, instead of `aligner_dir`", kind=str, none=""
+    )
+    aligner_revision: str | None = _setting(
+        None, "branch, tag or commit of `aligner_id`", kind=str, none=""
+    )
     device: str = _setting(
         "auto", "`auto` takes CUDA where there is one", choices=("auto", "cpu", "cuda")
     )
@@ -122,6 +134,30 @@ class Settings:
         kind=tuple,
         is_secret=True,
     )
+    api_keys_file: Path | None = _setting(  # noqa: RUF009  # makes a dataclass field
+        None,
+        "further keys: a file of lines `NAME KEY`, or a folder with a file for each; read anew "
+        "when it changes",
+        kind=Path,
+        none="",
+    )
+    tls_cert_file: Path | None = _setting(  # noqa: RUF009
+        None,
+        "certificate chain (PEM) for HTTP and gRPC, read anew when it changes",
+        kind=Path,
+        none="",
+    )
+    tls_key_file: Path | None = _setting(  # noqa: RUF009
+        None, "private key (PEM) of `tls_cert_file`", kind=Path, none=""
+    )
+    admin_port: int | None = _setting(
+        None,
+        "HTTP port of its own for health and metrics, without TLS and keys; 0 takes a free one",
+        kind=int,
+        low=0,
+        high=65535,
+        none="off",
+    )
     cors_origins: tuple[str, ...] = _setting(
         (),
         "origins, separated by commas, whose pages may send requests from a browser; `*` is any",
@@ -156,7 +192,11 @@ class Settings:
     log_level: str = _setting(
         "info", "lowest level that is logged", choices=("debug", "info", "warning", "error")
     )
-    log_format: str = _setting("json", "form of the log lines", choices=("json", "text"))
+    log_format: str = _setting(
+        "auto",
+        "form of the log lines; `auto` is `text` on a terminal, else `json`",
+        choices=("auto", "json", "text"),
+    )
 
     # Audio
     max_audio_s: float = _setting(
@@ -306,6 +346,11 @@ class Settings:
     def dtype(self) -> str:
         """`precision` as torch names it, or "auto"."""
         return _DTYPES[self.precision]
+
+    @property
+    def has_aligner(self) -> bool:
+        """Whether words have times."""
+        return self.aligner_dir is not None or self.aligner_id is not None
 
     @property
     def served_names(self) -> tuple[str, ...]:

@@ -21,9 +21,16 @@ def problems(settings: Settings) -> list[str]:
     found = []
     if settings.model_dir is not None and (problem := checkpoint_problem(settings.model_dir)):
         found.append(problem)
+    for name in ("api_keys_file", "tls_cert_file", "tls_key_file"):
+        path: Path | None = getattr(settings, name)
+        if path is not None and not os.access(path, os.R_OK):
+            reason = _UNREADABLE.format(uid=os.getuid()) if path.exists() else "is not there"
+            found.append(f"{name} {path}: {reason}")
     ports = {"http_port": settings.http_port}
     if settings.enable_grpc:
         ports["grpc_port"] = settings.grpc_port
+    if settings.admin_port is not None:
+        ports["admin_port"] = settings.admin_port
     for name, port in ports.items():
         if port and (problem := port_problem(settings.host, name, port)):
             found.append(problem)
@@ -69,8 +76,13 @@ def port_problem(host: str, name: str, port: int) -> str | None:
         with socket.create_server((host, port), family=family):
             return None
     except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            return f"{name}={port}: the port is taken; set {name} to another, 0 takes a free one"
-        if error.errno in (errno.EACCES, errno.EPERM):
-            return f"{name}={port}: user {os.getuid()} may not listen there; take one above 1023"
-        return f"host={host}, {name}={port}: {error.strerror}"
+        return listen_problem(error, host, name, port)
+
+
+def listen_problem(error: OSError, host: str, name: str, port: int) -> str:
+    """Why nobody could listen there, by the error that it gave."""
+    if error.errno == errno.EADDRINUSE:
+        return f"{name}={port}: the port is taken; set {name} to another, 0 takes a free one"
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return f"{name}={port}: user {os.getuid()} may not listen there; take one above 1023"
+    return f"host={host}, {name}={port}: {error.strerror}"

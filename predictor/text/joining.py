@@ -8,7 +8,15 @@ from dataclasses import dataclass
 
 from predictor.text.languages import join_texts
 from predictor.text.output import ParsedOutput
-from predictor.types import AudioEnd, EngineFinish, FinishReason, Segment, Transcription, Usage
+from predictor.types import (
+    AudioEnd,
+    EngineFinish,
+    FinishReason,
+    Segment,
+    Transcription,
+    Usage,
+    Word,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +32,7 @@ class Piece:
     token_logprobs: tuple[float, ...] = ()
     num_header_tokens: int = 0
     channel: int | None = None
+    words: tuple[Word, ...] | None = None  # if they were asked for
 
 
 def finish_reason(engine: EngineFinish | None, parsed: ParsedOutput) -> FinishReason:
@@ -35,7 +44,9 @@ def finish_reason(engine: EngineFinish | None, parsed: ParsedOutput) -> FinishRe
     return "stop" if parsed.text else "silence"
 
 
-def join_pieces(pieces: Sequence[Piece], end: AudioEnd, *, language: str | None) -> Transcription:
+def join_pieces(
+    pieces: Sequence[Piece], end: AudioEnd, *, language: str | None, with_words: bool = False
+) -> Transcription:
     """The answer for a recording; `language` is the one that was forced, or None.
 
     Confidence is the geometric mean over the tokens of all pieces in which something was said;
@@ -63,7 +74,8 @@ def join_pieces(pieces: Sequence[Piece], end: AudioEnd, *, language: str | None)
         ),
         segments=tuple(segment(i, p) for i, p in enumerate(pieces)),
         num_repeats_removed=sum(p.parsed.num_repeats_removed for p in pieces),
-        notes=end.notes,
+        words=_words(pieces) if with_words else None,
+        notes=(*end.notes, *_wordless(pieces)) if with_words else end.notes,
     )
 
 
@@ -84,6 +96,16 @@ def segment(index: int, piece: Piece) -> Segment:
         num_header_tokens=piece.num_header_tokens,
         channel=piece.channel,
     )
+
+
+def _words(pieces: Sequence[Piece]) -> tuple[Word, ...]:
+    return tuple(sorted((w for p in pieces for w in p.words or ()), key=lambda word: word.start_s))
+
+
+def _wordless(pieces: Sequence[Piece]) -> list[str]:
+    """One note for each language that was spoken and that the aligner does not know."""
+    unknown = {p.parsed.language for p in pieces if p.parsed.text and p.words is None}
+    return [f"no word times for what is said in {name}" for name in sorted(map(str, unknown))]
 
 
 def _majority_language(pieces: Sequence[Piece]) -> str | None:

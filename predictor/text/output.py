@@ -109,6 +109,29 @@ class OutputParser:
         )
         return self._emit(text), parsed
 
+    def token_spans(self, text: str) -> list[tuple[int, int, float]]:
+        """Where each token lies in the final `text`: (start, end, log-probability).
+
+        A token that ends within a character's bytes lies on that character. Nothing is told of a
+        text from which markers were removed.
+        """
+        _, start = self._split()
+        lead = len(self._raw) - len(self._raw.lstrip())
+        indices = [lead + i for i in kept_indices(self._raw.strip())]
+        indices = [i for i in indices if i >= start]
+        joined = "".join(self._raw[i] for i in indices)
+        skipped = len(joined) - len(joined.lstrip())
+        if joined.strip() != text:
+            return []
+        places = {index: place for place, index in enumerate(indices[skipped:][: len(text)])}
+        spans, begin = [], 0
+        for end, logprob in zip(self._token_ends, self._logprobs, strict=True):
+            inside = [places[i] for i in range(begin, max(end, begin + 1)) if i in places]
+            if inside:
+                spans.append((inside[0], inside[-1] + 1, logprob))
+            begin = end
+        return spans
+
     def _add_token(self, token_id: int) -> None:
         if token_id != self._tokenizer.asr_text:
             # Bytes of a character that is not complete yet wait inside the decoder.

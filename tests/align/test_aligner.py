@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoProcessor, Qwen3ASRForTokenClassification
 
-from predictor.align.model import Aligner, Marked
+from predictor.align.model import Aligner
+from predictor.align.passes import Marked
 from predictor.align.words import monotonic, split_words
 from predictor.model.config import CheckpointError
 from predictor.types import Samples

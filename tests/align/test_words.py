@@ -36,6 +36,20 @@ def test_languages_are_those_of_transformers() -> None:
     assert set(LANGUAGES) == reference.FORCED_ALIGNER_LANGUAGES
 
 
+@pytest.mark.parametrize(
+    ("language", "package", "text"),
+    [
+        ("Japanese", "nagisa", "今日は、いい天気ですね。電車で行きます"),
+        ("Korean", "soynlp", "오늘은 날씨가 좋네요. 기차로 갑니다"),
+    ],
+)
+def test_the_extra_splits_as_transformers_does(language: str, package: str, text: str) -> None:
+    pytest.importorskip(package)
+    expected = reference.Qwen3ASRProcessor.split_words_for_alignment(None, text, language)
+    assert split_words(text, language) == expected
+    assert len(expected) > 3
+
+
 @pytest.mark.parametrize(("language", "package"), [("Japanese", "nagisa"), ("Korean", "soynlp")])
 def test_a_missing_splitter_is_named(language: str, package: str) -> None:
     try:

@@ -136,4 +136,4 @@ def test_a_port_in_use_is_an_error(server: Any) -> None:
         check=False,
     )
     assert done.returncode == 1
-    assert "in use" in done.stderr
+    assert "the port is taken" in done.stderr

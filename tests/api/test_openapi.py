@@ -47,6 +47,8 @@ EXPECTED = {
     ("POST", "/api/v1/recognize"),
     ("POST", "/v1/audio/transcriptions"),
     ("POST", "/openai/v1/audio/transcriptions"),
+    ("POST", "/v1/audio/alignments"),
+    ("POST", "/openai/v1/audio/alignments"),
     ("POST", "/v1/realtime/client_secrets"),
     ("POST", "/v1/realtime/transcription_sessions"),
     ("POST", "/openai/v1/realtime/client_secrets"),

@@ -148,7 +148,7 @@ def has_route() -> Callable[[str], bool]:
         ClosedRepository(models),
         metrics,
         keys,
-        LiveDoor(dataplane, LiveHub(1, metrics), keys, ClientSecrets(()), 1.0, None),
+        LiveDoor(dataplane, LiveHub(1, metrics), keys, ClientSecrets(keys), 1.0, None),
         HeldBytes(1),
         AppOptions(1, 1.0, 1.0, cors_origins=(), recognize_details=False),
     )

@@ -47,6 +47,25 @@ def test_equals_transformers_and_streams_the_same_text(
 
 
 @settings(deadline=None)
+@given(text=st.one_of(_words, _loops))
+def test_tokens_lie_where_their_characters_are(
+    processor: Any, tokenizer: TextTokenizer, text: str
+) -> None:
+    ids = processor.tokenizer.encode(f"language English<asr_text>{text}")
+    parser = OutputParser(tokenizer, None)
+    parser.add(ids, [-0.01 * place for place in range(len(ids))])
+    _, parsed = parser.finish()
+    spans = parser.token_spans(parsed.text)
+    covered = {place for start, end, _ in spans for place in range(start, end)}
+    assert covered == set(range(len(parsed.text)))
+    if parsed.num_repeats_removed == 0:
+        assert sum(end - start for start, end, _ in spans) >= len(parsed.text)
+        for start, end, logprob in spans:
+            token = tokenizer.token_bytes(ids[round(-logprob / 0.01)])
+            assert parsed.text[start:end].encode() in token or token in text.encode()
+
+
+@settings(deadline=None)
 @given(ids=st.lists(st.integers(0, 400), max_size=60), forced=st.sampled_from([None, "English"]))
 def test_random_tokens_never_leak_markers_or_halves(
     tokenizer: TextTokenizer, ids: list[int], forced: str | None

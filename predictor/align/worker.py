@@ -1,0 +1,196 @@
+"""The aligner's process: takes requests from sockets, some at a time, and answers with times.
+
+One thread does all of it: while a batch runs, others wait in their sockets. It ends when whoever
+started it closes its end.
+"""
+
+from __future__ import annotations
+
+import logging
+import selectors
+import socket
+import sys
+from collections import deque
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from predictor.align.passes import Marked, Model, aligned
+from predictor.align.process import READY
+from predictor.align.wire import (
+    MAX_MESSAGE_BYTES,
+    AlignerInfo,
+    AlignerSpec,
+    Answer,
+    Times,
+    question_from_json,
+    read_samples,
+    read_words,
+    receive,
+    send,
+    spec_from_json,
+    times_file,
+)
+from predictor.logs import configure_logging
+from predictor.types import SAMPLE_RATE_HZ
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Waiting:
+    channel: socket.socket
+    item: Marked
+
+    @property
+    def audio_s(self) -> float:
+        return len(self.item.samples) / SAMPLE_RATE_HZ
+
+
+class Desk:
+    """Takes requests and answers them in the order in which they came."""
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        parent: socket.socket,
+        model: Model,
+        info: AlignerInfo,
+        *,
+        max_batch_s: float,
+        max_waiting: int,
+    ) -> None:
+        self._listener = listener
+        self._parent = parent
+        self._model = model
+        self._info = info
+        self._max_batch_s = max_batch_s
+        self._max_waiting = max_waiting
+        self._line: deque[_Waiting] = deque()
+        self._selector = selectors.DefaultSelector()
+
+    def run(self) -> None:
+        """Until the parent has gone."""
+        self._listener.setblocking(False)
+        with self._selector as selector:
+            selector.register(self._listener, selectors.EVENT_READ)
+            selector.register(self._parent, selectors.EVENT_READ)
+            while True:
+                for key, _ in selector.select(0 if self._line else None):
+                    if key.fileobj is self._parent:
+                        return
+                    if key.fileobj is self._listener:
+                        self._accept()
+                    else:
+                        assert isinstance(key.fileobj, socket.socket)
+                        self._hear(key.fileobj)
+                if self._line and not self._has_news():
+                    self._answer(self._batch())
+
+    def _has_news(self) -> bool:
+        """Whether more can be read first: those who come together run together."""
+        return bool(self._selector.select(0)) and len(self._line) < self._max_waiting
+
+    def _accept(self) -> None:
+        with suppress(BlockingIOError):
+            channel, _ = self._listener.accept()
+            self._selector.register(channel, selectors.EVENT_READ)
+
+    def _hear(self, channel: socket.socket) -> None:
+        """A request, or the end of one that is not wanted any more."""
+        line, files = receive(channel)
+        with ExitStack() as stack:
+            for file in files:
+                stack.enter_context(file)
+            if not line:
+                self._forget(channel)
+            elif not files:
+                self._say(channel, Answer(info=self._info))
+            elif len(self._line) >= self._max_waiting:
+                self._say(channel, Answer(error="busy"))
+            else:
+                samples = read_samples(files[0], question_from_json(line).num_samples)
+                self._line.append(_Waiting(channel, Marked(samples, read_words(files[1]))))
+
+    def _forget(self, channel: socket.socket) -> None:
+        self._line = deque(waiting for waiting in self._line if waiting.channel is not channel)
+        self._selector.unregister(channel)
+        channel.close()
+
+    def _say(self, channel: socket.socket, answer: Answer, *files: BinaryIO) -> None:
+        with suppress(OSError):  # the server has gone
+            send(channel, answer, *files)
+
+    def _batch(self) -> list[_Waiting]:
+        """Those at the front of the line that fit together, at least one."""
+        batch = [self._line.popleft()]
+        audio_s = batch[0].audio_s
+        while self._line and audio_s + self._line[0].audio_s <= self._max_batch_s:
+            batch.append(self._line.popleft())
+            audio_s += batch[-1].audio_s
+        return batch
+
+    def _answer(self, batch: Sequence[_Waiting]) -> None:
+        for waiting, times in zip(batch, self._times(batch), strict=True):
+            if times is None:
+                self._say(waiting.channel, Answer(error="failed"))
+            else:
+                with times_file(times) as file:
+                    self._say(waiting.channel, Answer(num_words=len(times)), file)
+
+    def _times(self, batch: Sequence[_Waiting]) -> Sequence[Times | None]:
+        """None for what the model fails on, which may not cost the others of its batch theirs."""
+        try:
+            return aligned(self._model, [waiting.item for waiting in batch])
+        except Exception:
+            if len(batch) == 1:
+                logger.exception("the aligner failed a request")
+                return [None]
+        return [self._times([waiting])[0] for waiting in batch]
+
+
+def load(spec: AlignerSpec) -> tuple[Model, AlignerInfo]:
+    """The model that the spec names. Raises CheckpointError, ValueError, RuntimeError."""
+    import torch
+
+    from predictor.align.model import Aligner
+    from predictor.model.precision import choose_precision
+
+    if spec.num_threads is not None:
+        torch.set_num_threads(spec.num_threads)
+    device = torch.device(spec.device)
+    dtype = choose_precision(spec.dtype, device).dtype
+    model = Aligner(Path(spec.folder), device=device, dtype=dtype)
+    return model, AlignerInfo(model.languages, model.max_audio_s)
+
+
+def main() -> None:
+    """`python -m predictor.align.worker PARENT_FD LISTENER_FD`, started by AlignerProcess."""
+    parent, listener = (socket.socket(fileno=int(fd)) for fd in sys.argv[1:3])
+    with parent, listener:
+        line = parent.recv(MAX_MESSAGE_BYTES)
+        if not line:
+            return
+        spec = spec_from_json(line)
+        configure_logging(spec.log_format, spec.log_level)
+        try:
+            model, info = load(spec)
+        except Exception as error:  # noqa: BLE001  raised where it is waited for
+            parent.send(str(error).encode()[:MAX_MESSAGE_BYTES] or b"no reason given")
+            return
+        parent.send(READY)
+        desk = Desk(
+            listener,
+            parent,
+            model,
+            info,
+            max_batch_s=spec.max_batch_s,
+            max_waiting=spec.max_waiting,
+        )
+        desk.run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+"""From the settings to an aligner: which checkpoint, where, what it can do. No torch here."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from predictor.align.wire import AlignerInfo, AlignerSpec
+from predictor.model.checkpoint.source import resolve_model
+from predictor.model.config import CheckpointError
+from predictor.service.engines import devices
+from predictor.settings.fields import Settings
+
+_MAX_BATCH_S: Final = 120.0  # of audio, in one pass
+_MAX_WAITING: Final = 256  # requests; more are refused
+_FLOATS: Final = ("auto", "float32", "bfloat16", "float16")
+
+
+def aligner_spec(settings: Settings) -> AlignerSpec:
+    """What the aligner's process must know; the checkpoint is fetched if need be.
+
+    Raises CheckpointError.
+    """
+    try:
+        folder = resolve_model(
+            model_dir=settings.aligner_dir,
+            model_id=settings.aligner_id,
+            revision=settings.aligner_revision,
+        )
+    except CheckpointError as error:
+        raise CheckpointError(f"the aligner: {error}") from error
+    return AlignerSpec(
+        folder=str(folder),
+        device=devices(settings)[0],
+        dtype=settings.dtype if settings.dtype in _FLOATS else "auto",  # it is not quantized
+        num_threads=settings.num_threads,
+        max_batch_s=_MAX_BATCH_S,
+        max_waiting=_MAX_WAITING,
+        log_format=settings.log_format,
+        log_level=settings.log_level,
+    )
+
+
+def check_pieces(settings: Settings, info: AlignerInfo) -> None:
+    """Raises ValueError where pieces may be longer than what the aligner hears at once."""
+    if settings.segment_s > info.max_audio_s:
+        raise ValueError(
+            f"segment_s={settings.segment_s:g}: the aligner hears {info.max_audio_s:g} s at once, "
+            "so pieces may not be longer"
+        )

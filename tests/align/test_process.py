@@ -1,0 +1,172 @@
+"""The aligner's process: times equal to those computed here; it comes back once, and is bounded."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from predictor.align.client import AlignerClient
+from predictor.align.model import Aligner
+from predictor.align.passes import Marked, aligned
+from predictor.align.process import AlignerProcess
+from predictor.align.wire import AlignerInfo, AlignerSpec
+from predictor.align.words import split_words
+from predictor.align.worker import Desk
+from predictor.errors import InternalError, NotReady, Overloaded
+
+PREDICTOR = Path(__file__).parents[2] / "predictor"
+TINY = PREDICTOR / "checkpoints" / "tiny-aligner"
+SPEC = AlignerSpec(str(TINY), "cpu", "float32", 1, 120.0, 256, "json", "warning")
+
+
+def clips() -> list[Marked]:
+    found = []
+    for row in json.loads((PREDICTOR / "recordings" / "recordings.json").read_text("utf-8")):
+        samples, _ = soundfile.read(PREDICTOR / "recordings" / row["audio"], dtype="float32")
+        found.append(Marked(samples, tuple(split_words(row["text"], None))))
+    return found
+
+
+@pytest.fixture
+def process() -> Iterator[AlignerProcess]:
+    started = AlignerProcess()
+    started.spawn(SPEC)
+    started.wait_loaded()
+    yield started
+    started.stop()
+
+
+async def all_times(client: AlignerClient, items: list[Marked]) -> list[np.ndarray]:
+    return await asyncio.gather(*(client.times(item.samples, item.words) for item in items))
+
+
+def test_times_are_those_of_the_model_and_survive_one_death(process: AlignerProcess) -> None:
+    client, items = AlignerClient(process.address), clips()
+    assert client.wait_ready() == AlignerInfo(("Chinese", "English"), 32.0)
+    model = Aligner(TINY, device="cpu", dtype=torch.float32)
+    expected = aligned(model, items)
+
+    async def check() -> None:
+        for ours, theirs in zip(await all_times(client, items), expected, strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+        os.kill(process.pid, signal.SIGKILL)
+        for ours, theirs in zip(await all_times(client, items), expected, strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+        os.kill(process.pid, signal.SIGKILL)
+        with pytest.raises(NotReady):
+            await all_times(client, items)
+
+    asyncio.run(check())
+
+
+def test_a_recogniser_is_refused_with_its_reason() -> None:
+    process = AlignerProcess()
+    process.spawn(replace(SPEC, folder=str(PREDICTOR / "checkpoints" / "tiny")))
+    with pytest.raises(RuntimeError, match="not an aligner"):
+        process.wait_loaded()
+
+
+class Gate:
+    """A model that waits until it may go on, and fails on words it does not like."""
+
+    max_audio_s = 400.0
+
+    def __init__(self) -> None:
+        self.batches: list[int] = []
+        self.entered, self.open = threading.Semaphore(0), threading.Event()
+
+    def times(self, batch: list[Marked]) -> list[np.ndarray]:
+        self.batches.append(len(batch))
+        self.entered.release()
+        assert self.open.wait(30)
+        if any("bad" in item.words for item in batch):
+            raise ValueError("a word it does not like")
+        return [np.tile([0.08, 0.16], (len(item.words), 1)) for item in batch]
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Iterator[tuple[Gate, AlignerClient]]:
+    """A desk in a thread of ours, which takes one more request while two wait."""
+    gate = Gate()
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    listener.bind(str(tmp_path / "aligner"))
+    listener.listen(16)
+    ours, theirs = socket.socketpair()
+    info = AlignerInfo(("English",), 400.0)
+    run = Desk(listener, theirs, gate, info, max_batch_s=2.0, max_waiting=2).run
+    thread = threading.Thread(target=run)
+    thread.start()
+    yield gate, AlignerClient(tmp_path / "aligner")
+    gate.open.set()
+    ours.close()
+    thread.join(30)
+    theirs.close()
+    listener.close()
+
+
+SECOND = np.zeros(16_000, dtype=np.float32)
+
+
+async def entered(gate: Gate) -> None:
+    assert await asyncio.to_thread(gate.entered.acquire, timeout=30)
+
+
+def test_the_line_is_bounded_and_runs_together(desk: tuple[Gate, AlignerClient]) -> None:
+    gate, client = desk
+
+    async def check() -> None:
+        first = asyncio.create_task(client.times(SECOND, ["a"]))
+        await entered(gate)
+        rest = [asyncio.create_task(client.times(SECOND, ["a", "b"])) for _ in range(5)]
+        gate.open.set()
+        answers = await asyncio.gather(first, *rest, return_exceptions=True)
+        assert all(isinstance(a, np.ndarray | Overloaded) for a in answers), answers
+        assert isinstance(answers[0], np.ndarray)
+        assert max(gate.batches) <= 2  # two seconds of audio at a time
+        assert sum(gate.batches) == sum(isinstance(a, np.ndarray) for a in answers)
+
+    asyncio.run(check())
+
+
+def test_a_request_that_fails_does_not_take_others_along(desk: tuple[Gate, AlignerClient]) -> None:
+    gate, client = desk
+    gate.open.set()
+
+    async def check() -> None:
+        good, bad = await asyncio.gather(
+            client.times(SECOND, ["good"]), client.times(SECOND, ["bad"]), return_exceptions=True
+        )
+        np.testing.assert_array_equal(good, [[0.08, 0.16]])
+        assert isinstance(bad, InternalError)
+
+    asyncio.run(check())
+
+
+def test_a_caller_who_left_costs_nothing(desk: tuple[Gate, AlignerClient]) -> None:
+    gate, client = desk
+
+    async def check() -> None:
+        first = asyncio.create_task(client.times(SECOND, ["a"]))
+        await entered(gate)
+        left = asyncio.create_task(client.times(SECOND, ["b"]))
+        await asyncio.wait({left}, timeout=0.2)
+        left.cancel()
+        await asyncio.gather(left, return_exceptions=True)
+        gate.open.set()
+        await first
+        await client.times(SECOND, ["c"])
+        assert gate.batches == [1, 1]
+
+    asyncio.run(check())

@@ -1,0 +1,41 @@
+"""How many tests there are, and how long they took here the last time."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+_KEY = "duration/seconds_by_number"
+_BEGAN = pytest.StashKey[float]()
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Said before the first dot, with -q too."""
+    config = session.config
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is None or config.option.collectonly or len(session.items) < 100:
+        return
+    session.stash[_BEGAN] = time.monotonic()
+    before: dict[str, float] = (config.cache and config.cache.get(_KEY, {})) or {}
+    number = len(session.items)
+    nearest = min(before, key=lambda each: abs(int(each) - number), default=None)
+    said = f"{number} tests"
+    if nearest is not None and abs(int(nearest) - number) <= number / 4:
+        minutes = before[nearest] * number / int(nearest) / 60
+        said += f", about {max(1, round(minutes))} min by the last run here"
+    else:
+        said += "; nobody has run so many here yet: the next run will know how long it takes"
+    reporter.write_line(said)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Remember it for the next time."""
+    began_s = session.stash.get(_BEGAN, None)
+    if began_s is None or session.config.cache is None or session.shouldstop or session.shouldfail:
+        return
+    before: dict[str, float] = session.config.cache.get(_KEY, {})
+    number = len(session.items)
+    kept = {each: s for each, s in before.items() if abs(int(each) - number) > number / 4}
+    kept[str(number)] = time.monotonic() - began_s
+    session.config.cache.set(_KEY, kept)
