@@ -64,7 +64,8 @@ def _start(port: int, grpc_port: int | None) -> subprocess.Popen[bytes]:
     for each in (port, grpc_port):
         with socket.socket() as probe:
             if each is not None and probe.connect_ex(("127.0.0.1", each)) == 0:
-                raise SystemExit(f"port {each} is in use; choose another: make demo PORT=8090")
+                target = "demo" if grpc_port is None else "serve"
+                raise SystemExit(f"port {each} is in use; choose another: make {target} PORT=8090")
     command = [sys.executable, "-m", "predictor", "--model_dir", str(CHECKPOINT)]
     command += ["--aligner_dir", str(ALIGNER)]
     command += ["--http_port", str(port), "--host", "127.0.0.1"]

@@ -28,7 +28,9 @@ def test_the_demo_hears_what_was_said() -> None:
 
 def test_a_port_that_is_taken_stops_the_demo() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        done = run("--port", str(taken.getsockname()[1]))
+        port = ("--port", str(taken.getsockname()[1]))
+        done, serving = run(*port), run(*port, "--serve")
     assert done.returncode != 0
-    assert "is in use" in done.stderr
+    assert "is in use; choose another: make demo PORT=" in done.stderr
+    assert "is in use; choose another: make serve PORT=" in serving.stderr
     assert "ready" not in done.stdout

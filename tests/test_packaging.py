@@ -70,7 +70,7 @@ def declared(*groups: str) -> set[str]:
     return {Requirement(line).name for line in lines} - {PROJECT["name"]}
 
 
-OPTIONAL = {"predictor": ("words", "tracing"), "pipelines": ("pipelines", "languages", "tracking")}
+OPTIONAL = {"predictor": ("cjk", "tracing"), "pipelines": ("pipelines", "languages", "tracking")}
 
 
 @pytest.mark.parametrize("package", OPTIONAL)
@@ -78,7 +78,7 @@ def test_what_is_imported_is_declared(package: str) -> None:
     assert third_party(package) <= declared(*OPTIONAL[package])
 
 
-@pytest.mark.parametrize("extra", ["pipelines", "languages", "tracking", "words", "tracing"])
+@pytest.mark.parametrize("extra", ["pipelines", "languages", "tracking", "cjk", "tracing"])
 def test_what_is_declared_is_used(extra: str) -> None:
     used = third_party("predictor") | third_party("pipelines") | set(BY_OTHERS)
     assert {Requirement(line).name for line in EXTRAS[extra]} <= used

@@ -20,7 +20,7 @@ from predictor.audio.limits import AudioLimits, AudioOptions, CutOptions
 from predictor.audio.pcm import Encoding, PcmLayout, check_pcm, raw_container, raw_layout
 from predictor.audio.pool import DecoderPool
 from predictor.audio.sniff import FORMATS, Container, by_magic, sniff
-from predictor.audio.stated import stated_duration_s
+from predictor.audio.stated import stated_duration_s, truncation
 from predictor.audio.wav import plain_wav
 from predictor.audio.worker import Job
 from predictor.errors import AudioError, InvalidInput, Overloaded, PayloadTooLarge
@@ -219,7 +219,7 @@ class AudioDecoder:
                         credit.release(granted_s - message.decoded_s)
                         yield AudioEnd(
                             message.duration_s,
-                            source.notes + message.notes,
+                            source.notes + message.notes + _truncation(source, message.duration_s),
                             message.speech_probability,
                             message.busy_s,
                         )
@@ -329,6 +329,12 @@ class AudioDecoder:
             yield
         finally:
             self._pending_bytes -= num_bytes
+
+
+def _truncation(source: Source, duration_s: float) -> tuple[str, ...]:
+    if source.container is None:
+        return ()
+    return truncation(memoryview(source.data).cast("B"), source.container, duration_s)
 
 
 def _container(view: memoryview, field: str) -> tuple[Container, int]:

@@ -113,16 +113,20 @@ def test_the_scaler_sees_all_audio_of_its_namespace(
 
     def series(name: str, namespace: str, pod: str, value: int) -> Object:
         labels = f'namespace="{namespace}",pod="{pod}"'
-        return {"series": f"qwen3_asr_audio_{name}_seconds{{{labels}}}", "values": str(value)}
+        return {"series": f"qwen3_asr_{name}{{{labels}}}", "values": str(value)}
 
     here, elsewhere = "qwen3-asr", "other"
-    given = [series("waiting", here, "a", 600), series("in_flight", here, "a", 900)]
-    given += [series("waiting", here, "b", 0), series("in_flight", here, "b", 500)]
-    given += [series("waiting", elsewhere, "c", 7000), series("in_flight", elsewhere, "c", 900)]
+    names = ("audio_waiting_seconds", "audio_in_flight_seconds", "live_sessions")
+    pods = [(here, "a", (600, 900, 10)), (here, "b", (0, 500, 0)), (elsewhere, "c", (7000, 900, 9))]
+    given = [
+        series(name, where, pod, value)
+        for where, pod, values in pods
+        for name, value in zip(names, values, strict=True)
+    ]
     cases = {
         "tests": [
             {"interval": "1m", "input_series": inputs, "promql_expr_test": [expected(query, value)]}
-            for inputs, value in ((given, 2000), (given[4:], 0))
+            for inputs, value in ((given, 2140), (given[6:], 0))
         ]
     }
     (tmp_path / "cases.yaml").write_text(yaml.safe_dump(cases))

@@ -90,7 +90,7 @@ def test_everything_follows(overlay: str, components: tuple[str, ...], tmp_path:
 def test_the_scaler_asks_for_its_own_namespace(tmp_path: Path) -> None:
     objects = of_a_user(tmp_path, "production-standard", ())
     [(_, query)] = scaler_queries(objects)
-    assert query.count(f'namespace="{NAMESPACE}"') == 2
+    assert query.count(f'namespace="{NAMESPACE}"') == 3
     assert set(our_series()) >= {"qwen3_asr_audio_waiting_seconds"}
 
 
