@@ -6,6 +6,7 @@ AsrError
 │   └── AudioTooLong        400  more seconds than the limit
 ├── Unauthorized            401
 ├── NotFound                404  unknown model or route
+├── JobNotDone              409  a result is asked for that is not there
 ├── TooSlow                 408  the request did not come in as fast as it must
 ├── PayloadTooLarge         413  more bytes than the limit
 ├── UnsupportedMedia        415  a media type that is not accepted on this route
@@ -96,6 +97,12 @@ class NotFound(AsrError):
     """No such model or route."""
 
     spec = ErrorSpec(404, "NOT_FOUND", "invalid_request_error", "not_found")
+
+
+class JobNotDone(AsrError):
+    """The job has no result: it is not finished, or it failed."""
+
+    spec = ErrorSpec(409, "FAILED_PRECONDITION", "invalid_request_error", "job_not_done")
 
 
 class TooSlow(AsrError):

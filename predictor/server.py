@@ -35,6 +35,7 @@ from predictor.api.dataplane import AsrDataPlane, ClosedRepository
 from predictor.api.give_back import give_back_memory
 from predictor.api.grpc_server import AsrServicer, GrpcLimits, create_grpc_server
 from predictor.api.held_bytes import HeldBytes
+from predictor.api.jobs import JobDoor
 from predictor.api.key_file import KeyFile
 from predictor.api.realtime import LiveDoor
 from predictor.api.tls import Certificate
@@ -44,6 +45,8 @@ from predictor.audio.limits import channel_of
 from predictor.audio.vad import load_detector
 from predictor.book import Book
 from predictor.engine import StepStats
+from predictor.jobs.runner import JobRunner
+from predictor.jobs.store import JobLimits, JobStore
 from predictor.live.engine_steps import KeptSteps
 from predictor.live.hub import LiveHub
 from predictor.live.listener import LiveParts
@@ -75,6 +78,15 @@ _KEEP_ALIVE_S = 65  # longer than the proxies in front, so that they close first
 _PING_TIMEOUT_S = 60  # a client's answer may stand behind audio that is not read yet
 
 
+@dataclass(frozen=True, slots=True)
+class Jobs:
+    """What works on jobs: none of it is there when no folder is set for them."""
+
+    store: JobStore
+    decoder: AudioDecoder
+    runner: JobRunner
+
+
 class AsrServer(ModelServer):  # type: ignore[misc]  # KServe is untyped
     """Serves one AsrModel over HTTP and gRPC until SIGTERM or SIGINT."""
 
@@ -88,6 +100,7 @@ class AsrServer(ModelServer):  # type: ignore[misc]  # KServe is untyped
         engine_lost: Future[None],
         place: PodPlace | None,
         aligner: AlignerProcess | None = None,
+        jobs: Jobs | None = None,
     ) -> None:
         """`engine_lost` is done once the engine has gone for good.
 
@@ -106,6 +119,7 @@ class AsrServer(ModelServer):  # type: ignore[misc]  # KServe is untyped
         self.metrics = metrics
         self.engine_lost = engine_lost
         self.place = place
+        self.jobs = jobs
         self.aligner = aligner
         for name in settings.served_names:
             self.register_model(model, name)
@@ -138,6 +152,7 @@ class AsrServer(ModelServer):  # type: ignore[misc]  # KServe is untyped
                 has_page=settings.enable_page,
                 recognize_details=settings.output_format == "json",
             ),
+            None if jobs is None else JobDoor(jobs.store, jobs.runner, self.keys),
         )
         self.certificate = _certificate(settings)
         connections = Connections(
@@ -206,6 +221,7 @@ class AsrServer(ModelServer):  # type: ignore[misc]  # KServe is untyped
         loading = asyncio.create_task(self._load())
         stopping = asyncio.create_task(stop.wait())
         lost = asyncio.ensure_future(asyncio.wrap_future(self.engine_lost))
+        working = asyncio.create_task(self._work_on_jobs(loading))
         try:
             await asyncio.wait({loading, stopping, serving}, return_when=asyncio.FIRST_COMPLETED)
             if loading.done():
@@ -218,6 +234,8 @@ class AsrServer(ModelServer):  # type: ignore[misc]  # KServe is untyped
                 ends: set[asyncio.Future[Any]] = {stopping, serving, lost}
                 await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         finally:
+            working.cancel()
+            await asyncio.gather(working, return_exceptions=True)
             await self._end(serving, stop_grpc)
             for task in beside:
                 task.cancel()
@@ -232,7 +250,8 @@ class AsrServer(ModelServer):  # type: ignore[misc]  # KServe is untyped
     async def _load(self) -> None:
         if self.model.loaded is not None:  # before it listened
             return
-        await asyncio.to_thread(self.decoder.start)
+        for decoder in self._decoders():
+            await asyncio.to_thread(decoder.start)
         self.model.ready_clip = await through_decoder(self.decoder, self.model.ready_clip)
         await asyncio.to_thread(self.model.load)
 
@@ -285,8 +304,21 @@ class AsrServer(ModelServer):  # type: ignore[misc]  # KServe is untyped
             await asyncio.to_thread(self.model.stop)
         if self.aligner is not None:
             await asyncio.to_thread(self.aligner.stop)
-        self.decoder.close()
+        for decoder in self._decoders():
+            decoder.close()
+        if self.jobs is not None:
+            self.jobs.store.close()
         logger.info("stopped")
+
+    def _decoders(self) -> list[AudioDecoder]:
+        return [self.decoder, *([] if self.jobs is None else [self.jobs.decoder])]
+
+    async def _work_on_jobs(self, loading: asyncio.Task[None]) -> None:
+        await asyncio.wait({loading})
+        if self.jobs is None or self.model.loaded is None:
+            return
+        transcriber = self.model.loaded.transcriber
+        await self.jobs.runner.run(transcriber, lambda answer: self.model.count("openai", [answer]))
 
 
 class _RestServer(uvicorn.Server):
@@ -347,18 +379,8 @@ def build_server(
     book = None if place is None else place.book
     share: Callable[[int], int] = (lambda whole: whole) if place is None else place.share
     hub = LiveHub(settings.max_live_sessions, metrics, book)
-    decoder = AudioDecoder(
-        _audio_limits(settings),
-        num_workers=share(settings.num_decode_workers or max(2, num_cpus() // 2)),
-        options=AudioOptions(
-            channel=channel_of(settings.audio_channel),
-            high_pass_hz=settings.high_pass_hz,
-            loudness_lufs=settings.loudness_lufs,
-        ),
-        cuts=_cut_options(settings),
-        num_long=settings.max_long_recordings,
-        window_s=MAX_SEGMENTS_AT_ONCE * settings.segment_s,
-    )
+    num_workers = share(settings.num_decode_workers or max(2, num_cpus() // 2))
+    decoder = _decoder(settings, num_workers, settings.max_long_recordings)
     aligner = AlignerProcess() if settings.has_aligner and place is None else None
 
     def load() -> Loaded:
@@ -382,7 +404,35 @@ def build_server(
         ModelOptions(settings.request_timeout_s, parse_language(settings.language)),
         is_pod_ready=(lambda: True) if book is None else book.nobody_starts,
     )
-    return AsrServer(settings, model, decoder, metrics, hub, engine_lost, place, aligner)
+    return AsrServer(
+        settings, model, decoder, metrics, hub, engine_lost, place, aligner, _jobs(settings)
+    )
+
+
+def _decoder(settings: Settings, num_workers: int, num_long: int) -> AudioDecoder:
+    return AudioDecoder(
+        _audio_limits(settings),
+        num_workers=num_workers,
+        options=AudioOptions(
+            channel=channel_of(settings.audio_channel),
+            high_pass_hz=settings.high_pass_hz,
+            loudness_lufs=settings.loudness_lufs,
+        ),
+        cuts=_cut_options(settings),
+        num_long=num_long,
+        window_s=MAX_SEGMENTS_AT_ONCE * settings.segment_s,
+    )
+
+
+def _jobs(settings: Settings) -> Jobs | None:
+    """With a decoder of their own, so that no request waits for a job's recording."""
+    if settings.jobs_dir is None:
+        return None
+    limits = JobLimits(
+        settings.max_jobs, settings.max_jobs_bytes, settings.job_ttl_s, settings.job_lease_s
+    )
+    store, decoder = JobStore(settings.jobs_dir, limits), _decoder(settings, 1, 1)
+    return Jobs(store, decoder, JobRunner(store, decoder))
 
 
 def _key_file(settings: Settings) -> KeyFile | None:

@@ -23,6 +23,7 @@ LAYERS = [
     {"startup"},
     {"live"},
     {"service"},
+    {"jobs"},
     {"api"},
     {"ports"},
     {"server"},

@@ -16,6 +16,7 @@ from predictor.api.auth import KeyRing, RequireKey
 from predictor.api.dataplane import AsrDataPlane, ClosedRepository
 from predictor.api.errors import answer_error, error_response, speaks_openai
 from predictor.api.held_bytes import HeldBytes
+from predictor.api.jobs import JobDoor, jobs_router
 from predictor.api.live_frames import live_router
 from predictor.api.methods import Cors, HeadAndOptions
 from predictor.api.middleware import (
@@ -59,8 +60,9 @@ def create_app(
     live: LiveDoor,
     held: HeldBytes,
     options: AppOptions,
+    jobs: JobDoor | None = None,
 ) -> FastAPI:
-    """Everything a client can reach over HTTP."""
+    """Everything a client can reach over HTTP; without `jobs` there are no such routes."""
     app = FastAPI(
         title="Qwen3-ASR on KServe",
         description="Speech recognition over KServe V1 and V2, OpenAI's API and a plain route.",
@@ -82,6 +84,8 @@ def create_app(
     for prefix in ("/v1", "/openai/v1"):
         app.include_router(realtime_router(live, prefix))
     app.include_router(live_router(live))
+    if jobs is not None:
+        app.include_router(jobs_router(dataplane, jobs))
     app.include_router(v1_router(dataplane, created))
     app.include_router(v2_router(dataplane, repository))
     app.add_exception_handler(HTTPException, _answer)

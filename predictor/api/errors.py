@@ -34,6 +34,7 @@ ERROR_KEY = "asr.error"  # where a handler leaves the error it answered with, in
 _PREFIXES = {
     "/v1/audio": "openai",
     "/v1/chat": "openai",
+    "/v1/jobs": "openai",
     "/v1/realtime": "openai",
     "/openai": "openai",
     "/v1": "v1",

@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from predictor.api.errors import answer_error, error_response, speaks_openai
 from predictor.errors import NotFound
 
-_METHODS = ("GET", "POST")  # that any route has
+_METHODS = ("GET", "POST", "DELETE")  # that any route has
 EXPOSED_HEADERS = ("x-request-id", "x-model-identity", "x-ignored-fields", "retry-after")
 
 
@@ -69,7 +69,7 @@ class Cors(CORSMiddleware):
         super().__init__(
             app,
             allow_origins=origins,
-            allow_methods=("GET", "HEAD", "POST", "OPTIONS"),
+            allow_methods=("GET", "HEAD", "POST", "DELETE", "OPTIONS"),
             allow_headers=("*",),
             expose_headers=EXPOSED_HEADERS,
         )

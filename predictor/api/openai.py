@@ -50,7 +50,9 @@ class OpenAICall:
 
     call: Call
     stream: bool
+    response_format: ResponseFormat = "json"
     with_logprobs: bool = False
+    granularities: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
 
 
@@ -61,7 +63,7 @@ async def openai_call(
     form = _without_empty(await read_form(request, FILE_FIELD, FIELDS))
     fields = form.fields
     check_model(fields.get("model"), served_names)
-    response_format = _response_format(fields.get("response_format", "json"))
+    response_format = format_of(fields.get("response_format", "json"))
     granularities = form.lists.get(GRANULARITIES, [])
     _check_granularities(granularities, response_format)
     with_logprobs = _include_logprobs(form.lists.get(INCLUDE, []), response_format)
@@ -87,7 +89,9 @@ async def openai_call(
     scored = token_bytes if with_logprobs else None
     render = renderer(response_format, scored, granularities)
     call = Call("openai", (recording,), render)
-    return OpenAICall(call, stream, with_logprobs, tuple(ignored))
+    return OpenAICall(
+        call, stream, response_format, with_logprobs, tuple(granularities), tuple(ignored)
+    )
 
 
 def check_model(given: object, served_names: Sequence[str]) -> None:
@@ -133,13 +137,14 @@ def _listed(text: str) -> list[str]:
     return [word.strip(" \"'") for word in text.strip(" []").split(",")]
 
 
-def _response_format(given: str) -> ResponseFormat:
+def format_of(given: str, field: str = "response_format") -> ResponseFormat:
+    """The answer's form of that name. Raises InvalidInput, naming `field`."""
     for known in FORMATS:
         if given == known:
             return known
     raise InvalidInput(
-        f"response_format: {given[:60]!r} is not supported, choose one of {', '.join(FORMATS)}",
-        field="response_format",
+        f"{field}: {given[:60]!r} is not supported, choose one of {', '.join(FORMATS)}",
+        field=field,
         value=given[:60],
         limit=list(FORMATS),
     )

@@ -67,6 +67,7 @@ class Source:
     is_long: bool  # as far as that can be known
     field: str
     notes: tuple[str, ...] = ()  # what its sender may not expect
+    stated_s: float | None = None  # how long it says it is
 
 
 class AudioDecoder:
@@ -291,6 +292,7 @@ class AudioDecoder:
             first_s=min(max(all_s, 0.1), self.window_s),
             is_long=all_s > self.window_s,
             field=field,
+            stated_s=stated_s,
         )
 
     def _job(self, source: Source, granted_s: float) -> Job:

@@ -187,20 +187,27 @@ class AsrModel(Model):  # type: ignore[misc]  # KServe is untyped
         tasks = []
         for index, recording in enumerate(payload.recordings):
             try:
-                loaded.prompts.check_context(recording.context, field=recording.context_field)
-                language = recording.language or self._options.language
-                text = TextRequest(
-                    language,
-                    recording.context,
-                    with_words=recording.with_words,
-                    said=recording.said,
-                    draft=recording.draft,
-                )
-                loaded.transcriber.check_words(text, field=recording.words_field)
-                tasks.append(Task(self._source(recording), text))
+                tasks.append(self._task(loaded, recording))
             except InvalidInput as error:
                 raise (error.at(index) if payload.indexed else error) from error
         return _Prepared(payload, loaded.transcriber, tasks, deadline)
+
+    def task(self, recording: Recording) -> Task:
+        """One recording, looked at as `preprocess` does. Raises InvalidInput, NotReady."""
+        return self._task(self._serving(), recording)
+
+    def _task(self, loaded: Loaded, recording: Recording) -> Task:
+        loaded.prompts.check_context(recording.context, field=recording.context_field)
+        language = recording.language or self._options.language
+        text = TextRequest(
+            language,
+            recording.context,
+            with_words=recording.with_words,
+            said=recording.said,
+            draft=recording.draft,
+        )
+        loaded.transcriber.check_words(text, field=recording.words_field)
+        return Task(self._source(recording), text)
 
     async def predict(
         self,
@@ -227,7 +234,7 @@ class AsrModel(Model):  # type: ignore[misc]  # KServe is untyped
         response_headers: dict[str, str] | None = None,
     ) -> Any:
         """The answer as the call's protocol says it."""
-        self._count(result.call, result.answers)
+        self.count(result.call.protocol, result.answers)
         return result.call.render(result.answers)
 
     async def transcribe_stream(
@@ -248,7 +255,7 @@ class AsrModel(Model):  # type: ignore[misc]  # KServe is untyped
                 except StopAsyncIteration:
                     return
                 if isinstance(event, Transcription):
-                    self._count(call, [event])
+                    self.count(call.protocol, [event])
                 yield event
 
     def _serving(self) -> Loaded:
@@ -280,7 +287,8 @@ class AsrModel(Model):  # type: ignore[misc]  # KServe is untyped
             cuts=cuts,
         )
 
-    def _count(self, call: Call, answers: Sequence[Transcription]) -> None:
+    def count(self, protocol: str, answers: Sequence[Transcription]) -> None:
+        """Answers that were given, for the metrics."""
         metrics = self._metrics
         note(
             recordings=len(answers),
@@ -290,7 +298,7 @@ class AsrModel(Model):  # type: ignore[misc]  # KServe is untyped
         )
         for answer in answers:
             metrics.transcriptions.labels(
-                protocol=call.protocol, finish_reason=answer.finish_reason
+                protocol=protocol, finish_reason=answer.finish_reason
             ).inc()
             metrics.audio_transcribed_seconds.inc(answer.duration_s)
             metrics.audio_duration_seconds.observe(answer.duration_s)

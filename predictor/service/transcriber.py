@@ -158,6 +158,13 @@ class Transcriber:
             async for event in events:
                 yield event
 
+    async def transcribe_piece(self, piece: AudioPiece, request: TextRequest) -> Piece:
+        """One piece alone, for who keeps each as it ends. Raises NotReady, and InvalidInput for a
+        context that is too long."""
+        prompt = self._prompts.build(request.context, request.language)
+        run = _Run(prompt, request, streaming=False)
+        return await self._run_piece(run, piece, asyncio.Queue())
+
     async def _pieces(self, samples: Samples) -> AsyncGenerator[AudioPiece | AudioEnd]:
         """Of a recording in memory, all of it."""
         spans: Sequence[tuple[int, int]] = [(0, len(samples))]

@@ -322,6 +322,32 @@ class Settings:
         high=86400,
     )
 
+    # Jobs
+    jobs_dir: Path | None = _setting(  # noqa: RUF009  # makes a dataclass field
+        None,
+        "folder in which jobs (`/v1/jobs`) are kept, which replicas may share; `off` has no jobs",
+        kind=Path,
+        none="off",
+    )
+    max_jobs: int = _setting(
+        1000, "jobs kept, finished ones too; more are refused with 429", low=1, high=1_000_000
+    )
+    max_jobs_bytes: int = _setting(
+        10 * 1024 * _MIB,
+        "most bytes of recordings and transcripts of jobs; more is answered with 429",
+        low=_MIB,
+        high=1 << 44,
+    )
+    job_ttl_s: float = _setting(
+        86400.0, "a job is removed so long after it has ended", low=1, high=31_536_000
+    )
+    job_lease_s: float = _setting(
+        30.0,
+        "without a sign of life for so long, who works on a job has gone and another takes it",
+        low=1,
+        high=3600,
+    )
+
     # The answer
     language_detection: bool = _setting(
         True, "detect the language of requests that give none; `false` needs `language`"

@@ -1,0 +1,1 @@
+"""Jobs: recordings that are stored, transcribed when there is room, and fetched later."""

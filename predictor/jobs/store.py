@@ -1,0 +1,336 @@
+"""Jobs on disk: SQLite for what is known of them, a file for each recording.
+
+A process may end between any two lines: a recording is whole on disk before its job is, a piece
+is there or not, and files that belong to no job are swept. Runners hold a job by a lease: every
+write on its behalf needs it, and who takes it over after it ran out makes the old holder's fail.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+
+from predictor.errors import NotFound, Overloaded, PayloadTooLarge
+from predictor.jobs.records import (
+    JobRecord,
+    JobSpec,
+    end_of,
+    end_to_json,
+    piece_of,
+    piece_to_json,
+    spec_of,
+    spec_to_json,
+)
+from predictor.jobs.schema import connect, transaction
+from predictor.text.joining import Piece
+from predictor.types import AudioEnd
+
+_ORPHAN_S: Final = 3600.0  # a file without a job is younger while its job is being made
+_UNFINISHED: Final = "state IN ('queued', 'running')"
+
+
+class LeaseLostError(Exception):
+    """The job was deleted, or another runner has taken it over."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobLimits:
+    """What the store may hold."""
+
+    max_jobs: int
+    max_bytes: int  # of recordings and transcripts together
+    ttl_s: float  # after a job has ended
+    lease_s: float = 30.0  # without a sign of life from the runner
+
+
+class JobStore:
+    """The jobs of one directory, which several processes may share. Its calls block."""
+
+    def __init__(
+        self, folder: Path, limits: JobLimits, clock: Callable[[], float] = time.time
+    ) -> None:
+        """Make or open it. Raises OSError and sqlite3.Error where that cannot be."""
+        self._audio = folder / "audio"
+        self._audio.mkdir(parents=True, exist_ok=True)
+        self.limits = limits
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._connection = connect(folder / "jobs.sqlite3")
+
+    def close(self) -> None:
+        """Let go of the file."""
+        with self._lock:
+            self._connection.close()
+
+    def add(self, owner: str, data: bytes | memoryview, spec: JobSpec) -> JobRecord:
+        """A new job, safe on disk. Raises PayloadTooLarge, Overloaded."""
+        self.check_room(len(data))
+        job_id = uuid.uuid4().hex
+        _write(self.audio_path(job_id), data)
+        row = (job_id, owner, "queued", self._clock(), len(data), len(data), spec_to_json(spec))
+        try:
+            with self._transaction() as connection:
+                self._check_room(connection, len(data))
+                connection.execute(
+                    "INSERT INTO jobs (id, owner, state, created_s, num_bytes, stored_bytes, spec)"
+                    " VALUES (?, ?, ?, ?, ?, ?, ?)",
+                    row,
+                )
+        except Overloaded:
+            self.audio_path(job_id).unlink()
+            raise
+        return self.job(owner, job_id)
+
+    def check_room(self, num_bytes: int) -> None:
+        """Raises PayloadTooLarge, Overloaded."""
+        with self._transaction() as connection:
+            self._check_room(connection, num_bytes)
+
+    def job(self, owner: str, job_id: str) -> JobRecord:
+        """One of this owner's. Raises NotFound."""
+        for record in self._select("id = ? AND owner = ?", (job_id, owner)):
+            return record
+        raise NotFound(f"no such job: {job_id[:60]!r}")
+
+    def jobs(self, owner: str) -> list[JobRecord]:
+        """All of this owner's, newest first."""
+        return self._select("owner = ? ORDER BY created_s DESC, id", (owner,))
+
+    def delete(self, owner: str, job_id: str) -> None:
+        """Forget a job, whatever its state. Raises NotFound."""
+        with self._transaction() as connection:
+            deleted = connection.execute(
+                "DELETE FROM jobs WHERE id = ? AND owner = ?", (job_id, owner)
+            )
+            if not deleted.rowcount:
+                raise NotFound(f"no such job: {job_id[:60]!r}")
+        self.audio_path(job_id).unlink(missing_ok=True)
+
+    def pieces(self, job_id: str) -> dict[int, Piece]:
+        """Position in the recording -> what was transcribed so far."""
+        with self._lock:
+            rows = self._connection.execute(
+                "SELECT position, piece FROM pieces WHERE job_id = ? ORDER BY position", (job_id,)
+            ).fetchall()
+        return {row["position"]: piece_of(row["piece"]) for row in rows}
+
+    def audio_path(self, job_id: str) -> Path:
+        """Where a job's recording lies until it has ended."""
+        return self._audio / job_id
+
+    # For runners
+
+    def take(self, holder: str) -> JobRecord | None:
+        """The oldest job that nobody holds, for `holder` from now on."""
+        now = self._clock()
+        with self._transaction() as connection:
+            row = connection.execute(
+                f"SELECT id FROM jobs WHERE {_UNFINISHED} AND held_until_s <= ?"  # noqa: S608
+                " ORDER BY created_s, id LIMIT 1",
+                (now,),
+            ).fetchone()
+            if row is None:
+                return None
+            connection.execute(
+                "UPDATE jobs SET state = 'running', holder = ?, held_until_s = ?,"
+                " num_takes = num_takes + 1 WHERE id = ?",
+                (holder, now + self.limits.lease_s, row["id"]),
+            )
+        return next(iter(self._select("id = ?", (row["id"],))), None)
+
+    def num_takes(self, job_id: str) -> int:
+        """How often it was taken since it last got ahead."""
+        with self._lock:
+            row = self._connection.execute(
+                "SELECT num_takes FROM jobs WHERE id = ?", (job_id,)
+            ).fetchone()
+        return 0 if row is None else int(row["num_takes"])
+
+    def renew(self, job_id: str, holder: str) -> None:
+        """A sign of life. Raises LeaseLostError."""
+        with self._held(job_id, holder):
+            pass
+
+    def set_duration(self, job_id: str, holder: str, duration_s: float) -> None:
+        """What the recording says of its length. Raises LeaseLostError."""
+        with self._held(job_id, holder) as connection:
+            connection.execute("UPDATE jobs SET duration_s = ? WHERE id = ?", (duration_s, job_id))
+
+    def add_piece(self, job_id: str, holder: str, position: int, piece: Piece) -> None:
+        """Keep a transcribed piece. Raises LeaseLostError."""
+        text = piece_to_json(piece)
+        with self._held(job_id, holder) as connection:
+            connection.execute(
+                "INSERT OR REPLACE INTO pieces VALUES (?, ?, ?, ?)",
+                (job_id, position, piece.end_s, text),
+            )
+            num_done, done_s = _progress(connection, job_id)
+            connection.execute(
+                "UPDATE jobs SET num_takes = 0, stored_bytes = stored_bytes + ?, num_done = ?,"
+                " done_s = ? WHERE id = ?",
+                (len(text), num_done, done_s, job_id),
+            )
+
+    def give_back(self, job_id: str, holder: str, *, has_failed: bool = False) -> None:
+        """Others may go on at once; jobs that `has_failed` are not taken for ever.
+
+        Raises LeaseLostError.
+        """
+        with self._held(job_id, holder) as connection:
+            connection.execute(
+                "UPDATE jobs SET state = 'queued', holder = NULL, held_until_s = 0,"
+                " num_takes = max(0, num_takes - ?) WHERE id = ?",
+                (0 if has_failed else 1, job_id),
+            )
+
+    def finish(self, job_id: str, holder: str, end: AudioEnd, num_pieces: int) -> None:
+        """All pieces are there. Raises LeaseLostError."""
+        with self._held(job_id, holder) as connection:
+            connection.execute(
+                "DELETE FROM pieces WHERE job_id = ? AND position >= ?", (job_id, num_pieces)
+            )
+            connection.execute(
+                "UPDATE jobs SET audio_end = ?, duration_s = ? WHERE id = ?",
+                (end_to_json(end), end.duration_s, job_id),
+            )
+            self._end(connection, job_id, "done")
+        self.audio_path(job_id).unlink(missing_ok=True)
+
+    def fail(self, job_id: str, holder: str, error: Mapping[str, Any]) -> None:
+        """It cannot be done. Raises LeaseLostError."""
+        with self._held(job_id, holder) as connection:
+            connection.execute(
+                "UPDATE jobs SET error = ? WHERE id = ?", (orjson.dumps(error), job_id)
+            )
+            self._end(connection, job_id, "failed")
+        self.audio_path(job_id).unlink(missing_ok=True)
+
+    def sweep(self) -> None:
+        """Remove jobs that ended long ago, and files that no job needs."""
+        now = self._clock()
+        with self._transaction() as connection:
+            connection.execute("DELETE FROM jobs WHERE ended_s <= ?", (now - self.limits.ttl_s,))
+            rows = connection.execute(f"SELECT id FROM jobs WHERE {_UNFINISHED}")  # noqa: S608
+            needed = {row["id"] for row in rows}
+        for path in self._audio.iterdir():
+            try:
+                is_old = path.stat().st_mtime <= now - _ORPHAN_S
+                if is_old and path.name not in needed:
+                    path.unlink()
+            except FileNotFoundError:  # another process swept it
+                continue
+
+    def _end(self, connection: sqlite3.Connection, job_id: str, state: str) -> None:
+        connection.execute(
+            "UPDATE jobs SET state = ?, ended_s = ?, stored_bytes = stored_bytes - num_bytes,"
+            " holder = NULL WHERE id = ?",
+            (state, self._clock(), job_id),
+        )
+
+    def _check_room(self, connection: sqlite3.Connection, num_bytes: int) -> None:
+        limits = self.limits
+        if num_bytes > limits.max_bytes:
+            raise PayloadTooLarge(
+                f"file: {num_bytes} bytes exceed max_jobs_bytes of {limits.max_bytes}",
+                field="file",
+                value=num_bytes,
+                limit=limits.max_bytes,
+            )
+        connection.execute("DELETE FROM jobs WHERE ended_s <= ?", (self._clock() - limits.ttl_s,))
+        num_jobs, stored = connection.execute(
+            "SELECT count(*), coalesce(sum(stored_bytes), 0) FROM jobs"
+        ).fetchone()
+        if num_jobs >= limits.max_jobs:
+            raise Overloaded(
+                f"{num_jobs} jobs are stored, the limit max_jobs is {limits.max_jobs}: "
+                "delete some that are done",
+                retry_after_s=60,
+            )
+        if stored + num_bytes > limits.max_bytes:
+            raise Overloaded(
+                f"jobs hold {stored} bytes; {num_bytes} more are over the limit max_jobs_bytes "
+                f"of {limits.max_bytes}",
+                retry_after_s=60,
+            )
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._lock, transaction(self._connection) as connection:
+            yield connection
+
+    @contextmanager
+    def _held(self, job_id: str, holder: str) -> Iterator[sqlite3.Connection]:
+        """A transaction of the job's holder, whose lease begins anew."""
+        with self._transaction() as connection:
+            renewed = connection.execute(
+                f"UPDATE jobs SET held_until_s = ? WHERE id = ? AND holder = ? AND {_UNFINISHED}",  # noqa: S608
+                (self._clock() + self.limits.lease_s, job_id, holder),
+            )
+            if not renewed.rowcount:
+                raise LeaseLostError(job_id)
+            yield connection
+
+    def _select(self, where: str, values: tuple[Any, ...]) -> list[JobRecord]:
+        query = f"SELECT * FROM jobs WHERE {where}"  # noqa: S608
+        with self._lock:
+            rows = self._connection.execute(query, values).fetchall()
+        return [_record(row) for row in rows]
+
+
+def _progress(connection: sqlite3.Connection, job_id: str) -> tuple[int, float]:
+    """Pieces that are there without a gap, and seconds of the recording up to there."""
+    num_done, done_s = connection.execute(
+        "SELECT num_done, done_s FROM jobs WHERE id = ?", (job_id,)
+    ).fetchone()
+    rows = connection.execute(
+        "SELECT position, end_s FROM pieces WHERE job_id = ? AND position >= ? ORDER BY position",
+        (job_id, num_done),
+    )
+    for position, end_s in rows:
+        if position != num_done:
+            break
+        num_done, done_s = num_done + 1, max(done_s, end_s)
+    return num_done, done_s
+
+
+def _record(row: sqlite3.Row) -> JobRecord:
+    is_done = row["state"] == "done"
+    return JobRecord(
+        id=row["id"],
+        owner=row["owner"],
+        state=row["state"],
+        created_s=row["created_s"],
+        ended_s=row["ended_s"],
+        num_bytes=row["num_bytes"],
+        num_done=row["num_done"],
+        done_s=row["duration_s"] if is_done else row["done_s"],
+        duration_s=row["duration_s"],
+        spec=spec_of(row["spec"]),
+        error=None if row["error"] is None else orjson.loads(row["error"]),
+        end=None if row["audio_end"] is None else end_of(row["audio_end"]),
+    )
+
+
+def _write(path: Path, data: bytes | memoryview) -> None:
+    """All of the file, on disk and under its name, or none of it."""
+    part = path.with_suffix(".part")
+    with part.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    part.rename(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
