@@ -51,7 +51,12 @@ async def through_decoder(decoder: AudioDecoder, clip: Samples) -> Samples:
 
 
 def check_ready(answer: Transcription, expected_text: str | None) -> None:
-    """Raises RuntimeError unless `answer` is what a sound model says of the clip."""
+    """Raises RuntimeError unless `answer` is what a sound model says of the clip.
+
+    The text of a clip that was cut (pieces may be set shorter than it) is not compared.
+    """
+    if len(answer.segments) > 1:
+        expected_text = None
     if not math.isfinite(answer.confidence) or answer.usage.num_completion_tokens == 0:
         raise RuntimeError("the model gave no finite answer for the built-in clip")
     problems = {

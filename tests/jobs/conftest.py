@@ -35,13 +35,13 @@ def until(look: Callable[[], Job], wanted: Callable[[Job], bool]) -> Job:
     raise AssertionError(f"not as wanted in time: {job}")
 
 
-def rounded(value: Any) -> Any:
-    """Scores depend a little on what was computed beside them."""
+def nearly(value: Any) -> Any:
+    """Equal to what differs in scores by little: they depend on what was computed beside them."""
     if isinstance(value, dict):
-        return {name: rounded(item) for name, item in value.items()}
+        return {name: nearly(item) for name, item in value.items()}
     if isinstance(value, list):
-        return [rounded(item) for item in value]
-    return round(value, 2) if isinstance(value, float) else value
+        return [nearly(item) for item in value]
+    return pytest.approx(value, abs=0.02) if isinstance(value, float) else value
 
 
 class Jobs:

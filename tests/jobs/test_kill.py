@@ -12,7 +12,7 @@ import pytest
 
 from predictor.jobs.store import JobLimits, JobStore
 from tests.api.conftest import Server, StartServer
-from tests.jobs.conftest import Job, Jobs, rounded, until
+from tests.jobs.conftest import Job, Jobs, nearly, until
 
 LIMITS = JobLimits(max_jobs=100, max_bytes=1 << 30, ttl_s=3600)
 FLAGS = ("--segment_s=3", "--job_lease_s=1", "--log_level=debug")
@@ -69,7 +69,7 @@ def test_killed_servers_lose_no_job_and_do_no_kept_piece_again(
     with Jobs(server) as jobs:
         jobs.done(job_id)
         expected: Any = jobs.transcription(recording, response_format="verbose_json").json()
-        assert rounded(jobs.result(job_id, "verbose_json").json()) == rounded(expected)
+        assert jobs.result(job_id, "verbose_json").json() == nearly(expected)
     assert len(kept) > 9
     assert sorted([*kept, *_done_by(server, job_id)]) == sorted(_stored(folder, job_id))
     assert not list((folder / "audio").iterdir())

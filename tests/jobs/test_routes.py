@@ -10,7 +10,7 @@ import jsonschema
 import numpy as np
 import pytest
 
-from tests.jobs.conftest import MODEL, Jobs, rounded, until
+from tests.jobs.conftest import MODEL, Jobs, nearly, until
 
 Wav = Callable[..., bytes]
 Talk = Callable[..., np.ndarray]
@@ -40,7 +40,7 @@ def test_a_job_says_what_the_transcription_says_in_every_format(
         assert answer.status_code == expected.status_code == 200
         assert answer.headers["content-type"] == expected.headers["content-type"]
         if "json" in chosen:
-            assert rounded(answer.json()) == rounded(expected.json())
+            assert answer.json() == nearly(expected.json())
         else:
             assert answer.content == expected.content
 
