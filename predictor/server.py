@@ -525,7 +525,7 @@ def _load(
         live,
         checkpoint.identity,
         ready_text(checkpoint.folder),
-        loading.has_real_weights,
+        loading.has_real_weights and settings.check_ready_clip,
         loading.began_s,
     )
 

@@ -163,6 +163,11 @@ class Settings:
         "origins, separated by commas, whose pages may send requests from a browser; `*` is any",
         kind=tuple,
     )
+    check_ready_clip: bool = _setting(
+        True,
+        "become ready only when the model hears the built-in English clip as a sound one does; "
+        "false for models that know no English",
+    )
     enable_page: bool = _setting(
         False, "give browsers that ask for `/` a page to speak into; others get the health answer"
     )

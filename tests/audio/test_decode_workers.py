@@ -153,7 +153,7 @@ async def test_many_at_once_leave_the_event_loop_free(
         nonlocal ticks
         while True:
             ticks += 1
-            await asyncio.sleep(0.001)
+            await asyncio.sleep(0.02)  # its own work must not count
 
     ticker = asyncio.create_task(tick())
     before_s = time.thread_time()
@@ -164,7 +164,7 @@ async def test_many_at_once_leave_the_event_loop_free(
         assert np.array_equal(samples, alone[name])
     # On the loop's thread even the decoding alone, without resampling, would cost more than this.
     assert loop_s < 0.5 * await asyncio.to_thread(cost_of, [files[name] for name in names * 4])
-    assert ticks > 5
+    assert ticks > 1
 
 
 def cost_of(recordings: list[bytes]) -> float:

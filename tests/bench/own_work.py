@@ -98,7 +98,8 @@ def serve() -> None:
         return loading.MadeEngine(EngineClient([core]), "none", "none")
 
     keep_freed_memory()
-    build_server(settings, loading=loading.Loading(settings, make)).start()
+    begun = loading.Loading(settings, make, has_real_weights=False)
+    build_server(settings, loading=begun).start()
 
 
 def talk(duration_s: float) -> bytes:

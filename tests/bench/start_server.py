@@ -40,6 +40,7 @@ class Server:
         command = [sys.executable, "-m", "predictor", "--model_dir", str(folder)]
         command += ["--host", "127.0.0.1", "--http_port", str(self.port), "--enable_grpc", "false"]
         command += ["--max_tokens_per_audio_s", str(TOKENS_PER_AUDIO_S), "--log_format", "json"]
+        command += ["--check_ready_clip", "false"]  # weights from nowhere hear nothing
         environment = {**os.environ, "TRITON_CACHE_DIR": str(kernels)}
         self.lines: list[str] = []
         self.began_s = time.time()

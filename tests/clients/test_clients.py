@@ -86,7 +86,7 @@ def test_javas_http_client(server: Any, wav_file: Path, said: list[dict[str, Any
     command = [java, str(HERE / "H2c.java"), url, str(wav_file)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
-    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    answers = [json.loads(line) for line in done.stdout.splitlines() if line]
     assert [a["predictions"][0]["text"] for a in answers] == [said[0]["text"]] * 2
 
 

@@ -77,8 +77,8 @@ def test_the_commit_is_the_one_that_was_asked_for(folder: Path, tmp_path: Path) 
     assert identify(snapshot, model_id="a/b", revision=None).revision == COMMIT
 
 
-def _server(folder: Path) -> AsrServer:
-    settings = load_settings([f"--model_dir={folder}", "--device=cpu"], {})
+def _server(folder: Path, *flags: str) -> AsrServer:
+    settings = load_settings([f"--model_dir={folder}", "--device=cpu", *flags], {})
     return build_server(settings, CollectorRegistry())
 
 
@@ -114,6 +114,16 @@ def test_damaged_checkpoints_never_become_ready(folder: Path, damage: object) ->
         server.model.load()
     assert not server.model.is_ready()
     assert server.model.identity is None
+
+
+def test_a_model_that_knows_no_english_may_become_ready(folder: Path) -> None:
+    """What it says of the built-in clip is not looked at where the setting says so."""
+    (folder / "ready_text.txt").write_text("Nobody ever said this.\n", "utf-8")
+    with pytest.raises(RuntimeError, match="is expected"):
+        _server(folder).model.load()
+    server = _server(folder, "--check_ready_clip=false")
+    assert server.model.load()
+    server.model.stop()
 
 
 @pytest.mark.parametrize("name", ["tiny", "tiny-early"])
