@@ -250,7 +250,9 @@ class Driver:
             left_s = self.plan.soak_s - soaked_s
             if left_s <= 0 and not state.paused:
                 if view.looked and not view.undecided:
-                    return state, ()
+                    state = self.mine(state)  # a pause may have come during the look
+                    if not state.paused:
+                        return state, ()
                 if view.looked and soaked_s > max(self.plan.max_wait_s, self.plan.soak_s):
                     waited = f"{view.undecided} within {soaked_s:.0f} s"
                     raise self.pause(state, f"{waited}: too few to judge it")
@@ -350,6 +352,7 @@ class Driver:
             return None
         more_time = self._more_time()
         while True:
+            self.mine(state)  # or a rollback meanwhile would be noticed at the time-out only
             url = main_url(self.cluster.read(), direct=self.asker.direct)
             try:
                 found = self.asker.count(url, number)

@@ -44,7 +44,7 @@ def test_a_folder_becomes_files_and_grows(
     assert first["segments"][1]["start"] == 62.25
     assert (tmp_path / "out/txt/2026/a.wav.txt").read_text() == "hello bye\n"
     assert (tmp_path / "out/srt/2026/a.wav.srt").read_text() == (
-        "1\n00:00:00,000 --> 00:00:01,500\nhello\n\n2\n00:01:02,250 --> 00:01:03,000\nbye\n"
+        "1\n00:00:00,000 --> 00:00:01,500\nhello\n\n2\n00:01:02,250 --> 00:01:03,250\nbye\n"
     )
     assert (tmp_path / "out/vtt/b.MP3.vtt").read_text().startswith("WEBVTT\n\n00:00:00.000 --> ")
     put(tmp_path / "in/c.flac", "new")
