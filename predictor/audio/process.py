@@ -13,7 +13,7 @@ import socket
 from typing import BinaryIO, Final
 
 from predictor.audio.worker import MAX_MESSAGE_BYTES, READY, STOP, Job, Message
-from predictor.processes import ChildProcess, bare_environment
+from predictor.processes import bare_environment, connected_child
 from predictor.shared_samples import mapped
 from predictor.types import Samples
 
@@ -39,12 +39,10 @@ class Worker:
     """One decoder process and the socket to it. Used by one thread at a time."""
 
     def __init__(self) -> None:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
-            fds = (theirs.fileno(),)
-            known = bare_environment(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
-            self._process = ChildProcess("predictor.audio.worker", fds, fds, known)
-        self._socket = ours
+        known = bare_environment(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
+        self._process, self._socket = connected_child(
+            "predictor.audio.worker", known, kind=socket.SOCK_SEQPACKET
+        )
         self._is_ready = False
 
     @property

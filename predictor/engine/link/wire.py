@@ -125,6 +125,18 @@ def pulse_s(options: EngineOptions) -> float:
     return min(_MAX_PULSE_S, options.stall_timeout_s / 4)
 
 
+def max_silence_s(options: EngineOptions) -> float:
+    """Seconds without a pulse after which servers call an engine's process dead: it hangs in the
+    device's library, and not even its other threads run."""
+    return options.stall_timeout_s + 2 * pulse_s(options)
+
+
+def kill_after_s(options: EngineOptions) -> float:
+    """Seconds without a pulse after which whoever started the process ends it: after servers have
+    said so."""
+    return options.stall_timeout_s + 4 * pulse_s(options)
+
+
 Message: TypeAlias = (
     EngineSpec | Loaded | LoadFailed | Submit | Abort | Close | Chunks | Failed | Stepped | Pulse
 )
