@@ -71,6 +71,22 @@ class TokenChunk:
     num_audio_tokens: int = 0  # set on the last chunk
     num_draft_accepted: int = 0  # draft tokens that greedy decoding agreed with; on the last chunk
     forced_logprobs: tuple[float, ...] = ()  # of the request's forced tokens; on the last chunk
+    times: EngineTimes | None = field(default=None, compare=False)  # on the last chunk
+
+
+@dataclass(frozen=True, slots=True)
+class EngineTimes:
+    """When a request was where in the engine, in seconds of the machine's monotonic clock.
+
+    0 for what it did not come to.
+    """
+
+    queued_s: float
+    began_s: float  # its prefill step
+    first_token_s: float
+    ended_s: float
+    step: int  # number of that prefill step since the engine's start
+    batch_size: int  # sequences in that step
 
 
 @dataclass(frozen=True, slots=True)

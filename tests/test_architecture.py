@@ -16,7 +16,7 @@ PACKAGE = ROOT / "predictor"
 # Each line may import from the lines above it and from itself.
 LAYERS = [
     {"types", "errors"},
-    {"settings", "metrics", "logs", "processes", "book", "shared_samples"},
+    {"settings", "metrics", "logs", "processes", "book", "shared_samples", "tracing"},
     {"text", "model"},
     {"audio"},
     {"engine", "align"},
@@ -81,6 +81,9 @@ def imports(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
             found.add(node.module or "")
+            if node.module == "predictor":
+                names = {alias.name for alias in node.names} - {"__version__"}
+                found |= {f"predictor.{name}" for name in names}
     return found
 
 
