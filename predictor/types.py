@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 SAMPLE_RATE_HZ = 16_000  # the only rate the model hears; decoding resamples to it
 
 Samples = NDArray[np.float32]  # [num_samples], mono, 16 kHz, nominally within [-1, 1]
+# The same times 32768, for what came in as 16 bits: half the bytes from process to process.
+Pcm16 = NDArray[np.int16]
+AnySamples = Samples | Pcm16
 
 EngineFinish = Literal["stop", "length", "repetition", "abort"]
 FinishReason = Literal["stop", "length", "repetition", "silence"]
@@ -21,7 +24,7 @@ class EngineRequest:
     """What the engine needs for one sequence: audio between two runs of prompt tokens."""
 
     request_id: str  # unique among the requests in flight
-    samples: Samples
+    samples: AnySamples
     tokens_before: tuple[int, ...]  # prompt token ids up to and including <|audio_start|>
     tokens_after: tuple[int, ...]  # from <|audio_end|> to the last prompt token
     max_new_tokens: int  # the end-of-sequence token counts as one
@@ -44,7 +47,7 @@ class ExtendRequest:
 
     request_id: str  # of this step: unique among the requests in flight
     sequence_id: str  # of the kept sequence; a step begins when the one before has ended
-    samples: Samples  # what is new since the step before; may be empty after the first one
+    samples: AnySamples  # what is new since the step before; may be empty after the first one
     tokens_before: tuple[int, ...]  # as of EngineRequest; the same in all steps of an utterance
     tokens_after: tuple[int, ...]
     max_new_tokens: int
@@ -90,7 +93,7 @@ class EngineTimes:
 class AudioPiece:
     """A part of a recording that is transcribed on its own; what lies in none holds no speech."""
 
-    samples: Samples
+    samples: AnySamples
     start_s: float  # in the recording
     end_s: float
     channel: int | None = None  # when each channel is heard on its own
