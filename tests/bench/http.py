@@ -301,11 +301,11 @@ def run_shape(bench: Bench, modes: list[str]) -> None:
                 run_engine(bench, mode)
                 continue
             with server(bench, mode) as (port, pid):
-                bench.attempt(mode, "one clip", lambda p=port, s=pid: run_alone(bench, p, s))
                 for load in bench.loads:
                     bench.attempt(
                         mode, load.name, lambda p=port, s=pid, w=load: run_load(bench, p, s, w)
                     )
+                bench.attempt(mode, "one clip", lambda p=port, s=pid: run_alone(bench, p, s))
         except Exception as error:  # noqa: BLE001  the other modes go on
             traceback.print_exc()
             bench.add(mode, "failed", {"error": f"{type(error).__name__}: {error}"[:2000]})

@@ -29,6 +29,7 @@ from predictor.live.steps import Step
 from predictor.text.prompt import PromptBuilder
 from predictor.text.tokenizer import TextTokenizer
 from tests.bench.environment import ROOT, describe
+from tests.bench.http_cpu import used_s
 from tests.bench.live_steps import CHECKPOINT, TOKENS_PER_S, PlannedSteps
 from tests.bench.load import Shares, options
 
@@ -153,7 +154,7 @@ def socket_rows(arguments: argparse.Namespace) -> list[dict[str, Any]]:
             killer.cancel()
             for step_s in arguments.steps:
                 for num_streams in arguments.streams:
-                    row = _talk(arguments, port, step_s, num_streams)
+                    row = _talk(arguments, port, server.pid, step_s, num_streams)
                     row = {"through": "WebSockets", "step_s": step_s, "utterance_s": "talk", **row}
                     print(json.dumps(row), flush=True)
                     rows.append(row)
@@ -175,7 +176,7 @@ def _port_when_ready(server: subprocess.Popen[str]) -> int:
 
 
 def _talk(
-    arguments: argparse.Namespace, port: int, step_s: float, num_streams: int
+    arguments: argparse.Namespace, port: int, server_pid: int, step_s: float, num_streams: int
 ) -> dict[str, Any]:
     num_clients = min(arguments.clients, num_streams)
     delay = {0.25: "minimal", 0.5: "low", 1.0: "medium", 2.0: "high"}[step_s]
@@ -193,10 +194,15 @@ def _talk(
                 cwd=ROOT, stdout=subprocess.PIPE, text=True,
             )
         )  # fmt: skip
+    time.sleep(arguments.ramp_s + arguments.warm_s + 2.0)  # they import meanwhile
+    before, began_s = used_s(server_pid), time.monotonic()
+    time.sleep(arguments.window_s / 2)
+    after, wall_s = used_s(server_pid), time.monotonic() - began_s
+    cpus = {role: round((after[role] - before.get(role, 0.0)) / wall_s, 2) for role in after}
     results = [json.loads(process.communicate(timeout=600)[0]) for process in processes]
     row = _row([lag for result in results for lag in result["lags"]], num_streams)
     failed = [error for result in results for error in result["failed"]]
-    return {**row, "failed_streams": len(failed), "first_failure": failed[:1]}
+    return {**row, "failed_streams": len(failed), "first_failure": failed[:1], "cpus": cpus}
 
 
 def main() -> None:

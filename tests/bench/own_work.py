@@ -28,8 +28,8 @@ from predictor.engine.options import EngineStats
 from predictor.engine.protocol import Receive
 from predictor.engine.sequence import Limits
 from predictor.logs import configure_logging
+from predictor.processes.heap import keep_freed_memory
 from predictor.settings.read import load_settings
-from predictor.startup import keep_freed_memory
 from predictor.text.tokenizer import TextTokenizer
 from predictor.types import EngineRequest, ExtendRequest, TokenChunk
 from tests.bench.environment import ROOT, describe
