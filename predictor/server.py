@@ -493,7 +493,8 @@ def _load(
     loading.lost.add_done_callback(lambda _: engine_lost.set_result(None))
     tokenizer, engine = checkpoint.tokenizer, checkpoint.made.client
     prompts = PromptBuilder(tokenizer, settings.max_context_tokens)
-    options = TranscriberOptions(segment_s=settings.segment_s, word_times=word_times())
+    times = word_times()
+    options = TranscriberOptions(segment_s=settings.segment_s, word_times=times)
     admission = Admission(settings.max_held_audio_s, metrics, book)
     transcriber = Transcriber(engine.submit, split, tokenizer, prompts, options, admission, metrics)
     live = LiveParts(
@@ -503,6 +504,7 @@ def _load(
         speech=SpeechBatch(load_detector("silero")),
         options=LiveOptions(),
         metrics=metrics,
+        find_words=None if times is None else times.of_utterance,
     )
     metrics.watch(
         engine.cores,
