@@ -114,9 +114,9 @@ def test_openais_realtime_client_for_node(
         pytest.skip("npm ci has not been run in tests/clients: Node's clients are NOT tested")
     cert, key = write_certificate(tmp_path, 1)
     monkeypatch.setenv("QWEN3_ASR_API_KEYS", "right")
-    server = start_server(f"--tls_cert_file={cert}", f"--tls_key_file={key}")
+    secured = start_server(f"--tls_cert_file={cert}", f"--tls_key_file={key}")
     (tmp_path / "two.pcm").write_bytes(pcm16(alone("en-short-003").samples))
-    base = server.url.replace("http:", "https:") + "/v1"
+    base = secured.url.replace("http:", "https:") + "/v1"
     command = [node, "realtime.mjs", base, str(tmp_path / "two.pcm"), "right"]
     environment = {**os.environ, "NODE_EXTRA_CA_CERTS": str(cert)}
     done = subprocess.run(
