@@ -41,7 +41,9 @@ class Utterance:
         """Add what is new; what was handed out before stays valid."""
         wanted = self._num_samples + len(samples)
         if wanted > len(self._buffer):
-            grown = np.zeros(max(wanted, 2 * len(self._buffer)), dtype=np.float32)
+            grown = np.empty(
+                max(wanted, 2 * len(self._buffer), self.windows.num_samples), np.float32
+            )
             grown[: self._num_samples] = self.samples
             self._buffer = grown
         self._buffer[self._num_samples : wanted] = as_float(samples)
