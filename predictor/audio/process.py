@@ -15,7 +15,7 @@ from typing import BinaryIO, Final
 from predictor.audio.worker import MAX_MESSAGE_BYTES, READY, STOP, Job, Message
 from predictor.processes import bare_environment, connected_child
 from predictor.shared_samples import mapped
-from predictor.types import Samples
+from predictor.types import AnySamples
 
 _START_TIMEOUT_S: Final = 60.0
 _EXIT_S: Final = 1.0  # for a process that closed its end
@@ -73,7 +73,7 @@ class Worker:
             except (BrokenPipeError, ConnectionResetError):
                 raise self._death() from None
 
-    def receive(self, timeout_s: float) -> tuple[Message, Samples | None]:
+    def receive(self, timeout_s: float) -> tuple[Message, AnySamples | None]:
         """The next message, and the samples of a piece.
 
         Raises WorkerDiedError or TimeoutError; then this worker is of no use any more.
@@ -85,7 +85,7 @@ class Worker:
         message = Message.from_json(line)
         if fd is None:
             return message, None
-        return message, mapped(fd, message.num_samples)
+        return message, mapped(fd, message.num_samples, message.sample_type)
 
     def answer(self, granted_s: float | None) -> None:
         """The answer to a message that asks for more: a new total, None to stop."""

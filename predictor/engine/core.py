@@ -16,7 +16,6 @@ from collections.abc import Callable
 
 from predictor.engine.kept import KeptSequences
 from predictor.engine.options import EngineOptions, EngineStats, StepStats
-from predictor.engine.pcm import with_float_samples
 from predictor.engine.protocol import Emission, Receive, Runner, StepOutput
 from predictor.engine.scheduler import Scheduler, Step
 from predictor.engine.sequence import Limits, Sequence
@@ -124,7 +123,7 @@ class EngineCore:
         """
         with self._changed:
             self._check_open()
-            self._scheduler.add(with_float_samples(request))
+            self._scheduler.add(request)
             self._receivers[request.request_id] = receive
             self._changed.notify_all()
 
@@ -136,7 +135,7 @@ class EngineCore:
         """
         with self._changed:
             self._check_open()
-            self._kept.extend(with_float_samples(request), self._scheduler)
+            self._kept.extend(request, self._scheduler)
             self._receivers[request.request_id] = receive
             self._changed.notify_all()
 

@@ -27,6 +27,7 @@ from predictor.text.prompt import Prompt, PromptBuilder
 from predictor.text.tokenizer import TextTokenizer
 from predictor.types import (
     SAMPLE_RATE_HZ,
+    AnySamples,
     AudioEnd,
     AudioPiece,
     EngineRequest,
@@ -366,5 +367,5 @@ async def _stop(tasks: Sequence[asyncio.Task[Any]]) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _duration_s(samples: Samples) -> float:
+def _duration_s(samples: AnySamples) -> float:
     return len(samples) / SAMPLE_RATE_HZ
