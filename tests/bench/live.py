@@ -25,7 +25,6 @@ import numpy as np
 
 from predictor.engine import CoreProcess, EngineSpec
 from tests.bench.environment import ROOT, describe
-from tests.bench.http_cpu import used_s
 from tests.bench.load import options
 
 START_TIMEOUT_S = 300
@@ -143,19 +142,10 @@ def socket_rows(arguments: argparse.Namespace) -> Iterator[Json]:
         try:
             port = _port_when_ready(server)
             killer.cancel()
-<<<<<<< HEAD
-            for step_s in arguments.steps:
-                for num_streams in arguments.streams:
-                    row = _talk(arguments, port, server.pid, step_s, num_streams)
-                    row = {"through": "WebSockets", "step_s": step_s, "utterance_s": "talk", **row}
-                    print(json.dumps(row), flush=True)
-                    rows.append(row)
-=======
             for step_s, utterance_s, num_streams in _plan(arguments):
                 row = _talk(arguments, port, step_s, utterance_s, num_streams)
                 through = f"WebSockets, {arguments.fronts} fronts"
                 yield {"through": through, "step_s": step_s, "utterance_s": utterance_s, **row}
->>>>>>> main
         finally:
             killer.cancel()
             server.terminate()
@@ -173,40 +163,16 @@ def _port_when_ready(server: subprocess.Popen[str]) -> int:
 
 
 def _talk(
-<<<<<<< HEAD
-    arguments: argparse.Namespace, port: int, server_pid: int, step_s: float, num_streams: int
-) -> dict[str, Any]:
-    num_clients = min(arguments.clients, num_streams)
-=======
     arguments: argparse.Namespace, port: int, step_s: float, utterance_s: float, num_streams: int
 ) -> Json:
     # Streams that never pause are cut in step with their beginning.
     ramp_s = max(arguments.ramp_s, utterance_s)
->>>>>>> main
     delay = {0.25: "minimal", 0.5: "low", 1.0: "medium", 2.0: "high"}[step_s]
     tasks = [
         {
             "port": port, "streams": count, "first": first, "delay": delay,
             "utterance_s": utterance_s, "ramp_s": ramp_s, "warm_s": arguments.warm_s,
             "window_s": arguments.window_s,
-<<<<<<< HEAD
-        }  # fmt: skip
-        processes.append(
-            subprocess.Popen(
-                [sys.executable, "-m", "tests.bench.live_client", json.dumps(task)],
-                cwd=ROOT, stdout=subprocess.PIPE, text=True,
-            )
-        )  # fmt: skip
-    time.sleep(arguments.ramp_s + arguments.warm_s + 2.0)  # they import meanwhile
-    before, began_s = used_s(server_pid), time.monotonic()
-    time.sleep(arguments.window_s / 2)
-    after, wall_s = used_s(server_pid), time.monotonic() - began_s
-    cpus = {role: round((after[role] - before.get(role, 0.0)) / wall_s, 2) for role in after}
-    results = [json.loads(process.communicate(timeout=600)[0]) for process in processes]
-    row = _row([lag for result in results for lag in result["lags"]], num_streams)
-    failed = [error for result in results for error in result["failed"]]
-    return {**row, "failed_streams": len(failed), "first_failure": failed[:1], "cpus": cpus}
-=======
         }
         for first, count in _shares(num_streams, arguments.clients)
     ]  # fmt: skip
@@ -219,7 +185,6 @@ def _talk(
         **row, "partials_per_s": round(seen, 1), "failed_streams": len(failed),
         "first_failure": failed[:1],
     }  # fmt: skip
->>>>>>> main
 
 
 def main() -> None:
