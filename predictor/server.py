@@ -15,7 +15,8 @@ import signal
 import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -30,7 +31,12 @@ from predictor.align.process import AlignerProcess
 from predictor.api.app import AppOptions, create_admin_app, create_app
 from predictor.api.auth import KeyRing
 from predictor.api.client_secrets import ClientSecrets
-from predictor.api.connections import ConnectionLimits, Connections, fit_to_descriptors
+from predictor.api.connections import (
+    RESERVED,
+    ConnectionLimits,
+    Connections,
+    fit_to_descriptors,
+)
 from predictor.api.dataplane import AsrDataPlane, ClosedRepository
 from predictor.api.give_back import give_back_memory
 from predictor.api.grpc_server import AsrServicer, GrpcLimits, create_grpc_server
@@ -39,6 +45,7 @@ from predictor.api.jobs import JobDoor
 from predictor.api.key_file import KeyFile
 from predictor.api.realtime import LiveDoor
 from predictor.api.tls import Certificate
+from predictor.api.websocket import MAX_MESSAGE_BYTES, GuardedWebSocket
 from predictor.audio.cut import split
 from predictor.audio.decode import AudioDecoder, AudioLimits, AudioOptions, CutOptions
 from predictor.audio.limits import channel_of
@@ -155,17 +162,19 @@ class AsrServer(ModelServer):  # type: ignore[misc]  # KServe is untyped
             None if jobs is None else JobDoor(jobs.store, jobs.runner, self.keys),
         )
         self.certificate = _certificate(settings)
-        connections = Connections(
-            ConnectionLimits(
-                max_connections=fit_to_descriptors(settings.max_connections),
-                client_timeout_s=settings.client_timeout_s,
-                idle_timeout_s=_KEEP_ALIVE_S,
-            )
+        self.max_connections = fit_to_descriptors(settings.max_connections)
+        limits = ConnectionLimits(
+            max_connections=self.max_connections,
+            client_timeout_s=settings.client_timeout_s,
+            idle_timeout_s=_KEEP_ALIVE_S,
         )
         self.rest = _RestServer(
             uvicorn.Config(
                 self.app,
-                http=cast(Any, connections.protocol),
+                http=cast(Any, Connections(limits).protocol),
+                ws=cast(Any, partial(GuardedWebSocket, self.held)),
+                ws_max_size=MAX_MESSAGE_BYTES,
+                ws_per_message_deflate=False,  # a few bytes would be megabytes
                 log_config=None,
                 access_log=False,
                 lifespan="on",  # where FastAPI sets up tracing, if the environment asks
@@ -181,6 +190,7 @@ class AsrServer(ModelServer):  # type: ignore[misc]  # KServe is untyped
         self.admin = _RestServer(
             uvicorn.Config(
                 create_admin_app(self.dataplane, metrics),
+                http=cast(Any, Connections(replace(limits, max_connections=RESERVED)).protocol),
                 log_config=None,
                 access_log=False,
                 lifespan="off",
@@ -279,10 +289,15 @@ class AsrServer(ModelServer):  # type: ignore[misc]  # KServe is untyped
     def grpc_server(self) -> grpc.aio.Server:
         """V2 over gRPC, without a port yet."""
         servicer = AsrServicer(
-            self.dataplane, self.model_repository_extension, self.metrics, self.door
+            self.dataplane,
+            self.model_repository_extension,
+            self.metrics,
+            self.door,
+            self.settings.max_grpc_streams,
         )
         limits = GrpcLimits(
             max_message_bytes=self.settings.max_body_bytes,
+            max_connections=self.max_connections,
             client_timeout_s=self.settings.client_timeout_s,
             request_timeout_s=self.settings.request_timeout_s,
             shares_port=self.place is not None,

@@ -22,9 +22,11 @@ from predictor.live.steps import Step, StepEngine
 from predictor.metrics import Metrics
 from predictor.text.prompt import PromptBuilder
 from predictor.text.tokenizer import TextTokenizer
+from predictor.types import Samples
 
 _RETRY_S = 0.05
 _MAX_RETRIES = 100
+_BLOCK_BYTES = 8192  # resampled at once, at some 200 times their size in memory
 
 Emit = Callable[[Event], Awaitable[None]]
 
@@ -60,10 +62,14 @@ class Listener:
         """Other bytes from now on."""
         self._intake = intake
 
-    async def hear(self, data: bytes, arrived_s: float | None = None) -> None:
+    async def hear(self, data: bytes | memoryview, arrived_s: float | None = None) -> None:
         """Take audio bytes, which arrived at `arrived_s` of time.monotonic()."""
         arrived_s = time.monotonic() if arrived_s is None else arrived_s
-        frames = self._intake.feed(data)
+        for start in range(0, len(data), _BLOCK_BYTES):
+            frames = self._intake.feed(bytes(data[start : start + _BLOCK_BYTES]))
+            await self._hear_frames(frames, arrived_s)
+
+    async def _hear_frames(self, frames: Samples, arrived_s: float) -> None:
         for start in range(0, len(frames), MAX_FRAMES):
             block = frames[start : start + MAX_FRAMES]
             probabilities, self._vad = await self._speech.hear(block, self._vad)
