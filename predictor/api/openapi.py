@@ -23,6 +23,12 @@ _LANGUAGE: Schema = {
     "format": "language",
     "description": 'Name, code or tag such as "English", "en", "en-US"; "auto" detects.',
 }
+_MODEL: Schema = {
+    "type": "string",
+    "format": "model",
+    "minLength": 1,
+    "description": "The model's name or one of its aliases.",
+}
 _CONTEXT: Schema = {
     "type": "string",
     "format": "context",
@@ -370,7 +376,7 @@ TRANSCRIPTIONS = _route(
     body=_form(
         openai.FILE_FIELD,
         {
-            "model": {"type": "string", "minLength": 1},
+            "model": _MODEL,
             "language": _LANGUAGE,
             "prompt": _CONTEXT,
             "response_format": {"type": "string", "enum": list(openai.FORMATS)},
@@ -399,7 +405,7 @@ ALIGNMENTS = _route(
     ),
     body=_form(
         alignments.FILE_FIELD,
-        {"text": _STRING, "language": _LANGUAGE, "model": _STRING, **_HEARING},
+        {"text": _STRING, "language": _LANGUAGE, "model": _MODEL, **_HEARING},
         ["text"],
     ),
     error=OPENAI_ERROR,
@@ -432,7 +438,7 @@ CHAT_COMPLETIONS = _route(
     body=_json(
         _object(
             {
-                "model": _STRING,
+                "model": _MODEL,
                 "messages": _list(
                     minItems=1,
                     items=_object(

@@ -24,6 +24,7 @@ _recordings = st.integers(800, 8000).map(_recording)
 schemathesis.openapi.format("binary", _recordings)
 schemathesis.openapi.format("byte", _recordings.map(lambda data: base64.b64encode(data).decode()))
 schemathesis.openapi.format("language", st.sampled_from(["en", "zh-HK", "Français", "auto"]))
+schemathesis.openapi.format("model", st.just("qwen3-asr"))
 schemathesis.openapi.format("context", st.text(max_size=60))
 for media_type in ("audio/*", "video/*", "application/octet-stream"):
     schemathesis.openapi.media_type(media_type, _recordings)
