@@ -14,7 +14,7 @@ from predictor.engine.utterance import Utterance
 from predictor.errors import InvalidInput
 from predictor.model.config import num_audio_tokens
 from predictor.model.stretch import Stretch
-from predictor.types import SAMPLE_RATE_HZ, EngineFinish, EngineRequest, TokenChunk
+from predictor.types import SAMPLE_RATE_HZ, EngineFinish, EngineRequest, EngineTimes, TokenChunk
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +46,11 @@ class Sequence:
         "_repetition",
         "aborted",
         "audio_s",
+        "batch_size",
+        "began_s",
         "created_s",
         "eos_token_ids",
+        "first_token_s",
         "is_prefilled",
         "max_new_tokens",
         "num_audio_tokens",
@@ -57,6 +60,7 @@ class Sequence:
         "pages",
         "request",
         "slot",
+        "step",
         "tokens",
         "utterance",
     )
@@ -77,6 +81,9 @@ class Sequence:
         check_request(request, limits.vocab_size)
         self.request = request
         self.created_s = time.monotonic()
+        self.began_s = 0.0  # its first prefill step, which had this number and size
+        self.step = self.batch_size = 0
+        self.first_token_s = 0.0
         self.audio_s = len(request.samples) / SAMPLE_RATE_HZ
         self.num_audio_tokens = num_audio_tokens(len(request.samples))
         text_tokens = len(request.tokens_before) + len(request.tokens_after)
@@ -168,6 +175,11 @@ class Sequence:
         self.num_cached = 0
         self.is_prefilled = False
 
+    def begins(self, now_s: float, step: int, batch_size: int) -> None:
+        """A prefill step takes it; the first one counts."""
+        if not self.began_s:
+            self.began_s, self.step, self.batch_size = now_s, step, batch_size
+
     def prefilled(self, found: Prefilled) -> None:
         """Take on what its first prefill found out."""
         self.is_prefilled = True
@@ -183,6 +195,8 @@ class Sequence:
     def extend(self, tokens: Tokens[int], logprobs: Tokens[float]) -> TokenChunk:
         """Take on what one step produced, up to where the sequence ends; the rest is dropped."""
         first = len(self.tokens)
+        if not first:
+            self.first_token_s = time.monotonic()
         finish: EngineFinish | None = None
         num_taken = 0
         for token in tokens:
@@ -225,6 +239,17 @@ class Sequence:
             self.num_audio_tokens,
             min(self._num_accepted, len(self.tokens)),
             self._forced_logprobs,
+            self._times(),
+        )
+
+    def _times(self) -> EngineTimes:
+        return EngineTimes(
+            queued_s=self.created_s,
+            began_s=self.began_s,
+            first_token_s=self.first_token_s,
+            ended_s=time.monotonic(),
+            step=self.step,
+            batch_size=self.batch_size,
         )
 
     def _check_length(self, max_model_len: int) -> None:
@@ -261,4 +286,5 @@ def merged(chunks: Tokens[TokenChunk]) -> TokenChunk:
         num_audio_tokens=last.num_audio_tokens,
         num_draft_accepted=last.num_draft_accepted,
         forced_logprobs=last.forced_logprobs,
+        times=last.times,
     )

@@ -11,6 +11,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+from predictor import tracing
 from predictor.audio.vad import VadState
 from predictor.errors import AsrError, Overloaded
 from predictor.live.events import Completed, Event, Partial
@@ -100,8 +101,9 @@ class Listener:
 
     async def _answer(self, step: Step | None, arrived_s: float) -> None:
         if step is not None:
-            await self._run(step)
             kind = "final" if step.is_final else "partial"
+            with tracing.span("live_step", kind=kind):
+                await self._run(step)
             self._metrics.live_step_seconds.labels(kind=kind).observe(time.monotonic() - arrived_s)
         await self._tell()
 

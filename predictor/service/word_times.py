@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from predictor.align.words import places_of, split_words
 from predictor.errors import InvalidInput
-from predictor.types import Samples, Word
+from predictor.types import AnySamples, Word
 
 Times = NDArray[np.float64]  # [words, 2] starts and ends, seconds
-Align = Callable[[Samples, Sequence[str]], Awaitable[Times]]
+Align = Callable[[AnySamples, Sequence[str]], Awaitable[Times]]
 TokenSpans = Sequence[tuple[int, int, float]]  # (start, end, log-probability) within the text
 
 
@@ -43,7 +43,7 @@ class WordTimes:
 
     async def of(
         self,
-        samples: Samples,
+        samples: AnySamples,
         text: str,
         language: str | None,
         *,

@@ -25,7 +25,7 @@ from predictor.model.attention import Packing
 from predictor.model.config import TOKENS_PER_CHUNK
 from predictor.model.cuda.decoder import FusedDecoder
 from predictor.model.cuda.encoder import FusedEncoder
-from predictor.model.cuda.mel import DeviceLogMel, fill
+from predictor.model.cuda.mel import DeviceLogMel, on_device, staged_samples
 from predictor.model.encoder import AudioPlan
 from predictor.model.stretch import CHUNK_SAMPLES, Stretch
 
@@ -144,9 +144,8 @@ class _PrefillGraph:
     ) -> tuple[Tensor, Tensor]:
         clips = [stretch.samples for stretch in stretches]
         if clips:
-            samples = torch.empty(sum(len(clip) for clip in clips), pin_memory=True)
-            fill(samples, clips)
-            self._waveforms[: len(samples)].copy_(samples, non_blocking=True)
+            staged = staged_samples(clips, pin_memory=True)
+            on_device(staged, self._device, out=self._waveforms[: len(staged)])
         ints = torch.empty(len(self._ints), dtype=torch.int64, pin_memory=True)
         ints.numpy()[:] = self.bucket.fill(sequences, layout, stretches, self._loop.nowhere)
         self._ints.copy_(ints, non_blocking=True)

@@ -15,9 +15,8 @@ from typing import Final
 import numpy as np
 
 from predictor.engine.link.wire import Frames, Message, Submit, encode
-from predictor.engine.pcm import with_float_samples
 from predictor.shared_samples import file_of
-from predictor.types import EngineRequest, ExtendRequest, Samples
+from predictor.types import AnySamples, EngineRequest, ExtendRequest
 
 _MAX_READ_BYTES: Final = 1 << 18
 _MAX_FDS: Final = 64  # taken from the socket at once
@@ -44,7 +43,7 @@ class Inbox:
         return self._frames.feed(data) if data else None
 
     def filled(self, message: Submit) -> EngineRequest | ExtendRequest:
-        """The request of the next Submit with its samples, as float32.
+        """The request of the next Submit with its samples.
 
         Copied, because a mapping would keep the file open.
         """
@@ -56,7 +55,7 @@ class Inbox:
             os.close(fd)
         if num_bytes != samples.nbytes:
             raise RuntimeError(f"{num_bytes} bytes of samples came for {len(samples)} samples")
-        return with_float_samples(message.request)
+        return message.request
 
     def close(self) -> None:
         """Files that came and were not taken."""
@@ -78,7 +77,7 @@ def send_request(channel: socket.socket, message: Submit) -> None:
         channel.sendall(frame[num_sent:])
 
 
-def _memory_file(samples: Samples) -> int:
+def _memory_file(samples: AnySamples) -> int:
     """A new file that holds them."""
     fd = os.memfd_create("samples")
     try:

@@ -11,7 +11,7 @@ import json
 import struct
 from array import array
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
 from typing import Any, Final, TypeAlias, get_args
 
@@ -21,13 +21,14 @@ from predictor import errors
 from predictor.engine.options import EngineOptions, EngineStats, StepStats
 from predictor.engine.sequence import Limits
 from predictor.errors import AsrError, InternalError, InvalidInput, RetryableError
-from predictor.types import EngineFinish, EngineRequest, ExtendRequest, TokenChunk
+from predictor.types import EngineFinish, EngineRequest, EngineTimes, ExtendRequest, TokenChunk
 
 _HEADER: Final = struct.Struct("=IB")
 _FINISHES: Final = (None, *get_args(EngineFinish))
 _NUMBERS: Final = "I"  # array code of unsigned numbers below 2**32
 _LOGPROBS: Final = "d"
 _MAX_PULSE_S: Final = 1.0
+_NO_TIMES: Final = (0.0,) * len(fields(EngineTimes))
 
 assert array(_NUMBERS).itemsize == 4
 
@@ -122,6 +123,18 @@ class Pulse:
 def pulse_s(options: EngineOptions) -> float:
     """Seconds between two pulses: often enough to notice a step that hangs."""
     return min(_MAX_PULSE_S, options.stall_timeout_s / 4)
+
+
+def max_silence_s(options: EngineOptions) -> float:
+    """Seconds without a pulse after which servers call an engine's process dead: it hangs in the
+    device's library, and not even its other threads run."""
+    return options.stall_timeout_s + 2 * pulse_s(options)
+
+
+def kill_after_s(options: EngineOptions) -> float:
+    """Seconds without a pulse after which whoever started the process ends it: after servers have
+    said so."""
+    return options.stall_timeout_s + 4 * pulse_s(options)
 
 
 Message: TypeAlias = (
@@ -248,7 +261,7 @@ def _from_json(read: Callable[[dict[str, Any]], Message]) -> Callable[[bytes], M
 
 
 def _pack_chunks(message: Chunks) -> bytes:
-    """Seven numbers for each request, then all tokens, then all log-probabilities."""
+    """Seven numbers for each request, then all tokens, then all log-probabilities and times."""
     numbers = array(_NUMBERS, [len(message.items)])
     logprobs = array(_LOGPROBS)
     for number, chunk in message.items:
@@ -260,6 +273,9 @@ def _pack_chunks(message: Chunks) -> bytes:
         numbers.extend(chunk.token_ids)
         logprobs.extend(chunk.logprobs)
         logprobs.extend(chunk.forced_logprobs)
+    for _, chunk in message.items:
+        if chunk.finish is not None:
+            logprobs.extend(astuple(chunk.times) if chunk.times else _NO_TIMES)
     return numbers.tobytes() + logprobs.tobytes()
 
 
@@ -273,8 +289,12 @@ def _read_chunks(payload: bytes) -> Chunks:
     tokens = array(_NUMBERS, payload[4 * first_token : end]).tolist()
     logprobs = array(_LOGPROBS, payload[end:]).tolist()
     items, token, score = [], 0, 0
+    time = num_tokens + sum(heads[6::7])
     for i in range(0, len(heads), 7):
         number, finish, num_prompt, num_audio, num_accepted, size, num_forced = heads[i : i + 7]
+        times = None
+        if finish:
+            times, time = _times(logprobs[time : time + len(_NO_TIMES)]), time + len(_NO_TIMES)
         chunk = TokenChunk(
             token_ids=tuple(tokens[token : token + size]),
             logprobs=tuple(logprobs[score : score + size]),
@@ -283,10 +303,18 @@ def _read_chunks(payload: bytes) -> Chunks:
             num_audio_tokens=num_audio,
             num_draft_accepted=num_accepted,
             forced_logprobs=tuple(logprobs[score + size : score + size + num_forced]),
+            times=times,
         )
         items.append((number, chunk))
         token, score = token + size, score + size + num_forced
     return Chunks(tuple(items))
+
+
+def _times(values: list[float]) -> EngineTimes | None:
+    if not any(values):
+        return None
+    queued_s, began_s, first_token_s, ended_s, step, batch_size = values
+    return EngineTimes(queued_s, began_s, first_token_s, ended_s, int(step), int(batch_size))
 
 
 _READERS: Final[dict[type, Callable[[bytes], Message]]] = {
