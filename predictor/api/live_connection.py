@@ -21,7 +21,6 @@ from predictor.errors import InvalidInput
 from predictor.live.hub import LiveHub
 
 MAX_QUEUED_BYTES: Final = 4 << 20  # of audio and events; 43 s of 48 kHz PCM, 87 s of 24 kHz
-_LARGE_BYTES: Final = 256 * 1024
 WARN_S: Final = 30.0  # before the longest time a session may take
 _MAX_TOKEN_CHARS: Final = 8192
 _MAX_RESUMED_CHARS: Final = 300
@@ -40,14 +39,14 @@ class WorkQueue:
         self._changed = asyncio.Condition()
 
     async def put(self, work: Work | None, num_bytes: int = 0) -> None:
-        """Add work of this size; None ends the queue. One item always has room, and a large one
-        is waited for, so that who reads is not a message ahead of it."""
+        """Add work of this size; None ends the queue. One item always has room; one that is larger
+        than the queue is waited for, so that its reader counts it until it is done."""
         async with self._changed:
             await self._changed.wait_for(
                 lambda: not self._num_bytes or self._num_bytes + num_bytes <= self._max_bytes
             )
             self._push(work, num_bytes)
-            if num_bytes > _LARGE_BYTES:
+            if num_bytes > self._max_bytes:
                 await self._changed.wait_for(lambda: not self._num_bytes)
 
     async def end(self) -> None:

@@ -209,7 +209,6 @@ class _Connection:
             text = message.get("text")
             data = text.encode() if text is not None else message.get("bytes") or b""
             await queue.put(partial(self._handle, data, arrived_s), len(data))
-            del message, text, data
 
     async def _handle(self, data: bytes, arrived_s: float) -> None:
         """One client event; what is wrong with it is said and not fatal."""

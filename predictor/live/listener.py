@@ -11,6 +11,8 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+import numpy as np
+
 from predictor import tracing
 from predictor.audio.vad import VadState
 from predictor.errors import AsrError, Overloaded
@@ -66,9 +68,14 @@ class Listener:
     async def hear(self, data: bytes | memoryview, arrived_s: float | None = None) -> None:
         """Take audio bytes, which arrived at `arrived_s` of time.monotonic()."""
         arrived_s = time.monotonic() if arrived_s is None else arrived_s
+        blocks: list[Samples] = []
         for start in range(0, len(data), _BLOCK_BYTES):
-            frames = self._intake.feed(bytes(data[start : start + _BLOCK_BYTES]))
-            await self._hear_frames(frames, arrived_s)
+            blocks.append(self._intake.feed(bytes(data[start : start + _BLOCK_BYTES])))
+            if sum(map(len, blocks)) >= MAX_FRAMES or start + _BLOCK_BYTES >= len(data):
+                await self._hear_frames(np.concatenate(blocks), arrived_s)
+                blocks.clear()
+            else:
+                await asyncio.sleep(0)  # a large message does not hold the loop
 
     async def _hear_frames(self, frames: Samples, arrived_s: float) -> None:
         for start in range(0, len(frames), MAX_FRAMES):
