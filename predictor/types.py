@@ -33,6 +33,7 @@ class EngineRequest:
     is_streamed: bool = True
     # Answer tokens taken as given: part of the prompt, behind tokens_after.
     forced: tuple[int, ...] = ()
+    scores_forced: bool = False  # tell their log-probabilities, which costs the head over each
     # How the answer is expected to go on; what greedy decoding agrees with costs no step of its
     # own, and the answer is the same whatever stands here.
     draft: tuple[int, ...] = ()
@@ -53,6 +54,7 @@ class ExtendRequest:
     max_new_tokens: int
     forced: tuple[int, ...] = ()
     draft: tuple[int, ...] = ()
+    scores_forced: bool = False
     starts_anew: bool = False  # a new utterance: what was heard before is dropped
     is_streamed: bool = False
 
@@ -70,7 +72,7 @@ class TokenChunk:
     num_prompt_tokens: int = 0  # audio and text, set on the last chunk
     num_audio_tokens: int = 0  # set on the last chunk
     num_draft_accepted: int = 0  # draft tokens that greedy decoding agreed with; on the last chunk
-    forced_logprobs: tuple[float, ...] = ()  # of the request's forced tokens; on the last chunk
+    forced_logprobs: tuple[float, ...] = ()  # of forced tokens, if asked for; on the last chunk
     times: EngineTimes | None = field(default=None, compare=False)  # on the last chunk
 
 

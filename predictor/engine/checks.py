@@ -43,8 +43,9 @@ def check_request(request: EngineRequest, vocab_size: int) -> None:
             value=request.max_new_tokens,
             limit=1,
         )
-    for token in (*request.tokens_before, *request.tokens_after, *request.forced, *request.draft):
-        if not 0 <= token < vocab_size:
+    for tokens in (request.tokens_before, request.tokens_after, request.forced, request.draft):
+        if tokens and not (min(tokens) >= 0 and max(tokens) < vocab_size):
+            token = next(token for token in tokens if not 0 <= token < vocab_size)
             raise InvalidInput(
                 f"prompt token {token} is not below {vocab_size}",
                 field="prompt",

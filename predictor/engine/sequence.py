@@ -40,6 +40,7 @@ class Sequence:
     """The state of one request; owned by the engine's thread once it runs."""
 
     __slots__ = (
+        "_draft",
         "_forced_logprobs",
         "_kept",
         "_num_accepted",
@@ -90,6 +91,7 @@ class Sequence:
         self.num_prompt_tokens = self.num_audio_tokens + text_tokens
         cap = max(options.min_token_cap, math.ceil(self.audio_s * options.max_tokens_per_audio_s))
         self.max_new_tokens = min(request.max_new_tokens, cap)
+        self._draft = request.draft[: self.max_new_tokens - 1]
         self._check_length(limits.max_model_len)
         self.eos_token_ids = limits.eos_token_ids
         self.tokens: list[int] = []
@@ -104,8 +106,7 @@ class Sequence:
         self._forced_logprobs: tuple[float, ...] = ()
         self._num_accepted = 0
         self._repetition = RepetitionGuard(options.max_repeat_period, options.max_repeats)
-        for token in request.forced:
-            self._repetition.add(token)
+        self._repetition.begin(request.forced)
 
     @property
     def length(self) -> int:
@@ -115,7 +116,7 @@ class Sequence:
     @property
     def draft(self) -> Tokens[int]:
         """Expected tokens that the next prefill verifies: no more than may be answered."""
-        return () if self.tokens else self.request.draft[: self.max_new_tokens - 1]
+        return () if self.tokens else self._draft
 
     @property
     def given(self) -> Tokens[int]:
@@ -130,7 +131,10 @@ class Sequence:
     @property
     def num_checks(self) -> int:
         """Places whose logits its prefill asks for."""
-        return 1 if self.tokens else 1 + len(self.request.forced) + len(self.draft)
+        if self.tokens:
+            return 1
+        num_scored = len(self.request.forced) if self.request.scores_forced else 0
+        return 1 + num_scored + len(self._draft)
 
     @property
     def most_tokens(self) -> int:

@@ -41,11 +41,24 @@ class Utterance:
         """Add what is new; what was handed out before stays valid."""
         wanted = self._num_samples + len(samples)
         if wanted > len(self._buffer):
-            grown = np.zeros(max(wanted, 2 * len(self._buffer)), dtype=np.float32)
+            grown = np.empty(
+                max(wanted, 2 * len(self._buffer), self.windows.num_samples), np.float32
+            )
             grown[: self._num_samples] = self.samples
             self._buffer = grown
         self._buffer[self._num_samples : wanted] = as_float(samples)
         self._num_samples = wanted
+
+    def cut(self, num_samples: int) -> None:
+        """Forget all behind the first `num_samples` samples; no step may be reading them."""
+        self._num_samples = num_samples
+        self.loudest = self.loudest[: self.windows.num_closed(num_samples)]
+
+    @property
+    def num_base_tokens(self) -> int:
+        """Tokens from the start that no more audio can change."""
+        num_closed = self.windows.num_closed(self._num_samples)
+        return len(self.tokens_before) + num_closed * self.windows.num_tokens
 
     def take_back(self, num_samples: int) -> None:
         """Drop the newest samples: the step that brought them was refused."""

@@ -55,11 +55,12 @@ class Loader:
         prompts = PromptBuilder(checkpoint.tokenizer, self.settings.max_context_tokens)
         admission = Admission(self.settings.max_held_audio_s, self.metrics, self.book)
         self._watch(checkpoint, admission)
+        times = self._word_times()
         return Loaded(
             engine=engine,
-            transcriber=self._transcriber(checkpoint, prompts, admission),
+            transcriber=self._transcriber(checkpoint, prompts, admission, times),
             prompts=prompts,
-            live=self._live_parts(checkpoint, prompts),
+            live=self._live_parts(checkpoint, prompts, times),
             identity=checkpoint.identity,
             ready_text=ready_text(checkpoint.folder),
             has_real_weights=loading.has_real_weights and self.settings.check_ready_clip,
@@ -67,17 +68,21 @@ class Loader:
         )
 
     def _transcriber(
-        self, checkpoint: Checkpoint, prompts: PromptBuilder, admission: Admission
+        self,
+        checkpoint: Checkpoint,
+        prompts: PromptBuilder,
+        admission: Admission,
+        times: WordTimes | None,
     ) -> Transcriber:
-        options = TranscriberOptions(
-            segment_s=self.settings.segment_s, word_times=self._word_times()
-        )
+        options = TranscriberOptions(segment_s=self.settings.segment_s, word_times=times)
         submit = checkpoint.made.client.submit
         return Transcriber(
             submit, split, checkpoint.tokenizer, prompts, options, admission, self.metrics
         )
 
-    def _live_parts(self, checkpoint: Checkpoint, prompts: PromptBuilder) -> LiveParts:
+    def _live_parts(
+        self, checkpoint: Checkpoint, prompts: PromptBuilder, times: WordTimes | None
+    ) -> LiveParts:
         engine: EngineClient = checkpoint.made.client
         return LiveParts(
             prompts=prompts,
@@ -86,6 +91,7 @@ class Loader:
             speech=SpeechBatch(load_detector("silero")),
             options=LiveOptions(),
             metrics=self.metrics,
+            find_words=None if times is None else times.of_utterance,
         )
 
     def _word_times(self) -> WordTimes | None:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from predictor.align.words import places_of, split_words
 from predictor.errors import InvalidInput
+from predictor.live.events import UtteranceEnded
 from predictor.types import AnySamples, Word
 
 Times = NDArray[np.float64]  # [words, 2] starts and ends, seconds
@@ -66,6 +67,12 @@ class WordTimes:
             _confidence(spans, start, end, confidence) for start, end in places_of(words, text)
         ]
         return words_of(words, text, times, scores)
+
+    async def of_utterance(self, ended: UtteranceEnded) -> tuple[Word, ...] | None:
+        """Of what was said in a live session; as `of`."""
+        return await self.of(
+            ended.samples, ended.text, ended.language, at_s=ended.start_s, spans=(), confidence=1.0
+        )
 
 
 def words_of(
