@@ -50,7 +50,8 @@ METHOD = (
 SERVER_FLAGS = (
     "--max_num_seqs={num_slots} --max_model_len=768 --max_prefill_audio_s=640 --segment_s=31 "
     "--max_tokens_per_audio_s=3.5 --max_context_tokens=64 --max_held_audio_s=1000000 "
-    "--max_pending_bytes=4294967296 --language=English --enable_grpc=false --http_port=0 --vad={vad} --host=127.0.0.1"
+    "--max_pending_bytes=4294967296 --language=English --enable_grpc=false --http_port=0 "
+    "--vad={vad} --host=127.0.0.1"
 )
 
 
