@@ -7,6 +7,7 @@ is measured in the same way beforehand.
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import threading
 import time
@@ -51,7 +52,10 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     server: AsrServer = build_server(load_settings(argv, {}), CollectorRegistry())
     server.decoder.start()
     server.model.load()
+    gc.collect()
+    gc.freeze()  # as a start does: to look through all that was imported takes too long
     yield server.app
+    gc.unfreeze()
     server.model.stop()
     server.decoder.close()
 
