@@ -23,6 +23,7 @@ from predictor.api.middleware import (
     BodyLimit,
     ClientGone,
     Deadline,
+    RefuseWhenFull,
     RequestContext,
     ReserveForProbes,
 )
@@ -97,6 +98,7 @@ def create_app(
         held=held,
         client_timeout_s=options.client_timeout_s,
     )
+    app.add_middleware(RefuseWhenFull, check_room=dataplane.model.check_room)
     app.add_middleware(RequireKey, keys=keys, routes=app.routes)
     app.add_middleware(HeadAndOptions, routes=app.routes)
     if options.cors_origins:
