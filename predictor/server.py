@@ -38,6 +38,7 @@ from predictor.api.held_bytes import HeldBytes
 from predictor.api.jobs import JobDoor
 from predictor.api.key_file import KeyFile
 from predictor.api.realtime import LiveDoor
+from predictor.api.spool import Spool
 from predictor.api.tls import Certificate
 from predictor.audio.cut import split
 from predictor.audio.decode import AudioDecoder, AudioLimits, AudioOptions, CutOptions
@@ -45,6 +46,8 @@ from predictor.audio.limits import channel_of
 from predictor.audio.vad import load_detector
 from predictor.book import Book
 from predictor.engine import StepStats
+from predictor.jobs.announcer import Announcer
+from predictor.jobs.outbound import Outbound, OutboundOptions
 from predictor.jobs.runner import JobRunner
 from predictor.jobs.store import JobLimits, JobStore
 from predictor.live.engine_steps import KeptSteps
@@ -69,6 +72,7 @@ from predictor.service.transcriber import (
 from predictor.service.word_times import WordTimes
 from predictor.settings.preflight import port_problem
 from predictor.settings.read import Settings
+from predictor.text.cue_lines import SubtitleOptions
 from predictor.text.languages import parse_language
 from predictor.text.prompt import PromptBuilder
 
@@ -85,6 +89,9 @@ class Jobs:
     store: JobStore
     decoder: AudioDecoder
     runner: JobRunner
+    sources: Outbound
+    webhooks: Outbound
+    announcer: Announcer | None
 
 
 class AsrServer(ModelServer):  # type: ignore[misc]  # KServe is untyped
@@ -123,7 +130,7 @@ class AsrServer(ModelServer):  # type: ignore[misc]  # KServe is untyped
         self.aligner = aligner
         for name in settings.served_names:
             self.register_model(model, name)
-        self.dataplane = AsrDataPlane(self.registered_models, settings.max_items)
+        self.dataplane = AsrDataPlane(self.registered_models, settings.max_items, _cues(settings))
         self.model_repository_extension = ClosedRepository(self.registered_models)
         self.keys = KeyRing(settings.api_keys, _key_file(settings))
         self.live = live
@@ -152,7 +159,10 @@ class AsrServer(ModelServer):  # type: ignore[misc]  # KServe is untyped
                 has_page=settings.enable_page,
                 recognize_details=settings.output_format == "json",
             ),
-            None if jobs is None else JobDoor(jobs.store, jobs.runner, self.keys),
+            _spool(settings, place),
+            None
+            if jobs is None
+            else JobDoor(jobs.store, jobs.runner, self.keys, jobs.sources, jobs.webhooks),
         )
         self.certificate = _certificate(settings)
         connections = Connections(
@@ -318,7 +328,11 @@ class AsrServer(ModelServer):  # type: ignore[misc]  # KServe is untyped
         if self.jobs is None or self.model.loaded is None:
             return
         transcriber = self.model.loaded.transcriber
-        await self.jobs.runner.run(transcriber, lambda answer: self.model.count("openai", [answer]))
+        runner, announcer = self.jobs.runner, self.jobs.announcer
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(runner.run(transcriber, lambda a: self.model.count("openai", [a])))
+            if announcer is not None:
+                tasks.create_task(announcer.run())
 
 
 class _RestServer(uvicorn.Server):
@@ -409,6 +423,23 @@ def build_server(
     )
 
 
+def _spool(settings: Settings, place: PodPlace | None) -> Spool | None:
+    if settings.spool_dir is None:
+        return None
+    num_bytes = settings.max_spool_bytes
+    return Spool(settings.spool_dir, num_bytes if place is None else place.share(num_bytes))
+
+
+def _cues(settings: Settings) -> SubtitleOptions:
+    return SubtitleOptions(
+        max_columns=settings.cue_max_columns,
+        max_wide_columns=2 * settings.cue_max_wide_chars,
+        max_lines=settings.cue_max_lines,
+        min_s=settings.cue_min_s,
+        max_s=max(settings.cue_min_s, settings.cue_max_s),
+    )
+
+
 def _decoder(settings: Settings, num_workers: int, num_long: int) -> AudioDecoder:
     return AudioDecoder(
         _audio_limits(settings),
@@ -432,7 +463,15 @@ def _jobs(settings: Settings) -> Jobs | None:
         settings.max_jobs, settings.max_jobs_bytes, settings.job_ttl_s, settings.job_lease_s
     )
     store, decoder = JobStore(settings.jobs_dir, limits), _decoder(settings, 1, 1)
-    return Jobs(store, decoder, JobRunner(store, decoder))
+    sources, webhooks = (
+        Outbound(
+            OutboundOptions(prefixes, settings.job_private_addresses, settings.job_fetch_timeout_s)
+        )
+        for prefixes in (settings.job_url_prefixes, settings.job_webhook_prefixes)
+    )
+    secret = settings.job_webhook_secret
+    announcer = Announcer(store, webhooks, secret) if secret else None
+    return Jobs(store, decoder, JobRunner(store, decoder, sources), sources, webhooks, announcer)
 
 
 def _key_file(settings: Settings) -> KeyFile | None:
@@ -456,9 +495,14 @@ def _cut_options(settings: Settings) -> CutOptions:
     )
 
 
+def _max_recording_bytes(settings: Settings) -> int:
+    on_disk = 0 if settings.spool_dir is None else settings.max_spool_bytes
+    return max(settings.max_body_bytes, on_disk)
+
+
 def _audio_limits(settings: Settings) -> AudioLimits:
     return AudioLimits(
-        max_bytes=settings.max_body_bytes,
+        max_bytes=_max_recording_bytes(settings),
         max_duration_s=settings.max_audio_s,
         max_channels=settings.max_channels,
         max_decoded_values=settings.max_decoded_values,

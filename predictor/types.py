@@ -98,6 +98,7 @@ class TextRequest:
     context: str = ""  # hot words or any text that helps, put in the system turn
     max_new_tokens: int | None = None  # of one piece; None = by the audio's length
     with_words: bool = False  # say when each word was said
+    for_cues: bool = False  # the same for subtitles, which do without where that is not known
     said: str | None = None  # what was said, of which times are asked and nothing else
     draft: str = ""  # what may be said: it changes the time of the first piece, never its text
 
@@ -153,6 +154,7 @@ class Segment:
     token_logprobs: tuple[float, ...] = ()  # natural log, one for each of `token_ids`
     num_header_tokens: int = 0  # of `token_ids`, the first ones: they name the language
     channel: int | None = None  # when each channel was heard on its own
+    words: tuple[Word, ...] | None = None  # where it is known when each was said
 
 
 @dataclass(frozen=True, slots=True)

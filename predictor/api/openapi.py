@@ -9,6 +9,8 @@ from __future__ import annotations
 from typing import Any, get_args
 
 from predictor.api import alignments, chat, openai, recognize, v2
+from predictor.api.cues import CUE_LIMITS
+from predictor.api.hearing import NUMBERS
 from predictor.api.tensors import MAX_DRAFT_CHARS
 from predictor.audio.limits import Vad
 
@@ -75,6 +77,16 @@ _WHICH: list[Schema] = [
     {"type": "string", "pattern": "^[0-9]{1,2}$"},
     {"type": "integer", "minimum": 0, "maximum": 63},
 ]
+
+
+def _in_place(low: float, high: float) -> Schema:
+    """Of a number in place of the setting of the same name."""
+    return {
+        "anyOf": [{"type": "number", "minimum": low, "maximum": high}, {"const": ""}],
+        "description": "In place of the setting of this name.",
+    }
+
+
 _HEARING: Schema = {
     "channel": {
         "anyOf": [{"enum": ["mix", "separate", ""]}, *_WHICH],
@@ -82,7 +94,9 @@ _HEARING: Schema = {
     },
     "track": {"anyOf": [{"const": ""}, *_WHICH], "description": "An audio track's number from 0."},
     "vad": {"type": "string", "enum": [*get_args(Vad), ""], "description": "What finds speech."},
+    **{name: _in_place(*bounds) for name, bounds in NUMBERS.items()},
 }
+_CUES: Schema = {name: _in_place(*bounds) for name, bounds in CUE_LIMITS.items()}
 _WORDS_WANTED: Schema = {
     "words": {
         "enum": [True, False, "true", "false", ""],
@@ -380,6 +394,7 @@ TRANSCRIPTIONS = _route(
             "chunking_strategy": {"const": "auto"},
             "stream": _BOOLEAN,
             **_HEARING,
+            **_CUES,
         },
         ["model"],
     ),

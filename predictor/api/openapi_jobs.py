@@ -80,11 +80,15 @@ def _form() -> Schema:
     body: Schema = TRANSCRIPTIONS["openapi_extra"]["requestBody"]
     [(media_type, content)] = body["content"].items()
     schema = content["schema"]
-    properties = {**schema["properties"], "stream": {"enum": [False, "false", "0"]}}
-    return {
-        "required": True,
-        "content": {media_type: {"schema": {**schema, "properties": properties}}},
+    properties = {
+        **schema["properties"],
+        "stream": {"enum": [False, "false", "0"]},
+        "url": {"type": "string", "description": "In place of the file, where the server may."},
+        "webhook": {"type": "string", "description": "Told of the end of the job."},
     }
+    needed = [name for name in schema["required"] if name != openai.FILE_FIELD]
+    schema = {**schema, "properties": properties, "required": needed}
+    return {"required": True, "content": {media_type: {"schema": schema}}}
 
 
 CREATE = _route(
@@ -101,7 +105,16 @@ JOBS = _route(
 )
 JOB = _route(
     "How far a job is, and the segments so far",
-    _json(_object({**_JOB, "segments": _list(_SEGMENT)})),
+    _json(
+        _object(
+            {
+                **_JOB,
+                "webhook": {"type": "string", "enum": ["pending", "delivered", "failed"]},
+                "segments": _list(_SEGMENT),
+            },
+            [*_JOB, "segments"],
+        )
+    ),
 )
 DELETE = _route(
     "Forget a job, whatever its state",

@@ -19,12 +19,13 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Any, Final
+from typing import Any, BinaryIO, Final, cast
 
 import numpy as np
 
 from predictor.audio.codecs import Block, decode_file
 from predictor.audio.cut import Cut, Cutter
+from predictor.audio.file_part import FilePart
 from predictor.audio.filters import limit_peak, normalize_loudness
 from predictor.audio.limits import AudioLimits, AudioOptions, CutOptions
 from predictor.audio.pcm import PcmLayout, decode_pcm
@@ -54,6 +55,9 @@ class Job:
     cuts: CutOptions
     granted_s: float  # of audio, over all channels heard, before it must ask
     field: str
+    # Where in the file it lies; None: it is the whole file, which nobody else reads.
+    begin: int = 0
+    num_bytes: int | None = None
 
     def to_json(self) -> bytes:
         return json.dumps(asdict(self)).encode()
@@ -211,8 +215,8 @@ def _write(fd: int, samples: Samples) -> None:
 
 
 def _blocks(job: Job, fd: int) -> Iterator[Block]:
-    with open(fd, "rb", buffering=0, closefd=False) as file:
-        plain = _plain(job, file.fileno())
+    with _opened(job, fd) as file:
+        plain = _plain(job, fd)
         if plain is not None:
             for layout, data in plain:
                 for values in decode_pcm(data, layout):
@@ -221,12 +225,20 @@ def _blocks(job: Job, fd: int) -> Iterator[Block]:
             yield from decode_file(file, job.container, job.options.track, job.field)
 
 
+def _opened(job: Job, fd: int) -> BinaryIO:
+    if job.num_bytes is None:
+        return open(fd, "rb", buffering=0, closefd=False)
+    return cast(BinaryIO, FilePart(fd, job.begin, job.num_bytes))
+
+
 def _plain(job: Job, fd: int) -> list[tuple[PcmLayout, memoryview]] | None:
     """Samples that need no codec: raw ones, and those of a plain WAV file."""
     size = os.fstat(fd).st_size
     if size == 0 or (job.layout is None and job.container != "wav"):
         return None
     data = memoryview(mmap.mmap(fd, size, prot=mmap.PROT_READ))
+    if job.num_bytes is not None:
+        data = data[job.begin :][: job.num_bytes]
     return [(job.layout, data)] if job.layout is not None else plain_wav(data)
 
 
@@ -259,6 +271,8 @@ def serve(channel: socket.socket) -> None:
         if not line:
             return
         job = Job.from_json(line)
+        # A file that is mapped takes addresses and no memory.
+        _limit_memory(_MAX_ADDRESS_SPACE + os.fstat(fds[0]).st_size)
         _set_alarm(job)
         try:
             last = run_job(job, fds[0], channel)
@@ -269,9 +283,14 @@ def serve(channel: socket.socket) -> None:
         channel.send(last.to_json())
 
 
+def _limit_memory(num_bytes: int) -> None:
+    _, most = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (num_bytes, most))
+
+
 def main() -> None:
     """`python -m predictor.audio.worker FD`, started by the pool."""
-    resource.setrlimit(resource.RLIMIT_AS, (_MAX_ADDRESS_SPACE, _MAX_ADDRESS_SPACE))
+    _limit_memory(_MAX_ADDRESS_SPACE)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with socket.socket(fileno=int(sys.argv[1])) as channel:
         try:

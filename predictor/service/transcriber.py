@@ -6,6 +6,7 @@ Every route ends here, through `transcribe_pieces` or `stream_pieces`.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
@@ -13,7 +14,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from predictor.errors import NotReady
+from predictor.errors import AsrError, NotReady
 from predictor.logs import note, request_id_var
 from predictor.metrics import Metrics
 from predictor.service.admission import Admission, Lease
@@ -36,7 +37,10 @@ from predictor.types import (
     TranscribeRequest,
     Transcription,
     Usage,
+    Word,
 )
+
+logger = logging.getLogger(__name__)
 
 
 class TokenStream(Protocol):
@@ -247,16 +251,7 @@ class Transcriber:
             rest = ""
         if streaming and (delta := rest if not may_echo else parsed.text):
             feed.put_nowait(delta)
-        words = None
-        if request.with_words and self.word_times is not None:
-            words = await self.word_times.of(
-                piece.samples,
-                parsed.text,
-                parsed.language,
-                at_s=piece.start_s,
-                spans=parser.token_spans(parsed.text),
-                confidence=parsed.confidence,
-            )
+        words = await self._words(request, piece, parser, parsed)
         return Piece(
             start_s=piece.start_s,
             end_s=piece.end_s,
@@ -269,6 +264,27 @@ class Transcriber:
             channel=piece.channel,
             words=words,
         )
+
+    async def _words(
+        self, request: TextRequest, piece: AudioPiece, parser: OutputParser, parsed: ParsedOutput
+    ) -> tuple[Word, ...] | None:
+        """When each word of a piece was said, if that was asked for and can be known."""
+        if self.word_times is None or not (request.with_words or request.for_cues):
+            return None
+        try:
+            return await self.word_times.of(
+                piece.samples,
+                parsed.text,
+                parsed.language,
+                at_s=piece.start_s,
+                spans=parser.token_spans(parsed.text),
+                confidence=parsed.confidence,
+            )
+        except AsrError as error:
+            if request.with_words:
+                raise
+            logger.warning("subtitles without times of words: %s", error.message)
+            return None
 
     def _submitted(self, run: _Run, piece: AudioPiece) -> TokenStream:
         samples = piece.samples

@@ -95,6 +95,7 @@ def segment(index: int, piece: Piece) -> Segment:
         token_logprobs=piece.token_logprobs,
         num_header_tokens=piece.num_header_tokens,
         channel=piece.channel,
+        words=piece.words,
     )
 
 
