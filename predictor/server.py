@@ -427,7 +427,8 @@ def _spool(settings: Settings, place: PodPlace | None) -> Spool | None:
     if settings.spool_dir is None:
         return None
     num_bytes = settings.max_spool_bytes
-    return Spool(settings.spool_dir, num_bytes if place is None else place.share(num_bytes))
+    num_bytes = num_bytes if place is None else place.share(num_bytes)
+    return Spool(settings.spool_dir, num_bytes, settings.max_body_bytes)
 
 
 def _cues(settings: Settings) -> SubtitleOptions:

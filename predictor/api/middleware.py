@@ -30,7 +30,7 @@ from predictor.api.errors import (
 from predictor.api.held_bytes import HeldBytes
 from predictor.api.media import media_type
 from predictor.api.reading import SPOOLING_KEY
-from predictor.api.spool import SPOOLED_FROM_BYTES, Spool
+from predictor.api.spool import Spool
 from predictor.errors import (
     AsrError,
     DeadlineExceeded,
@@ -209,7 +209,7 @@ class BodyLimit:
         headers = Headers(scope=scope)
         body = _Body(self, receive, self.spool if _is_recording(headers) else None)
         if body.spool is not None:
-            scope[SPOOLING_KEY] = body.begin_spooling
+            scope[SPOOLING_KEY] = body
         declared = headers.get("content-length", "")
 
         is_started = False
@@ -260,7 +260,7 @@ class _Body:
     def check_declared(self, num_bytes: int) -> None:
         """By the header alone. Raises PayloadTooLarge, Overloaded."""
         held, max_bytes = self._held, self._max_bytes
-        if self.spool is not None and num_bytes > SPOOLED_FROM_BYTES:
+        if self.spool is not None and num_bytes > self.spool.from_bytes:
             held, max_bytes = self.spool.held, self.spool.max_bytes
         try:
             _check(num_bytes, held, max_bytes, own=0)
@@ -277,6 +277,11 @@ class _Body:
         self._held.add(self.num_bytes)
         _check(self.num_bytes, self._held, self._max_bytes, own=self.num_bytes)
         return file
+
+    @property
+    def is_to_be_spooled(self) -> bool:
+        """Whether it has become too large for memory."""
+        return self.spool is not None and self.num_bytes > self.spool.from_bytes
 
     def forget(self) -> None:
         """The request has ended."""

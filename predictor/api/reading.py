@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import BinaryIO, Final, TypeVar
+from typing import BinaryIO, Final, Protocol, TypeVar
 
 from starlette.requests import Request
 
 from predictor.api.json_body import SMALL_BODY_BYTES
 from predictor.api.media import refuse_encoded
-from predictor.api.spool import SPOOLED_FROM_BYTES
 from predictor.audio.file_part import MappedFile
 from predictor.errors import InvalidInput, Overloaded
 
 _T = TypeVar("_T")
 
-SPOOLING_KEY: Final = "asr.begin_spooling"  # in the scope: gives a file for the body
+SPOOLING_KEY: Final = "asr.spooling"  # in the scope: a Spooling, where there is a spool
 _WRITE_BYTES: Final = 1 << 20
+
+
+class Spooling(Protocol):
+    """A body that may lie on disk, as the middleware sees it come in."""
+
+    @property
+    def is_to_be_spooled(self) -> bool: ...
+    def begin_spooling(self) -> BinaryIO: ...
 
 
 async def read_body(request: Request) -> bytearray:
@@ -38,14 +45,14 @@ async def read_recording(request: Request) -> bytearray | MappedFile:
     Raises UnsupportedMedia, Overloaded.
     """
     refuse_encoded(request.headers.get("content-encoding", ""))
-    begin_spooling = request.scope.get(SPOOLING_KEY)
+    spooling: Spooling | None = request.scope.get(SPOOLING_KEY)
     body = bytearray()
     file: BinaryIO | None = None
     try:
         async for chunk in request.stream():
             body += chunk
-            if file is None and begin_spooling is not None and len(body) > SPOOLED_FROM_BYTES:
-                file = begin_spooling()
+            if file is None and spooling is not None and spooling.is_to_be_spooled:
+                file = spooling.begin_spooling()
             if file is not None and len(body) >= _WRITE_BYTES:
                 await asyncio.to_thread(_write, file, body)
                 body = bytearray()

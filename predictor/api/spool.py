@@ -8,16 +8,18 @@ from typing import BinaryIO, Final
 
 from predictor.api.held_bytes import HeldBytes
 
-# From here on a recording is written to disk; before, it is answered sooner from memory.
-SPOOLED_FROM_BYTES: Final = 8 * 1024 * 1024
+_FROM_BYTES: Final = 8 * 1024 * 1024
 
 
 class Spool:
     """A folder, and the bytes in it. `max_bytes` is of one body, and of all together."""
 
-    def __init__(self, folder: Path, max_bytes: int) -> None:
+    def __init__(self, folder: Path, max_bytes: int, max_body_bytes: int) -> None:
+        """`max_body_bytes`: of a body in memory."""
         self._folder = folder
         self.max_bytes = max_bytes
+        # From here on a recording is written to disk; before, memory is faster.
+        self.from_bytes = min(_FROM_BYTES, max_body_bytes // 2)
         self.held = HeldBytes(max_bytes)
 
     def new_file(self) -> BinaryIO:

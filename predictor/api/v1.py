@@ -37,7 +37,7 @@ def v1_call(
     kind = media_type(content_type)
     if kind in _JSON_TYPES:
         refuse_unknown(query, (), "query of a JSON body")
-        return Call("v1", _instances(load_json(body), max_items), _render, indexed=True)
+        return Call("v1", _instances(load_json(memoryview(body)), max_items), _render, indexed=True)
     if kind.startswith(("audio/", "video/")) or kind in _RAW_TYPES:
         recording = _recording(
             query, data=memoryview(body), content_type=content_type, place="query"

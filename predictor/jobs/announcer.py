@@ -17,7 +17,7 @@ from typing import Final
 
 import orjson
 
-from predictor.jobs.outbound import Outbound
+from predictor.jobs.outbound import Headers, Outbound
 from predictor.jobs.records import JobRecord
 from predictor.jobs.store import JobStore
 
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 _LOOK_S: Final = 1.0
 _FIRST_WAIT_S: Final = 5.0
 _MAX_WAIT_S: Final = 3600.0
-_MAX_TRIES: Final = 12  # 5 s, 10 s, 20 s, … 1 h: some three hours in all
+_MAX_TRIES: Final = 12  # 5 s, 10 s, 20 s, … 1 h: some 2.5 hours in all
 _KEY_MARK: Final = "whsec_"
 
 
@@ -65,7 +65,7 @@ class Announcer:
     async def _tell(self, job: JobRecord) -> bool:
         body = orjson.dumps(payload(job))
         message_id, now_s = f"job_{job.id}", int(time.time())
-        headers = {
+        headers: Headers = {
             "webhook-id": message_id,
             "webhook-timestamp": str(now_s),
             "webhook-signature": signature(self._key, message_id, now_s, body),

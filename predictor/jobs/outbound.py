@@ -110,7 +110,7 @@ class Outbound:
                     return await _store(said, path, max_bytes)
         raise FetchError(f"url: more than {_MAX_REDIRECTS} redirects", field="url")
 
-    async def post(self, url: str, body: bytes, headers: dict[str, str]) -> int:
+    async def post(self, url: str, body: bytes, headers: Headers) -> int:
         """The status of the answer; redirects are none. Raises OSError when there is no answer."""
         try:
             self._checked(url)  # the settings of today
