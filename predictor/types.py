@@ -99,6 +99,19 @@ class AudioPiece:
     start_s: float  # in the recording
     end_s: float
     channel: int | None = None  # when each channel is heard on its own
+    # Where nobody pauses, two pieces both have the time about the cut.
+    overlap_s: float = 0.0  # of its beginning, that the piece before has too
+    continues: bool = False  # the piece behind it has some of its end
+
+    @property
+    def new_s(self) -> float:
+        """Seconds that no piece before it has."""
+        return self.end_s - self.start_s - self.overlap_s
+
+    @property
+    def meets_others(self) -> bool:
+        """Whether its text is certain only beside that of its neighbours."""
+        return self.overlap_s > 0 or self.continues
 
 
 @dataclass(frozen=True, slots=True)

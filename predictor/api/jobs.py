@@ -28,7 +28,7 @@ from predictor.jobs.records import JobRecord, JobSpec
 from predictor.jobs.runner import JobRunner
 from predictor.jobs.store import JobStore
 from predictor.text.cue_lines import SubtitleOptions
-from predictor.text.joining import Piece, join_pieces, segment
+from predictor.text.joining import Piece, Seams, join_pieces, segment
 
 _FORMAT: Final = "format"
 
@@ -171,8 +171,9 @@ def _shown(dataplane: AsrDataPlane, door: JobDoor, job: JobRecord) -> dict[str, 
 def _segments(job: JobRecord, pieces: dict[int, Piece]) -> list[dict[str, Any]]:
     """Those before the first piece that is missing: their numbers and texts will not change."""
     done = [pieces[i] for i in range(len(pieces)) if i < job.num_done and i in pieces]
-    shown = []
-    for index, piece in enumerate(done):
+    seams, shown = Seams(), []
+    certain = [settled for piece in done for settled in seams.add(piece)]
+    for index, piece in enumerate(certain):
         said = segment(index, piece)
         if not said.text:
             continue

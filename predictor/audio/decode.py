@@ -218,7 +218,10 @@ class AudioDecoder:
                     if samples is not None:
                         start_s = message.start / SAMPLE_RATE_HZ
                         end_s = start_s + len(samples) / SAMPLE_RATE_HZ
-                        yield AudioPiece(samples, start_s, end_s, message.channel)
+                        overlap_s = message.overlap / SAMPLE_RATE_HZ
+                        yield AudioPiece(
+                            samples, start_s, end_s, message.channel, overlap_s, message.continues
+                        )
                         continue
                     credit.release(max(0.0, message.dropped_s - dropped_s))
                     dropped_s = max(dropped_s, message.dropped_s)

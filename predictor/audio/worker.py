@@ -89,6 +89,8 @@ class Message:
     sample_type: str = "float32"  # or "int16"
     start: int = 0  # in samples at 16 kHz
     channel: int | None = None  # when each channel is heard on its own
+    overlap: int = 0  # samples, as of Cut
+    continues: bool = False
     # "more" and "end": seconds of audio, over all channels heard.
     decoded_s: float = 0.0
     dropped_s: float = 0.0  # of them in no piece
@@ -204,7 +206,15 @@ class _Run:
             short = as_pcm16(samples)
             sent = samples if short is None else short
             channel = index if is_separate else None
-            message = Message("piece", len(sent), sent.dtype.name, piece.start, channel)
+            message = Message(
+                "piece",
+                len(sent),
+                sent.dtype.name,
+                piece.start,
+                channel,
+                piece.overlap,
+                piece.continues,
+            )
             fd = os.memfd_create("samples")
             try:
                 _write(fd, sent)
