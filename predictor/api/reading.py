@@ -4,22 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-<<<<<<< HEAD
-from typing import BinaryIO, Final, Protocol, TypeVar
-=======
-from typing import Any, TypeVar
->>>>>>> main
+from typing import Any, BinaryIO, Final, Protocol, TypeVar
 
 from starlette.requests import Request
 
 from predictor.api.json_body import SMALL_BODY_BYTES, load_json
 from predictor.api.media import refuse_encoded
-<<<<<<< HEAD
 from predictor.audio.file_part import MappedFile
-from predictor.errors import InvalidInput, Overloaded
-=======
-from predictor.errors import InvalidInput, PayloadTooLarge
->>>>>>> main
+from predictor.errors import InvalidInput, Overloaded, PayloadTooLarge
 
 _T = TypeVar("_T")
 
@@ -47,7 +39,6 @@ async def read_body(request: Request) -> bytearray:
     return body
 
 
-<<<<<<< HEAD
 async def read_recording(request: Request) -> bytearray | MappedFile:
     """The same of a recording or a form with one; a large one lies on disk, where there is a spool.
 
@@ -81,7 +72,8 @@ def _write(file: BinaryIO, data: bytearray) -> None:
     rest = memoryview(data)
     while rest:
         rest = rest[file.write(rest) :]
-=======
+
+
 async def read_small_json(request: Request) -> dict[str, Any]:
     """A JSON object of a few settings, {} for an empty body. Raises InvalidInput,
     UnsupportedMedia, and PayloadTooLarge before more is read."""
@@ -94,7 +86,6 @@ async def read_small_json(request: Request) -> dict[str, Any]:
                 f"body: more than {SMALL_BODY_BYTES} bytes", field="body", limit=SMALL_BODY_BYTES
             )
     return load_json(body) if body else {}
->>>>>>> main
 
 
 async def off_loop(num_bytes: int, work: Callable[[], _T]) -> _T:
