@@ -352,6 +352,20 @@ def _vtt_cues(text: str) -> list[tuple[float, float, str]]:
     return [(seconds(cue.start), seconds(cue.end), cue.text) for cue in found]
 
 
+def test_the_aligners_work_is_counted(server: Any, speech: bytes) -> None:
+    name = "qwen3_asr_aligner_requests_total"
+    before = server.metric(name, error="none")
+    words = server.metric("qwen3_asr_aligner_words_total")
+    body = {"model": MODEL, "response_format": "srt"}
+    answer = httpx.post(
+        f"{server.url}/v1/audio/transcriptions", files={"file": speech}, data=body, timeout=60
+    )
+    said = " ".join(cue for _, _, cue in _srt_cues(answer.text)).split()
+    assert server.metric(name, error="none") == before + 1
+    assert server.metric("qwen3_asr_aligner_words_total") == words + len(said)
+    assert server.metric("qwen3_asr_aligner_seconds_count") > 0
+
+
 def test_subtitles_do_without_words_where_there_are_none(server: Any, speech: bytes) -> None:
     body = {"model": MODEL, "response_format": "srt", "language": "ar"}
     answer = httpx.post(
