@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ import soundfile
 from predictor.audio.file_part import FilePart, MappedFile, file_part
 from predictor.settings.preflight import problems
 from predictor.settings.read import load_settings
+from tests.bench.long import Memory, follow, write_hours
 
 MODEL = "qwen3-asr"
 SPEECH = Path(__file__).parents[2] / "predictor" / "recordings" / "demo-en-1.flac"
@@ -109,3 +113,30 @@ def test_a_part_of_a_file_reads_as_a_file(tmp_path: Path) -> None:
         assert part.seek(offset, whence) == expected.seek(offset, whence)
         assert part.read(count) == expected.read(count)
         assert part.tell() == expected.tell()
+
+
+def test_memory_stays_flat_while_twenty_minutes_go_through(spooling: Any, tmp_path: Path) -> None:
+    """The short form of `python -m tests.bench.long --parts hours`."""
+    path = tmp_path / "long.flac"
+    used = write_hours(path, 1 / 3, 60.0)
+    seen: list[tuple[float, float]] = []
+    with Memory(spooling.process.pid) as memory, path.open("rb") as file:
+        answer = follow(
+            spooling.url, file, "audio/flac", lambda end_s: seen.append((time.monotonic(), end_s))
+        )
+    assert answer["segments"] == len(used)
+    assert [round(end_s // 60) for _, end_s in seen] == list(range(len(used)))
+    begin_s, end_s = seen[1][0], seen[-1][0]
+    assert memory.most(end_s, end_s + 1) < memory.most(begin_s - 1, begin_s) + 80
+
+
+@pytest.mark.soak
+def test_memory_stays_flat_over_ten_hours(tmp_path: Path) -> None:
+    output = tmp_path / "long.json"
+    command = [sys.executable, "-m", "tests.bench.long", "--parts", "hours", "--hours", "10"]
+    subprocess.run([*command, "--output", str(output)], check=True)
+    [row] = json.loads(output.read_text())["hours 10"]["rows"]
+    memory = row["memory_mib"]
+    assert memory["last tenth"] < memory["first tenth"] + 100
+    assert row["first_segment_s"] < 60
+    assert row["error %"] < 5
