@@ -22,6 +22,10 @@ class MappedFile(mmap.mmap):
         made.file = file
         return made
 
+    def __del__(self) -> None:
+        if hasattr(self, "file"):
+            self.file.close()
+
 
 def file_part(data: Buffer) -> tuple[BinaryIO, int] | None:
     """The file that a view of a MappedFile shows, and at which byte; None for bytes in memory."""

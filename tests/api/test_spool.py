@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import io
 import json
 import os
@@ -77,9 +78,13 @@ def test_a_large_raw_body(spooling: Any, large: dict[str, Path]) -> None:
 def test_what_is_larger_still_and_what_is_no_recording_is_refused(spooling: Any) -> None:
     url = f"{spooling.url}/v1/models/{MODEL}:predict"
     for kind, size in (("audio/wav", 40_000_001), ("application/json", 1_000_001)):
-        headers = {"content-type": kind, "content-length": str(size)}
-        with httpx.stream("POST", url, content=iter([b"{"]), headers=headers) as answer:
-            assert answer.status_code == 413
+        connection = http.client.HTTPConnection(httpx.URL(url).netloc.decode(), timeout=60)
+        connection.putrequest("POST", httpx.URL(url).path)
+        connection.putheader("content-type", kind)
+        connection.putheader("content-length", str(size))
+        connection.endheaders()
+        assert connection.getresponse().status == 413
+        connection.close()
     many = (bytes(1 << 20) for _ in range(45))
     answer = httpx.post(url, content=many, headers={"content-type": "audio/wav"}, timeout=60)
     assert answer.status_code == 413
