@@ -27,7 +27,7 @@ import numpy as np
 from predictor.audio.codecs import Block, decode_file
 from predictor.audio.cut import Cut, Cutter
 from predictor.audio.file_part import FilePart
-from predictor.audio.filters import limit_peak, normalize_loudness
+from predictor.audio.filters import limit_peak, normalize_loudness, without_leaks
 from predictor.audio.limits import AudioLimits, AudioOptions, CutOptions
 from predictor.audio.pcm import PcmLayout, decode_pcm
 from predictor.audio.sniff import Container
@@ -173,6 +173,7 @@ class _Run:
         """Samples [channels, n] to the cutters, and their pieces to the server."""
         if not self._cutters:
             self._cutters = [Cutter(self._job.cuts) for _ in range(len(samples))]
+        samples = without_leaks(samples)
         for index, (cutter, channel) in enumerate(zip(self._cutters, samples, strict=True)):
             self._send(index, cutter.feed(channel))
         if self._decoded_s > self._granted_s:
