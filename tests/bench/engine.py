@@ -416,6 +416,7 @@ def run_shape(bench: Bench, wanted: Callable[[str], bool]) -> None:
         f"steady 32 x {short_name}, p95/p50",
         lambda: bench.steady(runner, 2 if small else 32, short_s),
     )
+    row(f"offline {long_name}, one after the other", lambda: _in_turn(bench, long_s))
     for steps in (1, 4):
         row(f"offline {long_name}, {steps} steps a look", lambda k=steps: _steps(bench, k, long_s))
     few = [short_s] * (4 if small else 64)
@@ -437,6 +438,14 @@ def _steps(bench: Bench, steps: int, duration_s: float) -> dict[str, Any]:
         return bench.offline(runner, [duration_s] * (4 if bench.small else 1024), 1)
     finally:
         runner._options = before
+
+
+def _in_turn(bench: Bench, duration_s: float) -> dict[str, Any]:
+    """The same load where the device prefills or decodes, but never both at once."""
+    runner = bench.graph_runner(GraphOptions(overlap=False))
+    while runner.idle():
+        pass
+    return bench.offline(runner, [duration_s] * (4 if bench.small else 1024), 1)
 
 
 def _first(bench: Bench, runner: TorchRunner, duration_s: float) -> dict[str, Any]:

@@ -86,6 +86,7 @@ def build_runner(
         max_model_len=max_model_len,
         max_prefill_audio_s=options.max_prefill_audio_s,
         max_prefill_tokens=options.max_prefill_tokens,
+        overlap=options.overlap_prefill,
         kv_dtype=kv_dtype,
     )
 
@@ -148,6 +149,7 @@ def make_runner(
     max_model_len: int,
     max_prefill_audio_s: float,
     max_prefill_tokens: int,
+    overlap: bool = True,
     kv_dtype: torch.dtype | None = None,
 ) -> TorchRunner:
     """The fast runner on CUDA, ready for small batches; larger graphs follow.
@@ -166,8 +168,9 @@ def make_runner(
     )
 
     graph_options = GraphOptions(
-        max_prefill_audio_s=max_prefill_audio_s, max_prefill_tokens=max_prefill_tokens
-    )
+        max_prefill_audio_s=max_prefill_audio_s, max_prefill_tokens=max_prefill_tokens,
+        overlap=overlap,
+    )  # fmt: skip
     runner = GraphRunner(
         model, num_slots=num_slots, max_model_len=max_model_len, options=graph_options,
         kv_dtype=kv_dtype, num_pages=num_pages,
