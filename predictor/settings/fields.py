@@ -306,7 +306,8 @@ class Settings:
     )
     max_prefill_audio_s: float = _setting(120.0, "audio encoded in one step", low=1, high=7200)
     overlap_prefill: bool = _setting(
-        True, "on CUDA, take in new recordings while others are decoded; `false`: in turn"
+        True,
+        "on CUDA, take in new recordings while many others are decoded; `false`: always in turn",
     )
     max_held_audio_s: float = _setting(
         7200.0, "audio waiting or running; more is answered with 429", low=1, high=10_000_000

@@ -442,7 +442,7 @@ def _steps(bench: Bench, steps: int, duration_s: float) -> dict[str, Any]:
 
 def _in_turn(bench: Bench, duration_s: float) -> dict[str, Any]:
     """The same load where the device prefills or decodes, but never both at once."""
-    runner = bench.graph_runner(GraphOptions(overlap=False))
+    runner = bench.graph_runner(GraphOptions(overlap_from=None))
     while runner.idle():
         pass
     return bench.offline(runner, [duration_s] * (4 if bench.small else 1024), 1)

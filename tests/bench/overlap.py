@@ -229,11 +229,7 @@ def run_all(
         ("plain streams, prefill first", everywhere[0], everywhere[-1]),
     ]
     for count in arguments.parts:
-        parts = split(bench.device, count)
-        if parts is None:
-            save(f"parts of {count}", {"error": "no green contexts"})
-            continue
-        some, others = parts
+        some, others = split(bench.device, count)
         names = (some.num_multiprocessors, others.num_multiprocessors)
         unplanned = Part(others.stream, None)
         rows.append((f"parts {names[0]} + {names[1]}", some, unplanned))

@@ -1,14 +1,8 @@
-"""Parts of a device's multiprocessors, each with a stream of its own: CUDA's green contexts.
-
-What is launched on a part's stream, and graphs captured on it, run on its multiprocessors alone. So
-work that computes and work that reads memory run side by side, and neither waits for the other's
-blocks to end.
-"""
+"""Parts of a device's multiprocessors (CUDA's green contexts), and graphs that run on them."""
 
 from __future__ import annotations
 
 import ctypes
-import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,33 +12,24 @@ import torch
 
 from predictor.engine.cuda.capture import Capturer
 
-logger = logging.getLogger(__name__)
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Where to run, and the multiprocessors that products are planned for; None = all."""
+
+    stream: torch.cuda.Stream
+    num_multiprocessors: int | None
+
 
 NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING
 OWN_DEFAULT_STREAM = 1  # CU_GREEN_CTX_DEFAULT_STREAM; the driver asks for it
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
-    """Some multiprocessors of a device; they are its own until the process ends."""
+def split(device: torch.device, num_multiprocessors: int) -> tuple[Part, Part]:
+    """A part of at least so many multiprocessors, whose stream goes first, and one of all others.
 
-    stream: torch.cuda.Stream
-    num_multiprocessors: int | None  # that products are planned for; None = all
-
-
-def split(device: torch.device, num_multiprocessors: int) -> tuple[Part, Part] | None:
-    """A part of about so many multiprocessors, whose stream goes first, and one of all others.
-
-    None where the device, its driver or the bindings have no such parts.
+    They last until the process ends. RuntimeError where there are none.
     """
-    try:
-        return _split(device, num_multiprocessors)
-    except (ImportError, AttributeError, RuntimeError) as error:
-        logger.info("the device is not divided: %s", error)
-        return None
-
-
-def _split(device: torch.device, num_multiprocessors: int) -> tuple[Part, Part]:
     from cuda.bindings import driver  # comes with torch for CUDA
 
     torch.cuda.current_stream(device).synchronize()  # the primary context is there
@@ -54,14 +39,14 @@ def _split(device: torch.device, num_multiprocessors: int) -> tuple[Part, Part]:
     some, _, others = _checked(
         driver.cuDevSmResourceSplitByCount(1, everything, 0, num_multiprocessors)
     )
-    streams = []
+    parts = []
     for resource, priority in ((some[0], -1), (others, 0)):
         described = _checked(driver.cuDevResourceGenerateDesc([resource], 1))
         context = _checked(driver.cuGreenCtxCreate(described, number, OWN_DEFAULT_STREAM))
         stream = _checked(driver.cuGreenCtxStreamCreate(context, NON_BLOCKING, priority))
         on_device = torch.cuda.ExternalStream(int(stream), device=device)  # type: ignore[no-untyped-call]
-        streams.append(Part(on_device, int(resource.sm.smCount)))
-    return streams[0], streams[1]
+        parts.append(Part(on_device, int(resource.sm.smCount)))
+    return parts[0], parts[1]
 
 
 def _checked(result: Any) -> Any:
@@ -74,8 +59,7 @@ def _checked(result: Any) -> Any:
 
 @contextmanager
 def products_on(num_multiprocessors: int, device: torch.device) -> Iterator[None]:
-    """Matrix products that are launched, or captured, inside are planned for so many
-    multiprocessors; cuBLAS would start a block for each of the device's."""
+    """Matrix products that are launched, or captured, inside are planned for so many."""
     total = torch.cuda.get_device_properties(device).multi_processor_count
     blas = ctypes.CDLL(f"libcublas.so.{(torch.version.cuda or '').partition('.')[0]}")
 
@@ -100,10 +84,12 @@ class PartCapturer(Capturer):
         super().__init__(device, part.stream)
         self._part = part
 
-    def capture(self, work: Callable[[], None]) -> torch.cuda.CUDAGraph:
+    def capture(
+        self, work: Callable[[], None], *, goes_first: bool = False
+    ) -> torch.cuda.CUDAGraph:
+        assert not goes_first, "a part's stream has its priority"
         if self._part.num_multiprocessors is None:
             return super().capture(work)
-        # The handle of the products is that of the stream that is current.
         with products_on(self._part.num_multiprocessors, self._device):
             return super().capture(work)
 

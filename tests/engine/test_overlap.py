@@ -33,13 +33,17 @@ class Watched(GraphRunner):
         super()._start(sequences)
 
 
-def watched(model: Model, *, overlap: bool = True) -> Watched:
+def watched(model: Model, overlap_from: int | None = 1) -> Watched:
     return Watched(
         model,
         num_slots=OPTIONS.max_num_seqs,
         max_model_len=OPTIONS.max_model_len,
         options=GraphOptions(
-            buckets=(1, 2), steps=((1, 2),), overlap=overlap, fusion=PLAIN, check_kernels=False
+            buckets=(1, 2),
+            steps=((1, 2),),
+            overlap_from=overlap_from,
+            fusion=PLAIN,
+            check_kernels=False,
         ),
     )
 
@@ -72,15 +76,16 @@ async def test_tokens_do_not_depend_on_when_a_prefill_ends(
     assert runner.num_beside > 0
 
 
-async def test_in_turn_nothing_runs_beside(
-    model: Model, known: list[Known], start_engine: StartEngine
+@pytest.mark.parametrize("overlap_from", [None, OPTIONS.max_num_seqs + 1])
+async def test_where_few_decode_nothing_runs_beside(
+    model: Model, known: list[Known], start_engine: StartEngine, overlap_from: int | None
 ) -> None:
-    runner = watched(model, overlap=False)
-    assert runner.num_prefills_beside is None
+    runner = watched(model, overlap_from)
     engine = start_engine(runner)
     answers = await asyncio.gather(*(collect(engine.submit(k.request)) for k in known))
     assert [tuple(answer) for answer in answers] == [k.tokens for k in known]
     assert runner.num_beside == 0
+    assert runner.num_prefills_beside is None
 
 
 def test_steps_wait_for_a_prefill_whose_pages_are_free_again(
@@ -114,6 +119,7 @@ def test_where_nobody_else_decodes_steps_follow_the_oldest_prefill(
 ) -> None:
     monkeypatch.setattr(Marks, "are_done", False)
     runner = watched(model)
+    runner._num_decoding = 1  # as it was until just now
     first, second = sequences(runner, known[:2])
     runner.prefill([first])
     runner.prefill([second])

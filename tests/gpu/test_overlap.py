@@ -28,7 +28,7 @@ from tests.gpu.test_graphs import MAX_MODEL_LEN, NUM_SLOTS, OPTIONS, TINY, reque
 
 pytestmark = pytest.mark.gpu
 
-HELD_UP_CYCLES = 20_000_000  # about 10 ms
+HELD_UP_CYCLES = 100_000_000  # about 50 ms: longer than it takes to start a prefill
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +91,7 @@ async def answers(runner: TorchRunner, asked: list[EngineRequest], leaves: Any) 
 def fast(model: Model, **sizes: int) -> GraphRunner:
     runner = GraphRunner(
         model, num_slots=NUM_SLOTS, max_model_len=MAX_MODEL_LEN,
-        options=GraphOptions(steps=((1, 2),), check_kernels=False), **sizes,
+        options=GraphOptions(steps=((1, 2),), overlap_from=1, check_kernels=False), **sizes,
     )  # fmt: skip
     runner.capture_up_to(NUM_SLOTS)
     return runner
@@ -117,7 +117,7 @@ def test_tokens_are_those_of_the_plain_runner(
 
 
 def test_one_after_the_other_gives_the_same(in_float32: Model, expected: list[list[int]]) -> None:
-    options = GraphOptions(steps=((1, 2),), check_kernels=False, overlap=False)
+    options = GraphOptions(steps=((1, 2),), check_kernels=False, overlap_from=None)
     runner = GraphRunner(
         in_float32, num_slots=NUM_SLOTS, max_model_len=MAX_MODEL_LEN, options=options
     )

@@ -33,6 +33,9 @@ from predictor.model.model import Model
 
 logger = logging.getLogger(__name__)
 
+# Steps of more than this share of the largest batch go before a prefill beside them; smaller ones
+# do not, so that the batch fills up.
+GOES_FIRST = 0.75
 STEPS_AHEAD = 2  # what may stay unread on the device when something was read
 
 
@@ -46,7 +49,10 @@ class GraphOptions:
     steps: tuple[tuple[int, int], ...] = ((1, 1), (9, 2))
     use_graphs: bool = True  # False, or a CPU: the same steps without graphs
     run_ahead: bool = True  # start the next steps before the last ones are read
-    overlap: bool = True  # prefills run beside decode steps, else in turn with them
+    # From so many sequences on that decode, prefills run beside their steps: such a step takes what
+    # a prefill does hardly more time for, whatever its size, and a smaller one takes less alone.
+    # None = always in turn.
+    overlap_from: int | None = 256
     fusion: Fusion = field(default_factory=Fusion)
     check_kernels: bool = True  # compare each kernel with its plain twin at start
     # What a step may hold, or one clip: no larger prefill gets a graph.
@@ -108,10 +114,10 @@ class GraphRunner(TorchRunner):
         self._buckets = (*smaller, num_slots)
         self._capturer: Capturer | None = None
         graphs, stream, capturer = None, None, None
-        if options.overlap and on_cuda:
+        if options.overlap_from is not None and on_cuda:
             stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
         if options.use_graphs and on_cuda:
-            self._capturer = capturer = Capturer(self._device, is_first=True)
+            self._capturer = capturer = Capturer(self._device)
             if stream is not None:  # its graphs run beside those of decode steps
                 capturer = Capturer(self._device, stream)
         if capturer is not None and model.dtype != torch.float32:
@@ -131,6 +137,7 @@ class GraphRunner(TorchRunner):
             graphs=graphs, stream=stream,
         )  # fmt: skip
         self._pending: deque[PendingStep] = deque()  # oldest first
+        self._num_decoding = 0  # sequences of the newest decode step
         self._unclaimed: dict[Sequence, Arrived] = {}  # read, not handed out
 
     _num_scratch = 1  # a page where rows that only fill a bucket, and steps too many, write
@@ -147,8 +154,13 @@ class GraphRunner(TorchRunner):
 
     @property
     def num_prefills_beside(self) -> int | None:
-        """Prefills under way beside decode steps; None = they run in turn."""
-        return len(self._prefills.under_way) if self._options.overlap else None
+        """Prefills under way beside decode steps; None = the next one runs in turn."""
+        return len(self._prefills.under_way) if self._is_worth_overlap else None
+
+    @property
+    def _is_worth_overlap(self) -> bool:
+        least = self._options.overlap_from
+        return least is not None and self._num_decoding >= least
 
     @torch.inference_mode()
     def prefill(self, sequences: Batch[Sequence]) -> StepOutput:
@@ -156,8 +168,9 @@ class GraphRunner(TorchRunner):
         rest."""
         for sequence in sequences:  # what was read before it was preempted is made anew
             self._unclaimed.pop(sequence, None)
-        started = self._prefills.start(sequences)
-        (self._prefills.under_way if self._options.overlap else self._pending).append(started)
+        self._prefills.under_way.append(self._prefills.start(sequences))
+        if not self._is_worth_overlap:
+            self._join_prefills(())
         return StepOutput([[] for _ in sequences], [[] for _ in sequences])
 
     def _join_prefills(self, wanted: tuple[Sequence, ...]) -> tuple[Sequence, ...]:
@@ -220,6 +233,7 @@ class GraphRunner(TorchRunner):
         return any(s.max_new_tokens - len(s.tokens) > steps for s in sequences)
 
     def _start(self, sequences: tuple[Sequence, ...]) -> None:
+        self._num_decoding = len(sequences)
         bucket = next(b for b in self._buckets if b >= len(sequences))
         if self._capturer is not None and bucket not in self._loop.graphs:
             self.capture(bucket)
@@ -262,7 +276,8 @@ class GraphRunner(TorchRunner):
         """Make the graph of one bucket of sequences; if it fails, no more are made."""
         assert self._capturer is not None
         try:
-            self._loop.capture(bucket, self._capturer)
+            goes_first = bucket > GOES_FIRST * self._buckets[-1]
+            self._loop.capture(bucket, self._capturer, goes_first=goes_first)
         except Exception:  # a compiler can fail in any way, and memory can be short
             logger.exception("no graph for %d sequences: such steps run without", bucket)
             self._stop_capturing()

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -168,9 +169,10 @@ def make_runner(
     )
 
     graph_options = GraphOptions(
-        max_prefill_audio_s=max_prefill_audio_s, max_prefill_tokens=max_prefill_tokens,
-        overlap=overlap,
-    )  # fmt: skip
+        max_prefill_audio_s=max_prefill_audio_s, max_prefill_tokens=max_prefill_tokens
+    )
+    if not overlap:
+        graph_options = replace(graph_options, overlap_from=None)
     runner = GraphRunner(
         model, num_slots=num_slots, max_model_len=max_model_len, options=graph_options,
         kv_dtype=kv_dtype, num_pages=num_pages,
