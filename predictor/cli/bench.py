@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from predictor import __version__
-from predictor.cli.checkpoint import HELP, settings_for
+from predictor.cli.arguments import add_checkpoint, add_recordings, command_parser
+from predictor.cli.checkpoint import settings_for
 from predictor.cli.errors import FAILED, OK, CliError
 from predictor.cli.recognizer import RecordingError
 from predictor.cli.recordings import BUNDLED, Found, find
@@ -62,18 +63,13 @@ def run(argv: list[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="qwen3-asr bench",
-        description=_ABOUT,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("bench", _ABOUT)
     add = parser.add_argument
-    add("inputs", nargs="*", metavar="FILE|DIR", help="recordings (default: the package's)")
-    add("--checkpoint", help=HELP)
+    add_recordings(parser, "FILE|DIR", "recordings (default: the package's)")
+    add_checkpoint(parser)
     add("--concurrency", default="1,4,16", help="recordings at a time (default 1,4,16)")
     add("--rounds", type=int, default=4, help="times that each recording is sent (default 4)")
     add("--out", type=Path, metavar="FILE", help="write JSON here")
-    add("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting")
     return parser
 
 
