@@ -156,7 +156,11 @@ class Settings:
         64 * _MIB, "largest HTTP body or gRPC message", low=1024, high=1024 * _MIB
     )
     max_connections: int = setting(
-        1000, "HTTP connections; further ones are answered probes only", low=1, high=1_000_000
+        1000,
+        "HTTP connections of one front process, and as many of gRPC; further ones are answered "
+        "probes only",
+        low=1,
+        high=1_000_000,
     )
     client_timeout_s: float = setting(
         10.0,
@@ -287,8 +291,7 @@ class Settings:
     )
     max_prefill_audio_s: float = setting(120.0, "audio encoded in one step", low=1, high=7200)
     overlap_prefill: bool = setting(
-        True,
-        "on CUDA, take in new recordings while many others are decoded; `false`: always in turn",
+        False, "on CUDA, take in new recordings while 256 or more others are decoded, not in turn"
     )
     max_held_audio_s: float = setting(
         7200.0, "audio waiting or running; more is answered with 429", low=1, high=10_000_000
@@ -303,6 +306,13 @@ class Settings:
     # Live speech
     max_live_sessions: int = setting(
         64, "live sessions open at once; more are refused with 429", low=1, high=100_000
+    )
+    max_grpc_streams: int = setting(
+        8,
+        "of these, live sessions over gRPC in one front process: each may make it hold a message "
+        "of `max_body_bytes`; more are refused with 429",
+        low=1,
+        high=100_000,
     )
     max_live_session_s: float = setting(
         570.0,

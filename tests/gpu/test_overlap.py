@@ -117,7 +117,7 @@ def test_tokens_are_those_of_the_plain_runner(
 
 
 def test_one_after_the_other_gives_the_same(in_float32: Model, expected: list[list[int]]) -> None:
-    options = GraphOptions(steps=((1, 2),), check_kernels=False, overlap_from=None)
+    options = GraphOptions(steps=((1, 2),), check_kernels=False)
     runner = GraphRunner(
         in_float32, num_slots=NUM_SLOTS, max_model_len=MAX_MODEL_LEN, options=options
     )

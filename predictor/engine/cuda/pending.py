@@ -37,7 +37,7 @@ class Marks:
     @property
     def are_done(self) -> bool:
         """The device has reached the last mark."""
-        return not self._on_cuda or self._events[-1].query()
+        return not self._on_cuda or bool(self._events[-1].query())  # type: ignore[no-untyped-call]
 
     def hold_back(self) -> None:
         """What is started on the current stream from here on begins behind the last mark."""

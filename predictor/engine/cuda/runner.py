@@ -49,10 +49,10 @@ class GraphOptions:
     steps: tuple[tuple[int, int], ...] = ((1, 1), (9, 2))
     use_graphs: bool = True  # False, or a CPU: the same steps without graphs
     run_ahead: bool = True  # start the next steps before the last ones are read
-    # From so many sequences on that decode, prefills run beside their steps: such a step takes what
-    # a prefill does hardly more time for, whatever its size, and a smaller one takes less alone.
-    # None = always in turn.
-    overlap_from: int | None = 256
+    # From so many sequences on that decode, prefills run beside their steps; None = always in turn.
+    # Beside a prefill each kernel of a step waits for room, which costs the prefill about the same
+    # time whatever the step's size; alone a small step takes less than that.
+    overlap_from: int | None = None
     fusion: Fusion = field(default_factory=Fusion)
     check_kernels: bool = True  # compare each kernel with its plain twin at start
     # What a step may hold, or one clip: no larger prefill gets a graph.
@@ -276,7 +276,8 @@ class GraphRunner(TorchRunner):
         """Make the graph of one bucket of sequences; if it fails, no more are made."""
         assert self._capturer is not None
         try:
-            goes_first = bucket > GOES_FIRST * self._buckets[-1]
+            is_large = bucket > GOES_FIRST * self._buckets[-1]
+            goes_first = is_large and self._options.overlap_from is not None
             self._loop.capture(bucket, self._capturer, goes_first=goes_first)
         except Exception:  # a compiler can fail in any way, and memory can be short
             logger.exception("no graph for %d sequences: such steps run without", bucket)
