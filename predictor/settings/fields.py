@@ -221,8 +221,8 @@ class Settings:
     max_channels: int = setting(8, "most channels of a recording", low=1, high=64)
     num_decode_workers: int | None = setting(
         None,
-        "processes that decode recordings and find speech, of all fronts together; `auto`: one for "
-        "two CPUs of the container, 2 at least",
+        "processes that decode recordings and find speech, of all fronts together; `auto`: three "
+        "for four CPUs of the container, 2 at least",
         kind=int,
         low=1,
         high=256,
