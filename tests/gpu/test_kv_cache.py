@@ -192,17 +192,16 @@ def test_more_than_fits_waits_and_is_answered() -> None:
         EngineRequest(str(i), clip(0.3 + (7 * i % 29), seed=i), (1,), (2,), max_new_tokens=30)
         for i in range(40)
     ]
-    core = build_engine(TINY, "cuda", "bfloat16", options)
-    engine = EngineClient([core])
+    engine = EngineClient([build_engine(TINY, "cuda", "bfloat16", options)])
     engine.start()
     try:
         together = answers(engine, requests, at_once=40)
         alone = answers(engine, requests[:10], at_once=1)
     finally:
         engine.stop()
-    assert core.stats().num_slots == 3
-    assert core.stats().num_finished == 50
-    assert core.stats().num_failed == 0
+    assert engine.stats().num_slots == 3
+    assert engine.stats().num_finished == 50
+    assert engine.stats().num_failed == 0
     # Batches of other sizes sum in another order, which decides near ties: not all are the same.
     agreed = sum(
         next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), len(a))
