@@ -74,7 +74,7 @@ def call_for(services: Mapping[str, LocalService], seconds: float) -> None:
     def speak(seed: int, until: float) -> None:
         chosen = random.Random(seed)
         while since() < until:
-            chosen.choices(callers, weights)[0].live(chosen.choice(flacs))
+            chosen.choices(callers, weights)[0].live(chosen.choice(flacs), in_real_time=True)
 
     def start(
         what: Callable[[int, float], None], seeds: Sequence[int], until: float
