@@ -12,8 +12,10 @@ import gc
 import importlib
 import os
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Final
 
 from predictor.model.checkpoint.readahead import read_ahead
@@ -61,6 +63,13 @@ def keep_freed_memory() -> None:
     mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
     mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
     mallopt(_M_ARENA_MAX, _NUM_ARENAS)  # each keeps some, and there are dozens of threads
+
+
+def process_age_s() -> float:
+    """Seconds since this process was started, imports and all."""
+    fields = Path("/proc/self/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    began_s = int(fields[19]) / os.sysconf("SC_CLK_TCK")  # since the machine was
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - began_s
 
 
 def begin(settings: Settings) -> None:

@@ -184,6 +184,10 @@ class Settings:
         choices=("auto", "json", "text"),
     )
 
+    log_text: bool = setting(
+        False, "add the transcript to a request's log line; else no text is ever logged"
+    )
+
     # Audio
     max_audio_s: float = setting(
         14_400.0,
@@ -288,6 +292,13 @@ class Settings:
     max_prefill_audio_s: float = setting(120.0, "audio encoded in one step", low=1, high=7200)
     max_held_audio_s: float = setting(
         7200.0, "audio waiting or running; more is answered with 429", low=1, high=10_000_000
+    )
+    full_load_s: float = setting(
+        5.0,
+        "a replica counts as full (`qwen3_asr_load` 1) when it holds what takes so long at the "
+        "speed it had lately, or `max_held_audio_s`",
+        low=0.1,
+        high=3600,
     )
     max_tokens_per_audio_s: float = setting(
         16.0, "cap of the answer for each second of audio; fast speech needs 8", low=1, high=100
