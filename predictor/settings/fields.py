@@ -8,6 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
+from predictor.settings.session_fields import SessionFields
 from predictor.settings.spec import Spec, setting
 
 DEFAULT_MODEL_NAME: Final = "qwen3-asr"
@@ -27,7 +28,7 @@ _MIB: Final = 1024 * 1024
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class Settings(SessionFields):
     """The effective settings; `sources` says for each where its value came from."""
 
     # The model
@@ -225,8 +226,8 @@ class Settings:
     max_channels: int = setting(8, "most channels of a recording", low=1, high=64)
     num_decode_workers: int | None = setting(
         None,
-        "processes that decode recordings and find speech, of all fronts together; `auto`: one for "
-        "two CPUs of the container, 2 at least",
+        "processes that decode recordings and find speech, of all fronts together; `auto`: three "
+        "for four CPUs of the container, 2 at least",
         kind=int,
         low=1,
         high=256,
@@ -294,6 +295,9 @@ class Settings:
         0.85, "share for the cache of the memory that is free after loading", low=0.01, high=1
     )
     max_prefill_audio_s: float = setting(120.0, "audio encoded in one step", low=1, high=7200)
+    overlap_prefill: bool = setting(
+        False, "on CUDA, take in new recordings while 256 or more others are decoded, not in turn"
+    )
     max_held_audio_s: float = setting(
         7200.0, "audio waiting or running; more is answered with 429", low=1, high=10_000_000
     )
@@ -309,51 +313,6 @@ class Settings:
     )
     stall_timeout_s: float = setting(
         60.0, "a step longer than this makes the server report itself dead", low=1, high=3600
-    )
-
-    # Live speech
-    max_live_sessions: int = setting(
-        64, "live sessions open at once; more are refused with 429", low=1, high=100_000
-    )
-    max_grpc_streams: int = setting(
-        8,
-        "of these, live sessions over gRPC in one front process: each may make it hold a message "
-        "of `max_body_bytes`; more are refused with 429",
-        low=1,
-        high=100_000,
-    )
-    max_live_session_s: float = setting(
-        570.0,
-        "longest live session, which is then asked to connect again; below the time limits of "
-        "what stands in front",
-        low=1,
-        high=86400,
-    )
-
-    # Jobs
-    jobs_dir: Path | None = setting(  # noqa: RUF009  # makes a dataclass field
-        None,
-        "folder in which jobs (`/v1/jobs`) are kept, which replicas may share; `off` has no jobs",
-        kind=Path,
-        none="off",
-    )
-    max_jobs: int = setting(
-        1000, "jobs kept, finished ones too; more are refused with 429", low=1, high=1_000_000
-    )
-    max_jobs_bytes: int = setting(
-        10 * 1024 * _MIB,
-        "most bytes of recordings and transcripts of jobs; more is answered with 429",
-        low=_MIB,
-        high=1 << 44,
-    )
-    job_ttl_s: float = setting(
-        86400.0, "a job is removed so long after it has ended", low=1, high=31_536_000
-    )
-    job_lease_s: float = setting(
-        30.0,
-        "without a sign of life for so long, who works on a job has gone and another takes it",
-        low=1,
-        high=3600,
     )
 
     # The answer
@@ -395,8 +354,8 @@ class Settings:
 
 def specs() -> dict[str, tuple[Spec, Any]]:
     """Name -> (spec, default) of every setting, in the order of the table."""
-    found = {}
-    for declared in fields(Settings):
+    found, inherited = {}, {each.name for each in fields(SessionFields)}
+    for declared in sorted(fields(Settings), key=lambda each: each.name in inherited):
         if "spec" in declared.metadata:
             found[declared.name] = (declared.metadata["spec"], _default(declared))
     return found
