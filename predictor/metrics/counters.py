@@ -130,15 +130,24 @@ class Metrics:
             "Decoder processes that crashed, or took longer than they may, and were replaced.",
             registry=registry,
         )
-        self.aligner_requests = Gauge(
-            "qwen3_asr_aligner_requests",
+        self.aligner_waiting = Gauge(
+            "qwen3_asr_aligner_waiting",
             "Pieces that wait for the times of their words, or get them now.",
             multiprocess_mode="livesum",
             registry=registry,
         )
+        self.aligner_requests = Counter(
+            "qwen3_asr_aligner_requests_total",
+            "Pieces sent to the aligner, by error; `none` for those that got their times.",
+            ["error"],
+            registry=registry,
+        )
+        self.aligner_words = Counter(
+            "qwen3_asr_aligner_words_total", "Words that got their times.", registry=registry
+        )
         self.aligner_seconds = Histogram(
             "qwen3_asr_aligner_seconds",
-            "From asking the aligner for the times of a piece's words until they were there.",
+            "Times of the words of one piece, waiting for the aligner included.",
             buckets=LATENCY_BUCKETS_S,
             registry=registry,
         )

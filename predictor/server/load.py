@@ -15,6 +15,7 @@ from predictor.audio.cut import split
 from predictor.audio.vad import load_detector
 from predictor.book import Book
 from predictor.engine import EngineClient, StepStats
+from predictor.errors import AsrError
 from predictor.live.engine_steps import KeptSteps
 from predictor.live.hub import LiveHub
 from predictor.live.listener import LiveParts
@@ -111,7 +112,8 @@ class Loader:
         info = client.wait_ready()
         self.metrics.start_seconds.labels(phase="aligner").set(time.monotonic() - began_s)
         check_pieces(self.settings, info)
-        return WordTimes(_counted(client.times, self.metrics), info.languages, info.max_audio_s)
+        align = _counted(client.times, self.metrics)
+        return WordTimes(align, info.languages, info.max_audio_s)
 
     def _watch(self, checkpoint: Checkpoint, admission: Admission) -> None:
         """Let scrapes read what the engine holds, and say what is served."""
@@ -132,19 +134,6 @@ class Loader:
         ).set(1)
 
 
-def _counted(align: Align, metrics: Metrics) -> Align:
-    """The same, for the metrics to see."""
-
-    async def counted(samples: AnySamples, words: Sequence[str]) -> Times:
-        began_s = time.monotonic()
-        with metrics.aligner_requests.track_inprogress():
-            times = await align(samples, words)
-        metrics.aligner_seconds.observe(time.monotonic() - began_s)
-        return times
-
-    return counted
-
-
 def _observer(metrics: Metrics) -> Callable[[StepStats], None]:
     """Called in the engine's thread after each step."""
 
@@ -155,6 +144,25 @@ def _observer(metrics: Metrics) -> Callable[[StepStats], None]:
             metrics.queue_seconds.observe(waited_s)
 
     return observe
+
+
+def _counted(align: Align, metrics: Metrics) -> Align:
+    """The same, seen in the metrics."""
+
+    async def counted(samples: AnySamples, words: Sequence[str]) -> Times:
+        began_s = time.monotonic()
+        try:
+            with metrics.aligner_waiting.track_inprogress():
+                times = await align(samples, words)
+        except AsrError as error:
+            metrics.aligner_requests.labels(error=error.spec.code).inc()
+            raise
+        metrics.aligner_requests.labels(error="none").inc()
+        metrics.aligner_words.inc(len(words))
+        metrics.aligner_seconds.observe(time.monotonic() - began_s)
+        return times
+
+    return counted
 
 
 def _checkpoint_name(settings: Settings, folder: Path) -> str:

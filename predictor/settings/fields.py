@@ -156,6 +156,19 @@ class Settings(SessionFields):
     max_body_bytes: int = setting(
         64 * _MIB, "largest HTTP body or gRPC message", low=1024, high=1024 * _MIB
     )
+    spool_dir: Path | None = setting(  # noqa: RUF009  # makes a dataclass field
+        None,
+        "folder on disk that takes recordings above 8 MiB while they come in, instead of memory; "
+        "`max_body_bytes` does not bound them then; `off` where no disk is writable",
+        kind=Path,
+        none="off",
+    )
+    max_spool_bytes: int = setting(
+        8 * 1024 * _MIB,
+        "most bytes in `spool_dir`, of one recording and of all together",
+        low=16 * _MIB,
+        high=1 << 42,
+    )
     max_connections: int = setting(
         1000,
         "HTTP connections of one front process, and as many of gRPC; further ones are answered "
@@ -330,6 +343,18 @@ class Settings(SessionFields):
         "answer of `/api/v1/recognize`: `text` has the four plain fields, `json` adds `details`",
         choices=("text", "json"),
     )
+    cue_max_columns: int = setting(42, "longest line of a subtitle, in columns", low=8, high=200)
+    cue_max_wide_chars: int = setting(
+        18,
+        "the same for lines with Chinese, Japanese or Korean, in such characters",
+        low=4,
+        high=100,
+    )
+    cue_max_lines: int = setting(2, "most lines of a subtitle", low=1, high=6)
+    cue_min_s: float = setting(
+        1.0, "subtitles are shown at least so long where nothing follows", low=0, high=10
+    )
+    cue_max_s: float = setting(7.0, "longest time of a subtitle", low=1, high=60)
 
     config_file: Path | None = None  # the file that was read
     sources: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))

@@ -59,3 +59,30 @@ class SessionFields:
         low=1,
         high=3600,
     )
+
+    job_url_prefixes: tuple[str, ...] = setting(
+        (),
+        "addresses, separated by commas, below which a job's recording may be fetched "
+        "(`https://store.example/recordings/`); without any nothing is fetched",
+        kind=tuple,
+    )
+    job_webhook_prefixes: tuple[str, ...] = setting(
+        (),
+        "addresses, separated by commas, below which the end of a job may be told",
+        kind=tuple,
+    )
+    job_webhook_secret: str | None = setting(
+        None,
+        "signs what is told, as Standard Webhooks say: `whsec_` and base64, or any text; webhooks "
+        "need it",
+        kind=str,
+        none="",
+        is_secret=True,
+    )
+    job_private_addresses: bool = setting(
+        False,
+        "let those addresses be private ones, such as a store in the cluster, and without TLS",
+    )
+    job_fetch_timeout_s: float = setting(
+        600.0, "time limit for fetching a job's recording", low=1, high=86400
+    )
