@@ -48,9 +48,7 @@ logger = logging.getLogger("predictor.access")
 _PROBES = ("GET", "HEAD", "OPTIONS")
 _MIN_BYTES_PER_S = 4096  # of a body; a modem of 33.6 kbit/s
 _SMALL_BODY_BYTES = 256 * 1024
-_HEARS = re.compile(
-    r"(:predict|/infer|/audio/transcriptions|/audio/alignments|/chat/completions|/recognize)$"
-)
+_HEARS = re.compile(r"(:predict|/infer|/transcriptions|/alignments|/completions|/recognize)$")
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 
@@ -187,10 +185,8 @@ class ReserveForProbes:
 
 
 class RefuseWhenFull:
-    """Refuses what would be refused anyway before its body is read, which is most of the work.
-
-    Only where the body is small: a client that is still sending would not read the answer.
-    """
+    """Refuses what would be refused anyway before its body is read, which is most of the work; only
+    where the body is small, since a client that is still sending would not read the answer."""
 
     def __init__(self, app: ASGIApp, check_room: Callable[[], None]) -> None:
         self.app = app
