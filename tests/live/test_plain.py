@@ -14,11 +14,12 @@ import pytest
 import soundfile
 import websockets
 
-from tests.api.conftest import Server
+from tests.api.conftest import Server, StartServer
 from tests.live.server import pcm16
 from tests.live.streams import join
 
 HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -138,3 +139,29 @@ def test_a_bad_stream_has_the_code_of_the_table(server: Server, tmp_path: Path) 
     assert run.returncode != 0
     assert "INVALID_ARGUMENT" in run.stderr
     assert "rate" in run.stderr
+
+
+def test_the_notebooks_client_goes_on_when_connections_end(
+    start_server: StartServer, two: np.ndarray, tmp_path: Path
+) -> None:
+    """A conversation of several of the longest sessions, by the cell of notebook 01."""
+    brief = start_server("--max_live_session_s=4", "--enable_grpc=false")
+    notebook = json.loads((ROOT / "notebooks" / "01_transcribe.ipynb").read_text("utf-8"))
+    [cell] = [cell for cell in notebook["cells"] if cell.get("id") == "live"]
+    definitions, _, _ = "".join(cell["source"]).partition("\n\nsaid = ")
+    scope: dict[str, Any] = {"url": brief.url}
+    exec(definitions, scope)
+    soundfile.write(tmp_path / "two.wav", two, 16_000, subtype="PCM_16")
+
+    async def run() -> list[dict[str, Any]]:
+        return [line async for line in scope["live"](tmp_path / "two.wav", piece_s=0.1)]
+
+    lines = asyncio.run(run())
+    assert sum(line["type"] == "ready" for line in lines) > 1
+    said = "".join(line["text"] for line in lines if line["type"] == "completed")
+    assert "Today is Tuesday" in said
+    items = [line["item"] for line in lines if line["type"] == "completed"]
+    assert items == list(range(1, len(items) + 1))
+    ends = [line["end_s"] for line in lines if line["type"] == "completed"]
+    assert ends == sorted(ends)
+    assert ends[-1] <= len(two) / 16_000
