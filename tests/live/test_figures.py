@@ -34,7 +34,7 @@ def test_the_last_minute_costs_what_the_first_one_does(
 
 
 def test_the_readme_has_the_table_of_the_results() -> None:
-    readme = (ROOT / "predictor" / "README.md").read_text("utf-8")
+    readme = (ROOT / "predictor" / "live" / "README.md").read_text("utf-8")
     shown = readme.partition("<!-- live:begin -->")[2].partition("<!-- live:end -->")[0].strip()
     assert shown == table(json.loads(RESULTS.read_text("utf-8")))
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 import websockets
+import websockets.exceptions
 
 from tests.api.conftest import Server, StartServer
 from tests.live.server import pcm16

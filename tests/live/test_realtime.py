@@ -13,6 +13,7 @@ import httpx
 import numpy as np
 import pytest
 import websockets
+import websockets.exceptions
 from openai import NotFoundError
 
 from tests.api.conftest import Server, StartServer
