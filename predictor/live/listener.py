@@ -25,6 +25,7 @@ from predictor.metrics import Metrics
 from predictor.text.prompt import PromptBuilder
 from predictor.text.tokenizer import TextTokenizer
 
+_BLOCK_BYTES = 1 << 16  # of audio worked on at once: others have the event loop in between
 _RETRY_S = 0.05
 _MAX_RETRIES = 100
 
@@ -68,6 +69,10 @@ class Listener:
     async def hear(self, data: bytes, arrived_s: float | None = None) -> None:
         """Take audio bytes, which arrived at `arrived_s` of time.monotonic()."""
         arrived_s = time.monotonic() if arrived_s is None else arrived_s
+        for start in range(0, len(data), _BLOCK_BYTES):
+            await self._hear(data[start : start + _BLOCK_BYTES], arrived_s)
+
+    async def _hear(self, data: bytes, arrived_s: float) -> None:
         frames = self._intake.feed(data)
         for start in range(0, len(frames), MAX_FRAMES):
             block = frames[start : start + MAX_FRAMES]

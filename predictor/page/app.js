@@ -99,6 +99,7 @@ async function speak() {
   if (session) {
     session.microphone?.stop();
     session.connection.finish();
+    say("finishing");
     return;
   }
   let microphone;
@@ -216,7 +217,7 @@ function partial(current, line) {
   entry.said.append(...spans(line.words));
   entry.tail.replaceChildren(...spans(line.tail_words));
   if (isAtEnd) box.scrollTop = box.scrollHeight;
-  if (current.microphone) {
+  if (current.microphone && !current.connection.isFinished) {
     const arrival = current.arrivals.find(([atS]) => atS >= line.at_s);
     if (arrival) say("listening", ` · ${words.latency(Math.round(performance.now() - arrival[1]))}`);
   }

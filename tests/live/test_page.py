@@ -23,6 +23,7 @@ ALIGNER = Path(__file__).parents[2] / "predictor" / "checkpoints" / "tiny-aligne
 SAID = "Today is Tuesday, May thirty-first."
 SIZES = {"phone": {"width": 390, "height": 844}, "desktop": {"width": 1280, "height": 800}}
 
+expect.set_options(timeout=60_000)  # on a busy machine
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
 
 
