@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from starlette.requests import Request
 
-from predictor.api.json_body import SMALL_BODY_BYTES
+from predictor.api.json_body import SMALL_BODY_BYTES, load_json
 from predictor.api.media import refuse_encoded
-from predictor.errors import InvalidInput
+from predictor.errors import InvalidInput, PayloadTooLarge
 
 _T = TypeVar("_T")
 
@@ -25,6 +25,20 @@ async def read_body(request: Request) -> bytearray:
     async for chunk in request.stream():
         body += chunk
     return body
+
+
+async def read_small_json(request: Request) -> dict[str, Any]:
+    """A JSON object of a few settings, {} for an empty body. Raises InvalidInput,
+    UnsupportedMedia, and PayloadTooLarge before more is read."""
+    refuse_encoded(request.headers.get("content-encoding", ""))
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > SMALL_BODY_BYTES:
+            raise PayloadTooLarge(
+                f"body: more than {SMALL_BODY_BYTES} bytes", field="body", limit=SMALL_BODY_BYTES
+            )
+    return load_json(body) if body else {}
 
 
 async def off_loop(num_bytes: int, work: Callable[[], _T]) -> _T:

@@ -115,6 +115,10 @@ class Core(Protocol):
         """Queue one step of a kept sequence. Raises Overloaded too, or hands it to `receive`."""
         ...
 
+    def truncate(self, sequence_id: str, num_samples: int) -> None:
+        """A kept sequence back to its first samples. No step of it may be in flight."""
+        ...
+
     def close(self, sequence_id: str) -> None:
         """Forget a kept sequence; a step of it that is under way is aborted."""
         ...

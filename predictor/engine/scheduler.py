@@ -10,6 +10,7 @@ Pure bookkeeping without torch. The engine calls it under its lock, never while 
 from __future__ import annotations
 
 import heapq
+import time
 from collections import OrderedDict, deque
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,6 +25,10 @@ from predictor.types import EngineRequest
 # While sequences run and more wait than there are slots, a prefill waits until one slot in so many
 # is free: many small prefills would cost the running ones more than it costs those that wait.
 REFILL_SHARE = 16
+# Requests that trickle in while many run gather until there is one for so many that run, or until
+# the first of them has waited so long: each prefill holds all of the running ones up.
+GATHER_SHARE = 16
+MAX_GATHER_S = 0.05
 # Rows of a prefill step whose logits are asked for, those of forced tokens and drafts among them;
 # one sequence may have more.
 MAX_CHECKS = 1536
@@ -138,7 +143,12 @@ class Scheduler:
         if self._steps:
             return True
         num_free = len(self._free_slots) - self._num_reserved
-        return num_free >= min(len(self._waiting), max(1, self._num_slots // REFILL_SHARE))
+        if num_free < min(len(self._waiting), max(1, self._num_slots // REFILL_SHARE)):
+            return False
+        if len(self._waiting) >= len(self._running) // GATHER_SHARE:
+            return True
+        oldest = self._waiting[0] if self._waiting else None
+        return oldest is not None and time.monotonic() - oldest.created_s >= MAX_GATHER_S
 
     @property
     def _num_reserved(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 
 from prometheus_client import REGISTRY, CollectorRegistry
@@ -40,6 +41,7 @@ def build_server(
     book = None if place is None else place.book
     share: Callable[[int], int] = (lambda whole: whole) if place is None else place.share
     live = LiveHub(settings.max_live_sessions, metrics, book)
+    settings = replace(settings, max_pending_bytes=share(settings.max_pending_bytes))
     num_workers = share(settings.num_decode_workers or max(2, num_cpus() // 2))
     decoder = build_decoder(settings, num_workers, settings.max_long_recordings)
     aligner: AlignerProcess | Path | None = None

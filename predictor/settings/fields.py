@@ -156,7 +156,11 @@ class Settings:
         64 * _MIB, "largest HTTP body or gRPC message", low=1024, high=1024 * _MIB
     )
     max_connections: int = setting(
-        1000, "HTTP connections; further ones are answered probes only", low=1, high=1_000_000
+        1000,
+        "HTTP connections of one front process, and as many of gRPC; further ones are answered "
+        "probes only",
+        low=1,
+        high=1_000_000,
     )
     client_timeout_s: float = setting(
         10.0,
@@ -299,6 +303,13 @@ class Settings:
     # Live speech
     max_live_sessions: int = setting(
         64, "live sessions open at once; more are refused with 429", low=1, high=100_000
+    )
+    max_grpc_streams: int = setting(
+        8,
+        "of these, live sessions over gRPC in one front process: each may make it hold a message "
+        "of `max_body_bytes`; more are refused with 429",
+        low=1,
+        high=100_000,
     )
     max_live_session_s: float = setting(
         570.0,

@@ -21,6 +21,12 @@ LANGUAGE: Schema = {
     "format": "language",
     "description": 'Name, code or tag such as "English", "en", "en-US"; "auto" detects.',
 }
+MODEL: Schema = {
+    "type": "string",
+    "format": "model",
+    "minLength": 1,
+    "description": "The model's name or one of its aliases.",
+}
 CONTEXT: Schema = {
     "type": "string",
     "format": "context",
