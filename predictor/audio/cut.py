@@ -94,6 +94,8 @@ class Cutter:
         while (span := speech.step()) is not None:  # frame by frame: a cut may not come too late
             if span:
                 pieces.append(self._cut(*self._with_margins(speech, *span)))
+            elif speech.num_open <= self._longest - speech.margin:
+                continue  # nearly always, and quickly told
             elif (piece := self._too_long(speech, is_last=False)) is not None:
                 pieces.append(piece)
         if is_last:
@@ -210,6 +212,12 @@ class _Speech:
         return None if self._finder.start is None else self._finder.start * FRAME_SAMPLES
 
     @property
+    def num_open(self) -> int:
+        """Samples of the open span that were gone through, 0 without one."""
+        start = self._finder.start
+        return 0 if start is None else (self._finder.num_frames - start) * FRAME_SAMPLES
+
+    @property
     def end(self) -> int:
         """Of what was last spoken."""
         return (self._finder.num_frames - self._finder.num_quiet) * FRAME_SAMPLES
@@ -230,10 +238,11 @@ class _Speech:
         if not self._probabilities:
             return None
         probability = self._probabilities.popleft()
-        spans = self._finder.feed((probability,))
+        span = self._finder.take(probability)
         self._quiet.append(probability < self._release)
-        self._trim()
-        return (spans[0][0] * FRAME_SAMPLES, spans[0][1] * FRAME_SAMPLES) if spans else ()
+        if self._finder.start is None:  # while a span is open, all of it is needed
+            self._trim()
+        return () if span is None else (span[0] * FRAME_SAMPLES, span[1] * FRAME_SAMPLES)
 
     def finish(self) -> list[tuple[int, int]]:
         return [

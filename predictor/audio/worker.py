@@ -33,6 +33,7 @@ from predictor.audio.sniff import Container
 from predictor.audio.track import Track
 from predictor.audio.wav import plain_wav
 from predictor.errors import AudioError, AudioTooLong, InvalidInput
+from predictor.processes.heap import keep_freed_memory
 from predictor.shared_samples import as_pcm16
 from predictor.types import SAMPLE_RATE_HZ, AnySamples, Samples
 
@@ -42,6 +43,8 @@ STOP: Final = b"stop"
 _MAX_ADDRESS_SPACE: Final = 3 << 30  # a header that asks for more memory fails here, not the node
 # After the limit; only counts when the server is no longer there to kill.
 _LAST_RESORT_S: Final = 5.0
+# Fronts and engines go first: who decodes more than there are processors for must not delay them.
+_NICENESS: Final = 5
 _STEP_S: Final = 5.0  # what is taken from a block before the next look at what is granted
 
 
@@ -278,6 +281,8 @@ def main() -> None:
     """`python -m predictor.audio.worker FD`, started by the pool."""
     resource.setrlimit(resource.RLIMIT_AS, (_MAX_ADDRESS_SPACE, _MAX_ADDRESS_SPACE))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    os.nice(_NICENESS)
+    keep_freed_memory()
     with socket.socket(fileno=int(sys.argv[1])) as channel:
         try:
             serve(channel)

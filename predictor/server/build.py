@@ -42,7 +42,7 @@ def build_server(
     share: Callable[[int], int] = (lambda whole: whole) if place is None else place.share
     live = LiveHub(settings.max_live_sessions, metrics, book)
     settings = replace(settings, max_pending_bytes=share(settings.max_pending_bytes))
-    num_workers = share(settings.num_decode_workers or max(2, num_cpus() // 2))
+    num_workers = share(settings.num_decode_workers or max(2, 3 * num_cpus() // 4))
     decoder = build_decoder(settings, num_workers, settings.max_long_recordings)
     aligner: AlignerProcess | Path | None = None
     if settings.has_aligner:

@@ -33,6 +33,7 @@ from predictor.engine.link.wire import (
     Stepped,
     Submit,
     Truncate,
+    encode,
     pulse_s,
 )
 from predictor.engine.options import StepStats
@@ -160,12 +161,13 @@ class Switchboard:
         """Tell all servers what is held now, and one of them of the step, which counts it."""
         now = core.stats()
         is_idle = now.num_running == now.num_waiting == 0
-        for index, connection in enumerate(tuple(self._connections)):
-            stepped = Stepped(now, step if index == 0 else None)
+        frame, frame_of_others = encode(Stepped(now, step)), encode(Stepped(now))
+        for connection in tuple(self._connections):
             if is_idle:  # no further frame would take it along
-                connection.outbox.post(stepped)
+                connection.outbox.post_frames(frame)
             else:
-                connection.outbox.defer(stepped)
+                connection.outbox.defer(frame)
+            frame = frame_of_others
 
     def serve(self, core: EngineCore, loaded: Loaded, pulse_s: float) -> None:
         """Until the parent has gone. Raises RuntimeError when the core is beyond use, or hangs."""
