@@ -2,7 +2,7 @@
 
     python -m tests.live.figure
 
-Left: tests/bench/results/live-h200.json. Right: tests/live/results/cpu.json, beside the scheme of
+Left: tests/bench/results/live-h200.json and live-sockets-h200.json. Right: tests/live/results/cpu.json, beside the scheme of
 the model's authors, whose every step takes all audio so far: of it the audio tokens alone are
 counted, 13 a second, in steps of 2 s.
 """
@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
-STREAMS = ROOT / "tests" / "bench" / "results" / "live-h200.json"
+RESULTS = ROOT / "tests" / "bench" / "results"
+STREAMS = (RESULTS / "live-h200.json", RESULTS / "live-sockets-h200.json")
 MINUTES = ROOT / "tests" / "live" / "results" / "cpu.json"
 FIGURE = ROOT / "docs" / "live.svg"
 COLOURS = {"4 s": "#1a5fd0", "24 s": "#b3261e"}
@@ -133,7 +134,7 @@ def _beside(panel: Panel, point: Point, down: float) -> tuple[float, float]:
 
 def draw() -> str:
     """The whole figure."""
-    rows = json.loads(STREAMS.read_text("utf-8"))["rows"]
+    rows = [row for path in STREAMS for row in json.loads(path.read_text("utf-8"))["rows"]]
     flat = json.loads(MINUTES.read_text("utf-8"))["flatness"]
     style = (
         "text{font:12px system-ui,sans-serif;fill:#33373d}.title{font-weight:600;font-size:13px}"
