@@ -32,7 +32,7 @@ class TurnDetection:
     """When an utterance begins and ends, by the probability of speech in 32 ms frames."""
 
     threshold: float = 0.5  # speech begins at or above it, and ends 0.15 below
-    lead_in_s: float = 0.3  # of audio before the first frame of speech; as OpenAI has it
+    lead_in_s: float = 0.2  # of audio before the first frame of speech
     pause_s: float = 0.5  # of silence that ends an utterance
 
     def __post_init__(self) -> None:

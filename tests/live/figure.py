@@ -73,7 +73,7 @@ def latencies(rows: list[dict[str, Any]]) -> list[str]:
     """p95 from the end of a chunk to its partial, at steps of 0.5 s."""
     most_ms, most = 400.0, 1000
     panel = Panel(
-        50, "p95 of a word's delay, ms: one H200, steps of 0.5 s", lambda x: x / most,
+        50, "p95 of a partial's delay, ms: one H200, steps of 0.5 s", lambda x: x / most,
         lambda y: min(y, most_ms) / most_ms, [(n, str(n)) for n in (0, 250, 500, 750, 1000)],
         [(n, str(n)) for n in (0, 100, 200, 300, 400)], "streams that talk all the time",
     )  # fmt: skip
