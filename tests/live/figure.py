@@ -2,9 +2,9 @@
 
     python -m tests.live.figure
 
-Left: tests/bench/results/live-h200.json and live-sockets-h200.json. Right: tests/live/results/cpu.json, beside the scheme of
-the model's authors, whose every step takes all audio so far: of it the audio tokens alone are
-counted, 13 a second, in steps of 2 s.
+Left: live-h200.json and live-sockets-h200.json of tests/bench/results. Right: cpu.json of
+tests/live/results, beside the scheme of the model's authors, whose every step takes all audio so
+far: of it the audio tokens alone are counted, 13 a second, in steps of 2 s.
 """
 
 from __future__ import annotations

@@ -288,12 +288,12 @@ def test_a_click_is_no_speech(studio: Studio) -> None:
 
 
 @pytest.mark.parametrize("config", [{}, {"is_manual": True}], ids=["pauses", "by hand"])
-def test_hours_of_silence_hold_no_more_audio_than_a_minute(
+def test_half_an_hour_of_silence_holds_no_more_audio_than_a_minute(
     studio: Studio, config: dict[str, Any]
 ) -> None:
     by_hand = _Frames(studio, **config)
     by_hand.hear(60.0, 0.02)
     held = by_hand.session._num_before()
-    assert by_hand.hear(3 * 3600.0, 0.02) == []
+    assert by_hand.hear(1800.0, 0.02) == []
     assert by_hand.session._num_before() == held <= 25 * RATE
     assert by_hand.session.take_events() == []
