@@ -58,6 +58,9 @@ def before_call(_context: Any, case: Any, _kwargs: Any) -> None:
         case.body |= {"file": SPEECH, "text": SAID, "language": "en"}
     elif path.endswith(("/transcriptions", "/v1/jobs")) and isinstance(case.body, dict):
         _fit_format(case.body)
+        if "file" not in case.body or "url" in case.body:  # one of them, and nothing is fetched
+            case.body.pop("url", None)
+            case.body["file"] = SPEECH
     elif path.endswith(":predict") and case.media_type == "application/json":
         case.query.clear()  # it is the form of raw bodies
     for fields in _hearing_fields(case):
@@ -72,10 +75,12 @@ def _hearing_fields(case: Any) -> list[dict[str, Any]]:
 
 
 def _fit_hearing(fields: dict[str, Any]) -> None:
-    """One channel, one track, and a server without an aligner."""
+    """One channel, one track, and a server of 30 s a piece and without an aligner."""
     for name, most in (("channel", ("mix", "separate", "")), ("track", ("",))):
         if name in fields and fields[name] not in most:
             fields[name] = "0"
+    if "segment_s" in fields and fields["segment_s"] != "":
+        fields["segment_s"] = 20  # below the server's own
     if "words" in fields:
         fields["words"] = False if fields["words"] in (True, False) else "false"
     for name in ("timestamp_granularities[]", "timestamp_granularities"):
