@@ -17,7 +17,7 @@ from tests.cluster.status import is_ready
 from tests.manifests.objects import ROOT
 
 # Before promote asked who answers, it took a status that flaps for settled, here as on a cluster.
-pytest.importorskip("pipelines.rollout.identity")
+pytest.importorskip("pipelines.rollout.asker")
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(3600)]
 GOOD, POOR = "tiny", "tiny-early"  # by word error rate
 RARE = ("hallucination", "repetition", "language-accuracy", "confidence", "calibration")

@@ -14,11 +14,12 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from pipelines.compile import compile_all, compile_one, typed_arguments
-from pipelines.evaluation_steps import MAX_SHARDS, AlarmError, shards
+from pipelines.evaluation_steps import AlarmError
 from pipelines.lib.errors import OptionError, PipelineError
 from pipelines.lib.evaluation import read_report
+from pipelines.lib.journal import read_journal
 from pipelines.rollout_steps import Run, deploy, refuse, service_url, shift
-from pipelines.shard_steps import transcribe_or_fail
+from pipelines.shard_steps import MAX_SHARDS, Asking, plan_shards, transcribe_or_fail
 from tests.pipelines.conftest import Serve
 from tests.pipelines.service import Service
 from tests.pipelines.test_promote import CANDIDATE, NUM_CLIPS, STABLE, Site, answers, write_clips
@@ -89,7 +90,8 @@ def test_evaluate_runs_locally(tmp_path: Path, kfp_outputs: Path, serve_app: Ser
 
     write_clips(tmp_path)
     url = serve_app(Service(answers(4)).app())
-    evaluate(url=url, data=str(tmp_path / "manifest.jsonl"), num_shards=2, title="local")
+    data, journals = str(tmp_path / "manifest.jsonl"), str(tmp_path / "journals")
+    evaluate(url=url, data=data, num_shards=2, title="local", journals=journals)
     (path,) = kfp_outputs.glob("*/score/report")
     report = read_report(path)
     assert report["title"] == "local"
@@ -105,6 +107,7 @@ def test_a_pipeline_that_breaks_off_leaves_nothing_half_way(
     from pipelines.definitions import promote
 
     site = Site(tmp_path, serve_app, "Knative", {STABLE: 20, CANDIDATE: 2})
+    site.services[CANDIDATE].inputs = ("audio", "draft")
     monkeypatch.setenv("KUBECONFIG", str(site.kubeconfig))
     values: dict[str, Any] = {"plan": {"steps": [25, 100], "soak_s": 0.01, "poll_s": 0.002}}
     with pytest.raises(RuntimeError):
@@ -115,9 +118,19 @@ def test_a_pipeline_that_breaks_off_leaves_nothing_half_way(
             data=str(site.manifest),
             ingress=site.ingress,
             num_shards=1,
+            concurrency=1,
+            send_language=True,
+            drafts=True,
+            journals=str(tmp_path / "journals"),
             cluster_by="room",  # no recording says its room: scoring fails
             **values,
         )
+    assert site.proxy.order == [STABLE, CANDIDATE] * NUM_CLIPS  # each recording of both in turn
+    stable, candidate = (site.services[uri].asked for uri in (STABLE, CANDIDATE))
+    assert {said.language for said in (*stable, *candidate)} == {"English"}
+    assert {said.draft for said in stable} == {None}
+    heard = [site.services[STABLE].answer(said.audio)["text"] for said in candidate]
+    assert [said.draft for said in candidate] == heard
     assert site.cluster.split() == {STABLE: 100}
     (state,) = site.cluster.config_maps.values()
     found = json.loads(state["data"]["state.json"])
@@ -143,7 +156,8 @@ def test_drift_fails_a_scheduled_run_after_its_report_is_kept(
     evaluate(read_manifest(manifest), ServiceOptions(before), tmp_path / "accepted")
     now = serve_app(Service(answers(30)).app())
     webhook = serve_app(Starlette(routes=[Route("/", hook, methods=["POST"])]))
-    given = {"baseline": str(tmp_path / "accepted/report.json"), "data": str(manifest)}
+    given = {"baseline": str(tmp_path / "accepted/report.json"), "data": str(manifest),
+             "journals": str(tmp_path / "journals")}  # fmt: skip
     with pytest.raises(RuntimeError, match="alarm"):
         scheduled(url=now, webhook=webhook + "/", **given)
     (summary,) = kfp_outputs.glob("*/drift/summary")
@@ -178,6 +192,12 @@ def test_every_parameter_that_a_step_uses_reaches_its_group() -> None:
                 assert wanted <= declared.keys(), (path.name, name, wanted - declared.keys())
 
 
+def planned(manifest: Path, url: str, num_shards: int = 1, **more: Any) -> list[dict[str, Any]]:
+    given = {"checkpoint": "", "model": "qwen3-asr", "journals": "", "run_id": "run-1",
+             "reuse": True, "services": [(url, "")], **more}  # fmt: skip
+    return plan_shards(str(manifest), num_shards, **given)
+
+
 def test_the_workflow_object_does_not_grow_with_the_shards(tmp_path: Path) -> None:
     """Argo keeps every node of every loop turn in one object; two times two shards were 630 kB of
     the 1.5 MB that etcd takes. Each turn repeats what its step is compiled to in its four nodes.
@@ -185,18 +205,29 @@ def test_the_workflow_object_does_not_grow_with_the_shards(tmp_path: Path) -> No
     manifest = tmp_path / "manifest.jsonl"
     lines = [json.dumps({"audio": f"{i}.wav", "text": "one"}) for i in range(200)]
     manifest.write_text("\n".join(lines))
-    where = {"url": "http://asr", "host_header": "", "checkpoint": ""}
-    turns = len(shards(str(manifest), 64, **where))
-    assert turns == len(shards(str(manifest), MAX_SHARDS, **where)) == MAX_SHARDS
+    turns = len(planned(manifest, "", 64, reuse=False))
+    assert turns == len(planned(manifest, "", MAX_SHARDS, reuse=False)) == MAX_SHARDS
     measured, measured_turns = 630_000, 4
-    for name, loops in (("evaluate", 1), ("evaluate-in-process", 1), ("promote", 2)):
+    for name, step in (
+        ("evaluate", "transcribe"),
+        ("evaluate-in-process", "transcribe"),
+        ("scheduled", "transcribe"),
+        ("promote", "transcribe-both"),
+    ):
         spec = next(yaml.safe_load_all((COMPILED / f"{name}.yaml").read_text()))
-        step = {
-            "component": spec["components"]["comp-transcribe"],
-            "executor": spec["deploymentSpec"]["executors"]["exec-transcribe"],
+        repeated = {
+            "component": spec["components"][f"comp-{step}"],
+            "executor": spec["deploymentSpec"]["executors"][f"exec-{step}"],
         }
-        turn = 4 * len(json.dumps(step))
-        assert measured + (loops * turns - measured_turns) * turn < 1_000_000, name
+        turn = 4 * len(json.dumps(repeated))
+        assert measured + max(0, turns - measured_turns) * turn < 1_000_000, name
+        text = (COMPILED / f"{name}.yaml").read_text()
+        assert text.count("iteratorConcurrencyLimit") <= 1 or name == "promote"
+        loops = [c for c in spec["components"] if c.startswith("comp-for-loop")]
+        assert len(loops) == 1, name  # both versions are asked in one
+
+
+ASKING = Asking("qwen3-asr", "v2", 4, 0.05)
 
 
 def test_a_shard_that_is_not_answered_fails_and_says_what_to_do(
@@ -204,20 +235,82 @@ def test_a_shard_that_is_not_answered_fails_and_says_what_to_do(
 ) -> None:
     manifest = write_clips(tmp_path)
     service = Service(answers(0), failures=[JSONResponse({"error": "no"}, 400)] * 3 * NUM_CLIPS)
-    shard = {"index": 0, "of": 1, "first": 0, "step": 1, "host_header": "", "checkpoint": ""}
-    shard["url"] = serve_app(service.app())
+    [shard] = planned(manifest, serve_app(service.app()))
     paused: list[float] = []
-    given = {"model": "qwen3-asr", "protocol": "v2", "concurrency": 4}
-    journal = str(tmp_path / "journal.jsonl")
+    journal = [str(tmp_path / "journal.jsonl")]
     message = r"40 of 40 recordings were not answered \(.*\); .* At most 5% may fail"
     with pytest.raises(PipelineError, match=message):
-        transcribe_or_fail(
-            str(manifest), journal, shard, max_failed=0.05, sleep=paused.append, **given
-        )
+        transcribe_or_fail(str(manifest), journal, shard, ASKING, sleep=paused.append)
     assert len(paused) == 2  # what may pass by itself was waited for
     service.failures.clear()
-    transcribe_or_fail(str(manifest), journal, shard, max_failed=0.05, sleep=paused.append, **given)
+    transcribe_or_fail(str(manifest), journal, shard, ASKING, sleep=paused.append)
     assert len(paused) == 2
+
+
+def test_a_pod_that_is_lost_is_continued_by_the_next(tmp_path: Path, serve_app: Serve) -> None:
+    """The first pod is gone with ten recordings missing; the next has a disk of its own."""
+    manifest = write_clips(tmp_path)
+    service = Service(answers(0), checkpoint="one")
+    service.failures = [JSONResponse({"error": "no"}, 400) for _ in range(10)]
+    url = serve_app(service.app())
+
+    def pod(name: str, shard: dict[str, Any]) -> int:
+        """How many recordings it asks for."""
+        before = len(service.asked)
+        output = tmp_path / f"{name}.jsonl"
+        transcribe_or_fail(str(manifest), [str(output)], shard, ASKING, sleep=lost)
+        assert len(read_journal(output)[1]) == NUM_CLIPS
+        return len(service.asked) - before
+
+    def lost(_: float) -> None:
+        raise ConnectionResetError
+
+    kept = str(tmp_path / "volume")
+    [shard] = planned(manifest, url, journals=kept)
+    with pytest.raises(ConnectionResetError):
+        pod("first", shard)
+    assert len(service.asked) == NUM_CLIPS
+    assert pod("second", shard) == 10
+    [same] = planned(manifest, url, journals=kept, run_id="run-2")
+    assert pod("of another run with the same model", same) == 0
+    [fresh] = planned(manifest, url, journals=kept, run_id="run-2", reuse=False)
+    assert pod("of a run that wants its own answers", fresh) == NUM_CLIPS
+
+
+def test_what_answers_depend_on_is_in_the_key(tmp_path: Path, serve_app: Serve) -> None:
+    """KFP's cache compares a step's inputs: model and recordings must be among them."""
+    manifest = write_clips(tmp_path)
+    service = Service(answers(0), checkpoint="one")
+    url = serve_app(service.app())
+
+    def key(**more: Any) -> str:
+        return str(planned(manifest, url, **more)[0]["key"])
+
+    first = key()
+    assert key(run_id="run-2") == first
+    assert key(run_id="run-2", reuse=False) != key(run_id="run-1", reuse=False) != first
+    (tmp_path / "3.wav").write_text("another recording")
+    replaced = key()
+    service.checkpoint = "two"
+    other = key()
+    service.checkpoint = None  # it does not say what it is: never taken for another
+    unknown = key()
+    assert len({first, replaced, other, unknown, key(run_id="run-2")}) == 5
+    assert planned(manifest, url, journals="/proc/nowhere")[0]["journals"] == ""
+
+
+def test_answers_alone_are_cached_by_what_they_depend_on() -> None:
+    """KFP compares a step's parameters and the names of its artifacts, not what is in them."""
+    for path in COMPILED.glob("*.yaml"):
+        spec = next(yaml.safe_load_all(path.read_text()))
+        steps = {
+            name
+            for part in (spec["root"], *spec["components"].values())
+            for name, task in part.get("dag", {}).get("tasks", {}).items()
+            if task.get("cachingOptions", {}).get("enableCache")
+            and "executorLabel" in spec["components"][task["componentRef"]["name"]]
+        }
+        assert steps == ({"transcribe"} if path.stem == "evaluate" else set()), path.name
 
 
 def use(monkeypatch: pytest.MonkeyPatch, site: Site) -> None:
