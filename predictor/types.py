@@ -99,7 +99,9 @@ class TextRequest:
     max_new_tokens: int | None = None  # of one piece; None = by the audio's length
     with_words: bool = False  # say when each word was said
     said: str | None = None  # what was said, of which times are asked and nothing else
-    draft: str = ""  # what may be said: it changes the time of the first piece, never its text
+    # What may be said: it changes the time of the first piece, never its text. Where no language is
+    # forced it begins with `language NAME<asr_text>`, as the model's answer does.
+    draft: str = ""
 
 
 @dataclass(frozen=True, slots=True)

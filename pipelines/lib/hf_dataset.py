@@ -94,6 +94,7 @@ def _batches(file: Path, pa: Any, parquet: Any) -> Iterator[Any]:
         return
     with pa.memory_map(str(file)) as source:
         for batch in pa.ipc.open_stream(source):
+            batch.validate(full=True)  # damaged offsets would be read from beyond the file
             for first in range(0, batch.num_rows, BATCH_ROWS):
                 yield batch.slice(first, BATCH_ROWS)
 

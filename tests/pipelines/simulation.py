@@ -9,7 +9,7 @@ recordings, 20 to 80 words each. The second was written afterwards, to try them:
 three are easy and the rest hard, lengths have a long tail, speakers have very different numbers of
 recordings, errors come in runs, a fifth of them is shared, and loops are of any length.
 
-The library's own functions judge every repetition.
+Repetitions are judged many at once by `simulation_rows`, which the tests hold equal to the library.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.lib.intervals import LEVEL, REPORTED, paired_sums, rate_interval
-from pipelines.lib.limits import Margin
-from pipelines.lib.margins import Excess
+from pipelines.lib.intervals import LEVEL, REPORTED, rate_interval
+from pipelines.lib.margins import MISS_AT_MARGIN, MISS_AT_TWICE
+from tests.pipelines.simulation_rows import Rows
 
 MARGIN = 0.005
 LOOPING = 0.01
@@ -39,6 +39,8 @@ REPETITIONS = 1000
 WERS, SPEAKERS, SIZES = (0.003, 0.02, 0.08, 0.2), (0, 10, 40), (50, 200, 1000)
 WORSE = {"equal": 0.0, "at the margin": MARGIN, "at twice the margin": 2 * MARGIN}
 WITHIN = (0.93, 0.97)
+CLIPS_AT_ONCE = 100_000
+CALIBRATIONS = 60_000
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -67,12 +69,20 @@ class Found:
 
 
 class World(Protocol):
-    """How recordings and errors come about."""
+    """How recordings and errors come about; arrays are [repetitions, clips]."""
 
-    def draw(
-        self, rng: Rng, speakers: int, clips: int, wer: float, rise: float
-    ) -> tuple[Ints, Ints, Ints, Ints]:
-        """Errors of both versions, words and speaker of each recording; without loops."""
+    shared: float  # of the errors of the better version that the other makes too
+
+    def recordings(self, rng: Rng, shape: tuple[int, int]) -> tuple[Ints, Floats]:
+        """Words of each recording, and how hard it is (1 on average)."""
+        ...
+
+    def speakers(self, rng: Rng, shape: tuple[int, int]) -> tuple[Floats, Floats]:
+        """How hard each speaker is, and how much more the second version errs on them."""
+        ...
+
+    def owners(self, rng: Rng, speakers: int, clips: int) -> Ints:
+        """Whose recording each is."""
         ...
 
     def loops(self, rng: Rng, number: int) -> Ints:
@@ -85,18 +95,14 @@ class First:
 
     shared = 0.5
 
-    def draw(
-        self, rng: Rng, speakers: int, clips: int, wer: float, rise: float
-    ) -> tuple[Ints, Ints, Ints, Ints]:
-        units = np.maximum(1, rng.gamma(4, 3, clips).round()).astype(int)
-        clusters = np.arange(clips) % (speakers or clips)
-        hard = rng.gamma(4, 1 / 4, speakers) if speakers else np.ones(clips)
-        liked = rng.gamma(16, 1 / 16, speakers) if speakers else np.ones(clips)
-        difficulty = hard[clusters] * rng.gamma(1, 1, clips)
-        first = np.minimum(MAX_RATE, wer * difficulty)
-        second = np.minimum(MAX_RATE, (wer + rise) * difficulty * liked[clusters])
-        errors = _errors(rng, units, first, second, self.shared)
-        return *errors, units, clusters
+    def recordings(self, rng: Rng, shape: tuple[int, int]) -> tuple[Ints, Floats]:
+        return np.maximum(1, rng.gamma(4, 3, shape).round()).astype(int), rng.gamma(1, 1, shape)
+
+    def speakers(self, rng: Rng, shape: tuple[int, int]) -> tuple[Floats, Floats]:
+        return rng.gamma(4, 1 / 4, shape), rng.gamma(16, 1 / 16, shape)
+
+    def owners(self, rng: Rng, speakers: int, clips: int) -> Ints:
+        return np.arange(clips) % speakers
 
     def loops(self, rng: Rng, number: int) -> Ints:
         return rng.integers(20, 80, number)
@@ -106,39 +112,28 @@ class Second:
     """Where they are tried."""
 
     shared = 0.2
-    hard_share = 1 / 3
 
-    def draw(
-        self, rng: Rng, speakers: int, clips: int, wer: float, rise: float
-    ) -> tuple[Ints, Ints, Ints, Ints]:
-        units = np.maximum(1, np.exp(rng.normal(2.2, 0.7, clips)).round()).astype(int)
-        if speakers:
-            weights = 1 / np.arange(1, speakers + 1) ** 0.5
-            drawn = rng.choice(speakers, clips - speakers, p=weights / weights.sum())
-            clusters = np.concatenate([np.arange(speakers), drawn])
-            hard = np.exp(rng.normal(0, 0.5, speakers) - 0.125)
-            liked = np.maximum(0, 1 + rng.normal(0, 0.2, speakers))
-        else:
-            clusters, hard, liked = np.arange(clips), np.ones(clips), np.ones(clips)
-        is_hard = rng.random(clips) < self.hard_share
-        difficulty = np.where(is_hard, 2.0, 0.5) * hard[clusters]
-        runs = rng.gamma(2, 1 / 2, clips)  # errors come together
-        first = np.minimum(MAX_RATE, wer * difficulty * runs)
-        second = np.minimum(MAX_RATE, (wer + rise) * difficulty * runs * liked[clusters])
-        errors = _errors(rng, units, first, second, self.shared)
-        return *errors, units, clusters
+    def recordings(self, rng: Rng, shape: tuple[int, int]) -> tuple[Ints, Floats]:
+        words = np.maximum(1, np.exp(rng.normal(2.2, 0.7, shape)).round()).astype(int)
+        hard = np.where(rng.random(shape) < 1 / 3, 2.0, 0.5)
+        return words, hard * rng.gamma(2, 1 / 2, shape)  # errors come together
+
+    def speakers(self, rng: Rng, shape: tuple[int, int]) -> tuple[Floats, Floats]:
+        return (
+            np.exp(rng.normal(0, 0.5, shape) - 0.125),
+            np.maximum(0, 1 + rng.normal(0, 0.2, shape)),
+        )
+
+    def owners(self, rng: Rng, speakers: int, clips: int) -> Ints:
+        weights = 1 / np.arange(1, speakers + 1) ** 0.5
+        drawn = rng.choice(speakers, clips - speakers, p=weights / weights.sum())
+        return np.concatenate([np.arange(speakers), drawn])
 
     def loops(self, rng: Rng, number: int) -> Ints:
         return 10 + rng.geometric(1 / 60, number)
 
 
 WORLDS: dict[str, World] = {"chosen in": First(), "tried in": Second()}
-
-
-def _errors(rng: Rng, units: Ints, first: Floats, second: Floats, shared: float) -> list[Ints]:
-    both = np.minimum(first, second) * shared
-    common = rng.binomial(units, both)
-    return [common + rng.binomial(units - common, (p - both) / (1 - both)) for p in (first, second)]
 
 
 def cells() -> Iterator[Cell]:
@@ -153,43 +148,54 @@ def simulate(cell: Cell, repetitions: int, seed: int = 1, world: str = "chosen i
     truth = WORSE[cell.worse]
     rise, rate = _calibrated(world, cell.speakers, cell.wer, truth)
     rng = np.random.default_rng(seed)
-    covered = accepted = rate_covered = erring = 0.0
+    totals, left = np.zeros(4), repetitions
+    while left:
+        number = min(left, max(1, CLIPS_AT_ONCE // cell.clips))
+        totals += _some(evaluations(rng, cell, rise, WORLDS[world], number), cell, truth, rate)
+        left -= number
+    covered, accepted, rate_covered, erring = totals / repetitions
     told = not cell.heavy and cell.worse == "equal"
-    for _ in range(repetitions):
-        first, second, units, clusters = _evaluation(rng, cell, rise, WORLDS[world])
-        paired = paired_sums(first, second, units, clusters)
-        covered += holds(paired.estimate(), truth)
-        entry = {"sums": paired.sums, "num_changed": paired.num_changed, "size": paired.size}
-        accepted += Excess({**entry, "num_clips": cell.clips}, Margin(MARGIN)).kept()
-        both = (first + second).astype(float)
-        erring += float(np.sum(both**2) ** 2 / max(1.0, float(np.sum(both**4))))
-        if told:
-            alone = rate_interval(first, units, clusters)
-            assert alone is not None
-            rate_covered += float(alone.low <= rate <= alone.high)
-    return Found(
-        covered / repetitions,
-        accepted / repetitions,
-        rate_covered / repetitions if told else None,
-        round(erring / repetitions, 1),
-    )
+    return Found(covered, accepted, rate_covered if told else None, round(erring, 1))
 
 
-def holds(estimate: Any, truth: float) -> bool:
-    """Whether the 95 % interval holds the truth, without computing its ends."""
+def _some(drawn: tuple[Ints, ...], cell: Cell, truth: float, rate: float) -> Floats:
+    first, second, units, owners = drawn
+    rows = Rows.of(first, second, units, owners)
     miss = (1 - LEVEL) / 2
-    return not (estimate.below(truth, miss, REPORTED) or estimate.above(truth, miss, REPORTED))
+    covered = ~(rows.below(truth, miss, REPORTED) | rows.above(truth, miss, REPORTED))
+    accepted = rows.below(MARGIN, MISS_AT_MARGIN) & rows.below(2 * MARGIN, MISS_AT_TWICE)
+    both = (first + second).astype(float)
+    deciding = np.sum(both**2, axis=1) ** 2 / np.maximum(1, np.sum(both**4, axis=1))
+    held = 0
+    if not cell.heavy and cell.worse == "equal":
+        for errors, words in zip(first, units, strict=True):
+            alone = rate_interval(errors, words, owners.tolist())
+            held += alone is not None and alone.low <= rate <= alone.high
+    return np.array([covered.sum(), accepted.sum(), held, deciding.sum()])
 
 
-def _evaluation(
-    rng: Rng, cell: Cell, rise: float, world: World
-) -> tuple[Ints, Ints, Ints, list[int]]:
-    first, second, units, clusters = world.draw(rng, cell.speakers, cell.clips, cell.wer, rise)
-    if cell.heavy:
-        for each in (first, second):
-            looping = rng.random(cell.clips) < LOOPING
-            each[looping] += world.loops(rng, int(looping.sum()))
-    return first, second, units, clusters.tolist()
+def evaluations(
+    rng: Rng, cell: Cell, rise: float, world: World, number: int
+) -> tuple[Ints, Ints, Ints, Ints]:
+    """Errors of both versions and words [number, clips], and the recordings' clusters [clips]."""
+    shape = (number, cell.clips)
+    units, hard = world.recordings(rng, shape)
+    owners, liked = np.arange(cell.clips), np.ones(shape)
+    if cell.speakers:
+        owners = world.owners(rng, cell.speakers, cell.clips)
+        harder, preferred = world.speakers(rng, (number, cell.speakers))
+        hard, liked = hard * harder[:, owners], preferred[:, owners]
+    chances = [
+        np.minimum(MAX_RATE, cell.wer * hard),
+        np.minimum(MAX_RATE, (cell.wer + rise) * hard * liked),
+    ]
+    both = np.minimum(*chances) * world.shared
+    common = rng.binomial(units, both)
+    errors = [common + rng.binomial(units - common, (p - both) / (1 - both)) for p in chances]
+    for each in errors if cell.heavy else ():
+        looping = rng.random(shape) < LOOPING
+        each[looping] += world.loops(rng, int(looping.sum()))
+    return errors[0], errors[1], units, owners
 
 
 @cache
@@ -197,22 +203,16 @@ def _calibrated(world: str, speakers: int, wer: float, truth: float) -> tuple[fl
     """The rise at which the true difference is `truth`, and the first version's true rate."""
 
     def rates(rise: float) -> tuple[float, float]:
-        rng = np.random.default_rng(99)
-        sums = np.zeros(3)
-        # Many small evaluations: a speaker's effect must be drawn often, not once.
-        for _ in range(CALIBRATIONS if speakers else 1):
-            size = CLIPS_A_CALIBRATION if speakers else CALIBRATIONS * CLIPS_A_CALIBRATION
-            drawn = WORLDS[world].draw(rng, speakers * 50 if speakers else 0, size, wer, rise)
-            sums += [float(row.sum()) for row in drawn[:3]]
-        return (sums[1] - sums[0]) / sums[2], sums[0] / sums[2]
+        # Few recordings of each speaker: a speaker's effect must be drawn often, not once.
+        cell = Cell(wer, 8 if speakers else 0, 16, False, "equal")
+        drawn = evaluations(np.random.default_rng(99), cell, rise, WORLDS[world], CALIBRATIONS)
+        first, second, words = (float(each.sum()) for each in drawn[:3])
+        return (second - first) / words, first / words
 
     low, high = 0.0, 4 * MARGIN
     at_low, at_high = rates(low)[0], rates(high)[0]
     rise = low + (truth - at_low) * (high - low) / (at_high - at_low)  # almost linear
     return rise, rates(rise)[1]
-
-
-CALIBRATIONS, CLIPS_A_CALIBRATION = 60, 40_000
 
 
 def summarize(results: list[dict[str, Any]]) -> dict[str, Any]:
