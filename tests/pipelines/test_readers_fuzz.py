@@ -161,8 +161,9 @@ def read(layout: Callable[[], Files], files: Files, folder: Path) -> None:
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.__name__)
 def test_what_is_whole_is_read(layout: Callable[[], Files], tmp_path: Path) -> None:
     files = layout()
-    read(layout, files, tmp_path)
-    assert read_dataset(tmp_path / next(iter(files)) if layout in ONE_FILE else tmp_path)
+    folder = tmp_path / "en_us"  # Fleurs' language is its folder's name
+    read(layout, files, folder)
+    assert read_dataset(folder / next(iter(files)) if layout in ONE_FILE else folder)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.__name__)
@@ -174,6 +175,6 @@ def test_what_is_damaged_is_read_or_named(layout: Callable[[], Files], data: st.
     files = damaged(whole, data.draw(st.sampled_from(texts)), data.draw(CHANGES))
     folder = Path(tempfile.mkdtemp())
     try:
-        read(layout, files, folder)
+        read(layout, files, folder / "en_us")
     finally:
         shutil.rmtree(folder)
