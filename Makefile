@@ -6,6 +6,10 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
+PIP = $(PY) -m pip install --progress-bar off --disable-pip-version-check
+# With the address of PyTorch's index of CPU wheels, torch comes from there, and CUDA's packages stay away.
+TORCH_CPU_INDEX ?=
+LOCK = $(if $(TORCH_CPU_INDEX),<(awk '/^[a-z]/ {torch = /^(torch|torchaudio|triton|(nvidia|cuda)-[a-z0-9-]+)==/} !torch' requirements.lock),requirements.lock)
 CLIENTS := tests/clients/node_modules/.ready
 SOAK_S ?= 600
 PORT ?= 8080
@@ -26,10 +30,13 @@ $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "Python 3.11 or newer is needed; set PYTHON=/path/to/python3"; exit 1; }
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
-	@echo "Installing the locked packages into $(VENV): 5 to 10 minutes the first time, 9 GB of disk at its peak"
+	@echo "Installing the locked packages into $(VENV): 5 to 10 minutes the first time, 9 GB of disk at its peak" \
+	  $(if $(TORCH_CPU_INDEX),"(much less with torch for CPUs)")
 	@test "$$(df -Pk . | awk 'NR == 2 {print $$4}')" -ge 9000000 || echo "warning: less than 9 GB are free here"
-	@set -o pipefail; $(PY) -m pip install --progress-bar off --disable-pip-version-check --require-hashes \
-	  -r requirements.lock | sed -unE '/^(Collecting|Installing|Successfully|  Downloading)/s/^(.{0,100}).*/\1/p'
+	@$(if $(TORCH_CPU_INDEX),$(PIP) --no-deps --index-url $(TORCH_CPU_INDEX) \
+	  $$(sed -n 's/^\(torch\|torchaudio\)==\([^ ;]*\).*/\1==\2+cpu/p' requirements.lock))
+	@set -o pipefail; $(PIP) --require-hashes -r $(LOCK) $(if $(TORCH_CPU_INDEX),--no-deps) \
+	  | sed -unE '/^(Collecting|Installing|Successfully|  Downloading)/s/^(.{0,100}).*/\1/p'
 	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 

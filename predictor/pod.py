@@ -11,7 +11,6 @@ import json
 import logging
 import os
 import signal
-import socket
 import tempfile
 import threading
 import time
@@ -28,7 +27,7 @@ from predictor.engine.link.process import WORKER
 from predictor.logs import toggle_level
 from predictor.model.checkpoint.source import resolve_model
 from predictor.ports import reserve
-from predictor.processes import ChildProcess, environment
+from predictor.processes import ChildProcess, connected_child, environment
 from predictor.service.aligner import aligner_spec
 from predictor.service.engines import devices, engine_specs, num_fronts
 from predictor.settings.fields import Settings
@@ -72,6 +71,7 @@ class Pod:
         ]
         self._aligner = AlignerProcess(self._folder / "aligner") if settings.has_aligner else None
         self._fronts: dict[int, ChildProcess] = {}
+        self._listening: set[int] = set()  # fronts that take signals: before, one would end them
         self._num_ready = 0
         self._listens = False
         self._ending = threading.Event()
@@ -135,10 +135,10 @@ class Pod:
                 os._exit(0)
 
     def _change_level(self) -> None:
-        """Here and in all fronts."""
+        """Here and in all fronts; engines and the aligner follow by themselves."""
         toggle_level(self._settings.log_level)
-        for front in self._fronts.values():
-            front.signal(signal.SIGUSR1)
+        for index in self._listening:
+            self._fronts[index].signal(signal.SIGUSR1)
 
     def _load(self) -> None:
         settings = self._settings
@@ -165,6 +165,7 @@ class Pod:
         while not self._ending.is_set():
             began_s = time.monotonic()
             code = await self._live(index, is_late=is_late)
+            self._listening.discard(index)
             self._book.clear(index)
             self._forget_gauges(self._fronts.pop(index).pid)
             if self._ending.is_set():
@@ -178,13 +179,9 @@ class Pod:
 
     async def _live(self, index: int, *, is_late: bool) -> int:
         """Start a front and hear it until its end; its exit code."""
-        ours, theirs = socket.socketpair()
-        with theirs:
-            more = {"PROMETHEUS_MULTIPROC_DIR": str(self._folder / "metrics")}
-            fds = (theirs.fileno(),)
-            self._fronts[index] = front = ChildProcess(
-                self._parts.front, fds, fds, environment(**more)
-            )
+        more = {"PROMETHEUS_MULTIPROC_DIR": str(self._folder / "metrics")}
+        front, ours = connected_child(self._parts.front, environment(**more))
+        self._fronts[index] = front
         spec = {
             "index": index,
             "num_fronts": self._num_fronts,
@@ -197,15 +194,19 @@ class Pod:
         writer.write(json.dumps(spec).encode() + b"\n")
         try:
             while line := await reader.readline():
-                self._hear(line.decode().strip())
+                self._hear(index, line.decode().strip())
         except ConnectionError:
             pass
         finally:
             writer.close()
         return await asyncio.to_thread(front.exit_code, _EXIT_S)
 
-    def _hear(self, said: str) -> None:
+    def _hear(self, index: int, said: str) -> None:
         settings = self._settings
+        if said == "listening":
+            self._listening.add(index)
+            if logging.getLogger().level != getattr(logging, settings.log_level.upper()):
+                self._fronts[index].signal(signal.SIGUSR1)
         if said == "listening" and not self._listens:
             self._listens = True
             port = settings.grpc_port if settings.enable_grpc else None

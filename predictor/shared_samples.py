@@ -1,6 +1,7 @@
 """Samples in an anonymous file in memory (memfd), which pass from process to process uncopied.
 
-A decoder writes them, a front maps them and looks at them, and the engine reads the same file.
+A decoder writes them, a front maps them and looks at them, and the engine reads the same file. They
+are float32, or int16 where that says the same in half the bytes.
 """
 
 from __future__ import annotations
@@ -8,14 +9,18 @@ from __future__ import annotations
 import mmap
 import os
 import weakref
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
-from predictor.types import Samples
+from predictor.types import AnySamples, Pcm16, Samples
+
+PCM16_SCALE: Final = 2.0**-15  # a power of two: both ways are exact
+_TO_PCM16: Final = np.float32(1 / PCM16_SCALE)
+_LOOK: Final = 4096  # samples that tell most of what is not 16 bits
 
 
-class SharedSamples(np.ndarray[tuple[int], np.dtype[np.float32]]):
+class SharedSamples(np.ndarray[tuple[int], np.dtype[Any]]):
     """[num_samples] of a file, all of it; parts and results of computing are plain arrays."""
 
     file: SamplesFile | None
@@ -36,23 +41,47 @@ class SamplesFile:
         return None if self._close.detach() is None else self._fd
 
 
-def mapped(fd: int, num_samples: int) -> Samples:
-    """The float32 samples in `fd`, not copied; the mapping lives as long as the array.
+def mapped(fd: int, num_samples: int, sample_type: str = "float32") -> AnySamples:
+    """The samples in `fd`, float32 or int16, not copied; the mapping lives as long as the array.
 
     The descriptor is the array's from now on.
     """
     file = SamplesFile(fd)
+    dtype = np.dtype(sample_type)
     if num_samples == 0:
-        return np.empty(0, dtype=np.float32)
-    memory = mmap.mmap(fd, num_samples * 4, prot=mmap.PROT_READ)
-    samples = np.frombuffer(memory, dtype=np.float32).view(SharedSamples)
+        return np.empty(0, dtype=dtype)
+    memory = mmap.mmap(fd, num_samples * dtype.itemsize, prot=mmap.PROT_READ)
+    samples = np.frombuffer(memory, dtype=dtype).view(SharedSamples)
     samples.file = file
     return samples
 
 
-def file_of(samples: Samples) -> int | None:
+def file_of(samples: AnySamples) -> int | None:
     """The descriptor of a file that holds just these samples, the caller's to close; None if there
     is none, or not any more."""
     if isinstance(samples, SharedSamples) and samples.file is not None:
         return samples.file.take()
     return None
+
+
+def as_float(samples: AnySamples) -> Samples:
+    """[num_samples] as the model hears them; float32 is handed back as it is."""
+    if samples.dtype == np.float32:
+        floats: Samples = samples  # type: ignore[assignment]
+        return floats
+    return np.multiply(samples, PCM16_SCALE, dtype=np.float32)
+
+
+def as_pcm16(samples: Samples) -> Pcm16 | None:
+    """[num_samples] in 16 bits; None where that would not be the same."""
+    if not _is_pcm16(samples[:_LOOK]) or not _is_pcm16(samples[_LOOK:]):
+        return None
+    return (samples * _TO_PCM16).astype(np.int16)
+
+
+def _is_pcm16(samples: Samples) -> bool:
+    scaled = samples * _TO_PCM16
+    low, high = scaled.min(initial=0.0), scaled.max(initial=0.0)
+    if not (low >= -32768 and high <= 32767):  # NaN fails both
+        return False
+    return bool((scaled == scaled.astype(np.int16)).all())

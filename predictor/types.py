@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 SAMPLE_RATE_HZ = 16_000  # the only rate the model hears; decoding resamples to it
 
 Samples = NDArray[np.float32]  # [num_samples], mono, 16 kHz, nominally within [-1, 1]
+# The same times 32768, for what came in as 16 bits: half the bytes from process to process.
+Pcm16 = NDArray[np.int16]
+AnySamples = Samples | Pcm16
 
 EngineFinish = Literal["stop", "length", "repetition", "abort"]
 FinishReason = Literal["stop", "length", "repetition", "silence"]
@@ -21,7 +24,7 @@ class EngineRequest:
     """What the engine needs for one sequence: audio between two runs of prompt tokens."""
 
     request_id: str  # unique among the requests in flight
-    samples: Samples
+    samples: AnySamples
     tokens_before: tuple[int, ...]  # prompt token ids up to and including <|audio_start|>
     tokens_after: tuple[int, ...]  # from <|audio_end|> to the last prompt token
     max_new_tokens: int  # the end-of-sequence token counts as one
@@ -30,6 +33,7 @@ class EngineRequest:
     is_streamed: bool = True
     # Answer tokens taken as given: part of the prompt, behind tokens_after.
     forced: tuple[int, ...] = ()
+    scores_forced: bool = False  # tell their log-probabilities, which costs the head over each
     # How the answer is expected to go on; what greedy decoding agrees with costs no step of its
     # own, and the answer is the same whatever stands here.
     draft: tuple[int, ...] = ()
@@ -44,12 +48,13 @@ class ExtendRequest:
 
     request_id: str  # of this step: unique among the requests in flight
     sequence_id: str  # of the kept sequence; a step begins when the one before has ended
-    samples: Samples  # what is new since the step before; may be empty after the first one
+    samples: AnySamples  # what is new since the step before; may be empty after the first one
     tokens_before: tuple[int, ...]  # as of EngineRequest; the same in all steps of an utterance
     tokens_after: tuple[int, ...]
     max_new_tokens: int
     forced: tuple[int, ...] = ()
     draft: tuple[int, ...] = ()
+    scores_forced: bool = False
     starts_anew: bool = False  # a new utterance: what was heard before is dropped
     is_streamed: bool = False
 
@@ -67,14 +72,30 @@ class TokenChunk:
     num_prompt_tokens: int = 0  # audio and text, set on the last chunk
     num_audio_tokens: int = 0  # set on the last chunk
     num_draft_accepted: int = 0  # draft tokens that greedy decoding agreed with; on the last chunk
-    forced_logprobs: tuple[float, ...] = ()  # of the request's forced tokens; on the last chunk
+    forced_logprobs: tuple[float, ...] = ()  # of forced tokens, if asked for; on the last chunk
+    times: EngineTimes | None = field(default=None, compare=False)  # on the last chunk
+
+
+@dataclass(frozen=True, slots=True)
+class EngineTimes:
+    """When a request was where in the engine, in seconds of the machine's monotonic clock.
+
+    0 for what it did not come to.
+    """
+
+    queued_s: float
+    began_s: float  # its prefill step
+    first_token_s: float
+    ended_s: float
+    step: int  # number of that prefill step since the engine's start
+    batch_size: int  # sequences in that step
 
 
 @dataclass(frozen=True, slots=True)
 class AudioPiece:
     """A part of a recording that is transcribed on its own; what lies in none holds no speech."""
 
-    samples: Samples
+    samples: AnySamples
     start_s: float  # in the recording
     end_s: float
     channel: int | None = None  # when each channel is heard on its own

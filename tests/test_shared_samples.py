@@ -7,8 +7,12 @@ import os
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from numpy.typing import NDArray
 
-from predictor.shared_samples import file_of, mapped
+from predictor.shared_samples import as_float, as_pcm16, file_of, mapped
 
 VALUES = np.arange(1000, dtype=np.float32)
 
@@ -60,3 +64,35 @@ def test_no_samples_need_no_file() -> None:
     gc.collect()
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(fd)
+
+
+@given(st.lists(st.integers(-32768, 32767), max_size=50))
+def test_what_was_16_bits_is_the_same_in_16_bits(values: list[int]) -> None:
+    floats = np.array(values, np.float32) / 32768  # as libsndfile and FFmpeg read 16 bits
+    short = as_pcm16(floats)
+    assert short is not None
+    assert short.tolist() == values
+    assert np.array_equal(as_float(short), floats)
+
+
+@given(
+    hnp.arrays(np.float32, st.integers(1, 50), elements=st.floats(width=32)),
+    st.integers(0, 6000),
+)
+def test_what_is_no_16_bits_stays_as_it_is(values: NDArray[np.float32], zeros: int) -> None:
+    samples = np.concatenate([np.zeros(zeros, np.float32), values])
+    with np.errstate(all="ignore"):
+        short = as_pcm16(samples)
+        whole = np.round(values.astype(np.float64) * 32768)
+        exact = bool(np.all((whole / 32768 == values) & (whole >= -32768) & (whole <= 32767)))
+    assert (short is not None) == exact
+    if short is not None:
+        assert np.array_equal(as_float(short), samples)
+
+
+def test_16_bits_in_a_file_are_mapped_as_such() -> None:
+    fd = os.memfd_create("samples")
+    os.write(fd, VALUES.astype(np.int16).tobytes())
+    samples = mapped(fd, 1000, "int16")
+    assert samples.dtype == np.int16
+    assert np.array_equal(as_float(samples), VALUES / 32768)

@@ -23,7 +23,7 @@ from predictor.align.wire import (
     words_file,
 )
 from predictor.errors import InternalError, NotReady, Overloaded
-from predictor.types import Samples
+from predictor.types import AnySamples
 
 _ATTEMPTS: Final = 2  # a process that died starts again once
 
@@ -48,7 +48,7 @@ class AlignerClient:
             raise RuntimeError("the aligner ended while it was waited for")
         return info
 
-    async def times(self, samples: Samples, words: Sequence[str]) -> Times:
+    async def times(self, samples: AnySamples, words: Sequence[str]) -> Times:
         """Starts and ends [words, 2] in seconds, which never go back; `words` is not empty.
 
         Raises NotReady, Overloaded, InternalError.
@@ -91,7 +91,7 @@ class _Files:
         self._is_closed = False
         self.filled: tuple[BinaryIO, ...] = ()
 
-    def fill(self, samples: Samples, words: Sequence[str]) -> None:
+    def fill(self, samples: AnySamples, words: Sequence[str]) -> None:
         """In a thread."""
         made = samples_file(samples), words_file(words)
         with self._lock:

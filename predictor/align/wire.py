@@ -17,7 +17,8 @@ from typing import BinaryIO, Final, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from predictor.types import Samples
+from predictor.shared_samples import as_float
+from predictor.types import AnySamples, Samples
 
 MAX_MESSAGE_BYTES: Final = 65_536
 _T = TypeVar("_T", bound=np.generic)
@@ -100,9 +101,9 @@ def receive(channel: socket.socket) -> tuple[bytes, list[BinaryIO]]:
     return line, [open(fd, "r+b", buffering=0) for fd in fds]
 
 
-def samples_file(samples: Samples) -> BinaryIO:
+def samples_file(samples: AnySamples) -> BinaryIO:
     """A new file in memory with float32 samples."""
-    return _file(np.ascontiguousarray(samples, dtype=np.float32).data.cast("B"))
+    return _file(np.ascontiguousarray(as_float(samples)).data.cast("B"))
 
 
 def words_file(words: Sequence[str]) -> BinaryIO:

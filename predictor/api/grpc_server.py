@@ -15,6 +15,7 @@ from google.protobuf.message import DecodeError
 from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 from kserve.protocol.grpc.servicer import InferenceServicer
 
+from predictor import tracing
 from predictor.api import v2
 from predictor.api.dataplane import AsrDataPlane, ClosedRepository
 from predictor.api.errors import Closed, error_headers, to_asr_error
@@ -73,7 +74,7 @@ class AsrServicer(InferenceServicer):  # type: ignore[misc]  # KServe is untyped
         self, message: Message, context: Context
     ) -> pb.ModelInferResponse:
         """Transcribe tensors."""
-        async with self._request(context, counted=True) as headers:
+        async with self._request(context, counted="ModelInfer") as headers:
             self._keys.check(headers)
             async with message.read(context) as data:
                 request = await off_loop(len(data), lambda: read_grpc(data))
@@ -88,7 +89,7 @@ class AsrServicer(InferenceServicer):  # type: ignore[misc]  # KServe is untyped
     ) -> AsyncIterator[Any]:
         """Live speech; see `live_grpc`."""
         try:
-            async with self._request(context, counted=True) as headers:
+            async with self._request(context, counted="ModelStreamInfer") as headers:
                 self._keys.check(headers)
                 async with aclosing(serve_stream(self._live, requests)) as responses:
                     async for response in responses:
@@ -135,9 +136,10 @@ class AsrServicer(InferenceServicer):  # type: ignore[misc]  # KServe is untyped
 
     @asynccontextmanager
     async def _request(
-        self, context: Context, *, counted: bool = False
+        self, context: Context, *, counted: str = ""
     ) -> AsyncIterator[dict[str, str]]:
-        """Id, errors and metrics around one call; gives its metadata as headers."""
+        """Id, errors, and for methods that are `counted`, metrics, log line and span around one
+        call; gives its metadata as headers."""
         headers = {
             key: value
             for key, value in context.invocation_metadata() or ()
@@ -147,7 +149,10 @@ class AsrServicer(InferenceServicer):  # type: ignore[misc]  # KServe is untyped
         token = request_id_var.set(request_id)
         stack = ExitStack()
         noted = stack.enter_context(noting())
-        if trace_id := trace_of(headers.get("traceparent")):
+        opened = tracing.NO_SPAN
+        if counted:
+            opened = stack.enter_context(tracing.grpc_call(counted, headers))
+        if trace_id := trace_of(headers.get("traceparent")) or tracing.trace_id():
             noted["trace_id"] = trace_id
         started, status = time.monotonic(), CLIENT_CLOSED_REQUEST
         if counted:
@@ -162,6 +167,7 @@ class AsrServicer(InferenceServicer):  # type: ignore[misc]  # KServe is untyped
         except Exception as exc:  # noqa: BLE001  the table has a row for everything else
             error = to_asr_error(exc)
             status = error.spec.http_status
+            tracing.failed(opened, error.spec.code)
             if counted:
                 self._metrics.errors.labels(protocol="grpc", error=error.spec.code).inc()
             raise error from None

@@ -14,12 +14,12 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from predictor.api import openapi_jobs as openapi
 from predictor.api.auth import KeyRing
 from predictor.api.dataplane import AsrDataPlane
 from predictor.api.openai import OpenAICall, format_of, openai_call
 from predictor.api.openai_answers import ResponseFormat, renderer
 from predictor.api.openai_routes import IGNORED_HEADER
+from predictor.api.openapi import jobs as openapi
 from predictor.api.reading import query_of
 from predictor.errors import InvalidInput, JobNotDone
 from predictor.jobs.records import JobRecord, JobSpec

@@ -9,13 +9,15 @@
 | failed | item, error, code |
 | error | error, code, field: something sent was wrong; the session goes on |
 | expiring | reason, expires_in_s, resume, audio_done_s |
+
+A word has text and confidence, and in `completed` start_s and end_s where an aligner is loaded.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from predictor.api.errors import error_body, to_asr_error
@@ -189,7 +191,7 @@ class PlainSession:
                 "text": event.text,
                 "language": event.language,
                 "confidence": event.confidence,
-                "words": _words(event.words),
+                "words": _words(event.words, at),
                 "start_s": at + event.start_s,
                 "end_s": at + event.end_s,
             }
@@ -200,5 +202,11 @@ class PlainSession:
         return None
 
 
-def _words(words: tuple[Word, ...]) -> list[Json]:
-    return [asdict(word) for word in words]
+def _words(words: tuple[Word, ...], offset_s: float = 0.0) -> list[Json]:
+    written: list[Json] = []
+    for word in words:
+        written.append({"text": word.text, "confidence": word.confidence})
+        if word.start_s is not None and word.end_s is not None:
+            times = {"start_s": word.start_s, "end_s": word.end_s}
+            written[-1] |= {name: round(offset_s + at_s, 3) for name, at_s in times.items()}
+    return written

@@ -18,6 +18,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from predictor import tracing
 from predictor.api.connections import BEGAN_KEY, RESERVE_KEY
 from predictor.api.errors import (
     ERROR_KEY,
@@ -71,7 +72,8 @@ class RequestContext:
         token = request_id_var.set(request_id)
         stack = ExitStack()
         noted = stack.enter_context(noting())
-        if trace_id := trace_of(Headers(scope=scope).get("traceparent")):
+        traceparent = Headers(scope=scope).get("traceparent")
+        if trace_id := trace_of(traceparent) or tracing.trace_id():
             noted["trace_id"] = trace_id
         protocol = protocol_of(scope["path"]) if scope["method"] == "POST" else None
         started = time.monotonic()

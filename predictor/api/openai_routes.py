@@ -11,11 +11,12 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from predictor.api import openai, openapi
+from predictor.api import openai
 from predictor.api.alignments import alignment_call
 from predictor.api.chat import chat_call, chat_events
 from predictor.api.dataplane import AsrDataPlane
 from predictor.api.openai_answers import Event, Rendered, model_entry, sse_events
+from predictor.api.openapi import openai as openapi
 from predictor.api.reading import off_loop, read_body
 from predictor.service.calls import Call
 

@@ -18,7 +18,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
-from predictor.api import openapi
 from predictor.api.auth import KeyRing
 from predictor.api.client_secrets import ClientSecrets, key_of_websocket
 from predictor.api.dataplane import AsrDataPlane
@@ -31,6 +30,7 @@ from predictor.api.live_connection import (
     converse,
     monotonic_s,
 )
+from predictor.api.openapi import live as openapi
 from predictor.api.realtime_config import RealtimeConfig, check_model, from_legacy
 from predictor.api.realtime_events import EventWriter, Json, error_detail, new_id
 from predictor.errors import AsrError, InvalidInput

@@ -139,7 +139,7 @@ class EventWriter:
             languages=[{"code": code}] if code else [],
             language=event.language,
             confidence=event.confidence,
-            words=_words(event.words),
+            words=self._timed(event.words),
             audio_start_ms=self._ms(event.start_s),
             audio_end_ms=self._ms(event.end_s),
             usage={
@@ -156,6 +156,15 @@ class EventWriter:
         if self.with_logprobs:
             completed["logprobs"] = self._scored.pop(event.item, [])
         return completed
+
+    def _timed(self, words: Sequence[Word]) -> list[Json]:
+        """With times in seconds, as OpenAI's words have them, where an aligner told."""
+        written = _words(words)
+        for word, fields in zip(words, written, strict=True):
+            if word.start_s is not None and word.end_s is not None:
+                fields["start"] = round(self._offset_s + word.start_s, 3)
+                fields["end"] = round(self._offset_s + word.end_s, 3)
+        return written
 
     def _ms(self, seconds: float) -> int:
         return round((self._offset_s + seconds) * 1000)

@@ -12,10 +12,11 @@ from starlette.convertors import StringConvertor, register_url_convertor
 from starlette.requests import Request
 from starlette.responses import Response
 
-from predictor.api import openapi, v2
+from predictor.api import v2
 from predictor.api.dataplane import AsrDataPlane, ClosedRepository
 from predictor.api.infer_body import parse_rest
 from predictor.api.openai_answers import model_entry
+from predictor.api.openapi import kserve as openapi
 from predictor.api.page import Page, wants_page
 from predictor.api.reading import off_loop, query_of, read_body
 from predictor.api.recognize import recognize_call

@@ -24,6 +24,7 @@ from predictor.audio.stated import stated_duration_s, truncation
 from predictor.audio.wav import plain_wav
 from predictor.audio.worker import Job
 from predictor.errors import AudioError, InvalidInput, Overloaded, PayloadTooLarge
+from predictor.shared_samples import as_float
 from predictor.types import SAMPLE_RATE_HZ, AudioEnd, AudioPiece, Samples
 
 __all__ = ["AudioDecoder", "AudioLimits", "AudioOptions", "CutOptions", "Source"]
@@ -267,7 +268,7 @@ class AudioDecoder:
                     _, samples = await decoding.next()
                     if samples is None:
                         return np.concatenate(parts)
-                    parts.append(samples)
+                    parts.append(as_float(samples))
 
     def _source(
         self,

@@ -18,11 +18,11 @@ from dataclasses import replace
 from predictor.audio.process import Worker, WorkerDiedError
 from predictor.audio.worker import Job, Message
 from predictor.errors import AsrError, AudioError, InternalError, NotReady
-from predictor.types import Samples
+from predictor.types import AnySamples
 
 logger = logging.getLogger(__name__)
 
-Received = tuple[Message, Samples | None]
+Received = tuple[Message, AnySamples | None]
 
 
 class _Lane:

@@ -13,9 +13,9 @@ import socket
 from typing import BinaryIO, Final
 
 from predictor.audio.worker import MAX_MESSAGE_BYTES, READY, STOP, Job, Message
-from predictor.processes import ChildProcess, bare_environment
+from predictor.processes import bare_environment, connected_child
 from predictor.shared_samples import mapped
-from predictor.types import Samples
+from predictor.types import AnySamples
 
 _START_TIMEOUT_S: Final = 60.0
 _EXIT_S: Final = 1.0  # for a process that closed its end
@@ -39,12 +39,10 @@ class Worker:
     """One decoder process and the socket to it. Used by one thread at a time."""
 
     def __init__(self) -> None:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
-            fds = (theirs.fileno(),)
-            known = bare_environment(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
-            self._process = ChildProcess("predictor.audio.worker", fds, fds, known)
-        self._socket = ours
+        known = bare_environment(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
+        self._process, self._socket = connected_child(
+            "predictor.audio.worker", known, kind=socket.SOCK_SEQPACKET
+        )
         self._is_ready = False
 
     @property
@@ -75,7 +73,7 @@ class Worker:
             except (BrokenPipeError, ConnectionResetError):
                 raise self._death() from None
 
-    def receive(self, timeout_s: float) -> tuple[Message, Samples | None]:
+    def receive(self, timeout_s: float) -> tuple[Message, AnySamples | None]:
         """The next message, and the samples of a piece.
 
         Raises WorkerDiedError or TimeoutError; then this worker is of no use any more.
@@ -87,7 +85,7 @@ class Worker:
         message = Message.from_json(line)
         if fd is None:
             return message, None
-        return message, mapped(fd, message.num_samples)
+        return message, mapped(fd, message.num_samples, message.sample_type)
 
     def answer(self, granted_s: float | None) -> None:
         """The answer to a message that asks for more: a new total, None to stop."""

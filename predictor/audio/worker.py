@@ -1,7 +1,8 @@
 """The decoder process: takes one recording at a time over a socket, answers with its pieces.
 
 A job is one JSON message with an open file, the bytes to read. Pieces go back as they are found,
-each as one message with an anonymous file of its samples (float32, 16 kHz). The process decodes no
+each as one message with an anonymous file of its samples (16 kHz; int16 where that is exact, else
+float32). The process decodes no
 more seconds than it was granted and then asks for more, so that nobody's file makes it or the
 server grow. Neither torch nor anything of the server is imported: a process starts in a few hundred
 milliseconds and can be killed at no loss.
@@ -32,7 +33,8 @@ from predictor.audio.sniff import Container
 from predictor.audio.track import Track
 from predictor.audio.wav import plain_wav
 from predictor.errors import AudioError, AudioTooLong, InvalidInput
-from predictor.types import SAMPLE_RATE_HZ, Samples
+from predictor.shared_samples import as_pcm16
+from predictor.types import SAMPLE_RATE_HZ, AnySamples, Samples
 
 MAX_MESSAGE_BYTES: Final = 65_536
 READY: Final = b"ready"
@@ -80,6 +82,7 @@ class Message:
     kind: str  # "piece", "more", "end" or "error"
     # A piece; its samples come as an open file.
     num_samples: int = 0
+    sample_type: str = "float32"  # or "int16"
     start: int = 0  # in samples at 16 kHz
     channel: int | None = None  # when each channel is heard on its own
     # "more" and "end": seconds of audio, over all channels heard.
@@ -194,17 +197,19 @@ class _Run:
             samples = limit_peak(piece.samples)
             if self._job.options.loudness_lufs is not None:
                 samples = normalize_loudness(samples, self._job.options.loudness_lufs)
+            short = as_pcm16(samples)
+            sent = samples if short is None else short
             channel = index if is_separate else None
-            message = Message("piece", len(samples), piece.start, channel)
+            message = Message("piece", len(sent), sent.dtype.name, piece.start, channel)
             fd = os.memfd_create("samples")
             try:
-                _write(fd, samples)
+                _write(fd, sent)
                 socket.send_fds(self._channel, [message.to_json()], [fd])
             finally:
                 os.close(fd)
 
 
-def _write(fd: int, samples: Samples) -> None:
+def _write(fd: int, samples: AnySamples) -> None:
     rest = memoryview(np.ascontiguousarray(samples).data).cast("B")
     while rest:
         rest = rest[os.write(fd, rest) :]

@@ -9,26 +9,34 @@ import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from predictor import __version__
-from predictor.cli.checkpoint import HELP, settings_for
+from predictor.cli.arguments import add_checkpoint, add_recordings, command_parser
+from predictor.cli.checkpoint import settings_for
 from predictor.cli.errors import FAILED, OK, CliError
 from predictor.cli.recognizer import RecordingError
 from predictor.cli.recordings import BUNDLED, Found, find
+from predictor.cli.standard import MANY, ROWS, Row
+from predictor.service.engines import has_cuda
 
 if TYPE_CHECKING:
+    from predictor.cli.local import LocalRecognizer
     from predictor.cli.recognizer import Recognizer
+    from predictor.engine import EngineClient
+    from predictor.settings.fields import Settings
 
 _ABOUT = """\
-Measure throughput and latency at several numbers of recordings at a time, after a warm-up.
+Measure throughput and latency on this machine, after a warm-up: the standard rows (speech of 10 and
+30 s through the engine) beside ours, then recordings through everything but the network.
 
   qwen3-asr bench --checkpoint /models/Qwen3-ASR-1.7B --out bench.json
   qwen3-asr bench --checkpoint tiny --concurrency 1,8 --rounds 2 mine/
 
-Decoding, speech detection and text are in the figures; the network is not. Give recordings like
-those that will come: throughput depends on their length.
+Decoding, speech detection and text are in the figures of recordings. Give recordings like those
+that will come: throughput depends on their length.
 """
 
 
@@ -37,7 +45,10 @@ def run(argv: list[str]) -> int:
     args = _parser().parse_args(argv)
     levels = _levels(args.concurrency)
     recordings = find(args.inputs or [str(BUNDLED)], recursive=True)
-    settings = settings_for(args.checkpoint, args.set)
+    more = args.set
+    if has_cuda() and not any(each.startswith("max_num_seqs=") for each in more):
+        more = [*more, f"max_num_seqs={MANY}"]
+    settings = settings_for(args.checkpoint, more)
     from predictor.cli.local import LocalRecognizer
 
     with LocalRecognizer(settings, language=None, context="") as recognizer:
@@ -51,30 +62,81 @@ def run(argv: list[str]) -> int:
         }
         try:
             level(recognizer, data, levels[0], 1)  # warm-up
+            standard = _standard(recognizer, settings, args.seconds, _names(args.standard))
             rows = [level(recognizer, data, each, args.rounds) for each in levels]
         except RecordingError as error:
             raise CliError(str(error), FAILED) from error
-    sys.stdout.write(table(rows))
+    sys.stdout.write("\n" + table(rows))
     if args.out is not None:
-        text = json.dumps({**report, "rows": rows}, indent=2) + "\n"
+        text = json.dumps({**report, "standard": standard, "rows": rows}, indent=2) + "\n"
         args.out.write_text(text, encoding="utf-8")
     return OK
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="qwen3-asr bench",
-        description=_ABOUT,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("bench", _ABOUT)
     add = parser.add_argument
-    add("inputs", nargs="*", metavar="FILE|DIR", help="recordings (default: the package's)")
-    add("--checkpoint", help=HELP)
+    add_recordings(parser, "FILE|DIR", "recordings (default: the package's)")
+    add_checkpoint(parser)
     add("--concurrency", default="1,4,16", help="recordings at a time (default 1,4,16)")
     add("--rounds", type=int, default=4, help="times that each recording is sent (default 4)")
+    add("--seconds", type=float, default=10.0, help="that a standard row counts (default 10)")
+    add("--standard", default="", metavar="NAMES", help="only these standard rows, between slashes")
     add("--out", type=Path, metavar="FILE", help="write JSON here")
-    add("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting")
     return parser
+
+
+def _standard(
+    recognizer: LocalRecognizer, settings: Settings, window_s: float, only: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Measure and print the standard rows; 0 seconds leave them out."""
+    if window_s <= 0:
+        return []
+    from predictor.cli import standard
+    from predictor.cli.waveform import waveform
+
+    speech = standard.Speech([waveform(path, 30.0) for path in sorted(BUNDLED.glob("*.flac"))])
+    rows: list[dict[str, Any]] = []
+
+    async def one(row: Row, engine: EngineClient) -> dict[str, Any]:
+        prompt, most = recognizer.prompt(), settings.max_num_seqs
+        return await standard.measure(engine, prompt, speech, row, most=most, window_s=window_s)
+
+    for row in standard.ROWS:
+        if only and row.name not in only:
+            continue
+        sys.stderr.write(f"{row.name} ...\n")
+        rows.append(recognizer.with_engine(partial(one, row)))
+    size = _published_size(settings)
+    beside = standard.ours(size)
+    sys.stdout.write(standard.table(rows, beside, size))
+    return [row | {"ours": beside["rows"].get(row["name"])} for row in rows]
+
+
+def _names(given: str) -> list[str]:
+    names = [each.strip() for each in given.split("/") if each.strip()]
+    unknown = [each for each in names if each not in {row.name for row in ROWS}]
+    if unknown:
+        raise CliError(f"--standard {unknown[0]}: must be of {' / '.join(r.name for r in ROWS)}")
+    return names
+
+
+def _published_size(settings: Settings) -> str | None:
+    """ "1.7B" or "0.6B" for a model of that shape."""
+    from predictor.model.checkpoint.published import PUBLISHED
+    from predictor.model.checkpoint.source import resolve_model
+    from predictor.model.config import ModelConfig
+
+    folder = resolve_model(
+        model_dir=settings.model_dir,
+        model_id=settings.model_id,
+        revision=settings.model_revision,
+    )
+    text = ModelConfig.from_folder(folder).text
+    for name, config in PUBLISHED.items():
+        if (config.text.hidden_size, config.text.num_layers) == (text.hidden_size, text.num_layers):
+            return name
+    return None
 
 
 def _levels(given: str) -> list[int]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
+from predictor.cli.arguments import command_parser
 from predictor.cli.errors import FAILED, OK
 
 _ABOUT = """\
@@ -54,12 +55,7 @@ def run(argv: list[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    return argparse.ArgumentParser(
-        prog="qwen3-asr doctor",
-        usage="qwen3-asr doctor [--NAME VALUE ...]",
-        description=_ABOUT,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    return command_parser("doctor", _ABOUT, usage="qwen3-asr doctor [--NAME VALUE ...]")
 
 
 def check(argv: list[str]) -> Iterator[Finding]:

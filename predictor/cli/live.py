@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from predictor.cli.arguments import command_parser
 from predictor.cli.audio import BYTES_PER_S, microphone, pcm16
 from predictor.cli.errors import FAILED, CliError
 from predictor.cli.screen import LAST, Screen
@@ -53,11 +54,7 @@ def run(argv: list[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="qwen3-asr live",
-        description=_ABOUT,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("live", _ABOUT)
     add = parser.add_argument
     add("file", nargs="?", help="a recording (default: the microphone)")
     add("--url", required=True, help="the service")

@@ -6,8 +6,9 @@ import asyncio
 import logging
 import sys
 import threading
+from collections.abc import Callable, Coroutine
 from types import TracebackType
-from typing import TYPE_CHECKING, Self, cast
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 from prometheus_client import CollectorRegistry
 
@@ -21,6 +22,10 @@ from predictor.types import EngineRequest, Transcription
 
 if TYPE_CHECKING:
     from predictor.engine import EngineClient
+    from predictor.service.model import Loaded
+    from predictor.text.prompt import Prompt
+
+T = TypeVar("T")
 
 
 class LocalRecognizer:
@@ -71,10 +76,24 @@ class LocalRecognizer:
         """The engine's own answer: tokens and their log-probabilities. Raises AsrError."""
         return asyncio.run_coroutine_threadsafe(self._answer(request), self._loop).result()
 
-    async def _answer(self, request: EngineRequest) -> tuple[list[int], list[float]]:
+    def with_engine(self, work: Callable[[EngineClient], Coroutine[Any, Any, T]]) -> T:
+        """What `work` gives, which may send the engine many requests at once."""
+        return asyncio.run_coroutine_threadsafe(work(self._engine()), self._loop).result()
+
+    def prompt(self) -> Prompt:
+        """That of a request without context and language."""
+        return self._loaded().prompts.build()
+
+    def _loaded(self) -> Loaded:
         loaded = self._server.model.loaded
         assert loaded is not None
-        engine = cast("EngineClient", loaded.engine)
+        return loaded
+
+    def _engine(self) -> EngineClient:
+        return cast("EngineClient", self._loaded().engine)
+
+    async def _answer(self, request: EngineRequest) -> tuple[list[int], list[float]]:
+        engine = self._engine()
         tokens: list[int] = []
         logprobs: list[float] = []
         async for chunk in engine.submit(request):

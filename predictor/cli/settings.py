@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from pathlib import Path
 
+from predictor.cli.arguments import command_parser
 from predictor.cli.errors import OK, CliError
 
 _ABOUT = """\
@@ -20,11 +20,7 @@ Print every setting with its default and meaning.
 
 def run(argv: list[str]) -> int:
     """Print or check."""
-    parser = argparse.ArgumentParser(
-        prog="qwen3-asr settings",
-        description=_ABOUT,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("settings", _ABOUT)
     parser.add_argument("--check", metavar="FILE", type=Path, help="a settings file (JSON)")
     parser.add_argument(
         "--effective", action="store_true", help="values in force, and their source"

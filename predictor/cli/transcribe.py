@@ -11,7 +11,8 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from predictor.cli.checkpoint import HELP, settings_for
+from predictor.cli.arguments import add_checkpoint, add_recordings, command_parser
+from predictor.cli.checkpoint import settings_for
 from predictor.cli.errors import FAILED, OK, CliError
 from predictor.cli.formats import FORMATS, as_json
 from predictor.cli.progress import Progress
@@ -64,15 +65,11 @@ def run(argv: list[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="qwen3-asr transcribe",
-        description=_ABOUT,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("transcribe", _ABOUT)
     add = parser.add_argument
-    add("inputs", nargs="*", metavar="FILE|DIR|-", help="recordings in any supported format")
+    add_recordings(parser, "FILE|DIR|-", "recordings in any supported format")
     add("--demo", action="store_true", help="the recordings that are part of the package")
-    add("--checkpoint", help=HELP)
+    add_checkpoint(parser)
     add("--url", help="ask this service instead of loading a checkpoint here")
     add("--model", default="qwen3-asr", help="with --url: the model's name there")
     add("--timeout", type=float, default=600.0, help="with --url: seconds for one recording")
@@ -83,7 +80,6 @@ def _parser() -> argparse.ArgumentParser:
     add("--language", help="a name or code such as English or zh (default: detect)")
     add("--context", default="", help="hot words, or any text that helps")
     add("--jobs", type=int, default=4, help="recordings at a time (default 4)")
-    add("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting")
     return parser
 
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from predictor.cli.checkpoint import HELP, settings_for
+from predictor.cli.arguments import add_checkpoint, add_recordings, command_parser
+from predictor.cli.checkpoint import settings_for
 from predictor.cli.errors import FAILED, OK, CliError
 from predictor.cli.recordings import BUNDLED, find
 
@@ -88,17 +89,12 @@ def run(argv: list[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="qwen3-asr verify",
-        description=_ABOUT,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("verify", _ABOUT)
     add = parser.add_argument
-    add("inputs", nargs="*", metavar="FILE|DIR", help="recordings of your own, besides ours")
-    add("--checkpoint", help=HELP)
+    add_recordings(parser, "FILE|DIR", "recordings of your own, besides ours")
+    add_checkpoint(parser)
     add("--device", default="auto", help="where transformers runs: auto, cpu, cuda")
     add("--seconds", type=float, default=30.0, help="of each recording (default 30)")
-    add("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting")
     return parser
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from predictor.errors import InvalidInput
-from predictor.types import EngineRequest, Samples
+from predictor.types import AnySamples, EngineRequest
 
 # Beyond it a spectrum overflows float32, and a NaN would spread to whoever shares the batch.
 MAX_AMPLITUDE = 1e4
 
 
-def check_samples(samples: Samples, least: int = 1) -> None:
+def check_samples(samples: AnySamples, least: int = 1) -> None:
     """InvalidInput for what is no waveform of at least `least` samples."""
     if samples.ndim != 1 or samples.size < least:
         raise InvalidInput(
@@ -18,7 +20,7 @@ def check_samples(samples: Samples, least: int = 1) -> None:
             value=samples.shape,
             limit=f"[num_samples >= {least}]",
         )
-    if not samples.size:
+    if not samples.size or samples.dtype == np.int16:  # which cannot be anything else
         return
     low, high = float(samples.min()), float(samples.max())
     if not (low >= -MAX_AMPLITUDE and high <= MAX_AMPLITUDE):  # NaN fails both
@@ -41,8 +43,9 @@ def check_request(request: EngineRequest, vocab_size: int) -> None:
             value=request.max_new_tokens,
             limit=1,
         )
-    for token in (*request.tokens_before, *request.tokens_after, *request.forced, *request.draft):
-        if not 0 <= token < vocab_size:
+    for tokens in (request.tokens_before, request.tokens_after, request.forced, request.draft):
+        if tokens and not (min(tokens) >= 0 and max(tokens) < vocab_size):
+            token = next(token for token in tokens if not 0 <= token < vocab_size)
             raise InvalidInput(
                 f"prompt token {token} is not below {vocab_size}",
                 field="prompt",

@@ -17,7 +17,6 @@ from collections.abc import Callable
 
 from predictor.engine.kept import KeptSequences
 from predictor.engine.options import EngineOptions, EngineStats, StepStats
-from predictor.engine.pcm import with_float_samples
 from predictor.engine.protocol import Emission, Receive, Runner, StepOutput
 from predictor.engine.scheduler import Scheduler, Step
 from predictor.engine.sequence import Limits, Sequence
@@ -63,6 +62,7 @@ class EngineCore:
         self._dead = False  # the device is beyond use
         self._prepared = False  # the runner has nothing left to do while it is idle
         self._step_began_s: float | None = None  # None = waiting for work
+        self._num_prefills = 0  # steps since the start
         self._preparation_s = MAX_PREPARATION_S  # that may be spent between steps
         self._earned_until_s = time.monotonic()
 
@@ -119,7 +119,7 @@ class EngineCore:
         """
         with self._changed:
             self._check_open()
-            self._scheduler.add(with_float_samples(request))
+            self._scheduler.add(request)
             self._receivers[request.request_id] = receive
             self._changed.notify_all()
 
@@ -131,7 +131,7 @@ class EngineCore:
         """
         with self._changed:
             self._check_open()
-            self._kept.extend(with_float_samples(request), self._scheduler)
+            self._kept.extend(request, self._scheduler)
             self._receivers[request.request_id] = receive
             self._changed.notify_all()
 
@@ -208,7 +208,12 @@ class EngineCore:
     def _run(self, step: Step) -> None:
         self._step_began_s = began_s = time.monotonic()
         self._prepared = False
-        run = self._runner.prefill if step.phase == "prefill" else self._runner.decode
+        run = self._runner.decode
+        if step.phase == "prefill":
+            run = self._runner.prefill
+            self._num_prefills += 1
+            for sequence in step.sequences:
+                sequence.begins(began_s, self._num_prefills, len(step.sequences))
         try:
             output = run(step.sequences)
         except Exception:

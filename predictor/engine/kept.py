@@ -57,6 +57,7 @@ class KeptSequences:
             is_streamed=step.is_streamed,
             forced=step.forced,
             draft=step.draft,
+            scores_forced=step.scores_forced,
         )
         try:
             scheduler.add(request, utterance)

@@ -31,28 +31,23 @@ class PromptLayout:
 
     @classmethod
     def of(cls, sequences: Batch[Sequence], page_tokens: int) -> PromptLayout:
-        """Audio placeholders have token id 0: their embeddings are replaced."""
-        lengths = tuple(s.reach - s.num_cached for s in sequences)
-        counts = tuple(s.num_checks for s in sequences)
-        rows = np.zeros((3, sum(lengths)), dtype=np.int64)
-        given = np.full(sum(counts), NOTHING)
-        is_forced = np.zeros(sum(counts), dtype=np.bool_)
-        audio_rows = [np.zeros(0, dtype=np.int64)]
-        wanted = [np.zeros(0, dtype=np.int64)]
-        first = first_check = 0
-        for sequence, length, count in zip(sequences, lengths, counts, strict=True):
-            end, end_checks = first + length, first_check + count
-            audio = _fill(sequence, rows[:, first:end], page_tokens)
-            audio_rows.append(first + audio)
-            wanted.append(np.arange(end - count, end))
-            if not sequence.tokens:  # else all of its answer so far was chosen before
-                forced = sequence.request.forced
-                given[first_check : end_checks - 1] = (*forced, *sequence.draft)
-                is_forced[first_check : first_check + len(forced)] = True
-            first, first_check = end, end_checks
+        """Audio placeholders have token id 0: their embeddings are replaced.
+
+        Written for rounds of many small steps: what is done for each sequence is done in lists,
+        all else for the whole step at once.
+        """
+        cached = [s.num_cached for s in sequences]
+        lengths = [s.reach - done for s, done in zip(sequences, cached, strict=True)]
+        counts = [s.num_checks for s in sequences]
+        tokens, audio_rows, (given, forced) = _tokens(sequences, cached, counts)
+        rows = np.empty((3, len(tokens)), dtype=np.int64)
+        rows[0] = tokens
+        rows[1], rows[2] = _places(sequences, cached, lengths, page_tokens)
+        ends = np.cumsum(lengths, dtype=np.int64)
         return cls(
-            rows, np.concatenate(audio_rows), lengths, np.concatenate(wanted), given, is_forced,
-            counts, any(s.num_cached for s in sequences),
+            rows, audio_rows, tuple(lengths), _last_of(ends, counts),
+            np.array(given, dtype=np.int64), np.array(forced, dtype=np.bool_),
+            tuple(counts), any(cached),
         )  # fmt: skip
 
     @property
@@ -60,21 +55,55 @@ class PromptLayout:
         return int(self.rows.shape[1])
 
 
-def _fill(sequence: Sequence, rows: Ints, page_tokens: int) -> Ints:
-    """Write token ids, positions and places of what is not cached into `rows` [3, length]; which
-    of them are audio."""
-    request, num_cached = sequence.request, sequence.num_cached
-    num_before, num_prompt = len(request.tokens_before), sequence.num_prompt_tokens
-    num_audio_end = num_before + sequence.num_audio_tokens
-    tokens, positions = rows[0], rows[1]
-    if num_cached < num_before:
-        tokens[: num_before - num_cached] = request.tokens_before[num_cached:]
-    tokens[num_audio_end - num_cached : num_prompt - num_cached] = request.tokens_after
-    tokens[num_prompt - num_cached :] = sequence.given
-    positions[:] = np.arange(num_cached, num_cached + rows.shape[1])
-    starts = page_tokens * np.array(sequence.pages)
-    rows[2] = starts[positions // page_tokens] + positions % page_tokens
-    return np.arange(max(num_before, num_cached), num_audio_end) - num_cached
+def _tokens(
+    sequences: Batch[Sequence], cached: list[int], counts: list[int]
+) -> tuple[list[int], Ints, tuple[list[int], list[bool]]]:
+    """Token ids of what is not cached, packed; which of them are audio; and of the rows that need
+    logits the token that is known to follow, and whether it is taken whatever is likelier."""
+    tokens: list[int] = []
+    audio_rows = [np.zeros(0, dtype=np.int64)]
+    given: list[int] = []
+    is_forced: list[bool] = []
+    for sequence, num_cached, count in zip(sequences, cached, counts, strict=True):
+        request = sequence.request
+        num_before = len(request.tokens_before)
+        num_audio = num_before + sequence.num_audio_tokens - max(num_before, num_cached)
+        tokens += request.tokens_before[num_cached:]
+        audio_rows.append(np.arange(len(tokens), len(tokens) + num_audio))
+        tokens += [0] * num_audio
+        tokens += request.tokens_after
+        known = sequence.given
+        tokens += known
+        num_known = 0 if sequence.tokens else count - 1  # else its answer was chosen before
+        num_forced = max(0, num_known - len(sequence.draft))
+        given += (*known[len(known) - num_known :], *[NOTHING] * (count - num_known))
+        is_forced += [True] * num_forced + [False] * (count - num_forced)
+    return tokens, np.concatenate(audio_rows), (given, is_forced)
+
+
+def _places(
+    sequences: Batch[Sequence], cached: list[int], lengths: list[int], page_tokens: int
+) -> tuple[Ints, Ints]:
+    """Of each packed token its position within its sequence, and its place in the cache."""
+    sizes = np.array(lengths, dtype=np.int64)
+    owner = np.repeat(np.arange(len(sizes)), sizes)
+    shift = np.array(cached, dtype=np.int64) - (np.cumsum(sizes) - sizes)
+    positions = np.arange(len(owner)) + shift[owner]
+    pages: list[int] = []
+    first_pages = []
+    for sequence in sequences:
+        first_pages.append(len(pages))
+        pages += sequence.pages
+    page, within = np.divmod(positions, page_tokens)
+    held = np.array(pages, dtype=np.int64)[np.array(first_pages, dtype=np.int64)[owner] + page]
+    return positions, held * page_tokens + within
+
+
+def _last_of(ends: Ints, counts: list[int]) -> Ints:
+    """The last `counts` places before each of `ends`, in order."""
+    sizes = np.array(counts, dtype=np.int64)
+    shift = ends - np.cumsum(sizes)
+    return np.arange(sizes.sum()) + np.repeat(shift, sizes)
 
 
 def verified(

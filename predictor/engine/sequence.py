@@ -14,7 +14,7 @@ from predictor.engine.utterance import Utterance
 from predictor.errors import InvalidInput
 from predictor.model.config import num_audio_tokens
 from predictor.model.stretch import Stretch
-from predictor.types import SAMPLE_RATE_HZ, EngineFinish, EngineRequest, TokenChunk
+from predictor.types import SAMPLE_RATE_HZ, EngineFinish, EngineRequest, EngineTimes, TokenChunk
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +40,18 @@ class Sequence:
     """The state of one request; owned by the engine's thread once it runs."""
 
     __slots__ = (
+        "_draft",
         "_forced_logprobs",
         "_kept",
         "_num_accepted",
         "_repetition",
         "aborted",
         "audio_s",
+        "batch_size",
+        "began_s",
         "created_s",
         "eos_token_ids",
+        "first_token_s",
         "is_prefilled",
         "max_new_tokens",
         "num_audio_tokens",
@@ -57,6 +61,7 @@ class Sequence:
         "pages",
         "request",
         "slot",
+        "step",
         "tokens",
         "utterance",
     )
@@ -77,12 +82,16 @@ class Sequence:
         check_request(request, limits.vocab_size)
         self.request = request
         self.created_s = time.monotonic()
+        self.began_s = 0.0  # its first prefill step, which had this number and size
+        self.step = self.batch_size = 0
+        self.first_token_s = 0.0
         self.audio_s = len(request.samples) / SAMPLE_RATE_HZ
         self.num_audio_tokens = num_audio_tokens(len(request.samples))
         text_tokens = len(request.tokens_before) + len(request.tokens_after)
         self.num_prompt_tokens = self.num_audio_tokens + text_tokens
         cap = max(options.min_token_cap, math.ceil(self.audio_s * options.max_tokens_per_audio_s))
         self.max_new_tokens = min(request.max_new_tokens, cap)
+        self._draft = request.draft[: self.max_new_tokens - 1]
         self._check_length(limits.max_model_len)
         self.eos_token_ids = limits.eos_token_ids
         self.tokens: list[int] = []
@@ -97,8 +106,7 @@ class Sequence:
         self._forced_logprobs: tuple[float, ...] = ()
         self._num_accepted = 0
         self._repetition = RepetitionGuard(options.max_repeat_period, options.max_repeats)
-        for token in request.forced:
-            self._repetition.add(token)
+        self._repetition.begin(request.forced)
 
     @property
     def length(self) -> int:
@@ -108,7 +116,7 @@ class Sequence:
     @property
     def draft(self) -> Tokens[int]:
         """Expected tokens that the next prefill verifies: no more than may be answered."""
-        return () if self.tokens else self.request.draft[: self.max_new_tokens - 1]
+        return () if self.tokens else self._draft
 
     @property
     def given(self) -> Tokens[int]:
@@ -123,7 +131,10 @@ class Sequence:
     @property
     def num_checks(self) -> int:
         """Places whose logits its prefill asks for."""
-        return 1 if self.tokens else 1 + len(self.request.forced) + len(self.draft)
+        if self.tokens:
+            return 1
+        num_scored = len(self.request.forced) if self.request.scores_forced else 0
+        return 1 + num_scored + len(self._draft)
 
     @property
     def most_tokens(self) -> int:
@@ -168,6 +179,11 @@ class Sequence:
         self.num_cached = 0
         self.is_prefilled = False
 
+    def begins(self, now_s: float, step: int, batch_size: int) -> None:
+        """A prefill step takes it; the first one counts."""
+        if not self.began_s:
+            self.began_s, self.step, self.batch_size = now_s, step, batch_size
+
     def prefilled(self, found: Prefilled) -> None:
         """Take on what its first prefill found out."""
         self.is_prefilled = True
@@ -183,6 +199,8 @@ class Sequence:
     def extend(self, tokens: Tokens[int], logprobs: Tokens[float]) -> TokenChunk:
         """Take on what one step produced, up to where the sequence ends; the rest is dropped."""
         first = len(self.tokens)
+        if not first:
+            self.first_token_s = time.monotonic()
         finish: EngineFinish | None = None
         num_taken = 0
         for token in tokens:
@@ -225,6 +243,17 @@ class Sequence:
             self.num_audio_tokens,
             min(self._num_accepted, len(self.tokens)),
             self._forced_logprobs,
+            self._times(),
+        )
+
+    def _times(self) -> EngineTimes:
+        return EngineTimes(
+            queued_s=self.created_s,
+            began_s=self.began_s,
+            first_token_s=self.first_token_s,
+            ended_s=time.monotonic(),
+            step=self.step,
+            batch_size=self.batch_size,
         )
 
     def _check_length(self, max_model_len: int) -> None:
@@ -261,4 +290,5 @@ def merged(chunks: Tokens[TokenChunk]) -> TokenChunk:
         num_audio_tokens=last.num_audio_tokens,
         num_draft_accepted=last.num_draft_accepted,
         forced_logprobs=last.forced_logprobs,
+        times=last.times,
     )

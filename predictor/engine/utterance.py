@@ -9,7 +9,8 @@ from __future__ import annotations
 import numpy as np
 
 from predictor.model.stretch import Windows
-from predictor.types import SAMPLE_RATE_HZ, Samples
+from predictor.shared_samples import as_float
+from predictor.types import SAMPLE_RATE_HZ, AnySamples, Samples
 
 
 class Utterance:
@@ -36,14 +37,16 @@ class Utterance:
     def audio_s(self) -> float:
         return self._num_samples / SAMPLE_RATE_HZ
 
-    def append(self, samples: Samples) -> None:
+    def append(self, samples: AnySamples) -> None:
         """Add what is new; what was handed out before stays valid."""
         wanted = self._num_samples + len(samples)
         if wanted > len(self._buffer):
-            grown = np.zeros(max(wanted, 2 * len(self._buffer)), dtype=np.float32)
+            grown = np.empty(
+                max(wanted, 2 * len(self._buffer), self.windows.num_samples), np.float32
+            )
             grown[: self._num_samples] = self.samples
             self._buffer = grown
-        self._buffer[self._num_samples : wanted] = samples
+        self._buffer[self._num_samples : wanted] = as_float(samples)
         self._num_samples = wanted
 
     def take_back(self, num_samples: int) -> None:

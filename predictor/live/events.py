@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from predictor.errors import AsrError
+from predictor.types import Samples
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +19,8 @@ class Word:
 
     text: str
     confidence: float  # 0..1, geometric mean over its tokens
+    start_s: float | None = None  # None where no aligner told
+    end_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +90,18 @@ class Failed:
 
     item: int
     error: AsrError
+
+
+@dataclass(frozen=True, slots=True)
+class UtteranceEnded:
+    """For whoever wants more of an utterance than its text; no client is told."""
+
+    item: int
+    samples: Samples  # [n] 16 kHz, as the model heard it
+    start_s: float
+    text: str
+    language: str | None
+    words: tuple[Word, ...]  # of the text, in order
 
 
 Event: TypeAlias = SpeechStarted | SpeechStopped | Committed | Partial | Completed | Failed

@@ -19,6 +19,7 @@ class Item:
     number: int
     start: int  # where its first speech begins
     end: int = 0
+    last_words: tuple[Word, ...] = ()  # of the utterance that finished last
     _said: str = ""  # all deltas
     _texts: list[str] = field(default_factory=list)  # of its finished utterances
     _words: list[Word] = field(default_factory=list)
@@ -31,6 +32,11 @@ class Item:
     # Of the utterance that runs
     _shown: str = ""  # its committed text
     _num_shown_tokens: int = 0
+
+    @property
+    def last_text(self) -> str:
+        """Of the utterance that finished last."""
+        return self._texts[-1]
 
     @property
     def was_told(self) -> bool:
@@ -58,7 +64,8 @@ class Item:
         told = final if final.startswith(self._shown) else self._shown
         partial = self._told(hypothesis, told, len(hypothesis.tokens), tail="", end=end)
         self._texts.append(final)
-        self._words += hypothesis.words(0) if final else ()
+        self.last_words = hypothesis.words(0) if final else ()
+        self._words += self.last_words
         self.end = end
         if final:
             self._log_sum += hypothesis.log_sum

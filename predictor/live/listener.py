@@ -9,16 +9,18 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from predictor import tracing
 from predictor.audio.vad import VadState
 from predictor.errors import AsrError, Overloaded
-from predictor.live.events import Completed, Event, Partial
+from predictor.live.events import Completed, Event, Failed, Partial, UtteranceEnded, Word
 from predictor.live.intake import Intake
 from predictor.live.options import LiveOptions, SessionConfig
 from predictor.live.session import LiveSession
 from predictor.live.speech_batch import MAX_FRAMES, SpeechBatch
 from predictor.live.steps import Step, StepEngine
+from predictor.live.word_times import FindWords, timed_words
 from predictor.metrics import Metrics
 from predictor.text.prompt import PromptBuilder
 from predictor.text.tokenizer import TextTokenizer
@@ -39,6 +41,7 @@ class LiveParts:
     speech: SpeechBatch
     options: LiveOptions
     metrics: Metrics
+    find_words: FindWords | None = None  # of an aligner, if one is loaded
 
 
 class Listener:
@@ -55,6 +58,8 @@ class Listener:
         self._vad = VadState.new()
         self._probability = 0.0  # of the last frame
         self._said: dict[int, str] = {}
+        self._find_words = parts.find_words
+        self._timed: list[Word] = []  # of the item that runs
 
     def set_intake(self, intake: Intake) -> None:
         """Other bytes from now on."""
@@ -94,8 +99,9 @@ class Listener:
 
     async def _answer(self, step: Step | None, arrived_s: float) -> None:
         if step is not None:
-            await self._run(step)
             kind = "final" if step.is_final else "partial"
+            with tracing.span("live_step", kind=kind):
+                await self._run(step)
             self._metrics.live_step_seconds.labels(kind=kind).observe(time.monotonic() - arrived_s)
         await self._tell()
 
@@ -124,10 +130,18 @@ class Listener:
 
     async def _tell(self) -> None:
         for event in self.session.take_events():
+            if isinstance(event, UtteranceEnded):
+                if self._find_words is not None:
+                    self._timed += await timed_words(event, self._find_words)
+                continue
             if isinstance(event, Partial):
                 self._said[event.item] = self._said.get(event.item, "") + event.delta
             elif isinstance(event, Completed):
                 said = self._said.pop(event.item, "")
                 if not event.text.startswith(said):
                     self._metrics.live_taken_back.inc()
+            if isinstance(event, Completed | Failed):
+                timed, self._timed = tuple(self._timed), []
+                if isinstance(event, Completed) and timed:
+                    event = replace(event, words=timed)
             await self._emit(event)

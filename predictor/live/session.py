@@ -16,7 +16,14 @@ import numpy as np
 
 from predictor.errors import AsrError, InvalidInput
 from predictor.live.endpoint import Endpointer
-from predictor.live.events import Committed, Event, Failed, SpeechStarted, SpeechStopped
+from predictor.live.events import (
+    Committed,
+    Event,
+    Failed,
+    SpeechStarted,
+    SpeechStopped,
+    UtteranceEnded,
+)
 from predictor.live.hypothesis import Hypothesis
 from predictor.live.item import Item
 from predictor.live.options import FRAME_SAMPLES, LiveOptions, SessionConfig
@@ -69,7 +76,7 @@ class LiveSession:
         self._tokenizer = tokenizer
         self._options = options
         self._endpointer = Endpointer(options)
-        self._events: list[Event] = []
+        self._events: list[Event | UtteranceEnded] = []
         self._now = 0  # samples heard
         self._turn_start = 0  # where the last item ended
         self._num_items = 0
@@ -99,7 +106,7 @@ class LiveSession:
         self._prompts.check_context(config.context)
         self.config = config
 
-    def take_events(self) -> list[Event]:
+    def take_events(self) -> list[Event | UtteranceEnded]:
         """What is new since the last call."""
         events, self._events = self._events, []
         return events
@@ -285,7 +292,15 @@ class LiveSession:
             item.finish_utterance(hypothesis, utterance.last, utterance.num_heard, end)
         )
         self._utterance = None
-        rest = np.concatenate(utterance.frames)[utterance.num_heard :]
+        samples = np.concatenate(utterance.frames)
+        if item.last_words:
+            self._events.append(
+                UtteranceEnded(
+                    item.number, samples[: utterance.num_heard], utterance.begin / SAMPLE_RATE_HZ,
+                    item.last_text, hypothesis.language, item.last_words,
+                )
+            )  # fmt: skip
+        rest = samples[utterance.num_heard :]
         self._before = deque([rest] if len(rest) else [])
         self._endpointer.end()
         if utterance.ends_item:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from predictor.model.config import CHUNK_FRAMES, HOP_SAMPLES, MIN_SAMPLES
 from predictor.model.stretch import CHUNK_SAMPLES, Stretch
+from predictor.shared_samples import as_float
 from predictor.types import SAMPLE_RATE_HZ, Samples
 
 FFT_SAMPLES = 400  # 25 ms
@@ -136,7 +137,7 @@ def _padded(stretch: Stretch) -> NDArray[np.float32]:
     start = stretch.first_chunk * CHUNK_SAMPLES - EDGE_SAMPLES  # the first one's place
     begin = max(start, stretch.first_sample)
     body = stretch.samples[begin - stretch.first_sample :]
-    padded[begin - start : begin - start + len(body)] = body
+    padded[begin - start : begin - start + len(body)] = as_float(body)
     if start < 0:
         padded[:EDGE_SAMPLES] = padded[2 * EDGE_SAMPLES : EDGE_SAMPLES : -1]
     end = max(stretch.num_samples, MIN_SAMPLES) - start

@@ -13,7 +13,7 @@ from predictor.model.config import (
     num_frame_tokens,
     num_mel_frames,
 )
-from predictor.types import Samples
+from predictor.types import AnySamples
 
 CHUNK_SAMPLES = CHUNK_FRAMES * HOP_SAMPLES
 # Mirrored at a recording's end, so a stretch has as many samples before its first frame as that
@@ -27,7 +27,7 @@ _BEYOND_SAMPLES = 40
 class Stretch:
     """Consecutive seconds of one recording."""
 
-    samples: Samples  # the recording from `first_sample` on; its last sample ends the recording
+    samples: AnySamples  # the recording from `first_sample` on; its last sample ends the recording
     num_frames: int  # mel frames from the start of `first_chunk` on, at least 1
     first_sample: int = 0
     first_chunk: int = 0  # which second of the recording comes first
@@ -35,7 +35,7 @@ class Stretch:
     follows: bool = False  # what the stretch before it in the same step heard counts too
 
     @classmethod
-    def whole(cls, samples: Samples) -> Stretch:
+    def whole(cls, samples: AnySamples) -> Stretch:
         """A recording that is complete."""
         return cls(samples, num_mel_frames(len(samples)))
 
@@ -78,7 +78,9 @@ class Windows:
         frames = num_mel_frames(num_samples) - num_closed * self.chunks * CHUNK_FRAMES
         return num_closed + (frames > 0)
 
-    def stretches(self, samples: Samples, first: int, loudest: tuple[float, ...]) -> list[Stretch]:
+    def stretches(
+        self, samples: AnySamples, first: int, loudest: tuple[float, ...]
+    ) -> list[Stretch]:
         """Of the utterance `samples` all windows from number `first` on, the open one last.
 
         `loudest`: log10 of the largest power up to the end of each closed window, as far as it is

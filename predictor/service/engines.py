@@ -13,6 +13,7 @@ from predictor.processes import num_cpus
 from predictor.settings.fields import Settings
 
 _MAX_AUTO_FRONTS: Final = 8
+_LONGEST_KEPT_S: Final = 30.0  # of a live utterance in the engine, its silence included
 
 
 def has_own_process(settings: Settings) -> bool:
@@ -88,6 +89,7 @@ def engine_options(settings: Settings) -> EngineOptions:
         kv_memory_fraction=settings.kv_memory_fraction,
         max_prefill_audio_s=settings.max_prefill_audio_s,
         max_kept_sequences=settings.max_live_sessions,
+        max_kept_audio_s=max(3_600.0, _LONGEST_KEPT_S * settings.max_live_sessions),
         max_tokens_per_audio_s=settings.max_tokens_per_audio_s,
         stall_timeout_s=settings.stall_timeout_s,
     )

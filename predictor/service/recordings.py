@@ -8,6 +8,7 @@ from contextlib import ExitStack, aclosing
 from dataclasses import dataclass
 from typing import Final
 
+from predictor import tracing
 from predictor.audio.decode import AudioDecoder, Source
 from predictor.errors import InvalidInput
 from predictor.service.admission import Lease
@@ -95,7 +96,7 @@ class RecordingRunner:
                 lease = await transcriber.admission.lease_in_turn(
                     source.first_s, self._decoder.window_s
                 )
-            with lease:
+            with lease, tracing.span("recording"):
                 pieces = self._decoder.pieces(source, lease)
                 if task.text.said is not None:
                     return await align_said(transcriber, pieces, task.text, lease)

@@ -18,6 +18,7 @@ from predictor.errors import AudioTooLong, InvalidInput
 from predictor.service.admission import Lease
 from predictor.service.transcriber import Pieces, Transcriber
 from predictor.service.word_times import WordTimes, no_aligner, words_of
+from predictor.shared_samples import as_float
 from predictor.types import SAMPLE_RATE_HZ, AudioPiece, TextRequest, Transcription
 
 _MAX_WORDS_PER_S = 12.0  # nobody speaks faster
@@ -103,7 +104,9 @@ async def _with_times(
     words: Sequence[str],
     heard: Transcription,
 ) -> Transcription:
-    times = await word_times.align(np.concatenate([piece.samples for piece in kept]), words)
+    times = await word_times.align(
+        np.concatenate([as_float(piece.samples) for piece in kept]), words
+    )
     begins = np.cumsum([0, *(len(piece.samples) for piece in kept)])[:-1] / SAMPLE_RATE_HZ
     for row in times:
         # By its middle: an end that falls on a border belongs to the piece that ends there.

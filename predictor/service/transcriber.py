@@ -13,6 +13,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+from predictor import tracing
 from predictor.errors import NotReady
 from predictor.logs import note, request_id_var
 from predictor.metrics import Metrics
@@ -26,6 +27,7 @@ from predictor.text.prompt import Prompt, PromptBuilder
 from predictor.text.tokenizer import TextTokenizer
 from predictor.types import (
     SAMPLE_RATE_HZ,
+    AnySamples,
     AudioEnd,
     AudioPiece,
     EngineRequest,
@@ -197,9 +199,14 @@ class Transcriber:
             end = await feeding
         finally:
             await _stop([feeding, *run.tasks])
-        answer = join_pieces(done, end, language=request.language, with_words=request.with_words)
+        with tracing.span("join", pieces=len(done)):
+            answer = join_pieces(
+                done, end, language=request.language, with_words=request.with_words
+            )
         if answer.text:
             self.check_words(replace(request, language=answer.language))
+        if done:
+            note(queue_s=round(run.queue_s, 4))
         yield answer
 
     async def _feed(self, run: _Run, pieces: Pieces, lease: Lease | None) -> AudioEnd:
@@ -216,6 +223,7 @@ class Transcriber:
                     lease.release(piece.end_s - piece.start_s)
 
         end: AudioEnd | None = None
+        decoding = tracing.begin("decode_audio")
         try:
             async with aclosing(pieces):
                 async for piece in pieces:
@@ -227,6 +235,7 @@ class Transcriber:
                     task = asyncio.create_task(one(piece, feed))
                     run.begin(task, feed)
         finally:
+            decoding.end()
             run.line.put_nowait(None)
         assert end is not None
         if lease is not None:
@@ -236,11 +245,18 @@ class Transcriber:
         return end
 
     async def _run_piece(self, run: _Run, piece: AudioPiece, feed: Feed) -> Piece:
+        with tracing.span("piece", start_s=piece.start_s, end_s=piece.end_s):
+            return await self._transcribed(run, piece, feed)
+
+    async def _transcribed(self, run: _Run, piece: AudioPiece, feed: Feed) -> Piece:
         request, streaming = run.request, run.streaming
         parser = OutputParser(self._tokenizer, request.language)
         may_echo = bool(request.context) and is_quiet(piece.samples)
         stream = self._submitted(run, piece)
         last = await self._read(stream, parser, feed if streaming and not may_echo else None)
+        if last.times is not None:
+            run.queue_s = max(run.queue_s, last.times.began_s - last.times.queued_s)
+            tracing.engine_spans(last.times, len(parser.token_ids))
         rest, parsed = parser.finish()
         if may_echo and is_echo(parsed.text, request.context):
             parsed = ParsedOutput("", request.language, 0.0, 0.0, 0, 0)
@@ -249,14 +265,15 @@ class Transcriber:
             feed.put_nowait(delta)
         words = None
         if request.with_words and self.word_times is not None:
-            words = await self.word_times.of(
-                piece.samples,
-                parsed.text,
-                parsed.language,
-                at_s=piece.start_s,
-                spans=parser.token_spans(parsed.text),
-                confidence=parsed.confidence,
-            )
+            with tracing.span("words"):
+                words = await self.word_times.of(
+                    piece.samples,
+                    parsed.text,
+                    parsed.language,
+                    at_s=piece.start_s,
+                    spans=parser.token_spans(parsed.text),
+                    confidence=parsed.confidence,
+                )
         return Piece(
             start_s=piece.start_s,
             end_s=piece.end_s,
@@ -327,6 +344,7 @@ class _Run:
         self.request = request
         self.streaming = streaming
         self.has_begun = False  # whether the first piece, whose the draft is, was submitted
+        self.queue_s = 0.0  # the longest that a piece waited in the engine
         self.line: asyncio.Queue[tuple[asyncio.Task[Piece], Feed] | None] = asyncio.Queue()
         self.tasks: set[asyncio.Task[Piece]] = set()
 
@@ -353,5 +371,5 @@ async def _stop(tasks: Sequence[asyncio.Task[Any]]) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _duration_s(samples: Samples) -> float:
+def _duration_s(samples: AnySamples) -> float:
     return len(samples) / SAMPLE_RATE_HZ

@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 
 from predictor.align.words import places_of, split_words
 from predictor.errors import InvalidInput
-from predictor.types import Samples, Word
+from predictor.live.events import UtteranceEnded
+from predictor.types import AnySamples, Word
 
 Times = NDArray[np.float64]  # [words, 2] starts and ends, seconds
-Align = Callable[[Samples, Sequence[str]], Awaitable[Times]]
+Align = Callable[[AnySamples, Sequence[str]], Awaitable[Times]]
 TokenSpans = Sequence[tuple[int, int, float]]  # (start, end, log-probability) within the text
 
 
@@ -43,7 +44,7 @@ class WordTimes:
 
     async def of(
         self,
-        samples: Samples,
+        samples: AnySamples,
         text: str,
         language: str | None,
         *,
@@ -66,6 +67,12 @@ class WordTimes:
             _confidence(spans, start, end, confidence) for start, end in places_of(words, text)
         ]
         return words_of(words, text, times, scores)
+
+    async def of_utterance(self, ended: UtteranceEnded) -> tuple[Word, ...] | None:
+        """Of what was said in a live session; as `of`."""
+        return await self.of(
+            ended.samples, ended.text, ended.language, at_s=ended.start_s, spans=(), confidence=1.0
+        )
 
 
 def words_of(

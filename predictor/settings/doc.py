@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from predictor.settings.fields import ENV_PREFIX, Settings, Spec, specs
+from predictor.settings.fields import ENV_PREFIX, Settings, specs
 from predictor.settings.parse import expected
+from predictor.settings.spec import Spec
 
 TABLE_BEGIN: Final = "<!-- settings:begin -->"
 TABLE_END: Final = "<!-- settings:end -->"

@@ -18,10 +18,11 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import soundfile
 
 from predictor.audio.decode import AudioDecoder, AudioLimits
 from predictor.errors import AudioError, NotReady, Overloaded
-from predictor.types import Samples
+from predictor.types import AudioPiece, Samples
 
 StartDecoder = Callable[..., AudioDecoder]
 
@@ -225,3 +226,30 @@ async def test_closing_ends_what_is_under_way(
         await task
     assert ended(pidfd)
     os.close(pidfd)
+
+
+class Unbounded:
+    """All the credit that a recording wants."""
+
+    async def grow(self, audio_s: float, kept_s: float) -> None:
+        pass
+
+    def release(self, audio_s: float) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("flac", "int16"), ("wav", "float32"), ("mp3", "float32")]
+)
+async def test_what_came_in_as_16_bits_at_16_khz_is_handed_on_in_16_bits(
+    start_decoder: StartDecoder, files: dict[str, bytes], name: str, kind: str
+) -> None:
+    """The WAV has 44.1 kHz, the MP3 no samples of its own; libsndfile says what the FLAC holds."""
+    decoder = start_decoder()
+    pieces = decoder.pieces(decoder.source(files[name]), Unbounded())
+    [piece] = [item async for item in pieces if isinstance(item, AudioPiece)]
+    assert piece.samples.dtype == kind
+    if kind == "int16":
+        read, rate_hz = soundfile.read(io.BytesIO(files[name]), dtype="int16")
+        start = round(piece.start_s * rate_hz)
+        assert np.array_equal(piece.samples, read[start : start + len(piece.samples)])

@@ -6,7 +6,7 @@
 
 The same loads four times: on the engine without HTTP, over HTTP with the engine in the server's
 process, with the engine in its own, and with several fronts before it. Clients are processes that
-post WAV files.
+post recordings of somebody who talks without a pause.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ from typing import IO, Any
 
 from tests.bench.environment import ROOT, describe
 from tests.bench.http_client import Task
+from tests.bench.http_clips import TYPES, write
+from tests.bench.http_cpu import used_s
 from tests.bench.http_load import Answers, Load, Window, difference, row
 from tests.bench.load import TOKENS_PER_AUDIO_S, Shares
 
@@ -40,14 +42,24 @@ START_TIMEOUT_S = 240.0
 MODES = ("engine", "shared", "own", "fronts")
 METHOD = (
     "random weights; answers forced by ignoring end tokens; closed loop of so many requests in "
-    "flight, warmed up, then counted in a window; WAV bodies (16 kHz PCM16) to the V1 route from "
-    "client processes; engine: the same loads through Engine.submit, without a server"
+    "flight, warmed up, then counted in a window; recordings of speech without pauses (WAV: 16 kHz "
+    "PCM16; Opus 48 kHz mono, MP3 48 kHz stereo) from client processes on the same machine, to "
+    "OpenAI's route (multipart), V1 (bare body) or V2 (binary); engine: the same loads through "
+    "EngineClient.submit, without a server"
 )
 SERVER_FLAGS = (
-    "--max_num_seqs={num_slots} --max_model_len=768 --max_prefill_audio_s=640 --segment_s=30 "
+    "--max_num_seqs={num_slots} --max_model_len=768 --max_prefill_audio_s=640 --segment_s=31 "
     "--max_tokens_per_audio_s=3.5 --max_context_tokens=64 --max_held_audio_s=1000000 "
-    "--language=English --enable_grpc=false --http_port=0 --vad=off "
-    "--num_decode_workers={num_decoders} --host=127.0.0.1"
+    "--language=English --enable_grpc=false --http_port=0 --vad={vad} --host=127.0.0.1"
+)
+
+
+LOADS = (
+    *(Load(n, 30.0, route) for route in ("openai", "v2", "v1") for n in (256, 512)),
+    Load(256, 10.0, "openai"),
+    Load(64, 30.0, "openai"),
+    *(Load(256, 30.0, "openai", media) for media in ("flac", "opus", "mp3")),
+    Load(8, 8.0, "openai"),
 )
 
 
@@ -62,6 +74,9 @@ class Bench:
         self.warm_s: float = arguments.warm_s
         self.num_clients: int = arguments.clients
         self.num_fronts: int = arguments.fronts
+        self.num_decoders: int = arguments.decoders
+        self.vad: str = arguments.vad
+        self.clips = Path(tempfile.mkdtemp(prefix="clips-"))
         self.wanted = [part for part in arguments.loads.split(",") if part]
         self.deadline = time.monotonic() + arguments.budget_s
         self.result: dict[str, Any] = {
@@ -72,23 +87,24 @@ class Bench:
             "window_s": self.window_s,
             "client_processes": self.num_clients,
             "fronts": self.num_fronts,
+            "decoders": self.num_decoders or "auto",
+            "vad": self.vad,
             "rows": {},
         }
 
     @property
     def loads(self) -> list[Load]:
         if self.shape == "tiny":
-            return [Load(4, 1.0)]
-        loads = [Load(n, s) for s in (30.0, 10.0) for n in (256, 64)]
-        return [w for w in loads if not self.wanted or any(p in w.name for p in self.wanted)]
+            return [Load(4, 1.0, "openai", "mp3"), Load(4, 1.0, "v2")]
+        return [w for w in LOADS if not self.wanted or any(p in w.name for p in self.wanted)]
 
     @property
     def alone(self) -> Load:
-        return Load(1, 1.0 if self.shape == "tiny" else 10.0)
+        return Load(1, 1.0 if self.shape == "tiny" else 10.0, "openai")
 
     @property
     def num_slots(self) -> int:
-        return 4 if self.shape == "tiny" else 256
+        return 4 if self.shape == "tiny" else 512
 
     @property
     def num_alone(self) -> int:
@@ -115,12 +131,13 @@ class Bench:
 
 def run_engine(bench: Bench, mode: str) -> None:
     """The loads without HTTP, in one go, since the model must be made."""
+    alike = {(load.in_flight, load.duration_s): None for load in bench.loads}
     task = {
         "own": mode == "engine_own",
         "shape": bench.shape,
         "device": bench.device,
         "max_num_seqs": bench.num_slots,
-        "loads": [asdict(load) for load in bench.loads],
+        "loads": [asdict(Load(*load)) for load in alike],
         "warm_s": bench.warm_s,
         "window_s": bench.window_s,
         "num_alone": bench.num_alone,
@@ -138,10 +155,11 @@ def run_engine(bench: Bench, mode: str) -> None:
 
 
 @contextmanager
-def server(bench: Bench, mode: str) -> Iterator[int]:
-    """The port of a server that is ready."""
-    num_decoders = max(2, (os.cpu_count() or 2) // 4)
-    flags = SERVER_FLAGS.format(num_slots=bench.num_slots, num_decoders=num_decoders).split()
+def server(bench: Bench, mode: str) -> Iterator[tuple[int, int]]:
+    """The port and the process id of a server that is ready."""
+    flags = SERVER_FLAGS.format(num_slots=bench.num_slots, vad=bench.vad).split()
+    if bench.num_decoders:
+        flags.append(f"--num_decode_workers={bench.num_decoders}")
     if mode == "fronts":
         flags.append(f"--num_front_processes={bench.num_fronts}")
     else:
@@ -153,7 +171,7 @@ def server(bench: Bench, mode: str) -> Iterator[int]:
         killer = threading.Timer(START_TIMEOUT_S, process.kill)
         killer.start()
         try:
-            yield _port_when_ready(process.stdout, log)
+            yield _port_when_ready(process.stdout, log), process.pid
         finally:
             killer.cancel()
             process.terminate()
@@ -177,27 +195,30 @@ def _port_when_ready(output: IO[str], log: IO[str]) -> int:
     raise RuntimeError("the server did not start:\n" + log.read()[-3000:])
 
 
-def look(port: int) -> tuple[float, Shares]:
+def look(port: int, server_pid: int) -> tuple[dict[str, float], Shares]:
     """Processor seconds of the server's processes, and the engine's counters, until now.
 
     Each question has a connection of its own, which any of the fronts may be dealt.
     """
-    cpu_s: dict[int, float] = {}
+    cpu_s = used_s(server_pid)
+    asked: set[int] = set()
     steps: list[Shares] = []
     while True:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/bench/shares") as response:
             values = json.load(response)
         pid, num_fronts = values.pop("pid"), values.pop("num_fronts")
-        used_s, shares = values.pop("cpu_s"), Shares(**values)
-        if pid not in cpu_s:
-            cpu_s[pid] = used_s
-            steps.append(shares)
-        if len(cpu_s) == num_fronts:
+        if pid not in asked:
+            asked.add(pid)
+            steps.append(Shares(**values))
+        if len(asked) == num_fronts:
             # One of the fronts is told of the steps.
-            return sum(cpu_s.values()), max(steps, key=lambda s: s.num_new_tokens)
+            return cpu_s, max(steps, key=lambda s: s.num_new_tokens)
 
 
-def ask_clients(tasks: list[Task]) -> tuple[Answers, Counter[str], list[tuple[float, Shares]]]:
+Looks = list[tuple[dict[str, float], Shares]]
+
+
+def ask_clients(tasks: list[Task], server_pid: int) -> tuple[Answers, Counter[str], Looks]:
     """Run client processes; all their answers, and looks at the server around the window."""
     processes = [
         subprocess.Popen(
@@ -207,11 +228,11 @@ def ask_clients(tasks: list[Task]) -> tuple[Answers, Counter[str], list[tuple[fl
         for task in tasks
     ]  # fmt: skip
     try:
-        window, looks = tasks[0].window, []
+        window, looks = tasks[0].window, Looks()
         if not tasks[0].count:
             for moment_s in (window.begin_s, window.end_s):
                 time.sleep(max(0.0, moment_s - time.monotonic()))
-                looks.append(look(tasks[0].port))
+                looks.append(look(tasks[0].port, server_pid))
         outputs = [json.loads(p.communicate(timeout=120)[0]) for p in processes]
     finally:
         for process in processes:
@@ -224,27 +245,41 @@ def ask_clients(tasks: list[Task]) -> tuple[Answers, Counter[str], list[tuple[fl
     return answers, errors, looks
 
 
-def run_load(bench: Bench, port: int, load: Load) -> dict[str, Any]:
+def task_of(bench: Bench, port: int, load: Load, window: Window) -> Task:
+    """What a client does that keeps all of the load in flight."""
+    # More seconds than a cache holds, and few enough that making them does not take long.
+    count = max(2, round((60 if bench.shape == "tiny" else 480) / load.duration_s))
+    clips = write(bench.clips, load.duration_s, load.media, min(count, 24))
+    names = tuple(map(str, clips))
+    least = round(4 * TOKENS_PER_AUDIO_S * load.duration_s)  # a made-up word has 3 to 6 letters
+    task = Task(port, load.in_flight, names, TYPES[load.media], window, load.route)
+    return replace(task, min_text=least)
+
+
+def run_load(bench: Bench, port: int, server_pid: int, load: Load) -> dict[str, Any]:
     """One load over HTTP, its requests shared among the clients."""
+    task = task_of(bench, port, load, Window(0, 0, 0))
     num_clients = min(bench.num_clients, load.in_flight)
     window = Window.from_now(bench.warm_s, bench.window_s, delay_s=1.5)  # clients start meanwhile
     tasks = []
     for index in range(num_clients):
         in_flight = load.in_flight * (index + 1) // num_clients
         in_flight -= load.in_flight * index // num_clients
-        tasks.append(Task(port, in_flight, load.duration_s, window, seed=index))
-    answers, errors, looks = ask_clients(tasks)
+        turned = task.clips[index:] + task.clips[:index]
+        tasks.append(replace(task, in_flight=in_flight, window=window, clips=turned))
+    answers, errors, looks = ask_clients(tasks, server_pid)
     (cpu_s, before), (cpu_end_s, after) = looks
     measured = row(load, answers, difference(before, after), bench.window_s)
-    measured["server_cpus"] = (cpu_end_s - cpu_s) / bench.window_s
+    cpus = {role: (cpu_end_s[role] - cpu_s.get(role, 0.0)) / bench.window_s for role in cpu_end_s}
+    measured |= {"server_cpus": sum(cpus.values()), "cpus": cpus}
     return measured | ({"error": f"failed requests: {errors}"[:500]} if errors else {})
 
 
-def run_alone(bench: Bench, port: int) -> dict[str, Any]:
+def run_alone(bench: Bench, port: int, server_pid: int) -> dict[str, Any]:
     """One clip at a time: the first words with stream=true, the whole answer without."""
-    task = Task(port, 1, bench.alone.duration_s, Window(0, 0, 0), count=bench.num_alone)
-    whole, errors, _ = ask_clients([task])
-    streamed, more_errors, _ = ask_clients([replace(task, stream=True)])
+    task = replace(task_of(bench, port, bench.alone, Window(0, 0, 0)), count=bench.num_alone)
+    whole, errors, _ = ask_clients([task], server_pid)
+    streamed, more_errors, _ = ask_clients([replace(task, stream=True)], server_pid)
     errors += more_errors
     measured = alone_row({"first_s": streamed.first_s}, {"last_s": whole.last_s})
     return measured | ({"error": f"failed requests: {errors}"[:500]} if errors else {})
@@ -265,10 +300,12 @@ def run_shape(bench: Bench, modes: list[str]) -> None:
             if mode.startswith("engine"):
                 run_engine(bench, mode)
                 continue
-            with server(bench, mode) as port:
+            with server(bench, mode) as (port, pid):
+                bench.attempt(mode, "one clip", lambda p=port, s=pid: run_alone(bench, p, s))
                 for load in bench.loads:
-                    bench.attempt(mode, load.name, lambda p=port, w=load: run_load(bench, p, w))
-                bench.attempt(mode, "one clip", lambda p=port: run_alone(bench, p))
+                    bench.attempt(
+                        mode, load.name, lambda p=port, s=pid, w=load: run_load(bench, p, s, w)
+                    )
         except Exception as error:  # noqa: BLE001  the other modes go on
             traceback.print_exc()
             bench.add(mode, "failed", {"error": f"{type(error).__name__}: {error}"[:2000]})
@@ -291,6 +328,7 @@ def table(result: dict[str, Any]) -> str:
             f"{name:<32}{value:>10.4g} {unit:<6}{measured['tokens_per_s']:>10.5g}"
             f"{measured['between_steps_share']:>9.1%}{measured.get('server_cpus', 0):>6.2f}  "
             f"p50 {latency['p50_ms']:.4g}, p95 {latency['p95_ms']:.4g} ms"
+            + "".join(f", {role} {used:.2f}" for role, used in measured.get("cpus", {}).items())
             + (f"  {measured['error']}" if "error" in measured else "")
         )
     return "\n".join(lines)
@@ -316,6 +354,8 @@ def main() -> None:
     parser.add_argument("--warm_s", type=float, default=6.0)
     parser.add_argument("--clients", type=int, default=max(1, min(8, (os.cpu_count() or 2) // 2)))
     parser.add_argument("--fronts", type=int, default=4, help="processes in mode fronts")
+    parser.add_argument("--decoders", type=int, default=0, help="of all fronts; 0: the default")
+    parser.add_argument("--vad", default="silero", help="what finds speech, as the setting")
     parser.add_argument("--budget_s", type=float, default=540.0)
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()

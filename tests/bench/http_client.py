@@ -1,4 +1,4 @@
-"""One client process of the HTTP benchmark: posts WAV files, keeps so many requests in flight.
+"""One client process of the HTTP benchmark: posts recordings, keeps so many requests in flight.
 
     python -m tests.bench.http_client '{"port": 8080, ...}'      (the fields of Task)
 
@@ -8,20 +8,17 @@ Sockets and nothing else, so that sixteen of these cost little beside the server
 from __future__ import annotations
 
 import asyncio
-import io
 import json
 import sys
 import time
-import wave
 from collections import Counter
 from dataclasses import asdict, dataclass
-
-import numpy as np
+from pathlib import Path
 
 from tests.bench.http_load import Answers, Window, closed_loop
 
 MODEL = "qwen3-asr"
-_BOUNDARY = b"a-boundary-that-no-noise-contains"
+_BOUNDARY = b"a-boundary-that-no-recording-contains"
 
 
 @dataclass(frozen=True)
@@ -30,11 +27,13 @@ class Task:
 
     port: int
     in_flight: int
-    duration_s: float
+    clips: tuple[str, ...]  # files, one after the other
+    content_type: str
     window: Window
-    stream: bool = False  # OpenAI's route with stream=true; else the V1 route with the bare file
+    route: str = "v1"  # "openai", "v1" or "v2"
+    stream: bool = False  # OpenAI's route with stream=true
     count: int = 0  # answers after which each one stops; 0 = until the window ends
-    seed: int = 0
+    min_text: int = 1  # bytes of an answer's body, below which it cannot hold what was said
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -45,36 +44,44 @@ class Task:
         return Task(**values | {"window": Window(**values["window"])})
 
 
-def wav(duration_s: float, rng: np.random.Generator) -> bytes:
-    """Noise as 16 kHz PCM16."""
-    samples = (3000 * rng.standard_normal(round(16_000 * duration_s))).astype("<i2")
-    buffer = io.BytesIO()
-    with wave.open(buffer, "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(16_000)
-        file.writeframes(samples.tobytes())
-    return buffer.getvalue()
+def _form(body: bytes, content_type: str, *, stream: bool) -> bytes:
+    fields = {b"model": MODEL.encode()} | ({b"stream": b"true"} if stream else {})
+    parts = [
+        b'--%s\r\nContent-Disposition: form-data; name="%s"\r\n\r\n%s\r\n'
+        % (_BOUNDARY, name, value)
+        for name, value in fields.items()
+    ]
+    parts.append(
+        b'--%s\r\nContent-Disposition: form-data; name="file"; filename="clip"\r\n'
+        b"Content-Type: %s\r\n\r\n%s\r\n--%s--\r\n"
+        % (_BOUNDARY, content_type.encode(), body, _BOUNDARY)
+    )
+    return b"".join(parts)
 
 
-def request_bytes(body: bytes, *, stream: bool) -> bytes:
+def request_bytes(body: bytes, content_type: str, route: str, *, stream: bool = False) -> bytes:
     """A whole HTTP request."""
-    path, kind = f"/v1/models/{MODEL}:predict", b"audio/wav"
-    if stream:
-        path, kind = "/v1/audio/transcriptions", b"multipart/form-data; boundary=" + _BOUNDARY
-        fields = {b"model": MODEL.encode(), b"stream": b"true"}
-        parts = [
-            b'--%s\r\nContent-Disposition: form-data; name="%s"\r\n\r\n%s\r\n'
-            % (_BOUNDARY, name, value)
-            for name, value in fields.items()
-        ]
-        parts.append(
-            b'--%s\r\nContent-Disposition: form-data; name="file"; filename="clip.wav"\r\n'
-            b"Content-Type: audio/wav\r\n\r\n%s\r\n--%s--\r\n" % (_BOUNDARY, body, _BOUNDARY)
+    more = ""
+    if route == "openai":
+        path, body = "/v1/audio/transcriptions", _form(body, content_type, stream=stream)
+        content_type = f"multipart/form-data; boundary={_BOUNDARY.decode()}"
+    elif route == "v2":
+        framed = len(body).to_bytes(4, "little") + body
+        sizes = {"binary_data_size": len(framed)}
+        tensor = {"name": "audio", "datatype": "BYTES", "shape": [1], "parameters": sizes}
+        head = json.dumps({"inputs": [tensor]}).encode()
+        path, body, content_type = (
+            f"/v2/models/{MODEL}/infer",
+            head + framed,
+            "application/octet-stream",
         )
-        body = b"".join(parts)
-    head = f"POST {path} HTTP/1.1\r\nHost: bench\r\nContent-Length: {len(body)}\r\n"
-    return head.encode() + b"Content-Type: " + kind + b"\r\n\r\n" + body
+        more = f"Inference-Header-Content-Length: {len(head)}\r\n"
+    else:
+        path = f"/v1/models/{MODEL}:predict"
+    return (
+        f"POST {path} HTTP/1.1\r\nHost: bench\r\nContent-Length: {len(body)}\r\n{more}"
+        f"Content-Type: {content_type}\r\n\r\n"
+    ).encode() + body
 
 
 class Connection:
@@ -116,13 +123,14 @@ class Connection:
 
 async def run(task: Task) -> tuple[Answers, Counter[str]]:
     """The answers inside the window, and what went wrong how often."""
-    rng = np.random.default_rng(task.seed)
-    clips = [wav(task.duration_s, rng) for _ in range(min(16, 2 * task.in_flight))]
-    requests = [request_bytes(clip, stream=task.stream) for clip in clips]
+    requests = [
+        request_bytes(Path(clip).read_bytes(), task.content_type, task.route, stream=task.stream)
+        for clip in task.clips
+    ]
     connections = [Connection(task.port) for _ in range(task.in_flight)]
     errors: Counter[str] = Counter()
     num_asked = 0
-    last = "transcript.text.done" if task.stream else '"finish_reason":"length"'
+    last = b"transcript.text.done" if task.stream else b"{"
 
     async def ask(index: int) -> float:
         nonlocal num_asked
@@ -131,7 +139,7 @@ async def run(task: Task) -> tuple[Answers, Counter[str]]:
             status, first_s, body = await connections[index].ask(
                 requests[num_asked % len(requests)]
             )
-            if status != 200 or last.encode() not in body:
+            if status != 200 or last not in body or len(body) < task.min_text:
                 errors[f"{status} {body[:100]!r}"] += 1
         except OSError as error:
             errors[repr(error)] += 1

@@ -22,6 +22,7 @@ from typing import Any
 
 from predictor.engine import CoreProcess, EngineClient, EngineCore, EngineSpec, RemoteCore
 from predictor.engine.options import EngineOptions, StepStats
+from predictor.engine.pages import PAGE_TOKENS
 from predictor.engine.protocol import StepOutput
 from predictor.engine.sequence import Sequence
 from tests.bench.host import InstantRunner
@@ -31,6 +32,7 @@ from tests.bench.load import TOKENS_PER_AUDIO_S, Clips, Shares, one, options, wi
 PACED_STEP_S = 0.004  # of a device, for each token
 PACED_RTFX = 8000.0  # of its encoder and prefill
 PACED_STEPS = 4  # tokens between two looks, as the graphs run
+KEPT_PAGES = 6  # of a live utterance between its steps: three closed windows and the prompt
 TOKENIZER_IDS = 1308  # of the embedded checkpoint, whose tokenizer writes the prompts
 
 
@@ -80,9 +82,11 @@ def bench_engine(
         )
     if where.type == "cpu":
         torch.set_num_threads(max(1, min(8, (os.cpu_count() or 1) // 2)))
+    per_slot = -(-settings.max_model_len // PAGE_TOKENS)
     runner = make_runner(
         model,
         num_slots=settings.max_num_seqs,
+        num_pages=per_slot * settings.max_num_seqs + KEPT_PAGES * settings.max_kept_sequences,
         max_model_len=settings.max_model_len,
         max_prefill_audio_s=settings.max_prefill_audio_s,
         max_prefill_tokens=settings.max_prefill_tokens,

@@ -17,10 +17,15 @@ class Load:
 
     in_flight: int
     duration_s: float
+    route: str = (
+        ""  # "openai" (multipart), "v1" (the bare file), "v2" (binary); "": the engine alone
+    )
+    media: str = "wav"
 
     @property
     def name(self) -> str:
-        return f"{self.in_flight} x {self.duration_s:g} s"
+        parts = [f"{self.in_flight} x {self.duration_s:g} s", self.route]
+        return " ".join(p for p in [*parts, self.media if self.media != "wav" else ""] if p)
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,7 @@
 
     python -m tests.bench.http_server SHAPE DEVICE [--settings of the predictor]
 
-Prints `listening PORT`, then `ready`. `/bench/shares` tells what the engine has done so far,
-and the processor time that this process has used.
+Prints `listening PORT`, then `ready`. `/bench/shares` tells what the engine has done so far.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ import logging
 import os
 import random
 import sys
-import time
 from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
@@ -79,8 +77,7 @@ def arrange(server: Any, shares: Shares, num_fronts: int = 1) -> None:
     """A route that tells what this process did."""
 
     def look() -> dict[str, Any]:
-        cpu_s = time.process_time()
-        return {"pid": os.getpid(), "num_fronts": num_fronts, "cpu_s": cpu_s, **asdict(shares)}
+        return {"pid": os.getpid(), "num_fronts": num_fronts, **asdict(shares)}
 
     server.app.add_api_route("/bench/shares", look)
 

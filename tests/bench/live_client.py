@@ -2,7 +2,9 @@
 
     python -m tests.bench.live_client '{"port": ..., "streams": 50, "window_s": 20, ...}'
 
-Audio is the evaluation set's, looped, from another place in each stream, 100 ms in a message.
+Audio is a talker who pauses every `utterance_s`, or from 20 s on never: what is spoken is a looped
+piece of a bundled recording, which the speech detector takes for speech all along. Each stream
+begins at another place; 100 ms in a message.
 """
 
 from __future__ import annotations
@@ -14,12 +16,31 @@ import time
 from typing import Any
 
 import numpy as np
+import soundfile
 import websockets
 
-from tests.live.streams import conversations
+from tests.bench.environment import ROOT
 
 PIECE_S = 0.1
 RATE = 16_000
+PAUSE_S = 0.6
+NEVER_S = 20.0
+
+
+def talk(utterance_s: float) -> bytes:
+    """A minute of PCM16."""
+    recording = ROOT / "predictor" / "recordings" / "demo-en-3.flac"
+    spoken, _ = soundfile.read(recording, dtype="float32")
+    spoken = spoken[2_000:28_000]
+    rng = np.random.default_rng(0)
+    if utterance_s >= NEVER_S:
+        samples = np.resize(spoken, 60 * RATE)
+    else:
+        said = np.resize(spoken, round((utterance_s - PAUSE_S) * RATE))
+        one = np.concatenate([said, np.zeros(round(PAUSE_S * RATE), np.float32)])
+        samples = np.resize(one, round(60 / utterance_s) * len(one))
+    samples = samples + rng.normal(0, 1e-3, len(samples))
+    return (np.clip(samples, -1, 1) * 32767).astype("<i2").tobytes()
 
 
 async def _speak(task: dict[str, Any], audio: bytes, number: int) -> dict[str, list[float]]:
@@ -31,7 +52,7 @@ async def _speak(task: dict[str, Any], audio: bytes, number: int) -> dict[str, l
         began_s = time.monotonic()
         listener = asyncio.create_task(_listen(socket, began_s, task["begin_s"], lags))
         size = round(PIECE_S * RATE) * 2
-        first = (number * 7919 * size) % len(audio)
+        first = ((task["first"] + number) * 7919 * 2) % len(audio)
         sent = 0
         while time.monotonic() < task["end_s"]:
             at = (first + sent) % len(audio)
@@ -57,8 +78,7 @@ async def _listen(
 
 
 async def _main(task: dict[str, Any]) -> dict[str, Any]:
-    talk = np.concatenate([stream.samples for stream in conversations(task["talk_s"])])
-    audio = (np.clip(talk, -1, 1) * 32767).astype("<i2").tobytes()
+    audio = talk(task["utterance_s"])
     now_s = time.monotonic()
     task["begin_s"] = now_s + task["ramp_s"] + task["warm_s"]
     task["end_s"] = task["begin_s"] + task["window_s"]

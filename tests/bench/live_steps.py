@@ -79,6 +79,6 @@ def planned_tokens() -> tuple[int, ...]:
 
 def plan_the_servers_steps() -> None:
     """The server's sessions take planned steps."""
-    from predictor import server
+    from predictor.server import load
 
-    server.KeptSteps = PlannedSteps  # type: ignore[misc]
+    load.KeptSteps = PlannedSteps  # type: ignore[misc]

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import base64
-import io
 import json
 import os
 import subprocess
@@ -23,8 +22,6 @@ from statistics import quantiles
 from typing import Any
 
 import httpx
-import numpy as np
-import soundfile
 
 from predictor.engine import EngineClient
 from predictor.engine.options import EngineStats
@@ -36,10 +33,10 @@ from predictor.startup import keep_freed_memory
 from predictor.text.tokenizer import TextTokenizer
 from predictor.types import EngineRequest, ExtendRequest, TokenChunk
 from tests.bench.environment import ROOT, describe
+from tests.bench.http_clips import talk, wav
 from tests.bench.memory import memory
 
 CHECKPOINT = ROOT / "predictor" / "checkpoints" / "tiny"
-RECORDINGS = ROOT / "predictor" / "recordings"
 MODEL = "qwen3-asr"
 SAID = "remind me to call my sister at half past seven and turn off the lamp in the kitchen " * 2
 
@@ -100,16 +97,6 @@ def serve() -> None:
     keep_freed_memory()
     begun = loading.Loading(settings, make, has_real_weights=False)
     build_server(settings, loading=begun).start()
-
-
-def talk(duration_s: float) -> bytes:
-    """A WAV file of somebody who does not pause: one piece, whatever finds speech."""
-    spoken, rate_hz = soundfile.read(RECORDINGS / "demo-en-3.flac", dtype="float32")
-    spoken = spoken[2_000:28_000]
-    samples = np.resize(spoken, round(duration_s * rate_hz))
-    buffer = io.BytesIO()
-    soundfile.write(buffer, samples, rate_hz, format="WAV", subtype="PCM_16")
-    return buffer.getvalue()
 
 
 @contextmanager
@@ -212,7 +199,7 @@ def main() -> None:
         serve()
         return
     arguments = parser.parse_args()
-    audio = talk(10.0)
+    audio = wav(talk(10.0))
     result: dict[str, Any] = {"environment": describe(), "method": __doc__, "rows": {}}
     result["vad"] = arguments.vad
     with server(f"--vad={arguments.vad}") as (pid, http_port, grpc_port):

@@ -17,14 +17,14 @@ def test_every_row_is_measured(tmp_path: Path) -> None:
         "--modes=engine,own,fronts",
         "--fronts=2",
         "--warm_s=0.5",
-        "--window_s=1",
+        "--window_s=2",
         "--clients=2",
         f"--output={output}",
     ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     rows = json.loads(output.read_text())["rows"]
-    assert len(rows) == 6, rows
+    assert len(rows) == 8, rows
     for name, row in rows.items():
         assert "error" not in row, f"{name}: {row}"
         assert row["value"] > 0, name

@@ -13,13 +13,13 @@ ROOT = Path(__file__).parents[2]
 def test_every_row_is_measured(tmp_path: Path) -> None:
     output = tmp_path / "live.json"
     command = [sys.executable, "-m", "tests.bench.live", "--shape=tiny", "--device=cpu"]
-    command += ["--streams", "2", "--steps", "0.5", "--utterances", "1", "--window_s=4"]
-    command += ["--warm_s=1", "--ramp_s=0.5", "--talk_s=10", "--fronts=1", "--clients=1"]
+    command += ["--streams", "2", "--steps", "0.5", "--utterances", "2", "--window_s=4"]
+    command += ["--warm_s=1", "--ramp_s=0.5", "--fronts=1", "--clients=2"]
     command += ["--max_num_seqs=4", f"--output={output}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     rows = json.loads(output.read_text())["rows"]
-    assert [row["through"] for row in rows] == ["engine", "WebSockets"]
+    assert [row["through"] for row in rows] == ["engine", "WebSockets, 1 fronts"]
     for row in rows:
         assert "error" not in row, row
         assert 0 < row["p50_ms"] <= row["p95_ms"]

@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from predictor.cli import verify
+from predictor.cli import standard, verify
 from predictor.cli.checkpoint import EMBEDDED
 from predictor.cli.main import run
 from predictor.cli.stages import Stages
+from tests.bench import our_figures
 
 TINY = EMBEDDED / "tiny"
 SOUND = Stages(np.ones((2, 4), np.float32), np.ones((3, 5), np.float32), [5, 6], [-0.1, -0.2], 1.0)
@@ -64,12 +65,33 @@ def test_a_benchmark_says_what_it_measured(
 ) -> None:
     out = tmp_path / "bench.json"
     command = ["bench", "--checkpoint", "tiny", "--concurrency", "1,2", "--rounds", "1"]
+    command += ["--seconds", "1", "--set", "max_num_seqs=2"]
+    command += ["--standard", "offline 10 s/one 10 s clip"]
     assert run([*command, "--out", str(out)]) == 0
     report = json.loads(out.read_text())
     assert [each["concurrency"] for each in report["rows"]] == [1, 2]
     assert all(each["requests"] == 6 for each in report["rows"])
     assert all(abs(each["audio_s"] - 20.8) < 0.1 for each in report["rows"])
-    assert "x real time" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "x real time" in said
+    assert "We have no figures of a model of this shape." in said
+    standard = {each["name"]: each for each in report["standard"]}
+    assert list(standard) == ["offline 10 s", "one 10 s clip"]
+    assert all(each["value"] > 0 and each["tokens_per_audio_s"] > 1 for each in standard.values())
+    assert [each["at_once"] for each in standard.values()] == [2, 1]
+
+
+def test_our_figures_are_those_of_the_results() -> None:
+    written = json.loads(our_figures.FILE.read_text(encoding="utf-8"))
+    assert written == our_figures.our_figures(), "run: python -m tests.bench.our_figures"
+    assert {row.name for row in standard.ROWS} == set(our_figures.ROWS)
+    said = standard.table(
+        [{"name": "offline 30 s", "unit": "RTFx", "value": 1.0, "at_once": 512}
+         | {"tokens_per_audio_s": 3.0}],
+        standard.ours("1.7B"),
+        "1.7B",
+    )  # fmt: skip
+    assert f"{written['rows']['1.7B']['offline 30 s']:,.0f}" in said
 
 
 def test_the_doctor_finds_nothing_here(capsys: pytest.CaptureFixture[str]) -> None:

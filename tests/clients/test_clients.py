@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -19,6 +20,9 @@ from tests.api.conftest import (  # noqa: F401
     speech,
     start_server,
 )
+from tests.api.test_operators import write_certificate
+from tests.live.server import pcm16
+from tests.live.streams import alone
 
 HERE = Path(__file__).parent
 MODEL = "qwen3-asr"
@@ -97,3 +101,36 @@ def test_curl_with_http2(server: Any, wav_file: Path, said: list[dict[str, Any]]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["text"] == said[0]["text"]
+
+
+def test_openais_realtime_client_for_node(
+    start_server: Any,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It speaks to nobody without TLS."""
+    node = _needs("node")
+    if not (HERE / "node_modules" / "ws").is_dir():
+        pytest.skip("npm ci has not been run in tests/clients: Node's clients are NOT tested")
+    cert, key = write_certificate(tmp_path, 1)
+    monkeypatch.setenv("QWEN3_ASR_API_KEYS", "right")
+    secured = start_server(f"--tls_cert_file={cert}", f"--tls_key_file={key}")
+    (tmp_path / "two.pcm").write_bytes(pcm16(alone("en-short-003").samples))
+    base = secured.url.replace("http:", "https:") + "/v1"
+    command = [node, "realtime.mjs", base, str(tmp_path / "two.pcm"), "right"]
+    environment = {**os.environ, "NODE_EXTRA_CA_CERTS": str(cert)}
+    done = subprocess.run(
+        command, cwd=HERE, capture_output=True, text=True, timeout=240, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    heard = json.loads(done.stdout)
+    kinds = [event["type"] for event in heard["events"]]
+    assert kinds[:2] == ["session.created", "session.updated"]
+    completed = heard["events"][-1]
+    assert completed["transcript"] == "Today is Tuesday, May thirty-first."
+    deltas = [e["delta"] for e in heard["events"] if e["type"].endswith("transcription.delta")]
+    assert "".join(deltas) == completed["transcript"]
+    scored = b"".join(bytes(token["bytes"]) for token in completed["logprobs"])
+    assert scored.decode() == completed["transcript"]
+    assert heard["secret"]["value"].startswith("ek_")
+    assert heard["again"][-1]["transcript"] == completed["transcript"]

@@ -106,6 +106,7 @@ async def test_forced_tokens_are_part_of_the_prompt_and_their_probabilities_repo
         request = replace(
             item.request,
             forced=item.tokens[:half],
+            scores_forced=True,
             max_new_tokens=item.request.max_new_tokens - half,
         )
         ours = await answer(engine.submit(request))
@@ -124,7 +125,7 @@ async def test_a_forced_token_is_taken_however_unlikely(
     engine = start_engine(runner)
     request = known[0].request
     in_prompt = replace(request, tokens_after=(*request.tokens_after, 17, 93))
-    ours = await answer(engine.submit(replace(request, forced=(17, 93))))
+    ours = await answer(engine.submit(replace(request, forced=(17, 93), scores_forced=True)))
     assert ours.token_ids == (await answer(engine.submit(in_prompt))).token_ids
     assert len(ours.forced_logprobs) == 2
 

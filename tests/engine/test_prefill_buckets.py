@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -136,10 +138,34 @@ def test_a_bucket_for_steps_holds_windows_that_follow_each_other(
         if earlier < len(stretches):
             assert earlier <= later
     owners, wanted = sent["checks"][3], sent["checks"][0]
-    counts = [1 + len(s.request.forced) + len(s.draft) for s in some]
+    counts = [
+        1 + len(s.draft) + (len(s.request.forced) if s.request.scores_forced else 0) for s in some
+    ]
     assert np.bincount(owners).tolist()[: len(some)] == counts
     ends = np.cumsum([s.reach - s.num_cached for s in some])
     assert [wanted[owners == i][-1] + 1 for i in range(len(some))] == ends.tolist()
+
+
+@pytest.mark.parametrize(("utterance_s", "num_steps", "most"), [(4, 28, 1.3), (24, 28, 1.15)])
+def test_a_round_of_steps_leaves_little_of_its_bucket_empty(
+    utterance_s: int, num_steps: int, most: float
+) -> None:
+    """At 3.5 tokens of text a second, of which the last four are a draft, a header and a suffix."""
+    rng = np.random.default_rng(0)
+    filled = []
+    for _ in range(10):
+        ends_s = 0.5 * rng.integers(1, 2 * utterance_s + 1, num_steps)
+        some = [step(i, s, 10 + max(0, int(3.5 * s) - 4), 4) for i, s in enumerate(ends_s)]
+        for each in some:  # all its closed windows are cached, and nothing forced is scored
+            utterance = each.utterance
+            assert utterance is not None
+            closed = utterance.windows.num_closed(len(utterance.samples))
+            each.num_cached, utterance.loudest = 3 + 104 * closed, (0.0,) * closed
+            each.request = replace(each.request, scores_forced=False)
+        size = size_of(some)
+        chosen = next(step_bucket(n) for n in STEP_BUCKETS if step_bucket(n).holds(size))
+        filled.append(chosen.num_tokens / size.num_tokens)
+    assert np.mean(filled) < most
 
 
 def step(slot: int, duration_s: float, num_forced: int, num_draft: int) -> Sequence:
@@ -154,6 +180,7 @@ def step(slot: int, duration_s: float, num_forced: int, num_draft: int) -> Seque
         max_new_tokens=50,
         forced=(7,) * num_forced,
         draft=(8,) * num_draft,
+        scores_forced=slot % 3 == 0,
     )
     made = Sequence(request, LIMITS, EngineOptions(), utterance)
     num_closed = utterance.windows.num_closed(len(utterance.samples))

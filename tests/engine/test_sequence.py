@@ -149,3 +149,14 @@ def test_what_is_handed_out_is_all_there_is(steps: list[list[int]], is_streamed:
     assert [chunk.finish for chunk in handed_out[:-1]] == [None] * (len(handed_out) - 1)
     assert handed_out[-1].finish == "stop"
     assert len(handed_out) == (len(steps) + 1 if is_streamed else 2)
+
+
+@given(st.lists(st.integers(0, 2), max_size=60), st.lists(st.integers(0, 2), max_size=60))
+def test_a_guard_that_begins_with_tokens_is_one_that_they_were_added_to(
+    first: list[int], rest: list[int]
+) -> None:
+    begun, added = RepetitionGuard(5, 3), RepetitionGuard(5, 3)
+    begun.begin(tuple(first))
+    for token in first:
+        added.add(token)
+    assert [begun.add(token) for token in rest] == [added.add(token) for token in rest]

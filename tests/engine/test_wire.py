@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from predictor import errors
 from predictor.engine.link.wire import (
+    MAX_INLINE_BYTES,
     Abort,
     Chunks,
     Close,
@@ -32,6 +33,7 @@ from predictor.types import EngineRequest, ExtendRequest, TokenChunk
 
 numbers = st.integers(0, 2**32 - 1)
 floats = st.floats(allow_nan=False)
+finite = st.floats(allow_nan=False, allow_infinity=False)  # JSON has no others
 tokens = st.lists(numbers, max_size=20).map(tuple)
 
 
@@ -51,18 +53,18 @@ stats = st.builds(
     num_seqs=numbers,
     num_prompt_tokens=numbers,
     num_new_tokens=numbers,
-    audio_s=floats,
-    seconds=floats,
+    audio_s=finite,
+    seconds=finite,
     num_waiting=numbers,
     num_running=numbers,
-    queue_s=st.lists(floats, max_size=5).map(tuple),
+    queue_s=st.lists(finite, max_size=5).map(tuple),
 )
 held = st.builds(
     EngineStats,
     num_waiting=numbers,
     num_running=numbers,
-    waiting_audio_s=floats,
-    running_audio_s=floats,
+    waiting_audio_s=finite,
+    running_audio_s=finite,
     num_slots=numbers,
     max_model_len=numbers,
 )
@@ -83,13 +85,16 @@ specs = st.builds(
 )
 common = {
     "request_id": st.text(),
-    "samples": st.builds(np.zeros, st.integers(0, 9), st.sampled_from(["float32", "int16"])),
+    "samples": st.builds(
+        np.ones, st.integers(0, 9) | st.just(40_000), st.sampled_from(["float32", "int16"])
+    ),
     "tokens_before": tokens,
     "tokens_after": tokens,
     "max_new_tokens": st.integers(1, 2**40),
     "forced": tokens,
     "draft": tokens,
     "is_streamed": st.booleans(),
+    "scores_forced": st.booleans(),
 }
 requests = st.builds(EngineRequest, **common) | st.builds(
     ExtendRequest, sequence_id=st.text(), starts_anew=st.booleans(), **common
@@ -120,10 +125,12 @@ def test_what_is_sent_is_what_arrives(sent: list[Message], piece: int) -> None:
             assert theirs == ours
             continue
         assert isinstance(theirs, Submit)
-        # The samples come beside the frame: how many, and of which kind.
+        # Many samples come beside the frame, which says how many, and of which kind.
         samples = ours.request.samples
         assert theirs.request.samples.dtype == samples.dtype
         assert theirs.request.samples.shape == samples.shape
+        if samples.nbytes <= MAX_INLINE_BYTES:
+            assert theirs.request.samples.tolist() == samples.tolist()
         request = replace(theirs.request, samples=samples)
         assert (theirs.number, request) == (ours.number, ours.request)
     assert frames.feed(b"") == []

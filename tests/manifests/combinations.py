@@ -16,24 +16,24 @@ BEGIN, END = "<!-- combinations:begin -->\n", "<!-- combinations:end -->"
 
 # At most one of them: where the weights come from.
 WEIGHTS = ("model-cache", "modelcar", "image-volume")
-_ANYWHERE = ("long-requests", "api-keys", "tracing", "promote-access")
+_ANYWHERE = ("long-requests", "live", "api-keys", "admin-port", "tracing", "promote-access")
 # What the owner of an overlay may add to it, in an order that works.
 ADDED: dict[str, tuple[str, ...]] = {
     "dev-cpu": (
-        *("canary-knative", "knative-autoscaling", "high-availability", "monitoring"),
+        *("canary-knative", "knative-autoscaling", "jobs", "high-availability", "monitoring"),
         *("network-policy", *_ANYWHERE),
     ),
     "edge": (
-        *("gpu", "modelcar", "image-volume", "monitoring", "network-policy", "grpc"),
+        *("gpu", "modelcar", "image-volume", "monitoring", "network-policy", "grpc", "jobs"),
         *_ANYWHERE,
     ),
     "production": (
-        *("gpu-mig", "canary-knative", "high-availability", "model-cache", "modelcar"),
+        *("gpu-mig", "canary-knative", "jobs", "high-availability", "model-cache", "modelcar"),
         *("image-volume", *_ANYWHERE),
     ),
     "production-standard": (
         *("gpu-mig", "canary-standard", "model-cache", "modelcar", "image-volume", "grpc"),
-        *_ANYWHERE,
+        *("jobs", *_ANYWHERE),
     ),
 }
 # Why the others are not offered.

@@ -52,6 +52,9 @@ _EITHER = (
     "modelcar",
     "image-volume",
     "long-requests",
+    "live",
+    "jobs",
+    "admin-port",
     "promote-access",
     "tracing",
     "api-keys",
@@ -65,8 +68,9 @@ KNATIVE: list[tuple[str, ...]] = [
     ("custom-container", "api-keys", "tracing"),
     *((name,) for name in _EITHER),
     (
-        *("gpu", "gpu-mig", "knative-autoscaling", "monitoring", "high-availability"),
-        *("network-policy", "model-cache", "tracing", "api-keys", "promote-access"),
+        *("gpu", "gpu-mig", "knative-autoscaling", "monitoring", "jobs", "high-availability"),
+        *("network-policy", "model-cache", "tracing", "api-keys", "promote-access", "live"),
+        *("long-requests", "admin-port"),
         "canary-knative",
     ),
 ]
@@ -80,6 +84,7 @@ STANDARD: list[tuple[str, ...]] = [
     (
         *("gpu", "standard-mode", "monitoring", "keda", "high-availability"),
         *("network-policy", "modelcar", "tracing", "grpc", "api-keys", "promote-access"),
+        *("jobs", "live", "long-requests", "admin-port"),
         "canary-standard",
     ),
 ]

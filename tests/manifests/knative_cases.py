@@ -119,6 +119,7 @@ CASES: list[Case] = [
     _container("is a reserved environment variable", env=[{"name": "PORT", "value": "1"}]),
     _container("securityContext.privileged", securityContext={"privileged": True}),
     _volume("persistentVolumeClaim", persistentVolumeClaim={"claimName": "c", "readOnly": True}),
+    _volume("write support is disabled", persistentVolumeClaim={"claimName": "c"}),
     _volume(".hostPath", hostPath={"path": "/weights"}),
     _volume(".image", image={"reference": "registry.example.com/weights:1"}),
     _traffic("sum to 50, want 100", {"latestRevision": True, "percent": 50}),

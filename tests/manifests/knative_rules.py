@@ -50,6 +50,7 @@ VOLUME_FLAGS = {
     "image": "kubernetes.podspec-volumes-image",
     "persistentVolumeClaim": "kubernetes.podspec-persistent-volume-claim",
 }
+WRITE_FLAG = "kubernetes.podspec-persistent-volume-write"
 _NEVER_IN_A_POD = ("terminationGracePeriodSeconds", "activeDeadlineSeconds", "nodeName", "os")
 _NEVER_IN_A_CONTAINER = ("lifecycle", "stdin", "stdinOnce", "tty", "volumeDevices")
 _RESERVED_ENV = ("PORT", "K_SERVICE", "K_CONFIGURATION", "K_REVISION")
@@ -221,6 +222,12 @@ def _pod_refusals(pod: Object, enabled: Collection[str], max_timeout_s: int) -> 
         for kind, flag in VOLUME_FLAGS.items():
             if kind in volume and flag not in enabled:
                 yield f"must not set the field(s): {_POD}volumes[{index}].{kind}"
+        claim = volume.get("persistentVolumeClaim", {"readOnly": True})
+        if not claim.get("readOnly") and WRITE_FLAG not in enabled:
+            yield (
+                "Persistent volume write support is disabled, but found persistent volume claim "
+                f"{claim['claimName']} that is not read-only"
+            )
     seconds = pod.get("timeoutSeconds") or 0
     if not 0 <= seconds <= max_timeout_s:
         yield f"expected 0 <= {seconds} <= {max_timeout_s}: {_POD}timeoutSeconds"

@@ -202,6 +202,18 @@ def predictors(objects: Sequence[Object]) -> list[Predictor]:
     return found
 
 
+def with_config(objects: Sequence[Object]) -> Iterator[tuple[Predictor, str]]:
+    """Each predictor with the text of the model-config.json that it mounts."""
+    files = {
+        each["metadata"]["name"]: each["data"]["model-config.json"]
+        for each in of_kind(objects, "ConfigMap")
+        if "model-config.json" in each.get("data", {})
+    }
+    for each in predictors(objects):
+        mounted = [v["configMap"]["name"] for v in each.pod["volumes"] if "configMap" in v]
+        yield each, next((files[name] for name in mounted if name in files), "{}")
+
+
 def knative_service(predictor: Predictor) -> Object:
     """The Knative service that KServe asks for, as its reconciler makes it."""
     service, spec = predictor.service["metadata"], predictor.spec

@@ -13,6 +13,7 @@ from tests.manifests.knative_rules import (
     POD_FLAGS,
     SCALING,
     VOLUME_FLAGS,
+    WRITE_FLAG,
     refusals,
 )
 from tests.manifests.objects import (
@@ -23,6 +24,7 @@ from tests.manifests.objects import (
     knative_service,
     of_kind,
     predictors,
+    with_config,
 )
 
 # Environment that libraries read and not our configuration.
@@ -49,6 +51,8 @@ def knative_refusals(
 
 def _by_flag(message: str) -> str:
     """The feature flag that would let the field pass, where there is one."""
+    if message.startswith("Persistent volume write"):
+        return f" (needs Knative's flag {WRITE_FLAG})"
     field = message.rsplit(".", 1)[-1]
     flag = (POD_FLAGS | VOLUME_FLAGS).get(field)
     return f" (needs Knative's flag {flag})" if flag and "must not set" in message else ""
@@ -186,6 +190,7 @@ def resources(objects: Sequence[Object]) -> Iterator[str]:
 def volumes(objects: Sequence[Object], secrets: Collection[str]) -> Iterator[str]:
     """Every mount has its volume, every volume its ConfigMap; secrets are made by hand."""
     config_maps = {each["metadata"]["name"] for each in of_kind(objects, "ConfigMap")}
+    claims = {each["metadata"]["name"] for each in of_kind(objects, "PersistentVolumeClaim")}
     for each in predictors(objects):
         declared = {volume["name"]: volume for volume in each.pod.get("volumes", [])}
         for mount in each.container.get("volumeMounts", []):
@@ -195,6 +200,9 @@ def volumes(objects: Sequence[Object], secrets: Collection[str]) -> Iterator[str
             name = volume.get("configMap", {}).get("name")
             if name is not None and name not in config_maps:
                 yield f"{each.name}: no ConfigMap {name}"
+            claim = volume.get("persistentVolumeClaim", {}).get("claimName")
+            if claim is not None and claim not in claims:
+                yield f"{each.name}: no claim {claim}"
             secret = volume.get("secret", {}).get("secretName")
             if secret is not None and secret not in secrets:
                 yield f"{each.name}: Secret {secret} is not documented"
@@ -209,14 +217,7 @@ def volumes(objects: Sequence[Object], secrets: Collection[str]) -> Iterator[str
 
 def server_settings(objects: Sequence[Object], complaint: Complaint) -> Iterator[str]:
     """Flags, environment and the mounted file make settings that the server starts with."""
-    files = {
-        each["metadata"]["name"]: each["data"]["model-config.json"]
-        for each in of_kind(objects, "ConfigMap")
-        if "model-config.json" in each.get("data", {})
-    }
-    for each in predictors(objects):
-        mounted = [v["configMap"]["name"] for v in each.pod["volumes"] if "configMap" in v]
-        text = next((files[name] for name in mounted if name in files), "{}")
+    for each, text in with_config(objects):
         env = {e["name"]: e.get("value", "from-a-secret") for e in each.container.get("env", [])}
         if said := complaint(each.container.get("args", []), env, text):
             yield f"{each.name}: {said}"
@@ -234,6 +235,33 @@ def live_sessions(
         # A canary's too: the route's is the stable predictor's.
         if session_s >= each.service["spec"]["predictor"].get("timeout", 60):
             yield f"{each.name}: max_live_session_s {session_s} is not below the timeout"
+
+
+def time_limits(
+    objects: Sequence[Object], longest_s: Callable[[list[str], str], float]
+) -> Iterator[str]:
+    """The server ends a request, and says why, before the way in cuts the connection."""
+    for each, text in with_config(objects):
+        request_s = longest_s(each.container.get("args", []), text)
+        if request_s >= each.service["spec"]["predictor"].get("timeout", 60):
+            yield f"{each.name}: request_timeout_s {request_s} is not below the timeout"
+
+
+def jobs(objects: Sequence[Object]) -> Iterator[str]:
+    """Jobs are on a claim that replicas share and may write, and there is always one of them."""
+    for each in predictors(objects):
+        folder = flags(each).get("--jobs_dir")
+        if folder is None:
+            continue
+        mounts = {m["mountPath"]: m["name"] for m in each.container["volumeMounts"]}
+        shared = [v["name"] for v in each.pod["volumes"] if "persistentVolumeClaim" in v]
+        if mounts.get(folder) not in shared:
+            yield f"{each.name}: --jobs_dir={folder} is not on a claim"
+        if each.spec.get("minReplicas", 1) < 1:
+            yield f"{each.name}: at zero replicas nobody works on jobs"
+        stable = each.service["spec"]["predictor"].get("securityContext", {})
+        if stable.get("fsGroup") != each.container["securityContext"]["runAsGroup"]:
+            yield f"{each.name}: the claim is not writable for the server's group"
 
 
 def images_pinned(objects: Sequence[Object]) -> Iterator[str]:

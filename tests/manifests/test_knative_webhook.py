@@ -18,7 +18,7 @@ import yaml
 
 from tests.manifests.conftest import COMMAND, REASON, needs_kustomize
 from tests.manifests.knative_cases import ACCEPTED, CASES, Case
-from tests.manifests.knative_rules import POD_FLAGS, VOLUME_FLAGS, duration_s, refusals
+from tests.manifests.knative_rules import POD_FLAGS, VOLUME_FLAGS, WRITE_FLAG, duration_s, refusals
 from tests.manifests.objects import MANIFESTS, Object, build, knative_service, predictors
 
 pytestmark = needs_kustomize
@@ -78,11 +78,12 @@ def test_accepted(service: Object, case: Case) -> None:
 
 
 def test_a_flag_lets_its_field_pass(service: Object) -> None:
-    flags = {*POD_FLAGS.values(), *VOLUME_FLAGS.values()}
+    flags = {*POD_FLAGS.values(), *VOLUME_FLAGS.values(), WRITE_FLAG}
     for case in CASES:
         said = list(refusals(changed(service, case), flags))
         field = case[1].rsplit(".", 1)[-1]
-        assert bool(said) != (field in POD_FLAGS or field in VOLUME_FLAGS), said
+        has_flag = field in POD_FLAGS or field in VOLUME_FLAGS or "write support" in case[1]
+        assert bool(said) != has_flag, said
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from tests.manifests.objects import (
     knative_service,
     of_kind,
     predictors,
+    with_config,
 )
 from tests.manifests.queries import our_series
 from tests.manifests.schemas import OLDEST_KUBERNETES, core_problems, custom_problems, problems
@@ -47,6 +49,14 @@ def max_timeout_s() -> int:
     """The longest timeout that manifests/cluster/knative allows."""
     text = (MANIFESTS / "cluster/knative/config-defaults.yaml").read_text()
     return int(yaml.safe_load(text)["data"]["max-revision-timeout-seconds"])
+
+
+def longest_request_s(argv: list[str], config: str) -> float:
+    """By flags and the mounted file, as the server reads them."""
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+        file.write(config)
+        file.flush()
+        return load_settings(argv, {}, Path(file.name)).request_timeout_s
 
 
 def longest_live_session_s(argv: list[str]) -> float:
@@ -80,6 +90,8 @@ def broken_rules(objects: list[Object]) -> Iterator[str]:
         pod_rules.resources(objects),
         pod_rules.volumes(objects, SECRETS),
         pod_rules.live_sessions(objects, longest_live_session_s),
+        pod_rules.time_limits(objects, longest_request_s),
+        pod_rules.jobs(objects),
         pod_rules.images_pinned(objects),
         service_rules.deployment_mode(objects),
         service_rules.canaries(objects),
@@ -126,7 +138,9 @@ def test_edge_keeps_a_gpu_that_a_component_asks_for(tmp_path: Path) -> None:
         assert resources["requests"] == {"cpu": "2", "memory": "4Gi", "nvidia.com/gpu": "1"}
 
 
-@pytest.mark.parametrize("component", ["api-keys", "long-requests", "tracing"])
+@pytest.mark.parametrize(
+    "component", ["admin-port", "api-keys", "jobs", "live", "long-requests", "tracing"]
+)
 def test_a_component_sets_the_same_in_a_runtime_and_in_a_container(component: str) -> None:
     folder = MANIFESTS / "components" / component
     in_runtime, in_container = (
@@ -148,8 +162,42 @@ def test_a_component_reaches_a_container_from_inside_the_overlay_and_from_outsid
     outside = combine(tmp_path, ("api-keys",), "overlays/dev-cpu")
     for objects in (inside, outside):
         [predictor] = predictors(objects)
-        names = [each["name"] for each in predictor.container["env"]]
-        assert names.count("QWEN3_ASR_API_KEYS") == 1
+        assert predictor.container["args"].count("--api_keys_file=/etc/qwen3-asr/api-keys") == 1
+        assert [each["name"] for each in predictor.pod["volumes"]].count("api-keys") == 1
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_long_requests_are_as_long_for_the_server_as_for_the_route(
+    overlay: str, built: Any
+) -> None:
+    for predictor, config in with_config(built((overlay, ("long-requests",)))):
+        seconds = longest_request_s(predictor.container["args"], config)
+        timeout = predictor.service["spec"]["predictor"]["timeout"]
+        assert timeout - 30 <= seconds < timeout
+
+
+def test_the_claim_holds_what_jobs_may_keep(knative: list[Object]) -> None:
+    [claim] = of_kind(knative, "PersistentVolumeClaim")
+    size = claim["spec"]["resources"]["requests"]["storage"]
+    [argv] = [each.container["args"] for each in predictors(knative)]
+    kept = load_settings(argv, {}).max_jobs_bytes
+    assert int(size.removesuffix("Gi")) * 2**30 >= 1.5 * kept
+
+
+def test_an_admin_port_is_scraped_and_nothing_else_leads_there(
+    knative: list[Object], standard: list[Object]
+) -> None:
+    for objects in (knative, standard):
+        port = load_settings(predictors(objects)[0].container["args"], {}).admin_port
+        [monitor] = of_kind(objects, "PodMonitor")
+        last = monitor["spec"]["podMetricsEndpoints"][0]["relabelings"][-1]
+        assert (last["targetLabel"], last["replacement"]) == ("__address__", f"$1:{port}")
+        declared = [p["containerPort"] for p in predictors(objects)[0].container["ports"]]
+        assert port not in declared
+        [policy] = [p for p in of_kind(objects, "NetworkPolicy") if "Ingress" in str(p["spec"])]
+        who = [r["from"] for r in policy["spec"]["ingress"] if {"port": port} in r["ports"]]
+        monitoring = {"kubernetes.io/metadata.name": "monitoring"}
+        assert who == [[{"namespaceSelector": {"matchLabels": monitoring}}]]
 
 
 def test_a_model_that_is_ready_is_used_within_a_second(objects: list[Object]) -> None:

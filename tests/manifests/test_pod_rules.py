@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
+from predictor.settings.fields import specs
 from tests.manifests import pod_rules
 from tests.manifests.conftest import complaint, needs_kustomize
-from tests.manifests.knative_rules import POD_FLAGS, VOLUME_FLAGS
+from tests.manifests.knative_rules import POD_FLAGS, VOLUME_FLAGS, WRITE_FLAG
 from tests.manifests.mutations import (
     Case,
     Objects,
@@ -26,11 +29,14 @@ from tests.manifests.mutations import (
 from tests.manifests.objects import MODE, of_kind
 
 pytestmark = needs_kustomize
-FLAGS = frozenset({*POD_FLAGS.values(), *VOLUME_FLAGS.values()})
+FLAGS = frozenset({*POD_FLAGS.values(), *VOLUME_FLAGS.values(), WRITE_FLAG})
 # Flags that the full Knative stack needs, as manifests/cluster/knative turns them on.
 ON = frozenset(
     f"kubernetes.podspec-{name}"
-    for name in ("affinity", "tolerations", "topologyspreadconstraints")
+    for name in (
+        *("affinity", "tolerations", "topologyspreadconstraints", "securitycontext"),
+        *("persistent-volume-claim", "persistent-volume-write"),
+    )
 )
 ROUTES = frozenset({"/v2/health/live", "/v2/models/qwen3-asr/ready"})
 
@@ -38,15 +44,14 @@ ROUTES = frozenset({"/v2/health/live", "/v2/models/qwen3-asr/ready"})
 def rule(name: str) -> Rule:
     """A rule by name, with what it asks of the server fixed to what these manifests use."""
     asked: dict[str, Rule] = {
-        "knative_refusals": lambda o: pod_rules.knative_refusals(o, FLAGS),
-        "no_flags": lambda o: pod_rules.knative_refusals(o, ON),
+        "knative_refusals": lambda o: pod_rules.knative_refusals(o, FLAGS, 3600),
+        "no_flags": lambda o: pod_rules.knative_refusals(o, ON, 3600),
         "probes": lambda o: pod_rules.probes(o, ROUTES.__contains__),
-        "flags_known": lambda o: pod_rules.flags_known(
-            o, {"--model_name", "--model_dir", "--http_port"}
-        ),
+        "flags_known": lambda o: pod_rules.flags_known(o, {f"--{name}" for name in specs()}),
         "env_known": lambda o: pod_rules.env_known(o, {"QWEN3_ASR_API_KEYS"}),
         "server_settings": lambda o: pod_rules.server_settings(o, complaint),
-        "live_sessions": lambda o: pod_rules.live_sessions(o, lambda argv: 570.0),
+        "live_sessions": lambda o: pod_rules.live_sessions(o, lambda argv: 3570.0),
+        "time_limits": lambda o: pod_rules.time_limits(o, lambda argv, config: 3590.0),
         "volumes": lambda o: pod_rules.volumes(o, {"qwen3-asr-api-keys"}),
     }
     if name in asked:
@@ -78,9 +83,13 @@ def second_port_in_standard_mode(objects: Objects) -> None:
     container(objects)["ports"].append({"containerPort": 8081, "name": "more"})
 
 
+def kind_of_claim(objects: Objects) -> Any:
+    return kind(objects, "PersistentVolumeClaim")
+
+
 def add_volume(objects: Objects) -> None:
-    claim = {"name": "weights", "persistentVolumeClaim": {"claimName": "weights"}}
-    kind(objects, "ServingRuntime")["spec"]["volumes"].append(claim)
+    image = {"name": "weights", "image": {"reference": "registry.example.com/weights:1"}}
+    kind(objects, "ServingRuntime")["spec"]["volumes"].append(image)
 
 
 def mount_secret(objects: Objects) -> None:
@@ -100,7 +109,7 @@ CASES: list[Case] = [
         "lifecycle",
     ),
     ("knative_refusals", put(predictor, "terminationGracePeriodSeconds", 60), "terminationGrace"),
-    ("knative_refusals", put(predictor, "timeout", 900), "900 <= 600"),
+    ("knative_refusals", put(predictor, "timeout", 3601), "3601 <= 3600"),
     (
         "knative_refusals",
         put(isvc_annotations, "autoscaling.knative.dev/window", "5s"),
@@ -112,7 +121,7 @@ CASES: list[Case] = [
         "Knative has no annotation",
     ),
     ("no_flags", put(predictor, "nodeSelector", {"a": "b"}), "kubernetes.podspec-nodeselector"),
-    ("no_flags", add_volume, "kubernetes.podspec-persistent-volume-claim"),
+    ("no_flags", add_volume, "kubernetes.podspec-volumes-image"),
     ("ports", lambda o: container(o)["ports"].append({"containerPort": 8081}), "2 ports"),
     ("ports", second_port_in_standard_mode, "is named 'more', without grpc"),
     ("ports", put(dig(container, "ports", 0), "name", "http"), "must be http1 or h2c"),
@@ -170,6 +179,11 @@ CASES: list[Case] = [
     ),
     ("server_settings", config_with_a_wrong_precision, "precision"),
     ("server_settings", config_of_another_model, "is not --model_name=qwen3-asr"),
+    ("time_limits", put(predictor, "timeout", 600), "3590.0 is not below the timeout"),
+    ("jobs", put(predictor, "minReplicas", 0), "nobody works on jobs"),
+    ("jobs", drop(predictor, "securityContext"), "not writable for the server's group"),
+    ("jobs", lambda o: container(o)["args"].append("--jobs_dir=/tmp"), "is not on a claim"),
+    ("volumes", put(dig(kind_of_claim, "metadata"), "name", "other"), "no claim qwen3-asr-jobs"),
     ("live_sessions", put(predictor, "timeout", 300), "not below the timeout"),
     ("images_pinned", put(container, "image", "registry.example.com/predictor"), "not pinned"),
     (
@@ -195,4 +209,5 @@ def test_a_broken_pod_is_caught(knative: Objects, case: Case) -> None:
 
 @pytest.mark.parametrize("flag", sorted(ON))
 def test_each_flag_is_needed(knative: Objects, flag: str) -> None:
-    assert any(flag in problem for problem in pod_rules.knative_refusals(knative, ON - {flag}))
+    problems = pod_rules.knative_refusals(knative, ON - {flag}, 3600)
+    assert any(flag in problem for problem in problems)

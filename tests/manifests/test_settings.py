@@ -27,6 +27,7 @@ SETTINGS = {
     "tracesAddress": "http://tempo.tracing.svc.cluster.local:4318",
     "pipelinesNamespace": "team-a",
     "pipelinesAccount": "default-editor",
+    "jobsAccess": "ReadWriteOnce",
 }
 
 
@@ -96,7 +97,7 @@ def test_the_scaler_asks_for_its_own_namespace(tmp_path: Path) -> None:
 
 def test_the_settings_reach_what_they_are_for(tmp_path: Path) -> None:
     """Each of them is somewhere in what all components make."""
-    components = ("tracing", "promote-access", "model-cache")
+    components = ("tracing", "promote-access", "model-cache", "jobs")
     objects = of_a_user(tmp_path, "production-standard", components)
     found = set(strings(objects))
     assert set(SETTINGS.values()) <= found

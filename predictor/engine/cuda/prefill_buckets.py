@@ -26,8 +26,12 @@ from predictor.model.stretch import Stretch
 
 Ints = NDArray[np.int64]
 
-STEP_TOKENS = 96  # of a kept sequence's prompt, answer and draft, beside its audio tokens
-STEP_CHECKS = 72  # of them in the answer or draft; at least so many rows of logits
+# A bucket for steps counts in open windows of audio. Long utterances fill about half of theirs and
+# have some 60 tokens of prompt and text, short ones a quarter and 30: what is chosen here leaves a
+# tenth of the tokens empty for the former, a fifth for the latter (tests/engine).
+STEP_TOKENS = 80  # of prompt and answer for each window, beside its audio tokens
+STEP_SEQUENCES = 4
+STEP_CHECKS = 24  # rows of logits, of drafts above all
 SMALL_S = 48  # seconds of a bucket for files that reads nothing from the cache
 MORE_SAMPLES = 1024  # of a stretch, beyond its whole seconds
 PROMPT_TOKENS = 32  # of all sequences of a step together, beside their audio tokens
@@ -83,7 +87,7 @@ class Bucket:
     max_length: int  # of a sequence
     window_tokens: int  # audio tokens of a full window
     max_tokens: int  # of all prompts of a step
-    num_steps: int = 0  # 0 = for files; else of so many kept sequences
+    num_steps: int = 0  # 0 = for files; else open windows of kept sequences
     num_tokens: int = field(init=False)  # of all prompts
     num_sequences: int = field(init=False)
     num_wanted: int = field(init=False)
@@ -96,7 +100,7 @@ class Bucket:
         num_sequences = max(1, self.num_chunks // 2)
         if self.num_steps:
             wanted = self.num_audio_tokens + STEP_TOKENS * self.num_steps
-            num_sequences = 2 * self.num_steps
+            num_sequences = STEP_SEQUENCES * self.num_steps
         object.__setattr__(self, "num_tokens", min(wanted, max(least, self.max_tokens)))
         object.__setattr__(self, "num_sequences", num_sequences)
         num_wanted = max(num_sequences, min(MAX_CHECKS, STEP_CHECKS * self.num_steps))

@@ -25,7 +25,7 @@ from predictor.model.attention import Packing
 from predictor.model.config import TOKENS_PER_CHUNK
 from predictor.model.cuda.decoder import FusedDecoder
 from predictor.model.cuda.encoder import FusedEncoder
-from predictor.model.cuda.mel import DeviceLogMel, fill
+from predictor.model.cuda.mel import DeviceLogMel, on_device, staged_samples
 from predictor.model.encoder import AudioPlan
 from predictor.model.stretch import CHUNK_SAMPLES, Stretch
 
@@ -36,8 +36,9 @@ BUCKETS_S = (
     2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 160, 192, 224, 256, 320, 384, 448, 512, 560, 584,
     608,
 )  # fmt: skip
-# Kept sequences, each with an open window.
-STEP_BUCKETS = (1, 2, 3, 4, 6, 8, 10, 12, 16, 20, 24, 28, 32)
+# Open windows of kept sequences, up to what a step of 8,192 tokens holds of them: one without a
+# graph costs a thousand launches.
+STEP_BUCKETS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 14, 16, 20, 24, 28, 32, 36, 40, 48)
 
 
 class PrefillGraphs:
@@ -143,11 +144,11 @@ class _PrefillGraph:
         self, sequences: Batch[Sequence], layout: PromptLayout, stretches: Batch[Stretch]
     ) -> tuple[Tensor, Tensor]:
         clips = [stretch.samples for stretch in stretches]
+        pinned = self._device.type == "cuda"
         if clips:
-            samples = torch.empty(sum(len(clip) for clip in clips), pin_memory=True)
-            fill(samples, clips)
-            self._waveforms[: len(samples)].copy_(samples, non_blocking=True)
-        ints = torch.empty(len(self._ints), dtype=torch.int64, pin_memory=True)
+            staged = staged_samples(clips, pin_memory=pinned)
+            on_device(staged, self._device, out=self._waveforms[: len(staged)])
+        ints = torch.empty(len(self._ints), dtype=torch.int64, pin_memory=pinned)
         ints.numpy()[:] = self.bucket.fill(sequences, layout, stretches, self._loop.nowhere)
         self._ints.copy_(ints, non_blocking=True)
         assert self._graph is not None

@@ -1,7 +1,8 @@
 """Frames over a Unix socket, with the samples of requests beside them.
 
 Samples pass through anonymous files in memory (memfd), as the decoders' do: nothing lies in
-/dev/shm, which a container limits to 64 MB, and nothing is left behind however a process ends.
+/dev/shm, which a container limits to 64 MB, and nothing is left behind however a process ends. A
+few of them travel in the frame, which costs less than a file.
 """
 
 from __future__ import annotations
@@ -9,15 +10,15 @@ from __future__ import annotations
 import os
 import socket
 import threading
+from array import array
 from contextlib import suppress
 from typing import Final
 
 import numpy as np
 
 from predictor.engine.link.wire import Frames, Message, Submit, encode
-from predictor.engine.pcm import with_float_samples
 from predictor.shared_samples import file_of
-from predictor.types import EngineRequest, ExtendRequest, Samples
+from predictor.types import AnySamples, EngineRequest, ExtendRequest
 
 _MAX_READ_BYTES: Final = 1 << 18
 _MAX_FDS: Final = 64  # taken from the socket at once
@@ -29,34 +30,39 @@ class Inbox:
 
     def __init__(self, channel: socket.socket) -> None:
         self._channel = channel
+        self._buffer = memoryview(bytearray(_MAX_READ_BYTES))
         self._frames = Frames()
         self._files: list[int] = []  # one for each Submit to come, in order
 
     def read(self) -> list[Message] | None:
         """What has arrived, waiting for something if need be; None when the other has gone."""
         try:
-            data, files, flags, _ = socket.recv_fds(self._channel, _MAX_READ_BYTES, _MAX_FDS)
+            size, beside, flags, _ = self._channel.recvmsg_into(
+                [self._buffer], socket.CMSG_SPACE(_MAX_FDS * 4)
+            )
         except ConnectionResetError:
             return None
-        self._files += files
+        self._files += _files_in(beside)
         if flags & socket.MSG_CTRUNC:  # later samples would go to the wrong requests
             raise RuntimeError("a request's samples were lost: too many open files")
-        return self._frames.feed(data) if data else None
+        return self._frames.feed(self._buffer[:size]) if size else None
 
     def filled(self, message: Submit) -> EngineRequest | ExtendRequest:
-        """The request of the next Submit with its samples, as float32.
+        """The request of the next Submit with its samples.
 
         Copied, because a mapping would keep the file open.
         """
+        if message.is_inline:
+            return message.request
         fd = self._files.pop(0)
         samples = message.request.samples
         try:
-            num_bytes = os.preadv(fd, [samples.data.cast("B")], 0) if len(samples) else 0
+            num_bytes = os.preadv(fd, [samples.data.cast("B")], 0)
         finally:
             os.close(fd)
         if num_bytes != samples.nbytes:
             raise RuntimeError(f"{num_bytes} bytes of samples came for {len(samples)} samples")
-        return with_float_samples(message.request)
+        return message.request
 
     def close(self) -> None:
         """Files that came and were not taken."""
@@ -64,9 +70,21 @@ class Inbox:
             os.close(self._files.pop())
 
 
+def _files_in(beside: list[tuple[int, int, bytes]]) -> list[int]:
+    """Descriptors among what came beside bytes."""
+    files = array("i")
+    for level, kind, data in beside:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            files.frombytes(data[: len(data) - len(data) % files.itemsize])
+    return files.tolist()
+
+
 def send_request(channel: socket.socket, message: Submit) -> None:
     """A request with its samples. Raises OSError, for want of a reader or of memory."""
     frame = encode(message)
+    if message.is_inline:
+        channel.sendall(frame)
+        return
     fd = file_of(message.request.samples)
     if fd is None:
         fd = _memory_file(message.request.samples)
@@ -78,11 +96,11 @@ def send_request(channel: socket.socket, message: Submit) -> None:
         channel.sendall(frame[num_sent:])
 
 
-def _memory_file(samples: Samples) -> int:
+def _memory_file(samples: AnySamples) -> int:
     """A new file that holds them."""
     fd = os.memfd_create("samples")
     try:
-        rest = np.ascontiguousarray(samples).data.cast("B") if len(samples) else memoryview(b"")
+        rest = np.ascontiguousarray(samples).data.cast("B")
         while rest:
             rest = rest[os.write(fd, rest) :]
     except BaseException:

@@ -33,7 +33,7 @@ from predictor.engine.link.wire import (
     Stepped,
     Submit,
     encode,
-    pulse_s,
+    max_silence_s,
 )
 from predictor.engine.options import EngineOptions, EngineStats, StepStats
 from predictor.engine.protocol import Emission, Receive
@@ -71,7 +71,7 @@ class RemoteCore:
         self._address = address
         self._process = process
         self._on_step = on_step
-        self._max_silence_s = options.stall_timeout_s + 2 * pulse_s(options)
+        self._max_silence_s = max_silence_s(options)
         self._lock = threading.Lock()  # of all below
         self._in_flight: dict[int, _InFlight] = {}
         self._numbers: dict[str, int] = {}

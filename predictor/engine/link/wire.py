@@ -2,32 +2,36 @@
 
 A frame is its length, its kind, and its payload: JSON, except for the tokens of a step, which are
 flat arrays, because that frame comes hundreds of times a second. Nothing is pickled. The samples of
-a request travel beside its frame as an open file (memfd).
+a request travel beside its frame as an open file (memfd), or, if they are few, behind its JSON:
+steps of live sessions come a thousand times a second.
 """
 
 from __future__ import annotations
 
-import json
 import struct
 from array import array
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
 from typing import Any, Final, TypeAlias, get_args
 
 import numpy as np
+import orjson
 
 from predictor import errors
 from predictor.engine.options import EngineOptions, EngineStats, StepStats
 from predictor.engine.sequence import Limits
 from predictor.errors import AsrError, InternalError, InvalidInput, RetryableError
-from predictor.types import EngineFinish, EngineRequest, ExtendRequest, TokenChunk
+from predictor.types import EngineFinish, EngineRequest, EngineTimes, ExtendRequest, TokenChunk
 
 _HEADER: Final = struct.Struct("=IB")
 _FINISHES: Final = (None, *get_args(EngineFinish))
 _NUMBERS: Final = "I"  # array code of unsigned numbers below 2**32
 _LOGPROBS: Final = "d"
 _MAX_PULSE_S: Final = 1.0
+_SIZE: Final = struct.Struct("=I")
+MAX_INLINE_BYTES: Final = 1 << 16  # of samples that travel in the frame: 1 s of float32
+_NO_TIMES: Final = (0.0,) * len(fields(EngineTimes))
 
 assert array(_NUMBERS).itemsize == 4
 
@@ -65,13 +69,20 @@ class LoadFailed:
 
 @dataclass(frozen=True, slots=True)
 class Submit:
-    """A request, as the engine takes it; its samples come as an open file with this frame.
+    """A request, as the engine takes it; its samples come as an open file with this frame, or in
+    it.
 
     They are float32, or int16 for samples times 32768.
     """
 
     number: int  # of the request, by which answers name it
-    request: EngineRequest | ExtendRequest  # read from a frame: its samples are not set yet
+    # Read from a frame without its samples, they are not set yet.
+    request: EngineRequest | ExtendRequest
+
+    @property
+    def is_inline(self) -> bool:
+        """Its samples travel in the frame."""
+        return self.request.samples.nbytes <= MAX_INLINE_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +135,18 @@ def pulse_s(options: EngineOptions) -> float:
     return min(_MAX_PULSE_S, options.stall_timeout_s / 4)
 
 
+def max_silence_s(options: EngineOptions) -> float:
+    """Seconds without a pulse after which servers call an engine's process dead: it hangs in the
+    device's library, and not even its other threads run."""
+    return options.stall_timeout_s + 2 * pulse_s(options)
+
+
+def kill_after_s(options: EngineOptions) -> float:
+    """Seconds without a pulse after which whoever started the process ends it: after servers have
+    said so."""
+    return options.stall_timeout_s + 4 * pulse_s(options)
+
+
 Message: TypeAlias = (
     EngineSpec | Loaded | LoadFailed | Submit | Abort | Close | Chunks | Failed | Stepped | Pulse
 )
@@ -134,8 +157,10 @@ def encode(message: Message) -> bytes:
     kind = _KINDS.index(type(message))
     if isinstance(message, Chunks):
         payload = _pack_chunks(message)
+    elif isinstance(message, Submit):
+        payload = _pack_submit(message)
     else:
-        payload = json.dumps(_plain(message), default=str).encode()
+        payload = orjson.dumps(_plain(message), default=str)
     return _HEADER.pack(len(payload), kind) + payload
 
 
@@ -145,7 +170,7 @@ class Frames:
     def __init__(self) -> None:
         self._bytes = bytearray()
 
-    def feed(self, data: bytes) -> list[Message]:
+    def feed(self, data: bytes | memoryview) -> list[Message]:
         """The messages that `data` completes."""
         self._bytes += data
         messages: list[Message] = []
@@ -170,23 +195,21 @@ def _plain(message: Message) -> dict[str, Any]:
         return {**_shallow(message), "limits": limits}
     if isinstance(message, Failed):
         return {"number": message.number, **_plain_error(message.error)}
-    if isinstance(message, Submit):
-        return _plain_request(message)
-    if isinstance(message, Stepped | Pulse):
-        return asdict(message)
-    return _shallow(message)
+    return _shallow(message)  # orjson knows the dataclasses within
 
 
 def _shallow(message: Any) -> dict[str, Any]:
     return {field.name: getattr(message, field.name) for field in fields(message)}
 
 
-def _plain_request(message: Submit) -> dict[str, Any]:
+def _pack_submit(message: Submit) -> bytes:
+    """The size of the JSON, the JSON, and the samples if they are few."""
     values = _shallow(message.request)
     samples = values.pop("samples")
     kept = isinstance(message.request, ExtendRequest)
     audio = {"num_samples": len(samples), "sample_type": samples.dtype.name}
-    return {"number": message.number, "kept": kept, **audio, "request": values}
+    said = orjson.dumps({"number": message.number, "kept": kept, **audio, "request": values})
+    return _SIZE.pack(len(said)) + said + (samples.tobytes() if message.is_inline else b"")
 
 
 def _plain_error(error: AsrError) -> dict[str, Any]:
@@ -220,10 +243,14 @@ def _read_loaded(values: dict[str, Any]) -> Loaded:
     return Loaded(limits=Limits(**limits, eos_token_ids=eos_token_ids), **values)
 
 
-def _read_submit(values: dict[str, Any]) -> Submit:
+def _read_submit(payload: bytes) -> Submit:
+    (size,) = _SIZE.unpack_from(payload)
+    values = orjson.loads(payload[_SIZE.size : _SIZE.size + size])
     if values["sample_type"] not in ("float32", "int16"):
         raise ValueError(f"samples of type {values['sample_type']!r}")
     samples = np.empty(values["num_samples"], dtype=values["sample_type"])
+    if samples.nbytes <= MAX_INLINE_BYTES:
+        samples[:] = np.frombuffer(payload, samples.dtype, offset=_SIZE.size + size)
     fields: dict[str, Any] = {
         k: tuple(v) if isinstance(v, list) else v for k, v in values["request"].items()
     }
@@ -244,11 +271,11 @@ def _read_pulse(values: dict[str, Any]) -> Pulse:
 
 
 def _from_json(read: Callable[[dict[str, Any]], Message]) -> Callable[[bytes], Message]:
-    return lambda payload: read(json.loads(payload))
+    return lambda payload: read(orjson.loads(payload))
 
 
 def _pack_chunks(message: Chunks) -> bytes:
-    """Seven numbers for each request, then all tokens, then all log-probabilities."""
+    """Seven numbers for each request, then all tokens, then all log-probabilities and times."""
     numbers = array(_NUMBERS, [len(message.items)])
     logprobs = array(_LOGPROBS)
     for number, chunk in message.items:
@@ -260,6 +287,9 @@ def _pack_chunks(message: Chunks) -> bytes:
         numbers.extend(chunk.token_ids)
         logprobs.extend(chunk.logprobs)
         logprobs.extend(chunk.forced_logprobs)
+    for _, chunk in message.items:
+        if chunk.finish is not None:
+            logprobs.extend(astuple(chunk.times) if chunk.times else _NO_TIMES)
     return numbers.tobytes() + logprobs.tobytes()
 
 
@@ -273,8 +303,12 @@ def _read_chunks(payload: bytes) -> Chunks:
     tokens = array(_NUMBERS, payload[4 * first_token : end]).tolist()
     logprobs = array(_LOGPROBS, payload[end:]).tolist()
     items, token, score = [], 0, 0
+    time = num_tokens + sum(heads[6::7])
     for i in range(0, len(heads), 7):
         number, finish, num_prompt, num_audio, num_accepted, size, num_forced = heads[i : i + 7]
+        times = None
+        if finish:
+            times, time = _times(logprobs[time : time + len(_NO_TIMES)]), time + len(_NO_TIMES)
         chunk = TokenChunk(
             token_ids=tuple(tokens[token : token + size]),
             logprobs=tuple(logprobs[score : score + size]),
@@ -283,17 +317,25 @@ def _read_chunks(payload: bytes) -> Chunks:
             num_audio_tokens=num_audio,
             num_draft_accepted=num_accepted,
             forced_logprobs=tuple(logprobs[score + size : score + size + num_forced]),
+            times=times,
         )
         items.append((number, chunk))
         token, score = token + size, score + size + num_forced
     return Chunks(tuple(items))
 
 
+def _times(values: list[float]) -> EngineTimes | None:
+    if not any(values):
+        return None
+    queued_s, began_s, first_token_s, ended_s, step, batch_size = values
+    return EngineTimes(queued_s, began_s, first_token_s, ended_s, int(step), int(batch_size))
+
+
 _READERS: Final[dict[type, Callable[[bytes], Message]]] = {
     EngineSpec: _from_json(_read_spec),
     Loaded: _from_json(_read_loaded),
     LoadFailed: _from_json(lambda values: LoadFailed(**values)),
-    Submit: _from_json(_read_submit),
+    Submit: _read_submit,
     Abort: _from_json(lambda values: Abort(**values)),
     Close: _from_json(lambda values: Close(**values)),
     Chunks: _read_chunks,

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from typing import Final
 
 from predictor.engine.core import EngineCore
 from predictor.engine.link.channel import Inbox, Outbox
@@ -42,6 +43,8 @@ from predictor.logs import configure_logging
 from predictor.types import ExtendRequest, TokenChunk
 
 logger = logging.getLogger(__name__)
+
+_STOP_S: Final = 10.0  # for the step under way
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,14 +139,16 @@ class Connection:
 class Switchboard:
     """Servers come and go by a listener, while one core works for all of them.
 
-    The socket of whoever started this process says nothing once the core is loaded; when it ends,
-    everything does.
+    Whoever started this process says nothing once the core is loaded, hears that it lives, and
+    ends everything by closing the socket.
     """
 
     def __init__(self, listener: socket.socket, parent: socket.socket) -> None:
         self._listener = listener
         self._parent = parent
+        self._to_parent = Outbox(parent)
         self._connections: list[Connection] = []
+        self._hangs = False
 
     def observe(self, core: EngineCore, step: StepStats) -> None:
         """Tell all servers what is held now, and one of them of the step, which counts it."""
@@ -157,7 +162,7 @@ class Switchboard:
                 connection.outbox.defer(stepped)
 
     def serve(self, core: EngineCore, loaded: Loaded, pulse_s: float) -> None:
-        """Until the parent has gone. Raises RuntimeError when the core is beyond use."""
+        """Until the parent has gone. Raises RuntimeError when the core is beyond use, or hangs."""
         self._listener.setblocking(False)
         with selectors.DefaultSelector() as selector:
             selector.register(self._parent, selectors.EVENT_READ)
@@ -183,9 +188,13 @@ class Switchboard:
     def _pulse(self, core: EngineCore) -> None:
         if core.has_failed():
             raise RuntimeError("the device is beyond use")
+        if self._hangs and not core.is_alive():  # and the servers have heard so
+            raise RuntimeError("a step takes longer than stall_timeout_s: the device hangs")
         pulse = Pulse(core.is_alive(), core.stats())
+        self._hangs = not pulse.is_alive
         for connection in self._connections:
             connection.outbox.post(pulse)
+        self._to_parent.post(pulse)
 
     def _accept(self, selector: selectors.BaseSelector, core: EngineCore, loaded: Loaded) -> None:
         with suppress(BlockingIOError):
@@ -272,7 +281,7 @@ def main(build: Build = build) -> None:
     except Exception:
         logger.exception("the engine's process cannot go on")
         exit_code = 1
-    built.core.stop()
+    built.core.stop(_STOP_S if built.core.is_alive() else 0.0)
     logging.shutdown()
     os._exit(exit_code)  # a step that hangs must not keep the process
 

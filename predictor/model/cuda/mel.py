@@ -18,7 +18,8 @@ from predictor.model.attention import to_device
 from predictor.model.config import CHUNK_FRAMES, HOP_SAMPLES, MIN_SAMPLES
 from predictor.model.mel import EDGE_SAMPLES, FLOOR, ROW_SAMPLES, LogMel, MelBatch, following
 from predictor.model.stretch import CHUNK_SAMPLES, Stretch
-from predictor.types import Samples
+from predictor.shared_samples import PCM16_SCALE, as_float
+from predictor.types import AnySamples
 
 
 class DeviceLogMel(LogMel):
@@ -48,18 +49,13 @@ class DeviceLogMel(LogMel):
         )
         return MelBatch(chunks, tuple(s.num_frames for s in stretches), loudest)
 
-    def send(self, clips: Sequence[Samples]) -> Tensor:
-        """All clips, one after another, on the device; the host does not wait for the copy."""
-        staged = torch.empty(
-            sum(len(clip) for clip in clips),
-            dtype=torch.float32,
-            pin_memory=self._crossing is not None,
-        )
-        fill(staged, clips)
+    def send(self, clips: Sequence[AnySamples]) -> Tensor:
+        """All clips, one after another, float32 on the device; the host does not wait for that."""
+        staged = staged_samples(clips, pin_memory=self._crossing is not None)
         if self._crossing is None:
-            return staged.to(self.device)
+            return on_device(staged, self.device)
         with torch.cuda.stream(self._crossing):
-            waveforms = staged.to(self.device, non_blocking=True)
+            waveforms = on_device(staged, self.device)
         current = torch.cuda.current_stream(self.device)
         current.wait_stream(self._crossing)
         waveforms.record_stream(current)
@@ -126,9 +122,23 @@ def loudest_before(stretches: Sequence[Stretch]) -> NDArray[np.float32]:
     return np.array([s.loudest for s in stretches], dtype=np.float32)
 
 
-def fill(target: Tensor, clips: Sequence[Samples]) -> None:
-    """Write the clips one after another into a host tensor of exactly their samples."""
-    np.concatenate(clips, out=target.numpy())
+def staged_samples(clips: Sequence[AnySamples], *, pin_memory: bool) -> Tensor:
+    """The clips one after another in one host tensor: int16 if all of them are, else float32."""
+    is_short = all(clip.dtype == np.int16 for clip in clips)
+    dtype = torch.int16 if is_short else torch.float32
+    staged = torch.empty(sum(len(clip) for clip in clips), dtype=dtype, pin_memory=pin_memory)
+    parts = clips if is_short else [as_float(clip) for clip in clips]
+    np.concatenate(parts, out=staged.numpy())
+    return staged
+
+
+def on_device(staged: Tensor, device: torch.device, out: Tensor | None = None) -> Tensor:
+    """What `staged_samples` made, as float32 on the device, in `out` where that is given."""
+    if staged.dtype == torch.int16:  # converted over there: half of it has to cross
+        return torch.mul(staged.to(device, non_blocking=True), PCM16_SCALE, out=out)
+    if out is not None:
+        return out.copy_(staged, non_blocking=True)
+    return staged.to(device, non_blocking=True)
 
 
 def cut_rows(waveforms: Tensor, second: Tensor, start: Tensor, size: Tensor) -> Tensor:

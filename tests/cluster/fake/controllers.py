@@ -20,7 +20,13 @@ from tests.manifests.objects import MODE, Predictor, knative_service, merge, of_
 Object = dict[str, Any]
 DOMAIN = "example.com"
 TAGGED = "serving.kserve.io/enable-tag-routing"
-FLAGS = frozenset({*knative_rules.POD_FLAGS.values(), *knative_rules.VOLUME_FLAGS.values()})
+FLAGS = frozenset(
+    {
+        *knative_rules.POD_FLAGS.values(),
+        *knative_rules.VOLUME_FLAGS.values(),
+        knative_rules.WRITE_FLAG,
+    }
+)
 _NEXT = itertools.count(1)
 
 

@@ -1,65 +1,59 @@
-"""What the OpenAPI document says of the routes of jobs."""
+"""The routes of jobs."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from predictor.api import openai
-from predictor.api.openapi import OPENAI_ERROR, TRANSCRIPTIONS
-
-Schema = dict[str, Any]
-
-_STRING: Schema = {"type": "string"}
-_NUMBER: Schema = {"type": "number"}
-_INTEGER: Schema = {"type": "integer"}
-_MAY_BE_NULL: Schema = {"type": ["integer", "null"]}
-
-
-def _object(properties: Schema, required: list[str] | None = None) -> Schema:
-    names = list(properties) if required is None else required
-    return {"type": "object", "properties": properties, "required": names}
-
-
-def _list(items: Schema) -> Schema:
-    return {"type": "array", "items": items}
-
+from predictor.api.openapi.openai import TRANSCRIPTIONS
+from predictor.api.openapi.schema import (
+    INTEGER,
+    NUMBER,
+    OPENAI_ERROR,
+    STRING,
+    Schema,
+    json_content,
+    list_of,
+    nullable,
+    object_of,
+)
 
 _JOB: Schema = {
-    "id": _STRING,
+    "id": STRING,
     "object": {"const": "transcription.job"},
     "status": {"type": "string", "enum": ["queued", "running", "done", "failed"]},
-    "model": _STRING,
-    "created_at": _INTEGER,
-    "ended_at": _MAY_BE_NULL,
-    "expires_at": _MAY_BE_NULL,
-    "bytes": _INTEGER,
-    "progress": _object({"done_s": _NUMBER, "duration_s": {"type": ["number", "null"]}}),
+    "model": STRING,
+    "created_at": INTEGER,
+    "ended_at": nullable(INTEGER),
+    "expires_at": nullable(INTEGER),
+    "bytes": INTEGER,
+    "progress": object_of({"done_s": NUMBER, "duration_s": {"type": ["number", "null"]}}),
     "response_format": {"type": "string", "enum": list(openai.FORMATS)},
     "error": {
         "anyOf": [
-            _object({"message": _STRING, "code": _STRING, "param": {"type": ["string", "null"]}}),
+            object_of({"message": STRING, "code": STRING, "param": {"type": ["string", "null"]}}),
             {"type": "null"},
         ]
     },
 }
-_SEGMENT = _object(
+_SEGMENT = object_of(
     {
-        "id": _INTEGER,
-        "start": _NUMBER,
-        "end": _NUMBER,
-        "text": _STRING,
+        "id": INTEGER,
+        "start": NUMBER,
+        "end": NUMBER,
+        "text": STRING,
         "language": {"type": ["string", "null"]},
-        "confidence": _NUMBER,
-        "channel": _INTEGER,
+        "confidence": NUMBER,
+        "channel": INTEGER,
     },
     ["id", "start", "end", "text", "language", "confidence"],
 )
 
 
-def _route(
+def _job_route(
     summary: str, content: Schema, *, status: int = 200, extra: Schema | None = None
 ) -> dict[str, Any]:
-    error = {"application/json": {"schema": OPENAI_ERROR}}
+    error = json_content(OPENAI_ERROR)
     return {
         "summary": summary,
         "status_code": status,
@@ -71,11 +65,7 @@ def _route(
     }
 
 
-def _json(schema: Schema) -> Schema:
-    return {"application/json": {"schema": schema}}
-
-
-def _form() -> Schema:
+def _job_form() -> Schema:
     """The transcription's, which a job does not stream."""
     body: Schema = TRANSCRIPTIONS["openapi_extra"]["requestBody"]
     [(media_type, content)] = body["content"].items()
@@ -87,41 +77,43 @@ def _form() -> Schema:
     }
 
 
-CREATE = _route(
+CREATE = _job_route(
     "Store a recording, to be transcribed when there is room",
-    _json(_object(_JOB)),
+    json_content(object_of(_JOB)),
     status=202,
-    extra={"requestBody": _form()},
+    extra={"requestBody": _job_form()},
 )
-JOBS = _route(
+JOBS = _job_route(
     "The caller's jobs, newest first",
-    _json(
-        _object({"object": {"const": "list"}, "data": {"type": "array", "items": _object(_JOB)}})
+    json_content(
+        object_of(
+            {"object": {"const": "list"}, "data": {"type": "array", "items": object_of(_JOB)}}
+        )
     ),
 )
-JOB = _route(
+JOB = _job_route(
     "How far a job is, and the segments so far",
-    _json(_object({**_JOB, "segments": _list(_SEGMENT)})),
+    json_content(object_of({**_JOB, "segments": list_of(_SEGMENT)})),
 )
-DELETE = _route(
+DELETE = _job_route(
     "Forget a job, whatever its state",
-    _json(
-        _object(
+    json_content(
+        object_of(
             {
-                "id": _STRING,
+                "id": STRING,
                 "object": {"const": "transcription.job"},
                 "deleted": {"const": True},
             }
         )
     ),
 )
-RESULT = _route(
+RESULT = _job_route(
     "The answer of a job that is done, in the form it was asked for or in another",
     {
-        **_json({"type": "object", "properties": {"text": _STRING}, "required": ["text"]}),
-        "text/plain": {"schema": _STRING},
-        "application/x-subrip": {"schema": _STRING},
-        "text/vtt": {"schema": _STRING},
+        **json_content({"type": "object", "properties": {"text": STRING}, "required": ["text"]}),
+        "text/plain": {"schema": STRING},
+        "application/x-subrip": {"schema": STRING},
+        "text/vtt": {"schema": STRING},
     },
     extra={
         "parameters": [

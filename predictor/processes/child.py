@@ -1,10 +1,10 @@
-"""Child processes: decoders, engines and fronts are started, watched and ended by one class."""
+"""A child process of ours: decoders, engines, the aligner and fronts are all started here."""
 
 from __future__ import annotations
 
-import math
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ from typing import Final
 
 from predictor.settings.fields import ENV_PREFIX
 
-_ROOT: Final = str(Path(__file__).resolve().parents[1])
+_ROOT: Final = str(Path(__file__).resolve().parents[2])
 _BARE: Final = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TMPDIR")
 
 
@@ -84,12 +84,22 @@ def bare_environment(**more: str) -> dict[str, str]:
     return {**passed_on, "PYTHONPATH": _ROOT, **more}
 
 
-def num_cpus(root: Path = Path("/")) -> int:
-    """CPUs that this container may use, at least 1: by affinity, and by quota if there is one."""
-    available = len(os.sched_getaffinity(0))
-    try:
-        quota, period = (root / "sys/fs/cgroup/cpu.max").read_text().split()
-        available = min(available, math.ceil(int(quota) / int(period)))
-    except (OSError, ValueError):  # no cgroup of version 2, or no quota ("max")
-        pass
-    return max(1, available)
+def connected_child(
+    module: str,
+    environment: Mapping[str, str],
+    *,
+    kind: socket.SocketKind = socket.SOCK_STREAM,
+    fds: Sequence[int] = (),
+) -> tuple[ChildProcess, socket.socket]:
+    """A child and our end of a socket between us, which is closed when either of us ends.
+
+    The child's arguments are the numbers of its files: its end of the socket, then `fds`.
+    """
+    ours, theirs = socket.socketpair(socket.AF_UNIX, kind)
+    with theirs:
+        files = (theirs.fileno(), *fds)
+        try:
+            return ChildProcess(module, files, files, environment), ours
+        except BaseException:
+            ours.close()
+            raise

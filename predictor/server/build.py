@@ -1,0 +1,67 @@
+"""The only place that wires: settings in, a server out, nothing started."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+
+from prometheus_client import REGISTRY, CollectorRegistry
+
+from predictor.align.process import AlignerProcess
+from predictor.live.hub import LiveHub
+from predictor.metrics import Metrics
+from predictor.processes import num_cpus
+from predictor.server.decoding import build_decoder
+from predictor.server.jobs import build_jobs
+from predictor.server.load import Loader
+from predictor.server.place import PodPlace
+from predictor.server.run import AsrServer, Parts
+from predictor.service.loading import Loading
+from predictor.service.model import AsrModel, ModelOptions
+from predictor.service.ready_clip import ready_clip
+from predictor.settings.fields import Settings
+from predictor.text.languages import parse_language
+
+
+def build_server(
+    settings: Settings,
+    registry: CollectorRegistry = REGISTRY,
+    loading: Loading | None = None,
+    place: PodPlace | None = None,
+) -> AsrServer:
+    """Everything wired, nothing started but `loading`, which otherwise begins with the server.
+
+    KServe's own metrics are in the default `registry`; another one is for tests. `place` is that
+    of one front among several.
+    """
+    metrics = Metrics(registry, is_shared=place is not None)
+    engine_lost: Future[None] = Future()
+    book = None if place is None else place.book
+    share: Callable[[int], int] = (lambda whole: whole) if place is None else place.share
+    live = LiveHub(settings.max_live_sessions, metrics, book)
+    num_workers = share(settings.num_decode_workers or max(2, num_cpus() // 2))
+    decoder = build_decoder(settings, num_workers, settings.max_long_recordings)
+    aligner: AlignerProcess | Path | None = None
+    if settings.has_aligner:
+        aligner = AlignerProcess() if place is None else place.aligner
+    model = AsrModel(
+        settings.model_name,
+        Loader(settings, metrics, live, engine_lost, book, aligner, loading),
+        decoder,
+        ready_clip(),
+        metrics,
+        ModelOptions(settings.request_timeout_s, parse_language(settings.language)),
+        is_pod_ready=(lambda: True) if book is None else book.nobody_starts,
+    )
+    parts = Parts(
+        model=model,
+        decoder=decoder,
+        metrics=metrics,
+        live=live,
+        engine_lost=engine_lost,
+        place=place,
+        aligner=aligner if isinstance(aligner, AlignerProcess) else None,
+        jobs=build_jobs(settings, lambda: build_decoder(settings, 1, 1)),
+    )
+    return AsrServer(settings, parts)
