@@ -185,7 +185,10 @@ class Rollout:
         self._mark(reason or "by hand")
 
     def resume(self) -> bool:
-        """Traffic moves on; False when no run is alive to move it."""
+        """Traffic moves on; False when no run is alive to move it: then `shift` does."""
+        state = self._driver.current()
+        if state.finished and not state.done:
+            return False  # a run died before its last word was applied
         self._mark("")
         holder = self._driver.lease.current()
         return holder is not None and holder.alive
