@@ -9,11 +9,12 @@ import sys
 from predictor.errors import InvalidInput
 from predictor.logs import configure_logging
 from predictor.model.config import CheckpointError
+from predictor.processes.heap import keep_freed_memory
 from predictor.settings.doc import effective
 from predictor.settings.fields import Settings
 from predictor.settings.preflight import problems
 from predictor.settings.read import SettingsError, load_settings
-from predictor.startup import begin, importing, keep_freed_memory
+from predictor.startup import begin, importing
 from predictor.text.languages import parse_language
 
 logger = logging.getLogger("predictor")

@@ -1,13 +1,17 @@
 """What the fronts of one pod know of each other: a few numbers in shared memory.
 
-Each front writes its own line and reads all others. Two that admit at the same moment may hold a
-recording more than the limit between them; nothing else can go wrong, since each number is written
-by one process and is as large as the machine writes at once.
+Each front writes its own line and reads all others. Who decides by the others' numbers, and then
+writes its own, does both inside `exclusive`: so two fronts never give the same place away twice.
 """
 
 from __future__ import annotations
 
+import fcntl
 import mmap
+import os
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -23,10 +27,21 @@ class Book:
     def __init__(self, path: Path, num_fronts: int, index: int) -> None:
         """Open the file at `path`, or make it: one line for each front, `index` is ours."""
         size = num_fronts * _LINE.itemsize
-        with path.open("a+b") as file:
-            file.truncate(size)
-            self._lines = np.frombuffer(mmap.mmap(file.fileno(), size), dtype=_LINE)
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        weakref.finalize(self, os.close, self._fd)
+        os.ftruncate(self._fd, size)
+        self._lines = np.frombuffer(mmap.mmap(self._fd, size), dtype=_LINE)
         self._index = index
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """No other front is inside at the same time; not to be nested. A front that dies in there
+        leaves it: the kernel frees its lock."""
+        fcntl.flock(self._fd, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.flock(self._fd, fcntl.LOCK_UN)
 
     @property
     def others_held_audio_s(self) -> float:

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING
 
 from predictor.book import Book
 from predictor.logs import configure_logging
+from predictor.processes.heap import keep_freed_memory
 from predictor.settings.fields import Settings
 from predictor.settings.transfer import from_json
-from predictor.startup import importing, keep_freed_memory
+from predictor.startup import importing
 
 if TYPE_CHECKING:
     from predictor.server import AsrServer

@@ -124,6 +124,21 @@ class Metrics:
             buckets=LATENCY_BUCKETS_S,
             registry=registry,
         )
+        self.aligner_requests = Counter(
+            "qwen3_asr_aligner_requests_total",
+            "Pieces sent to the aligner, by error; `none` for those that got their times.",
+            ["error"],
+            registry=registry,
+        )
+        self.aligner_words = Counter(
+            "qwen3_asr_aligner_words_total", "Words that got their times.", registry=registry
+        )
+        self.aligner_seconds = Histogram(
+            "qwen3_asr_aligner_seconds",
+            "Times of the words of one piece, waiting for the aligner included.",
+            buckets=LATENCY_BUCKETS_S,
+            registry=registry,
+        )
         self.requests_in_flight = Gauge(
             "qwen3_asr_requests_in_flight",
             "Requests being handled now.",

@@ -7,7 +7,6 @@ the web's packages beside it.
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import importlib
 import os
@@ -25,14 +24,6 @@ _LOADING_SWITCH_S: Final = 0.0002
 # The engine's thread wants the GIL back after each step, from a loop that serves requests.
 _SERVING_SWITCH_S: Final = 0.0005
 
-# Of <malloc.h>.
-_M_TRIM_THRESHOLD: Final = -1
-_M_MMAP_THRESHOLD: Final = -3
-_M_ARENA_MAX: Final = -8
-_LARGE_BYTES: Final = 32 << 20  # larger blocks come from the system each time; glibc's limit
-_KEPT_BYTES: Final = 128 << 20  # at the end of the heap
-_NUM_ARENAS: Final = 4
-
 _ENGINE: Final = ("predictor.engine.start.build",)
 _ENGINE_ON_CUDA: Final = (
     "predictor.engine.cuda.runner",
@@ -45,22 +36,6 @@ _ENGINE_ON_CUDA: Final = (
     "predictor.model.cuda.kernels.small_batch",
     "predictor.model.cuda.kernels.small_batch_attention",
 )
-
-
-def keep_freed_memory() -> None:
-    """Keep what a request needed for the next one, instead of giving it back page by page.
-
-    A recording of 30 s passes through buffers of one and two megabytes; to get them from the
-    system and give them back costs a front 1.5 to 4 ms of processor time for each request. What is
-    kept is bounded. Nothing happens where the C library is not glibc.
-    """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):
-        return
-    mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
-    mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
-    mallopt(_M_ARENA_MAX, _NUM_ARENAS)  # each keeps some, and there are dozens of threads
 
 
 def begin(settings: Settings) -> None:

@@ -49,6 +49,62 @@ def test_one_limit_for_all_fronts(tmp_path: Path) -> None:
     assert fronts[0].pod_held_audio_s == 0.0
 
 
+_TAKES = """
+import sys, threading
+from pathlib import Path
+from prometheus_client import CollectorRegistry
+from predictor.book import Book
+from predictor.errors import Overloaded
+from predictor.live.hub import LiveHub
+from predictor.metrics import Metrics
+from predictor.service.admission import Admission
+book = Book(Path(sys.argv[1]), 4, int(sys.argv[2]))
+metrics = Metrics(CollectorRegistry())
+admission = Admission(100.0, metrics, book)
+print("up", flush=True)
+sys.stdin.read(1)
+most = 0.0
+for _ in range(3000):
+    try:
+        with admission.hold(30.0):
+            most = max(most, admission.pod_held_audio_s)
+    except Overloaded:
+        pass
+print(most)
+"""
+
+
+def test_fronts_that_admit_at_the_same_moment_never_hold_more_than_the_limit(
+    tmp_path: Path,
+) -> None:
+    """Four real processes, 12,000 admissions of 30 s under a limit of 100 s."""
+    Book(tmp_path / "book", 4, 0)
+    fronts = [
+        subprocess.Popen(
+            [sys.executable, "-c", _TAKES, str(tmp_path / "book"), str(index)],
+            cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )
+        for index in range(4)
+    ]  # fmt: skip
+    for front in fronts:
+        assert front.stdout is not None
+        assert front.stdout.readline() == "up\n"
+    said = [front.communicate("g", timeout=120)[0] for front in fronts]
+    assert [front.returncode for front in fronts] == [0] * 4
+    assert 30.0 <= max(map(float, said)) <= 90.0
+
+
+def test_a_front_that_dies_inside_leaves_the_book_to_the_others(tmp_path: Path) -> None:
+    book = Book(tmp_path / "book", 2, 0)
+    script = "import os, signal, sys; from predictor.book import Book; from pathlib import Path\n"
+    script += "book = Book(Path(sys.argv[1]), 2, 1)\n"
+    script += "with book.exclusive(): os.kill(os.getpid(), signal.SIGKILL)"
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path / "book")], cwd=ROOT)
+    assert done.returncode == -9
+    with book.exclusive():
+        pass
+
+
 def test_a_pod_is_ready_when_none_of_its_fronts_starts(tmp_path: Path) -> None:
     pod = Book(tmp_path / "book", 2, 0)
     pod.starts(0)

@@ -192,7 +192,7 @@ def test_memory_of_a_request_is_kept_for_the_next() -> None:
         "import resource, sys\n"
         "from concurrent.futures import ThreadPoolExecutor\n"
         "import numpy as np\n"
-        "from predictor.startup import keep_freed_memory\n"
+        "from predictor.processes.heap import keep_freed_memory\n"
         "if sys.argv[1] == 'kept': keep_freed_memory()\n"
         "def request():\n"
         "    body = bytearray()\n"

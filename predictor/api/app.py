@@ -36,6 +36,7 @@ from predictor.api.routes import (
     v1_router,
     v2_router,
 )
+from predictor.api.spool import Spool
 from predictor.metrics import Metrics
 
 
@@ -60,6 +61,7 @@ def create_app(
     live: LiveDoor,
     held: HeldBytes,
     options: AppOptions,
+    spool: Spool | None = None,
     jobs: JobDoor | None = None,
 ) -> FastAPI:
     """Everything a client can reach over HTTP; without `jobs` there are no such routes."""
@@ -96,6 +98,7 @@ def create_app(
         max_body_bytes=options.max_body_bytes,
         held=held,
         client_timeout_s=options.client_timeout_s,
+        spool=spool,
     )
     app.add_middleware(RequireKey, keys=keys, routes=app.routes)
     app.add_middleware(HeadAndOptions, routes=app.routes)

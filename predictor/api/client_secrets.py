@@ -45,9 +45,8 @@ class ClientSecrets:
     def _keys(self) -> list[bytes]:
         return list(self._ring.current().values()) or [b"open"]
 
-    def create(self, body: bytes, served_names: Sequence[str]) -> Json:
+    def create(self, fields: Json, served_names: Sequence[str]) -> Json:
         """`POST /realtime/client_secrets`. Raises InvalidInput, NotFound."""
-        fields = _object(body)
         for name in fields:
             if name not in ("expires_after", "session"):
                 raise InvalidInput(f"{name[:60]}: unknown field", field=name[:60])
@@ -57,9 +56,8 @@ class ClientSecrets:
         value, expires_at = self._sign(session, _lifetime(fields.get("expires_after")))
         return {"value": value, "expires_at": expires_at, "session": _session(config, expires_at)}
 
-    def create_session(self, body: bytes, served_names: Sequence[str]) -> Json:
+    def create_session(self, fields: Json, served_names: Sequence[str]) -> Json:
         """`POST /realtime/transcription_sessions`, the older form. Raises like `create`."""
-        fields = _object(body)
         session = from_legacy(fields) if not {"type", "audio"} & set(fields) else fields
         config = RealtimeConfig().updated(session, served_names)
         value, expires_at = self._sign(session, DEFAULT_S)
@@ -133,16 +131,6 @@ def _lifetime(given: object) -> int:
             limit=[MIN_S, MAX_S],
         )
     return seconds
-
-
-def _object(body: bytes) -> Json:
-    try:
-        fields = orjson.loads(body or b"{}")
-    except orjson.JSONDecodeError as error:
-        raise InvalidInput("body: this is no JSON", field="body", limit="JSON") from error
-    if not isinstance(fields, dict):
-        raise InvalidInput("body: must be an object", field="body", limit="an object")
-    return fields
 
 
 def _mac(key: bytes, payload: str) -> bytes:

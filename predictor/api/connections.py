@@ -17,7 +17,7 @@ from typing import Any, Final, cast
 
 import httptools
 import orjson
-from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from predictor.api.errors import error_body
@@ -30,6 +30,7 @@ RESERVE_KEY: Final = "asr.is_reserve"  # in the scope: the connection is one too
 RESERVED: Final = 64  # connections for probes
 DESCRIPTORS_KEPT: Final = 256  # for files, pipes, gRPC and the engine
 _END_OF_HEAD: Final = b"\r\n\r\n"
+_CHUNKED_BYTES: Final = 8 * 1024  # of a body in chunks, which may be tiny, parsed at once
 # Offers to speak HTTP/2 or TLS from here on, which a server may ignore (RFC 9110, 7.8).
 _UPGRADE: Final = re.compile(rb"(?im)^upgrade(?=[ \t]*:(?![ \t]*websocket))")
 _PHRASES: Final = {400: b"Bad Request", 408: b"Request Timeout",
@@ -50,7 +51,7 @@ class ConnectionLimits:
 def fit_to_descriptors(max_connections: int) -> int:
     """Connections that the process has descriptors for; raises its soft limit as far as it may."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = max_connections + DESCRIPTORS_KEPT + RESERVED
+    wanted = 2 * (max_connections + RESERVED) + DESCRIPTORS_KEPT  # gRPC has as many
     if soft != resource.RLIM_INFINITY and soft < wanted:
         soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
@@ -59,7 +60,7 @@ def fit_to_descriptors(max_connections: int) -> int:
                 "fewer connections than max_connections: the limit of descriptors is low",
                 extra={"fields": {"descriptors": soft}},
             )
-            return max(1, soft - DESCRIPTORS_KEPT - RESERVED)
+            return max(1, (soft - DESCRIPTORS_KEPT) // 2 - RESERVED)
     return max_connections
 
 
@@ -99,7 +100,7 @@ class Connections:
 
 
 class _Flow(FlowControl):
-    """Reads nothing while requests wait in the connection's pipeline, whoever asks to."""
+    """Reads nothing while what came in waits for its turn, whoever asks to."""
 
     def __init__(self, transport: asyncio.Transport, must_wait: Callable[[], bool]) -> None:
         super().__init__(transport)
@@ -111,19 +112,27 @@ class _Flow(FlowControl):
 
 
 class GuardedProtocol(HttpToolsProtocol):
-    """One connection; the head of a request is read whole before it is parsed."""
+    """One connection; the head of a request is read whole before it is parsed.
+
+    The parser gets one request at a time, and of a body in chunks a few kB: one read of the socket
+    may hold thousands of either, and all of them at once would hold the loop.
+    """
 
     def __init__(self, all_connections: Connections, **uvicorns: Any) -> None:
         super().__init__(**uvicorns)
         self._all = all_connections
         self._limits = all_connections.limits
-        self._head = bytearray()  # of the next request, until it is whole
+        self._unread = bytearray()  # what came in and was not given to the parser
+        self._num_searched = 0  # of it, for the end of a head
+        self._is_turn_due = False  # to read more of it
         self._is_between = True  # no request is being parsed
+        self._num_left: int | None = None  # bytes of the body that are still to come, if it says
         self._num_extra_bytes = 0  # of the request being parsed, besides its body
         self._num_body_bytes = 0
         self._head_began_s = 0.0
         self._is_reserve = False
         self._timer: asyncio.TimerHandle | None = None
+        self._write_timer: asyncio.TimerHandle | None = None
 
     @property
     def is_idle(self) -> bool:
@@ -136,55 +145,88 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self.flow = _Flow(transport, lambda: bool(self.pipeline))
-        self._set_timer(self._limits.idle_timeout_s, self._close_idle)
+        self.flow = _Flow(transport, lambda: self._is_turn_due or bool(self.pipeline))
+        self._set_timer(self._limits.idle_timeout_s, self.timeout_keep_alive_handler)
         self._is_reserve = self._all.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._set_timer(None, self._close_idle)
+        self._set_timer(None, self._too_slow)
+        self._set_write_timer(None)
+        self._unread.clear()
         self._all.remove(self)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self._is_between:
-            whole = self._whole_head(data)
-            if whole is None:
+        self._unset_keepalive_if_required()
+        self._unread += data
+        if not self._is_turn_due:
+            self._read_on()
+
+    def _read_on(self) -> None:
+        """Give the parser what it may have now; the rest waits for another turn of the loop, or
+        for the answer to a request before it."""
+        self._is_turn_due = False
+        while self._unread and not self.pipeline and not self.transport.is_closing():
+            if self._is_between:
+                if not self._parse_head():
+                    break
+                continue
+            size = len(self._unread)
+            size = min(size, _CHUNKED_BYTES if self._num_left is None else self._num_left)
+            with memoryview(self._unread)[: max(1, size)] as part:
+                self._parse(part)
+            del self._unread[: max(1, size)]
+            if self._num_left is None and self._unread:
+                self._take_a_turn()
                 return
-            data = whole
-        self._num_extra_bytes += len(data)
+        is_full = not self.is_idle and len(self.cycle.body) > HIGH_WATER_LIMIT
+        if not self.transport.is_closing() and not is_full:
+            self.flow.resume_reading()
+
+    def _take_a_turn(self) -> None:
+        if not self._is_turn_due and self._unread:
+            self._is_turn_due = True
+            self.flow.pause_reading()
+            self.loop.call_soon(self._read_on)
+
+    def _parse_head(self) -> bool:
+        """Parse the next request's head; False when it is not whole, or refused."""
+        if not self._head_began_s:
+            self._head_began_s = time.monotonic()
+            self._set_timer(self._limits.client_timeout_s, self._too_slow)
+        del self._unread[: len(self._unread) - len(self._unread.lstrip(b"\r\n"))]  # RFC 9112, 2.2
+        end = self._unread.find(_END_OF_HEAD, self._num_searched)
+        if (end if end >= 0 else len(self._unread)) > self._limits.max_head_bytes:
+            self._refuse(self._too_large())
+            return False
+        if end < 0:
+            self._num_searched = max(0, len(self._unread) - len(_END_OF_HEAD))
+            return False
+        self._set_timer(None, self._too_slow)
+        self._num_searched = 0
+        end += len(_END_OF_HEAD)
+        head = bytes(self._unread[:end])
+        del self._unread[:end]
+        return self._parse(_UPGRADE.sub(b"x-ignored-upgrade", head))
+
+    def _parse(self, part: bytes | memoryview) -> bool:
+        self._num_extra_bytes += len(part)
         try:
-            self.parser.feed_data(data)
+            self.parser.feed_data(part)
         except httptools.HttpParserUpgrade:
             if self._should_upgrade():
                 self.handle_websocket_upgrade()
             else:
                 self._refuse(InvalidInput("upgrade: offered behind another request"))
+            return False
         except httptools.HttpParserError:
             self._refuse(InvalidInput("not a valid HTTP request"))
-        else:
-            spare = self._limits.max_head_bytes + 16 * self._num_body_bytes  # chunks have sizes
-            if not self._is_between and self._num_extra_bytes - self._num_body_bytes > spare:
-                self._refuse(self._too_large())
-
-    def _whole_head(self, data: bytes) -> bytes | None:
-        """What came in since the last request, once it holds a head."""
-        self._unset_keepalive_if_required()
-        if not self._head:
-            self._head_began_s = time.monotonic()
-            self._set_timer(self._limits.client_timeout_s, self._too_slow)
-        searched = max(0, len(self._head) - len(_END_OF_HEAD))
-        self._head += data
-        del self._head[: len(self._head) - len(self._head.lstrip(b"\r\n"))]  # RFC 9112, 2.2
-        end = self._head.find(_END_OF_HEAD, searched)
-        if (end if end >= 0 else len(self._head)) > self._limits.max_head_bytes:
+            return False
+        spare = self._limits.max_head_bytes + 16 * self._num_body_bytes  # chunks have sizes
+        if not self._is_between and self._num_extra_bytes - self._num_body_bytes > spare:
             self._refuse(self._too_large())
-            return None
-        if end < 0:
-            return None
-        self._set_timer(None, self._too_slow)
-        head, rest = bytes(self._head[: end + 4]), bytes(self._head[end + 4 :])
-        self._head.clear()
-        return _UPGRADE.sub(b"x-ignored-upgrade", head) + rest
+            return False
+        return True
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -197,11 +239,15 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         super().on_headers_complete()
+        lengths = [value for name, value in self.headers if name == b"content-length"]
+        self._num_left = int(lengths[0][:19]) if lengths and lengths[0].isdigit() else None
         if self._is_reserve and self.cycle is not None:
             self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
         self._num_body_bytes += len(body)
+        if self._num_left is not None:
+            self._num_left -= len(body)
         super().on_body(body)
 
     def on_message_complete(self) -> None:
@@ -210,13 +256,28 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        if self.pipeline:
-            self.flow.pause_reading()
+        if self.transport.is_closing():
+            self._close()
+        else:
+            self._take_a_turn()
 
     def handle_websocket_upgrade(self) -> None:
-        self._set_timer(None, self._close_idle)
+        self._set_timer(None, self._too_slow)
+        self._set_write_timer(None)
         self._all.remove(self)
         super().handle_websocket_upgrade()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._set_write_timer(self._limits.idle_timeout_s)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._set_write_timer(None)
+
+    def timeout_keep_alive_handler(self) -> None:
+        if self.is_idle:
+            self._close()
 
     def _too_large(self) -> AsrError:
         limit = self._limits.max_head_bytes
@@ -224,10 +285,6 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def _too_slow(self) -> None:
         self._refuse(TooSlow(f"head: not here within {self._limits.client_timeout_s:g} s"))
-
-    def _close_idle(self) -> None:
-        if self.is_idle:
-            self.transport.close()
 
     def _refuse(self, error: AsrError) -> None:
         """Answer what is no request, unless another answer is on its way, and close."""
@@ -241,9 +298,29 @@ class GuardedProtocol(HttpToolsProtocol):
         head = b"HTTP/1.1 %d %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\n"
         head = head % (status, _PHRASES[status], len(body))
         self.transport.write(head + b"connection: close\r\n\r\n" + body)
+        self._close()
+
+    def _close(self) -> None:
+        """Once what was answered has been taken; a client that takes nothing does not keep it."""
         self.transport.close()
+        self._set_write_timer(self._limits.client_timeout_s)
 
     def _set_timer(self, delay_s: float | None, then: Callable[[], None]) -> None:
         if self._timer is not None:
             self._timer.cancel()
         self._timer = None if delay_s is None else self.loop.call_later(delay_s, then)
+
+    def _set_write_timer(self, delay_s: float | None) -> None:
+        """Abort when nothing of the answer is taken for so long."""
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+        self._write_timer = None
+        if delay_s is not None:
+            size = self.transport.get_write_buffer_size()
+            self._write_timer = self.loop.call_later(delay_s, self._look, size, delay_s)
+
+    def _look(self, size_before: int, delay_s: float) -> None:
+        if self.transport.get_write_buffer_size() >= size_before:
+            self.transport.abort()
+        else:
+            self._set_write_timer(delay_s)

@@ -6,10 +6,11 @@ Its two messages are a text and a number in their first field, as protobuf's own
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Final
 
 import grpc  # type: ignore[import-untyped]
+from google.protobuf.message import DecodeError
 from google.protobuf.wrappers_pb2 import Int32Value, StringValue
 
 SERVICE: Final = "grpc.health.v1.Health"
@@ -17,36 +18,50 @@ SERVICES: Final = ("", "inference.GRPCInferenceService")  # "" is the server
 SERVING, NOT_SERVING, SERVICE_UNKNOWN = 1, 2, 3
 _LOOK_EVERY_S: Final = 1.0
 
+Context = Any  # grpc.aio.ServicerContext, which is untyped
 
-def health_handler(is_ready: Callable[[], bool]) -> Any:
-    """A generic handler for the server; `is_ready`: whether requests should be sent here."""
+
+def health_handler(
+    is_ready: Callable[[], bool], read: Callable[[Context], Awaitable[bytes | None]]
+) -> Any:
+    """A generic handler for the server; `is_ready`: whether requests should be sent here.
+
+    `read` gives a call's message, None where it may not come in now.
+    """
 
     def status(service: str) -> int:
         if service not in SERVICES:
             return SERVICE_UNKNOWN
         return SERVING if is_ready() else NOT_SERVING
 
-    async def check(request: StringValue, context: Any) -> Int32Value:
-        found = status(request.value)
+    async def service_of(context: Context) -> str:
+        """The name asked for; where no message can be read now, the server is meant."""
+        data = await read(context)
+        try:
+            return "" if data is None else str(StringValue.FromString(data).value)
+        except DecodeError:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "no HealthCheckRequest")
+            raise
+
+    async def check(_: object, context: Context) -> Int32Value:
+        service = await service_of(context)
+        found = status(service)
         if found == SERVICE_UNKNOWN:
-            await context.abort(grpc.StatusCode.NOT_FOUND, f"no service {request.value[:60]!r}")
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"no service {service[:60]!r}")
         return Int32Value(value=found)
 
-    async def watch(request: StringValue, _: Any) -> AsyncIterator[Int32Value]:
-        said = 0
+    async def watch(_: object, context: Context) -> AsyncIterator[Int32Value]:
+        service, said = await service_of(context), 0
         while True:
-            found = status(request.value)
+            found = status(service)
             if found != said:
                 said = found
                 yield Int32Value(value=found)
             await asyncio.sleep(_LOOK_EVERY_S)
 
-    coding = {
-        "request_deserializer": StringValue.FromString,
-        "response_serializer": Int32Value.SerializeToString,
-    }
+    serialize = Int32Value.SerializeToString
     handlers = {
-        "Check": grpc.unary_unary_rpc_method_handler(check, **coding),
-        "Watch": grpc.unary_stream_rpc_method_handler(watch, **coding),
+        "Check": grpc.stream_unary_rpc_method_handler(check, None, serialize),
+        "Watch": grpc.stream_stream_rpc_method_handler(watch, None, serialize),
     }
     return grpc.method_handlers_generic_handler(SERVICE, handlers)

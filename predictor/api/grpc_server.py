@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Mapping
-from contextlib import ExitStack, aclosing, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import ExitStack, aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
@@ -26,7 +26,7 @@ from predictor.api.live_grpc import serve_stream, stream_handler
 from predictor.api.middleware import request_id_of, trace_of
 from predictor.api.reading import off_loop
 from predictor.api.realtime import LiveDoor
-from predictor.errors import AsrError, DeadlineExceeded, InvalidInput, TooSlow
+from predictor.errors import AsrError, DeadlineExceeded, InvalidInput, Overloaded, TooSlow
 from predictor.logs import noting, request_id_var
 from predictor.metrics import CLIENT_CLOSED_REQUEST, Metrics
 
@@ -36,6 +36,7 @@ _MAX_CALLS: Final = 1024  # at once; most wait for room
 _MAX_STREAMS: Final = 128  # of one connection
 _IDLE_MS: Final = 300_000
 _SMALL_MESSAGE_BYTES: Final = 64 * 1024  # of all methods but ModelInfer
+_SMALL_AT_ONCE: Final = 2  # messages read of those; a message may turn out to be large
 
 Context = Any  # grpc.aio.ServicerContext, which is untyped
 
@@ -45,6 +46,7 @@ class GrpcLimits:
     """What calls may use."""
 
     max_message_bytes: int
+    max_connections: int  # further ones are closed
     client_timeout_s: float  # for a message to come in, once it may
     request_timeout_s: float  # for a call
     shares_port: bool = False  # with other processes of this pod; else a port in use is an error
@@ -59,12 +61,15 @@ class AsrServicer(InferenceServicer):  # type: ignore[misc]  # KServe is untyped
         repository: ClosedRepository,
         metrics: Metrics,
         live: LiveDoor,
+        max_streams: int,
     ) -> None:
         super().__init__(dataplane, repository)
         self._dataplane = dataplane
         self._metrics = metrics
         self._keys = live.keys
         self._live = live
+        self._max_streams = max_streams
+        self._num_streams = 0
 
     def is_ready(self) -> bool:
         """Whether requests should be sent here."""
@@ -85,17 +90,34 @@ class AsrServicer(InferenceServicer):  # type: ignore[misc]  # KServe is untyped
                 return answer
 
     async def ModelStreamInfer(  # noqa: N802  the protocol's name
-        self, requests: AsyncIterator[pb.ModelInferRequest], context: Context
+        self, messages: AsyncIterator[bytes], context: Context
     ) -> AsyncIterator[Any]:
         """Live speech; see `live_grpc`."""
         try:
             async with self._request(context, counted="ModelStreamInfer") as headers:
                 self._keys.check(headers)
-                async with aclosing(serve_stream(self._live, requests)) as responses:
-                    async for response in responses:
-                        yield response
+                with self._stream():
+                    async with aclosing(serve_stream(self._live, messages)) as responses:
+                        async for response in responses:
+                            yield response
         except AsrError as error:
             await _abort(context, error)
+
+    @contextmanager
+    def _stream(self) -> Iterator[None]:
+        """A place for a stream. gRPC puts messages together where nobody can count their bytes, so
+        streams are counted instead. Raises Overloaded."""
+        if self._num_streams >= self._max_streams:
+            raise Overloaded(
+                f"{self._num_streams} gRPC streams are open, the limit max_grpc_streams is "
+                f"{self._max_streams}",
+                retry_after_s=5,
+            )
+        self._num_streams += 1
+        try:
+            yield
+        finally:
+            self._num_streams -= 1
 
     async def ModelReady(  # noqa: N802
         self, request: pb.ModelReadyRequest, context: Context
@@ -194,7 +216,7 @@ async def _abort(context: Context, error: AsrError) -> NoReturn:
 
 
 class Message:
-    """One call's message: read when there is room for it, since gRPC assembles it in memory.
+    """A call's message: read when there is room for it, since gRPC assembles it in memory.
 
     Every method is served as a stream of requests of which one is read: that looks the same on the
     wire, and leaves it to us when a message may come in.
@@ -202,7 +224,17 @@ class Message:
 
     def __init__(self, held: HeldBytes, limits: GrpcLimits) -> None:
         self._held = held
-        self._limits = limits
+        self.limits = limits
+
+    async def read_at_once(self, context: Context) -> bytes | None:
+        """The message, None when there is no room for it now, or it does not come or is large."""
+        if self._held.num_bytes + self.limits.max_message_bytes > self._held.limit:
+            return None
+        try:
+            async with self.read(context) as data:
+                return data if len(data) <= _SMALL_MESSAGE_BYTES else None
+        except AsrError:
+            return None
 
     @asynccontextmanager
     async def read(self, context: Context) -> AsyncIterator[bytes]:
@@ -210,8 +242,8 @@ class Message:
 
         Raises Overloaded, TooSlow, InvalidInput.
         """
-        timeout_s = self._limits.client_timeout_s
-        async with self._held.room(self._limits.max_message_bytes, timeout_s) as hold:
+        timeout_s = self.limits.client_timeout_s
+        async with self._held.room(self.limits.max_message_bytes, timeout_s) as hold:
             try:
                 async with asyncio.timeout(timeout_s):
                     data = await context.read()
@@ -235,25 +267,35 @@ def create_grpc_server(
             ("grpc.http2.bdp_probe", 0),  # windows stay small until a message may come in
             ("grpc.max_concurrent_streams", _MAX_STREAMS),
             ("grpc.max_connection_idle_ms", _IDLE_MS),
+            ("grpc.max_allowed_incoming_connections", limits.max_connections),
+            ("grpc.server_handshake_timeout_ms", round(1000 * limits.client_timeout_s)),
         ],
         maximum_concurrent_rpcs=_MAX_CALLS,
     )
     service = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
-    handlers = {method.name: _handler(servicer, method, held, limits) for method in service.methods}
+    # Small messages have room of their own, so that no upload holds up a question about the model.
+    small = HeldBytes(_SMALL_AT_ONCE * limits.max_message_bytes)
+    handlers = {
+        method.name: _handler(servicer, method, Message(held, limits), Message(small, limits))
+        for method in service.methods
+    }
     generic = grpc.method_handlers_generic_handler(service.full_name, handlers)
     stream = stream_handler(servicer.ModelStreamInfer)
-    server.add_generic_rpc_handlers((generic, stream, health_handler(servicer.is_ready)))
+    health = health_handler(servicer.is_ready, Message(small, limits).read_at_once)
+    server.add_generic_rpc_handlers((generic, stream, health))
     return server
 
 
-def _handler(servicer: AsrServicer, method: Any, held: HeldBytes, limits: GrpcLimits) -> Any:
-    """A method of the service as a stream of one request, within a time limit."""
+def _handler(servicer: AsrServicer, method: Any, infer: Message, other: Message) -> Any:
+    """A method of the service as a stream of one request, within a time limit; `infer` reads the
+    messages of ModelInfer, `other` those of all other methods."""
+    limits = infer.limits
     answer = getattr(servicer, method.name)
     request_type = getattr(pb, method.input_type.name)
     response_type = getattr(pb, method.output_type.name)
 
     async def small(context: Context) -> Any:
-        async with Message(held, limits).read(context) as data:
+        async with other.read(context) as data:
             if len(data) > _SMALL_MESSAGE_BYTES:
                 raise InvalidInput(f"message: {len(data)} bytes", field="message")
             try:
@@ -267,7 +309,7 @@ def _handler(servicer: AsrServicer, method: Any, held: HeldBytes, limits: GrpcLi
         try:
             async with asyncio.timeout(limits.request_timeout_s):
                 if method.name == "ModelInfer":
-                    return await answer(Message(held, limits), context)
+                    return await answer(infer, context)
                 return await small(context)
         except TimeoutError:
             error = DeadlineExceeded(f"not within {limits.request_timeout_s:g} s")

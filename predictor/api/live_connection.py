@@ -39,12 +39,15 @@ class WorkQueue:
         self._changed = asyncio.Condition()
 
     async def put(self, work: Work | None, num_bytes: int = 0) -> None:
-        """Add work of this size; None ends the queue. One item always has room."""
+        """Add work of this size; None ends the queue. One item always has room; one that is larger
+        than the queue is waited for, so that its reader counts it until it is done."""
         async with self._changed:
             await self._changed.wait_for(
-                lambda: not self._items or self._num_bytes + num_bytes <= self._max_bytes
+                lambda: not self._num_bytes or self._num_bytes + num_bytes <= self._max_bytes
             )
             self._push(work, num_bytes)
+            if num_bytes > self._max_bytes:
+                await self._changed.wait_for(lambda: not self._num_bytes)
 
     async def end(self) -> None:
         """No more work comes, whatever room there is."""

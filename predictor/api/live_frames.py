@@ -23,6 +23,7 @@ from predictor.errors import InvalidInput
 from predictor.text.languages import parse_language
 
 _NORMAL = 1000
+_MAX_COMMAND_CHARS = 256 * 1024
 
 
 def live_router(door: LiveDoor) -> APIRouter:
@@ -86,14 +87,22 @@ async def _read(socket: WebSocket, session: PlainSession, queue: WorkQueue) -> b
 
 
 def _is_end(text: str) -> bool:
-    with contextlib.suppress(orjson.JSONDecodeError):
-        command = orjson.loads(text)
-        return isinstance(command, dict) and command.get("type") == "end"
+    if len(text) <= _MAX_COMMAND_CHARS:
+        with contextlib.suppress(orjson.JSONDecodeError):
+            command = orjson.loads(text)
+            return isinstance(command, dict) and command.get("type") == "end"
     return False
 
 
 async def _obey(session: PlainSession, text: str) -> None:
     """A command. Raises InvalidInput."""
+    if len(text) > _MAX_COMMAND_CHARS:
+        raise InvalidInput(
+            f"message: a command of {len(text)} characters, the limit is {_MAX_COMMAND_CHARS}",
+            field="message",
+            value=len(text),
+            limit=_MAX_COMMAND_CHARS,
+        )
     try:
         command = orjson.loads(text)
     except orjson.JSONDecodeError as error:

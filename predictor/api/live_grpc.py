@@ -24,15 +24,18 @@ from google.protobuf import (
     descriptor_pool,
     message_factory,
 )
+from google.protobuf.message import DecodeError
 from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 
 from predictor.api.live_connection import WorkQueue, converse, monotonic_s
 from predictor.api.live_json import PlainOptions, PlainSession
+from predictor.api.reading import off_loop
 from predictor.api.realtime import LiveDoor
 from predictor.errors import InvalidInput
 
 SERVICE: Final = "inference.GRPCInferenceService"
 METHOD: Final = "ModelStreamInfer"
+MAX_MESSAGE_BYTES: Final = 1 << 20  # 10 s of 48 kHz; protobuf makes objects of what it reads
 _DATATYPES: Final = {"INT16": "<i2", "FP32": "<f4"}
 
 Context = Any  # grpc.aio.ServicerContext, which is untyped
@@ -68,29 +71,24 @@ StreamResponse: Final = _response_class()
 
 
 def stream_handler(serve: Any) -> Any:
-    """The generic handler of the method; `serve(requests, context)` yields responses."""
-    method = grpc.stream_stream_rpc_method_handler(
-        serve,
-        request_deserializer=pb.ModelInferRequest.FromString,
-        response_serializer=StreamResponse.SerializeToString,
-    )
+    """The generic handler of the method; `serve(messages, context)` yields responses."""
+    method = grpc.stream_stream_rpc_method_handler(serve, None, StreamResponse.SerializeToString)
     return grpc.method_handlers_generic_handler(SERVICE, {METHOD: method})
 
 
-async def serve_stream(
-    door: LiveDoor, requests: AsyncIterator[pb.ModelInferRequest]
-) -> AsyncGenerator[Any]:
+async def serve_stream(door: LiveDoor, messages: AsyncIterator[bytes]) -> AsyncGenerator[Any]:
     """One call. Raises an AsrError before the first response only."""
-    first = await anext(requests, None)
-    if first is None:
+    first_message = await anext(messages, None)
+    if first_message is None:
         return
+    first = await _parsed(first_message)
     door.dataplane.named(first.model_name)
     options = PlainOptions.of(_parameters(first), door.default_language)
     parts = await door.parts()
     lines: asyncio.Queue[Any] = asyncio.Queue(maxsize=64)
     with door.hub.place():
         session = PlainSession(parts, options, lines.put, door.max_session_s)
-        running = asyncio.create_task(_run(door, session, first, requests, lines))
+        running = asyncio.create_task(_run(door, session, first, messages, lines))
         try:
             while (line := await lines.get()) is not None:
                 yield _response(first, line)
@@ -105,12 +103,12 @@ async def _run(
     door: LiveDoor,
     session: PlainSession,
     first: pb.ModelInferRequest,
-    requests: AsyncIterator[pb.ModelInferRequest],
+    messages: AsyncIterator[bytes],
     lines: asyncio.Queue[Any],
 ) -> None:
     try:
         await session.begin()
-        read = partial(_read, session, first, requests)
+        read = partial(_read, session, first, messages)
         ending = await converse(door.hub, read, session.warn, door.max_session_s)
         await session.end(ending)
     finally:
@@ -121,22 +119,38 @@ async def _run(
 async def _read(
     session: PlainSession,
     first: pb.ModelInferRequest,
-    requests: AsyncIterator[pb.ModelInferRequest],
+    messages: AsyncIterator[bytes],
     queue: WorkQueue,
 ) -> bool:
-    await _put(session, first, queue)
-    async for request in requests:
-        await _put(session, request, queue)
+    work = partial(_hear, session, first, monotonic_s())
+    await queue.put(partial(session.attempt, work), first.ByteSize())
+    async for message in messages:
+        later = partial(_hear_message, session, message, monotonic_s())
+        await queue.put(partial(session.attempt, later), len(message))
     return True
 
 
-async def _put(session: PlainSession, request: pb.ModelInferRequest, queue: WorkQueue) -> None:
-    work = partial(session.attempt, partial(_hear, session, request, monotonic_s()))
-    await queue.put(work, request.ByteSize())
+async def _hear_message(session: PlainSession, message: bytes, arrived_s: float) -> None:
+    await _hear(session, await _parsed(message), arrived_s)
 
 
 async def _hear(session: PlainSession, request: pb.ModelInferRequest, arrived_s: float) -> None:
     await session.listener.hear(_audio(request), arrived_s)
+
+
+async def _parsed(message: bytes) -> pb.ModelInferRequest:
+    """Raises InvalidInput for what is no request, or larger than live audio is."""
+    if len(message) > MAX_MESSAGE_BYTES:
+        raise InvalidInput(
+            f"message: {len(message)} bytes, the limit of a stream's is {MAX_MESSAGE_BYTES}",
+            field="message",
+            value=len(message),
+            limit=MAX_MESSAGE_BYTES,
+        )
+    try:
+        return await off_loop(len(message), lambda: pb.ModelInferRequest.FromString(message))
+    except DecodeError as error:
+        raise InvalidInput("message: no ModelInferRequest", field="message") from error
 
 
 def _parameters(request: pb.ModelInferRequest) -> dict[str, str]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import contextlib
 import time
 from collections.abc import Awaitable, Callable
@@ -22,6 +20,7 @@ from predictor.api.auth import KeyRing
 from predictor.api.client_secrets import ClientSecrets, key_of_websocket
 from predictor.api.dataplane import AsrDataPlane
 from predictor.api.errors import error_response, to_asr_error
+from predictor.api.json_body import LongText, decode_base64, load_json
 from predictor.api.live_connection import (
     Ending,
     Progress,
@@ -31,8 +30,10 @@ from predictor.api.live_connection import (
     monotonic_s,
 )
 from predictor.api.openapi import live as openapi
+from predictor.api.reading import off_loop, read_small_json
 from predictor.api.realtime_config import RealtimeConfig, check_model, from_legacy
 from predictor.api.realtime_events import EventWriter, Json, error_detail, new_id
+from predictor.api.websocket import MAX_MESSAGE_BYTES
 from predictor.errors import AsrError, InvalidInput
 from predictor.live.events import Completed, Event
 from predictor.live.hub import LiveHub
@@ -40,7 +41,6 @@ from predictor.live.intake import Intake
 from predictor.live.listener import Listener, LiveParts
 from predictor.live.options import SessionConfig
 
-MAX_APPEND_BYTES: Final = 15 << 20  # of base64 in one event, as OpenAI has it
 MIN_COMMIT_S: Final = 0.1
 EMPTY_COMMIT: Final = "input_audio_buffer_commit_empty"  # OpenAI's code
 GOING_AWAY: Final = 1001
@@ -75,11 +75,13 @@ def realtime_router(door: LiveDoor, prefix: str) -> APIRouter:
         await serve_realtime(door, socket)
 
     async def client_secret(request: Request) -> Response:
-        return _json(door.secrets.create(await request.body(), door.dataplane.served_names))
+        return _json(
+            door.secrets.create(await read_small_json(request), door.dataplane.served_names)
+        )
 
     async def transcription_session(request: Request) -> Response:
         names = door.dataplane.served_names
-        return _json(door.secrets.create_session(await request.body(), names))
+        return _json(door.secrets.create_session(await read_small_json(request), names))
 
     router.add_api_websocket_route("/realtime", realtime)
     add = router.add_api_route
@@ -212,10 +214,11 @@ class _Connection:
         """One client event; what is wrong with it is said and not fatal."""
         event_id: str | None = None
         try:
-            event = _parse(data)
+            event = await off_loop(len(data), lambda: _parse(data))
             event_id = event.get("event_id") if isinstance(event.get("event_id"), str) else None
             if event["type"] == "input_audio_buffer.append":
-                await self._listener.hear(_audio(event), arrived_s)
+                audio = await off_loop(len(data), lambda: _audio(event))
+                await self._listener.hear(audio, arrived_s)
             elif event["type"] in self._actions:
                 await self._actions[event["type"]](event)
             else:
@@ -301,32 +304,24 @@ class _Connection:
 
 
 def _parse(data: bytes) -> Json:
-    """A client event. Raises InvalidInput."""
-    if len(data) > MAX_APPEND_BYTES + 1024:
+    """A client event, long strings left where they are. Raises InvalidInput."""
+    if len(data) > MAX_MESSAGE_BYTES:
         raise InvalidInput(
-            f"event: {len(data)} bytes, the limit is {MAX_APPEND_BYTES}",
+            f"event: {len(data)} bytes, the limit is {MAX_MESSAGE_BYTES}",
             field="event",
             value=len(data),
-            limit=MAX_APPEND_BYTES,
+            limit=MAX_MESSAGE_BYTES,
         )
-    try:
-        event = orjson.loads(data)
-    except orjson.JSONDecodeError as error:
-        raise InvalidInput("event: this is no JSON", field="event", limit="JSON") from error
-    if not isinstance(event, dict) or not isinstance(event.get("type"), str):
+    event = load_json(data, what="event")
+    if not isinstance(event.get("type"), str):
         raise InvalidInput(
             "event: an event is an object with a type", field="type", limit="a string"
         )
     return event
 
 
-def _audio(event: Json) -> bytes:
+def _audio(event: Json) -> memoryview:
     audio = event.get("audio")
-    if not isinstance(audio, str):
+    if not isinstance(audio, str | LongText):
         raise InvalidInput("audio: must be base64", field="audio", limit="a string of base64")
-    try:
-        return base64.b64decode(audio, validate=True)
-    except binascii.Error as error:
-        raise InvalidInput(
-            f"audio: this is no base64: {error}", field="audio", limit="a string of base64"
-        ) from error
+    return decode_base64(audio, field="audio")

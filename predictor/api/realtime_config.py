@@ -16,7 +16,7 @@ from predictor.text.languages import CODES, parse_language
 
 LOGPROBS: Final = "item.input_audio_transcription.logprobs"
 FORMATS: Final = {"audio/pcm": "pcm16", "audio/pcmu": "pcmu", "audio/pcma": "pcma"}
-_LEGACY_FORMATS: Final = {
+LEGACY_FORMATS: Final = {
     "pcm16": "audio/pcm",
     "g711_ulaw": "audio/pcmu",
     "g711_alaw": "audio/pcma",
@@ -29,7 +29,9 @@ DELAYS: Final = {
     "high": (2.0, 2.0),
     "xhigh": (4.0, 4.0),
 }
-_MAX_KEYWORDS: Final = 100
+MAX_KEYWORDS: Final = 100
+# Of turn detection, for answers that nobody gives here.
+UNUSABLE: Final = ("create_response", "interrupt_response", "idle_timeout_ms")
 
 Json = Mapping[str, Any]
 
@@ -163,9 +165,9 @@ def from_legacy(session: object) -> dict[str, Any]:
     _known("session", fields, names)
     given: dict[str, Any] = {}
     if (wire := fields.get("input_audio_format")) is not None:
-        if wire not in _LEGACY_FORMATS:
-            raise _bad("session.input_audio_format", wire, list(_LEGACY_FORMATS))
-        given["format"] = {"type": _LEGACY_FORMATS[wire]}
+        if wire not in LEGACY_FORMATS:
+            raise _bad("session.input_audio_format", wire, list(LEGACY_FORMATS))
+        given["format"] = {"type": LEGACY_FORMATS[wire]}
     for theirs, ours in (
         ("input_audio_transcription", "transcription"),
         ("input_audio_noise_reduction", "noise_reduction"),
@@ -202,12 +204,11 @@ def _turns(name: str, given: object, before: TurnDetection | None) -> TurnDetect
     if given is None:
         return None
     fields = _object(name, given)
-    allowed = ("type", "threshold", "prefix_padding_ms", "silence_duration_ms", "create_response",
-               "interrupt_response", "idle_timeout_ms")  # fmt: skip
+    allowed = ("type", "threshold", "prefix_padding_ms", "silence_duration_ms", *UNUSABLE)
     _known(name, fields, allowed)
     if fields.get("type", "server_vad") != "server_vad":
         raise _bad(f"{name}.type", fields["type"], ["server_vad", None])
-    for unusable in allowed[4:]:
+    for unusable in UNUSABLE:
         if fields.get(unusable) not in (None, False):
             raise _bad(f"{name}.{unusable}", fields[unusable], "left out: sessions only transcribe")
     turns = before or TurnDetection()
@@ -251,8 +252,8 @@ def _language(name: str, fields: Json) -> str | None:
 def _keywords(name: str, given: object) -> tuple[str, ...]:
     if given is None:
         return ()
-    if not isinstance(given, list) or len(given) > _MAX_KEYWORDS:
-        raise _bad(name, given, f"a list of at most {_MAX_KEYWORDS} words or phrases")
+    if not isinstance(given, list) or len(given) > MAX_KEYWORDS:
+        raise _bad(name, given, f"a list of at most {MAX_KEYWORDS} words or phrases")
     return tuple(_text(name, word) for word in given)
 
 

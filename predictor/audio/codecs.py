@@ -18,6 +18,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
+from predictor.audio.file_part import FilePart
 from predictor.audio.ogg import ogg_links
 from predictor.audio.sniff import Container
 from predictor.errors import AudioError, InvalidInput
@@ -106,7 +107,8 @@ def _reason(error: Exception) -> str:
 
 
 def _decode_sndfile(file: BinaryIO) -> Iterator[Block]:
-    with soundfile.SoundFile(file.fileno(), closefd=False) as sound:
+    whole = file if isinstance(file, FilePart) else file.fileno()
+    with soundfile.SoundFile(whole, closefd=False) as sound:
         step = max(1, _BLOCK_VALUES // sound.channels)
         while len(values := sound.read(step, dtype="float32", always_2d=True)):
             yield Block(values, sound.samplerate)
@@ -131,10 +133,11 @@ def _decode_av(
         start_s = None
         if container in _TIMED:
             start_s = 0.0 if container in _FROM_ZERO else (source.start_time or 0) / av.time_base
-        for (rate_hz, channels, is_planar), group in groupby(
+        for (rate_hz, channels, sample_format, _), group in groupby(
             _frames(source, stream, field, container), key=_frame_kind
         ):
             for values, at_s in _in_bulk(group, start_s):
+                is_planar = sample_format.endswith("p")
                 shaped = values.T if is_planar else values.reshape(-1, channels)
                 yield Block(_to_float(shaped), rate_hz, at_s)
 
@@ -159,8 +162,9 @@ def _chosen(source: Any, container: Container, track: int | None, field: str) ->
     return stream
 
 
-def _frame_kind(frame: Any) -> tuple[int, int, bool]:
-    return frame.sample_rate, frame.layout.nb_channels, frame.format.is_planar
+def _frame_kind(frame: Any) -> tuple[int, int, str, str]:
+    layout = frame.layout
+    return frame.sample_rate, layout.nb_channels, frame.format.name, layout.name
 
 
 def _in_bulk(
@@ -168,22 +172,24 @@ def _in_bulk(
 ) -> Iterator[tuple[NDArray[Any], float | None]]:
     """Joined along time, with the time of the first: a codec's frame is 20 ms, too little for numpy
     to be worth its while. A frame that does not follow on what came before begins a new block."""
-    waiting: list[NDArray[Any]] = []  # planar [channels, n], packed [1, n * channels]
+    waiting: Any = None  # joined by FFmpeg: an array of each frame would take longer than decoding
     num_values, begin_s, end_s = 0, None, None
     for frame in frames:
+        if not frame.samples:
+            continue
         at_s = None if start_s is None or frame.time is None else frame.time - start_s
         follows = at_s is None or end_s is None or at_s - end_s < _JITTER_S
         if waiting and (num_values >= _BLOCK_VALUES or not follows):
-            yield np.concatenate(waiting, axis=1), begin_s
-            waiting, num_values = [], 0
-        if not waiting:
-            begin_s = at_s
-        array = frame.to_ndarray()
-        waiting.append(array)
-        num_values += array.size
+            yield waiting.read().to_ndarray(), begin_s
+            waiting = None
+        if waiting is None:
+            waiting, num_values, begin_s = av.AudioFifo(), 0, at_s
         end_s = None if at_s is None else at_s + frame.samples / frame.sample_rate
+        num_values += frame.samples * frame.layout.nb_channels
+        frame.pts = None  # told apart above
+        waiting.write(frame)
     if waiting:
-        yield np.concatenate(waiting, axis=1), begin_s
+        yield waiting.read().to_ndarray(), begin_s
 
 
 def _frames(source: Any, stream: Any, field: str, container: Container) -> Iterator[Any]:

@@ -20,6 +20,9 @@ from predictor.types import SAMPLE_RATE_HZ, Samples
 
 _MIN_TAIL_S: Final = 1.0  # a shorter rest is hardly ever a word of its own
 _SEARCH_S: Final = 5.0
+_MIN_PAUSE: Final = 3 * FRAME_SAMPLES  # 0.1 s; what is shorter may be inside a word
+# Heard by two pieces on each side of a cut in speech: the word that is cut is whole in one of them.
+_OVERLAP_S: Final = 1.0
 _LOOK_BEHIND: Final = SAMPLE_RATE_HZ // 20  # that the search for the quietest place looks further
 _HYSTERESIS: Final = 0.15
 # Of the longest piece: from here on ever shorter pauses end one, down to 0.1 s.
@@ -33,6 +36,8 @@ class Cut:
 
     samples: Samples
     start: int  # in samples at 16 kHz
+    overlap: int = 0  # samples of its beginning, that the piece before has too
+    continues: bool = False  # the piece behind it has some of its end
 
 
 class Cutter:
@@ -50,7 +55,9 @@ class Cutter:
         self._waiting: list[Samples] = []
         self._base = 0  # in the recording, of the first sample that waits
         self._end = 0  # in the recording, behind the last one
-        self._free = 0  # behind the last piece
+        self._free = 0  # behind the last piece, but for what the next one has too
+        self._covered = 0  # behind the last piece
+        self._overlap = min(int(_OVERLAP_S * SAMPLE_RATE_HZ), self._longest // 8)
         self._speech = None if options.vad == "off" else _Speech(options)
         self.num_dropped = 0
         self.loudest = 1.0  # peak so far, of samples beyond ±1 that the detector must not see
@@ -94,6 +101,8 @@ class Cutter:
         while (span := speech.step()) is not None:  # frame by frame: a cut may not come too late
             if span:
                 pieces.append(self._cut(*self._with_margins(speech, *span)))
+            elif speech.num_open <= self._longest - speech.margin:
+                continue  # nearly always, and quickly told
             elif (piece := self._too_long(speech, is_last=False)) is not None:
                 pieces.append(piece)
         if is_last:
@@ -132,16 +141,21 @@ class Cutter:
             return None
         latest = min(start + self._longest, end - self._tail)
         pause = speech.longest_pause(start + self._longest // 3, latest)
-        if pause is None:
-            cut = self._quietest(latest - self._search, latest)
-            speech.go_on_from(cut)
-            return self._cut(start, cut)
+        if pause is None or pause[1] - pause[0] < _MIN_PAUSE:
+            return self._cut_in_speech(speech, start, latest - self._overlap)
         first, second = pause
         speech.go_on_from(second)
         middle = (first + second) // 2
         piece = self._cut(start, min(first + speech.margin, middle))
         self._free = max(self._free, min(middle, second))
         return piece
+
+    def _cut_in_speech(self, speech: _Speech, start: int, latest: int) -> Cut:
+        """Where it is quietest, but perhaps inside a word: the next piece hears it as well."""
+        dip = speech.longest_pause(start + self._longest // 3, latest)
+        cut = sum(dip) // 2 if dip else self._quietest(latest - self._search, latest)
+        speech.go_on_from(cut - self._overlap)
+        return self._cut(start, cut + self._overlap, self._overlap)
 
     def _quietest(self, low: int, high: int) -> int:
         low = max(low, self._base)
@@ -156,11 +170,14 @@ class Cutter:
             return np.zeros(0, np.float32)
         return self._waiting[0][start - self._base : end - self._base]
 
-    def _cut(self, start: int, end: int) -> Cut:
-        piece = Cut(np.array(self._samples(start, end)), start)
-        self._free = end
-        self.num_dropped -= end - start  # not dropped, though no longer here
-        self._forget(end)
+    def _cut(self, start: int, end: int, overlap: int = 0) -> Cut:
+        """`overlap`: on each side of a cut in speech, whose later half this piece has as well."""
+        before = max(0, self._covered - start)
+        piece = Cut(np.array(self._samples(start, end)), start, before, overlap > 0)
+        self._free = end - 2 * overlap
+        self.num_dropped -= end - start - before  # not dropped, though no longer here
+        self._covered = end
+        self._forget(self._free)
         return piece
 
     def _forget(self, position: int) -> None:
@@ -210,6 +227,12 @@ class _Speech:
         return None if self._finder.start is None else self._finder.start * FRAME_SAMPLES
 
     @property
+    def num_open(self) -> int:
+        """Samples of the open span that were gone through, 0 without one."""
+        start = self._finder.start
+        return 0 if start is None else (self._finder.num_frames - start) * FRAME_SAMPLES
+
+    @property
     def end(self) -> int:
         """Of what was last spoken."""
         return (self._finder.num_frames - self._finder.num_quiet) * FRAME_SAMPLES
@@ -230,10 +253,11 @@ class _Speech:
         if not self._probabilities:
             return None
         probability = self._probabilities.popleft()
-        spans = self._finder.feed((probability,))
+        span = self._finder.take(probability)
         self._quiet.append(probability < self._release)
-        self._trim()
-        return (spans[0][0] * FRAME_SAMPLES, spans[0][1] * FRAME_SAMPLES) if spans else ()
+        if self._finder.start is None:  # while a span is open, all of it is needed
+            self._trim()
+        return () if span is None else (span[0] * FRAME_SAMPLES, span[1] * FRAME_SAMPLES)
 
     def finish(self) -> list[tuple[int, int]]:
         return [

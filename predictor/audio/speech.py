@@ -62,21 +62,25 @@ class SpeechFinder:
 
     def feed(self, probabilities: Iterable[float]) -> list[tuple[int, int]]:
         """Takes the probabilities of the next frames; returns the spans that ended with them."""
-        spans = []
-        for probability in probabilities:
-            if self.start is None:
-                if probability < _RISING * self._options.threshold:
-                    self._rising = self.num_frames + 1
-                elif probability >= self._options.threshold:
-                    self.start, self._end = self.settled, self.num_frames + 1
-                    self._num_spoken = 1
-            elif probability >= self._options.release:
-                self._end = self.num_frames + 1
-                self._num_spoken += 1
-            self.num_frames += 1
-            if self.start is not None and self.num_quiet >= self._enough(self._end - self.start):
-                spans += self._closed()
-        return spans
+        return [span for p in probabilities if (span := self.take(p)) is not None]
+
+    def take(self, probability: float) -> tuple[int, int] | None:
+        """Takes the probability of the next frame; returns the span that ended with it."""
+        if self.start is None:
+            if probability < _RISING * self._options.threshold:
+                self._rising = self.num_frames + 1
+            elif probability >= self._options.threshold:
+                self.start, self._end = self.settled, self.num_frames + 1
+                self._num_spoken = 1
+        elif probability >= self._options.release:
+            self._end = self.num_frames + 1
+            self._num_spoken += 1
+        self.num_frames += 1
+        if self.start is None or self._end == self.num_frames:  # a frame of speech ends nothing
+            return None
+        if self.num_frames - self._end < self._enough(self._end - self.start):
+            return None
+        return self._closed()
 
     def _enough(self, num_frames: int) -> int:
         """Quiet frames that end a span of so many frames."""
@@ -91,16 +95,17 @@ class SpeechFinder:
 
     def finish(self) -> list[tuple[int, int]]:
         """The span that was open at the end, if there is one."""
-        return self._closed() if self.start is not None else []
+        span = self._closed() if self.start is not None else None
+        return [] if span is None else [span]
 
     def restart(self, frame: int) -> None:
         """The open span begins at `frame` from now on, and is speech whatever follows."""
         self.start, self._end = frame, max(frame + 1, self._end)
         self._num_spoken = self._min_speech
 
-    def _closed(self) -> list[tuple[int, int]]:
+    def _closed(self) -> tuple[int, int] | None:
         assert self.start is not None
         span, is_speech = (self.start, self._end), self.is_speaking
         self._rising = self.num_frames
         self.start = None
-        return [span] if is_speech else []
+        return span if is_speech else None

@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 
+from predictor.engine.kept import step_in_flight
 from predictor.engine.options import EngineStats
 from predictor.engine.protocol import Core, Emission
 from predictor.engine.stream import TokenStream
@@ -28,6 +29,14 @@ class _InFlight:
     audio_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """A sequence that stays alive."""
+
+    place: int  # of its core
+    request_id: str  # of its newest step
+
+
 class EngineClient:
     """`submit` belongs to event loops, everything else to any thread."""
 
@@ -35,7 +44,7 @@ class EngineClient:
         self._cores = tuple(cores)
         self._lock = threading.Lock()  # of the three below
         self._in_flight: dict[str, _InFlight] = {}
-        self._kept: dict[str, int] = {}  # cores of sequences that stay alive
+        self._kept: dict[str, _Kept] = {}  # sequences that stay alive
         self._held_audio_s = [0.0] * len(self._cores)  # sent from here and not done, by core
 
     @property
@@ -82,12 +91,27 @@ class EngineClient:
             request, lambda core: core.extend(request, self._receive), request.sequence_id
         )
 
+    def truncate(self, sequence_id: str, num_samples: int) -> None:
+        """Take a kept sequence back to its first `num_samples` samples: the next step goes on from
+        there, and costs what is new. Nothing happens to one that is not longer, or not known.
+
+        Raises InvalidInput while a step of it is in flight.
+        """
+        if num_samples < 0:
+            raise ValueError(f"num_samples is {num_samples}")
+        with self._lock:
+            kept = self._kept.get(sequence_id)
+            if kept is not None and kept.request_id in self._in_flight:
+                raise step_in_flight(sequence_id)
+        if kept is not None:
+            self._cores[kept.place].truncate(sequence_id, num_samples)
+
     def close(self, sequence_id: str) -> None:
         """Forget a kept sequence; a step of it that is under way is aborted."""
         with self._lock:
-            place = self._kept.pop(sequence_id, None)
-        if place is not None:
-            self._cores[place].close(sequence_id)
+            kept = self._kept.pop(sequence_id, None)
+        if kept is not None:
+            self._cores[kept.place].close(sequence_id)
 
     def _send(
         self,
@@ -97,31 +121,58 @@ class EngineClient:
     ) -> TokenStream:
         request_id = request.request_id
         stream = TokenStream(request_id, self._leave)
-        audio_s = len(request.samples) / SAMPLE_RATE_HZ
+        refused: set[int] = set()
+        while True:
+            try:
+                place, before = self._enter(stream, request, sequence_id, refused)
+            except InvalidInput as error:
+                stream.push(error)
+                return stream
+            try:
+                send(self._cores[place])
+            except (InvalidInput, Overloaded) as error:
+                self._forget(request_id)
+                stream.push(error)
+            except AsrError:
+                self._take_back(request_id, sequence_id, before)
+                refused.add(place)  # it ends, or starts again; others may do
+                if before is not None or len(refused) == len(self._cores):
+                    raise
+                continue
+            return stream
+
+    def _enter(
+        self,
+        stream: TokenStream,
+        request: EngineRequest | ExtendRequest,
+        sequence_id: str | None,
+        refused: set[int],
+    ) -> tuple[int, _Kept | None]:
+        """Note where a request goes; its core, and what was known of its sequence before.
+
+        Raises InvalidInput for an id that is in flight.
+        """
+        audio_s, request_id = len(request.samples) / SAMPLE_RATE_HZ, request.request_id
         with self._lock:
             if request_id in self._in_flight:
-                stream.push(_in_flight_already(request_id))
-                return stream
-            place = self._place_for(sequence_id)
+                raise _in_flight_already(request_id)
+            before = None if sequence_id is None else self._kept.get(sequence_id)
+            place = self._least_loaded(refused) if before is None else before.place
+            if sequence_id is not None:
+                is_busy = before is not None and before.request_id in self._in_flight
+                if before is None or not is_busy:  # else the core refuses this step
+                    self._kept[sequence_id] = _Kept(place, request_id)
             self._in_flight[request_id] = _InFlight(stream, place, audio_s)
             self._held_audio_s[place] += audio_s
-        try:
-            send(self._cores[place])
-        except (InvalidInput, Overloaded) as error:
-            self._forget(request_id)
-            stream.push(error)
-        except AsrError:
-            self._forget(request_id)
-            raise
-        return stream
+        return place, before
 
-    def _place_for(self, sequence_id: str | None) -> int:
-        """The core to send to; the lock is held."""
-        if sequence_id is None:
-            return self._least_loaded()
-        if sequence_id not in self._kept:
-            self._kept[sequence_id] = self._least_loaded()
-        return self._kept[sequence_id]
+    def _take_back(self, request_id: str, sequence_id: str | None, before: _Kept | None) -> None:
+        with self._lock:
+            self._remove(request_id)
+            if sequence_id is not None and before is None:
+                self._kept.pop(sequence_id, None)
+            elif sequence_id is not None and before is not None:
+                self._kept[sequence_id] = before
 
     def abort(self, request_id: str) -> None:
         """End a request with finish "abort" and free its place; unknown ids are ignored."""
@@ -136,11 +187,12 @@ class EngineClient:
         if found is not None:
             self._cores[found.place].abort(request_id)
 
-    def _least_loaded(self) -> int:
-        """The core to send to; the lock is held. Raises NotReady when none takes requests."""
-        serving = [i for i, core in enumerate(self._cores) if core.is_serving()]
+    def _least_loaded(self, refused: set[int]) -> int:
+        """The core to send to, which has not refused already; the lock is held."""
+        left = [i for i in range(len(self._cores)) if i not in refused]
+        serving = [i for i in left if self._cores[i].is_serving()]
         if not serving:
-            return 0
+            return left[0]
         if len(serving) == 1:
             return serving[0]
         return min(serving, key=self._load)

@@ -7,7 +7,6 @@ gave goes to the `Receive` that came with the request, one call a step for all t
 
 from __future__ import annotations
 
-import atexit
 import logging
 import math
 import threading
@@ -21,6 +20,7 @@ from predictor.engine.protocol import Emission, Receive, Runner, StepOutput
 from predictor.engine.scheduler import Scheduler, Step
 from predictor.engine.sequence import Limits, Sequence
 from predictor.errors import AsrError, InternalError, NotReady
+from predictor.processes import end_before_exit
 from predictor.types import EngineRequest, ExtendRequest
 
 logger = logging.getLogger(__name__)
@@ -58,6 +58,7 @@ class EngineCore:
         self._receivers: dict[str, Receive] = {}
         self._changed = threading.Condition()  # guards all of the above and the flags below
         self._thread: threading.Thread | None = None
+        self._call_off: Callable[[], None] = lambda: None  # waiting for it at the process's end
         self._ending = False  # stop() was called
         self._dead = False  # the device is beyond use
         self._prepared = False  # the runner has nothing left to do while it is idle
@@ -72,20 +73,23 @@ class EngineCore:
             raise RuntimeError("the engine was started before")
         self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
         self._thread.start()
-        # A thread that is inside the device's library when the interpreter ends aborts the process.
-        atexit.register(self.stop)
+        self._call_off = end_before_exit(self._thread, self._end)
 
     def stop(self, timeout_s: float = 10.0) -> None:
         """End the thread after its current step; requests in flight get NotReady."""
-        atexit.unregister(self.stop)
-        with self._changed:
-            self._ending = True
-            self._changed.notify_all()
+        self._end()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(timeout_s)
             if self._thread.is_alive():
                 logger.error("the engine's step did not end within %.1f s", timeout_s)
+            else:
+                self._call_off()
         self._fail_all(lambda _: NotReady(SHUTTING_DOWN))
+
+    def _end(self) -> None:
+        with self._changed:
+            self._ending = True
+            self._changed.notify_all()
 
     def is_alive(self) -> bool:
         """The loop is waiting for work, or its step began less than `stall_timeout_s` ago."""
@@ -135,6 +139,12 @@ class EngineCore:
             self._receivers[request.request_id] = receive
             self._changed.notify_all()
 
+    def truncate(self, sequence_id: str, num_samples: int) -> None:
+        """Forget what a kept sequence heard behind its first `num_samples` samples; the next step
+        goes on from there. Raises InvalidInput while a step of it is in flight."""
+        with self._changed:
+            self._kept.truncate(sequence_id, num_samples, self._scheduler)
+
     def close(self, sequence_id: str) -> None:
         """Forget a kept sequence; a step of it that is under way is aborted."""
         with self._changed:
@@ -171,7 +181,7 @@ class EngineCore:
             with self._changed:
                 while not (self._ending or self._dead):
                     self._scheduler.release_aborted()
-                    step = self._scheduler.schedule()
+                    step = self._scheduler.schedule(self._runner.num_prefills_beside)
                     if step is not None:
                         return step
                     self._step_began_s = None

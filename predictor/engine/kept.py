@@ -28,12 +28,7 @@ class KeptSequences:
         """Queue a step. InvalidInput or Overloaded leave everything as it was."""
         kept = self._utterances.get(step.sequence_id)
         if kept is not None and scheduler.is_in_flight(kept.request_id):
-            raise InvalidInput(
-                f"sequence {step.sequence_id} has a step in flight already",
-                field="sequence_id",
-                value=step.sequence_id,
-                limit="one step at a time",
-            )
+            raise step_in_flight(step.sequence_id)
         self._check_room(kept, len(step.samples) / SAMPLE_RATE_HZ)
         utterance = kept
         if utterance is None or step.starts_anew:
@@ -82,6 +77,28 @@ class KeptSequences:
         utterance = self._utterances.get(sequence_id)
         return 0.0 if utterance is None else utterance.audio_s
 
+    def truncate(self, sequence_id: str, num_samples: int, scheduler: Scheduler) -> None:
+        """Back to the first `num_samples` samples; nothing happens to one that is not longer, or
+        not known. InvalidInput while a step is in flight."""
+        utterance = self._utterances.get(sequence_id)
+        if utterance is None or num_samples >= len(utterance.samples):
+            return
+        if scheduler.is_in_flight(utterance.request_id):
+            raise step_in_flight(sequence_id)
+        self._num_samples -= len(utterance.samples) - num_samples
+        if not utterance.num_cached:
+            # An aborted step may still run, and would leave what it has cached with the utterance.
+            fresh = Utterance(self._windows, utterance.tokens_before)
+            fresh.append(utterance.samples[:num_samples])
+            scheduler.close(utterance)
+            self._utterances[sequence_id] = fresh
+            return
+        utterance.cut(num_samples)
+        utterance.num_cached = min(utterance.num_cached, utterance.num_base_tokens)
+        count = scheduler.pool.size.pages_for(utterance.num_cached)
+        scheduler.pool.release(utterance.pages[count:])
+        del utterance.pages[count:]
+
     def close(self, sequence_id: str, scheduler: Scheduler) -> str | None:
         """Forget a sequence; the id of its newest step, None where it was not known."""
         utterance = self._utterances.pop(sequence_id, None)
@@ -105,3 +122,13 @@ class KeptSequences:
                 f"{kept_s:.0f} s of audio are kept for sequences that stay alive; the limit is "
                 f"{options.max_kept_audio_s:g} s"
             )
+
+
+def step_in_flight(sequence_id: str) -> InvalidInput:
+    """For what has to wait until the step before has ended."""
+    return InvalidInput(
+        f"sequence {sequence_id} has a step in flight already",
+        field="sequence_id",
+        value=sequence_id,
+        limit="one step at a time",
+    )

@@ -10,6 +10,7 @@ Pure bookkeeping without torch. The engine calls it under its lock, never while 
 from __future__ import annotations
 
 import heapq
+import time
 from collections import OrderedDict, deque
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,6 +25,11 @@ from predictor.types import EngineRequest
 # While sequences run and more wait than there are slots, a prefill waits until one slot in so many
 # is free: many small prefills would cost the running ones more than it costs those that wait.
 REFILL_SHARE = 16
+MOST_BESIDE = 2  # prefills that are started before their sequences decode, where both run at once
+# Requests that trickle in while many run gather until there is one for so many that run, or until
+# the first of them has waited so long: each prefill holds all of the running ones up.
+GATHER_SHARE = 16
+MAX_GATHER_S = 0.05
 # Rows of a prefill step whose logits are asked for, those of forced tokens and drafts among them;
 # one sequence may have more.
 MAX_CHECKS = 1536
@@ -117,13 +123,15 @@ class Scheduler:
         for sequence in [s for s in self._running.values() if s.aborted]:
             self.finish(sequence)
 
-    def schedule(self) -> Step | None:
+    def schedule(self, num_beside: int | None = None) -> Step | None:
         """The next step, or None when there is nothing to do.
 
         Waiting requests enter free slots before decoding goes on, since a fuller batch costs
         hardly more; but never twice in a row, so that no arrival rate can stop the running ones.
+        `num_beside`: prefills under way on a device that decodes meanwhile; None = in turn.
         """
-        if not self._running or (not self._prefilled_last and self._is_worth_a_prefill()):
+        may_prefill = not self._prefilled_last if num_beside is None else num_beside < MOST_BESIDE
+        if not self._running or (may_prefill and self._is_worth_a_prefill()):
             entering = tuple(self._admit())
             if entering:
                 self._prefilled_last = True
@@ -138,7 +146,12 @@ class Scheduler:
         if self._steps:
             return True
         num_free = len(self._free_slots) - self._num_reserved
-        return num_free >= min(len(self._waiting), max(1, self._num_slots // REFILL_SHARE))
+        if num_free < min(len(self._waiting), max(1, self._num_slots // REFILL_SHARE)):
+            return False
+        if len(self._waiting) >= len(self._running) // GATHER_SHARE:
+            return True
+        oldest = self._waiting[0] if self._waiting else None
+        return oldest is not None and time.monotonic() - oldest.created_s >= MAX_GATHER_S
 
     @property
     def _num_reserved(self) -> int:

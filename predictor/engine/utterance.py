@@ -49,6 +49,17 @@ class Utterance:
         self._buffer[self._num_samples : wanted] = as_float(samples)
         self._num_samples = wanted
 
+    def cut(self, num_samples: int) -> None:
+        """Forget all behind the first `num_samples` samples; no step may be reading them."""
+        self._num_samples = num_samples
+        self.loudest = self.loudest[: self.windows.num_closed(num_samples)]
+
+    @property
+    def num_base_tokens(self) -> int:
+        """Tokens from the start that no more audio can change."""
+        num_closed = self.windows.num_closed(self._num_samples)
+        return len(self.tokens_before) + num_closed * self.windows.num_tokens
+
     def take_back(self, num_samples: int) -> None:
         """Drop the newest samples: the step that brought them was refused."""
         self._num_samples -= num_samples

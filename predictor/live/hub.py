@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 from predictor.book import Book
 from predictor.errors import NotReady, Overloaded
@@ -51,8 +51,9 @@ class LiveHub:
     @contextmanager
     def place(self) -> Iterator[None]:
         """Hold a place until the block ends. Raises like `check_room`."""
-        self.check_room()
-        self._count(1)
+        with nullcontext() if self._book is None else self._book.exclusive():
+            self.check_room()
+            self._count(1)
         self._empty.clear()
         try:
             yield

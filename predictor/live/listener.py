@@ -11,6 +11,8 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from predictor import tracing
 from predictor.audio.vad import VadState
 from predictor.errors import AsrError, Overloaded
@@ -24,9 +26,11 @@ from predictor.live.word_times import FindWords, timed_words
 from predictor.metrics import Metrics
 from predictor.text.prompt import PromptBuilder
 from predictor.text.tokenizer import TextTokenizer
+from predictor.types import Samples
 
 _RETRY_S = 0.05
 _MAX_RETRIES = 100
+_BLOCK_BYTES = 8192  # resampled at once, at some 200 times their size in memory
 
 Emit = Callable[[Event], Awaitable[None]]
 
@@ -65,10 +69,19 @@ class Listener:
         """Other bytes from now on."""
         self._intake = intake
 
-    async def hear(self, data: bytes, arrived_s: float | None = None) -> None:
+    async def hear(self, data: bytes | memoryview, arrived_s: float | None = None) -> None:
         """Take audio bytes, which arrived at `arrived_s` of time.monotonic()."""
         arrived_s = time.monotonic() if arrived_s is None else arrived_s
-        frames = self._intake.feed(data)
+        blocks: list[Samples] = []
+        for start in range(0, len(data), _BLOCK_BYTES):
+            blocks.append(self._intake.feed(bytes(data[start : start + _BLOCK_BYTES])))
+            if sum(map(len, blocks)) >= MAX_FRAMES or start + _BLOCK_BYTES >= len(data):
+                await self._hear_frames(np.concatenate(blocks), arrived_s)
+                blocks.clear()
+            else:
+                await asyncio.sleep(0)  # a large message does not hold the loop
+
+    async def _hear_frames(self, frames: Samples, arrived_s: float) -> None:
         for start in range(0, len(frames), MAX_FRAMES):
             block = frames[start : start + MAX_FRAMES]
             probabilities, self._vad = await self._speech.hear(block, self._vad)

@@ -7,6 +7,7 @@ from predictor.processes.child import (
     environment,
 )
 from predictor.processes.cpus import num_cpus
+from predictor.processes.exit_guard import end_before_exit
 from predictor.processes.supervisor import Supervisor
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "Supervisor",
     "bare_environment",
     "connected_child",
+    "end_before_exit",
     "environment",
     "num_cpus",
 ]

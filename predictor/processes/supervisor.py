@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")  # what the process says of itself once it is loaded
 _BACKLOG: Final = 256
 _EXIT_S: Final = 5.0  # for a process that closed its end, or that could not load
-_MIN_RELOAD_S: Final = 60.0  # that the second start may take, however quick the first one was
+MIN_RELOAD_S: Final = 60.0  # that the second start may take, however quick the first one was
 _LOOK_S: Final = 0.5  # between two looks at the level of the log, and at a silent process
 _MAX_READ_BYTES: Final = 1 << 16
 _RELOAD_FACTOR: Final = 4.0  # of what the first one took
@@ -43,6 +43,7 @@ class Supervisor(Generic[T]):
         kind: socket.SocketKind = socket.SOCK_STREAM,
         address: Path | None = None,
         on_lost: Callable[[], None] = lambda: None,
+        min_reload_s: float = MIN_RELOAD_S,
     ) -> None:
         """From now on servers may connect, and wait.
 
@@ -61,7 +62,7 @@ class Supervisor(Generic[T]):
         self._on_lost = on_lost
         self._greeting = b""
         self._max_silence_s: float | None = None
-        self._reload_limit_s = _MIN_RELOAD_S
+        self._reload_limit_s = min_reload_s
         self._began_s = 0.0
         self._usual_level = logging.getLogger().level  # that the process logs from when it starts
         self._its_level = self._usual_level
@@ -104,7 +105,7 @@ class Supervisor(Generic[T]):
             self.stop(_EXIT_S)
             raise
         took_s = time.monotonic() - self._began_s
-        self._reload_limit_s = max(_MIN_RELOAD_S, _RELOAD_FACTOR * took_s)
+        self._reload_limit_s = max(self._reload_limit_s, _RELOAD_FACTOR * took_s)
         self._watcher.start()
         return loaded
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 
 from prometheus_client import REGISTRY, CollectorRegistry
 
 from predictor.align.process import AlignerProcess
+from predictor.api.spool import Spool
 from predictor.live.hub import LiveHub
 from predictor.metrics import Metrics
 from predictor.processes import num_cpus
@@ -21,6 +23,7 @@ from predictor.service.loading import Loading
 from predictor.service.model import AsrModel, ModelOptions
 from predictor.service.ready_clip import ready_clip
 from predictor.settings.fields import Settings
+from predictor.text.cue_lines import SubtitleOptions
 from predictor.text.languages import parse_language
 
 
@@ -40,7 +43,8 @@ def build_server(
     book = None if place is None else place.book
     share: Callable[[int], int] = (lambda whole: whole) if place is None else place.share
     live = LiveHub(settings.max_live_sessions, metrics, book)
-    num_workers = share(settings.num_decode_workers or max(2, num_cpus() // 2))
+    settings = replace(settings, max_pending_bytes=share(settings.max_pending_bytes))
+    num_workers = share(settings.num_decode_workers or max(2, 3 * num_cpus() // 4))
     decoder = build_decoder(settings, num_workers, settings.max_long_recordings)
     aligner: AlignerProcess | Path | None = None
     if settings.has_aligner:
@@ -63,5 +67,23 @@ def build_server(
         place=place,
         aligner=aligner if isinstance(aligner, AlignerProcess) else None,
         jobs=build_jobs(settings, lambda: build_decoder(settings, 1, 1)),
+        spool=_spool(settings, share),
+        cues=_cues(settings),
     )
     return AsrServer(settings, parts)
+
+
+def _spool(settings: Settings, share: Callable[[int], int]) -> Spool | None:
+    if settings.spool_dir is None:
+        return None
+    return Spool(settings.spool_dir, share(settings.max_spool_bytes), settings.max_body_bytes)
+
+
+def _cues(settings: Settings) -> SubtitleOptions:
+    return SubtitleOptions(
+        max_columns=settings.cue_max_columns,
+        max_wide_columns=2 * settings.cue_max_wide_chars,
+        max_lines=settings.cue_max_lines,
+        min_s=settings.cue_min_s,
+        max_s=max(settings.cue_min_s, settings.cue_max_s),
+    )

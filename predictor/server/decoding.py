@@ -36,8 +36,9 @@ def _cuts(settings: Settings) -> CutOptions:
 
 
 def _limits(settings: Settings) -> AudioLimits:
+    on_disk = 0 if settings.spool_dir is None else settings.max_spool_bytes
     return AudioLimits(
-        max_bytes=settings.max_body_bytes,
+        max_bytes=max(settings.max_body_bytes, on_disk),
         max_duration_s=settings.max_audio_s,
         max_channels=settings.max_channels,
         max_decoded_values=settings.max_decoded_values,

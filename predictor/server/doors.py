@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Final, cast
 
 import grpc  # type: ignore[import-untyped]
@@ -15,7 +16,12 @@ from fastapi import FastAPI
 from predictor.api.app import AppOptions, create_admin_app, create_app
 from predictor.api.auth import KeyRing
 from predictor.api.client_secrets import ClientSecrets
-from predictor.api.connections import ConnectionLimits, Connections, fit_to_descriptors
+from predictor.api.connections import (
+    RESERVED,
+    ConnectionLimits,
+    Connections,
+    fit_to_descriptors,
+)
 from predictor.api.dataplane import AsrDataPlane, ClosedRepository
 from predictor.api.give_back import give_back_memory
 from predictor.api.grpc_server import AsrServicer, GrpcLimits, create_grpc_server
@@ -23,7 +29,9 @@ from predictor.api.held_bytes import HeldBytes
 from predictor.api.jobs import JobDoor
 from predictor.api.key_file import KeyFile
 from predictor.api.realtime import LiveDoor
+from predictor.api.spool import Spool
 from predictor.api.tls import Certificate
+from predictor.api.websocket import MAX_MESSAGE_BYTES, GuardedWebSocket
 from predictor.live.hub import LiveHub
 from predictor.metrics import Metrics
 from predictor.ports import listen
@@ -45,6 +53,7 @@ class Behind:
     metrics: Metrics
     live: LiveHub
     jobs: Jobs | None
+    spool: Spool | None
 
 
 class Doors:
@@ -67,13 +76,19 @@ class Doors:
         )
         self.app = self._create_app(keys)
         self._certificate = _certificate(settings)
-        self._http = _HttpServer(_http_config(settings, self.app))
+        self._limits = ConnectionLimits(
+            max_connections=fit_to_descriptors(settings.max_connections),
+            client_timeout_s=settings.client_timeout_s,
+            idle_timeout_s=_KEEP_ALIVE_S,
+        )
+        self._http = _HttpServer(_http_config(settings, self.app, self._limits, self._held))
         if self._certificate is not None:
             self._http.config.load()
             self._http.config.ssl = self._certificate.context
         self._admin = _HttpServer(
             uvicorn.Config(
                 create_admin_app(behind.dataplane, behind.metrics),
+                http=_guarded(replace(self._limits, max_connections=RESERVED)),
                 log_config=None,
                 access_log=False,
                 lifespan="off",
@@ -103,7 +118,10 @@ class Doors:
                 has_page=settings.enable_page,
                 recognize_details=settings.output_format == "json",
             ),
-            None if jobs is None else JobDoor(jobs.store, jobs.runner, keys),
+            behind.spool,
+            None
+            if jobs is None
+            else JobDoor(jobs.store, jobs.runner, keys, jobs.sources, jobs.webhooks),
         )
 
     def new_loop(self) -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -163,9 +181,16 @@ class Doors:
     def grpc_server(self) -> grpc.aio.Server:
         """V2 over gRPC, without a port yet."""
         behind, settings = self._behind, self._settings
-        servicer = AsrServicer(behind.dataplane, behind.repository, behind.metrics, self._live)
+        servicer = AsrServicer(
+            behind.dataplane,
+            behind.repository,
+            behind.metrics,
+            self._live,
+            settings.max_grpc_streams,
+        )
         limits = GrpcLimits(
             max_message_bytes=settings.max_body_bytes,
+            max_connections=self._limits.max_connections,
             client_timeout_s=settings.client_timeout_s,
             request_timeout_s=settings.request_timeout_s,
             shares_port=self._shares_ports,
@@ -181,17 +206,15 @@ class _HttpServer(uvicorn.Server):
         yield
 
 
-def _http_config(settings: Settings, app: FastAPI) -> uvicorn.Config:
-    connections = Connections(
-        ConnectionLimits(
-            max_connections=fit_to_descriptors(settings.max_connections),
-            client_timeout_s=settings.client_timeout_s,
-            idle_timeout_s=_KEEP_ALIVE_S,
-        )
-    )
+def _http_config(
+    settings: Settings, app: FastAPI, limits: ConnectionLimits, held: HeldBytes
+) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http=cast(Any, connections.protocol),
+        http=_guarded(limits),
+        ws=cast(Any, partial(GuardedWebSocket, held)),
+        ws_max_size=MAX_MESSAGE_BYTES,
+        ws_per_message_deflate=False,  # a few bytes would be megabytes
         log_config=None,
         access_log=False,
         lifespan="on",  # where FastAPI sets up tracing, if the environment asks
@@ -199,6 +222,10 @@ def _http_config(settings: Settings, app: FastAPI) -> uvicorn.Config:
         ws_ping_timeout=_PING_TIMEOUT_S,
         timeout_graceful_shutdown=round(settings.shutdown_grace_s),
     )
+
+
+def _guarded(limits: ConnectionLimits) -> Any:
+    return cast(Any, Connections(limits).protocol)
 
 
 def _key_file(settings: Settings) -> KeyFile | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from predictor.audio.cut import split
 from predictor.audio.vad import load_detector
 from predictor.book import Book
 from predictor.engine import EngineClient, StepStats
+from predictor.errors import AsrError
 from predictor.live.engine_steps import KeptSteps
 from predictor.live.hub import LiveHub
 from predictor.live.listener import LiveParts
@@ -26,9 +28,10 @@ from predictor.service.aligner import aligner_spec, check_pieces
 from predictor.service.loading import Checkpoint, Loading
 from predictor.service.model import Loaded
 from predictor.service.transcriber import Transcriber, TranscriberOptions
-from predictor.service.word_times import WordTimes
+from predictor.service.word_times import Align, Times, WordTimes
 from predictor.settings.fields import Settings
 from predictor.text.prompt import PromptBuilder
+from predictor.types import AnySamples
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +108,8 @@ class Loader:
         client = AlignerClient(address)
         info = client.wait_ready()
         check_pieces(self.settings, info)
-        return WordTimes(client.times, info.languages, info.max_audio_s)
+        align = _counted(client.times, self.metrics)
+        return WordTimes(align, info.languages, info.max_audio_s)
 
     def _watch(self, checkpoint: Checkpoint, admission: Admission) -> None:
         """Let scrapes read what the engine holds, and say what is served."""
@@ -136,6 +140,24 @@ def _observer(metrics: Metrics) -> Callable[[StepStats], None]:
             metrics.queue_seconds.observe(waited_s)
 
     return observe
+
+
+def _counted(align: Align, metrics: Metrics) -> Align:
+    """The same, seen in the metrics."""
+
+    async def counted(samples: AnySamples, words: Sequence[str]) -> Times:
+        began_s = time.monotonic()
+        try:
+            times = await align(samples, words)
+        except AsrError as error:
+            metrics.aligner_requests.labels(error=error.spec.code).inc()
+            raise
+        metrics.aligner_requests.labels(error="none").inc()
+        metrics.aligner_words.inc(len(words))
+        metrics.aligner_seconds.observe(time.monotonic() - began_s)
+        return times
+
+    return counted
 
 
 def _checkpoint_name(settings: Settings, folder: Path) -> str:

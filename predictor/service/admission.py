@@ -13,7 +13,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Self
 
 from predictor.book import Book
@@ -56,20 +56,20 @@ class Admission:
 
         `window_s` is what the recording may hold at any time, however long it is.
         """
-        is_empty = self._num_leases == 0 and self.pod_held_audio_s <= 0
-        if not is_empty and not self._fits(audio_s):
-            raise self.overloaded(audio_s)
-        return Lease(self, audio_s, window_s)
+        with self._exclusive():
+            is_empty = self._num_leases == 0 and self.pod_held_audio_s <= 0
+            if not is_empty and not self._fits(audio_s):
+                raise self.overloaded(audio_s)
+            return Lease(self, audio_s, window_s)
 
     async def lease_in_turn(self, audio_s: float, window_s: float = math.inf) -> Lease:
         """The same for a recording of a request that was let in: waits for room."""
         lease = Lease(self, 0.0, window_s)
         try:
-            await self._room(lease, audio_s, kept_s=-1.0)
+            await self._take(lease, audio_s, kept_s=-1.0)
         except BaseException:
             lease.close()
             raise
-        lease.release(-audio_s)
         return lease
 
     def overloaded(self, audio_s: float) -> Overloaded:
@@ -94,23 +94,37 @@ class Admission:
         others_s = 0.0 if self._book is None else self._book.others_held_audio_s
         return self.held_audio_s + others_s
 
-    async def _room(self, lease: Lease, audio_s: float, kept_s: float) -> None:
-        """Returns when there is room and `lease` is first in line, or it holds nothing else."""
+    async def _take(self, lease: Lease, audio_s: float, kept_s: float) -> None:
+        """`audio_s` more for `lease`, once there is room and it is first in line, or it holds
+        nothing else."""
 
         def needs_no_room() -> bool:
             return lease.held_s <= kept_s + _ROUNDING_S or self.pod_held_audio_s <= _ROUNDING_S
 
+        def is_taken() -> bool:
+            is_next = not self._line or self._line[0] is lease
+            with self._exclusive():
+                if not needs_no_room() and not (is_next and self._has_room(audio_s)):
+                    return False
+                lease.held_s += audio_s
+                self._add(audio_s)
+            return True
+
         while 0 <= kept_s < lease.held_s + audio_s - lease.window_s and not needs_no_room():
             await self._change()
-        if needs_no_room() or self._fits(audio_s):
+        if is_taken():
             return
         self._line.append(lease)
         try:
-            while not needs_no_room() and not (self._line[0] is lease and self._has_room(audio_s)):
+            while not is_taken():
                 await self._change()
         finally:
             self._line.remove(lease)
             self._wake()
+
+    def _exclusive(self) -> AbstractContextManager[None]:
+        """Inside, what other fronts hold stays as it is."""
+        return nullcontext() if self._book is None else self._book.exclusive()
 
     async def _change(self) -> None:
         """Returns when somebody has taken or given back."""
@@ -179,9 +193,7 @@ class Lease:
         """Returns when `audio_s` more are held. Of what is held already `kept_s` can only be given
         back when there is more; a recording that holds nothing else waits for nobody (below 0:
         for everybody)."""
-        await self._admission._room(self, audio_s, kept_s)
-        self.held_s += audio_s
-        self._admission._add(audio_s)
+        await self._admission._take(self, audio_s, kept_s)
 
     def release(self, audio_s: float) -> None:
         """`audio_s` are no longer in memory; below 0 they turned out to be more."""

@@ -23,6 +23,7 @@ from predictor.engine import (
 )
 from predictor.model.checkpoint.identity import Identity, identify
 from predictor.model.checkpoint.source import resolve_model
+from predictor.processes import end_before_exit
 from predictor.service.engines import (
     devices,
     engine_options,
@@ -125,7 +126,9 @@ class Loading:
         self.lost: Future[None] = Future()  # done when the engine has gone for good
         self._with_engine = not has_own_process(settings)
         import_before_loading(settings, with_engine=self._with_engine, on_cuda=has_cuda())
-        threading.Thread(target=self._run, name="loading", daemon=True).start()
+        thread = threading.Thread(target=self._run, name="loading", daemon=True)
+        self._call_off = end_before_exit(thread)
+        thread.start()
 
     def done(self) -> bool:
         """Whether `result` would return or raise at once."""
@@ -151,6 +154,8 @@ class Loading:
             self._result.set_exception(error)
         else:
             self._result.set_result(checkpoint)
+        finally:
+            self._call_off()
 
     def _load(self) -> Checkpoint:
         logger.info("loading")

@@ -12,12 +12,12 @@ import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from kserve import Model
 
-from predictor.audio.decode import AudioDecoder, Source
+from predictor.audio.decode import AudioDecoder, AudioOptions, CutOptions, Source
 from predictor.errors import InvalidInput, NotReady
 from predictor.live.listener import LiveParts
 from predictor.logs import note
@@ -196,18 +196,27 @@ class AsrModel(Model):  # type: ignore[misc]  # KServe is untyped
         """One recording, looked at as `preprocess` does. Raises InvalidInput, NotReady."""
         return self._task(self._serving(), recording)
 
+    def asked(self, recording: Recording) -> tuple[TextRequest, AudioOptions, CutOptions]:
+        """What is asked of a recording that is not there yet. Raises InvalidInput, NotReady."""
+        return self._text(self._serving(), recording), *self._hearing(recording)
+
     def _task(self, loaded: Loaded, recording: Recording) -> Task:
+        text = self._text(loaded, recording)
+        return Task(self._source(recording), text)
+
+    def _text(self, loaded: Loaded, recording: Recording) -> TextRequest:
         loaded.prompts.check_context(recording.context, field=recording.context_field)
         language = recording.language or self._options.language
         text = TextRequest(
             language,
             recording.context,
             with_words=recording.with_words,
+            for_cues=recording.for_cues,
             said=recording.said,
             draft=recording.draft,
         )
         loaded.transcriber.check_words(text, field=recording.words_field)
-        return Task(self._source(recording), text)
+        return text
 
     async def predict(
         self,
@@ -264,13 +273,21 @@ class AsrModel(Model):  # type: ignore[misc]  # KServe is untyped
             raise NotReady(f"model {self.name} is {state}, try again soon")
         return self.loaded
 
+    def _hearing(self, recording: Recording) -> tuple[AudioOptions, CutOptions]:
+        options = recording.hearing.options(self._decoder.options)
+        cuts = recording.hearing.cuts(self._decoder.cuts)
+        longest_s = self._decoder.cuts.segment_s
+        if cuts.segment_s > longest_s:
+            raise InvalidInput(
+                f"segment_s: {cuts.segment_s:g} is more than this server's {longest_s:g}",
+                field="segment_s",
+                value=cuts.segment_s,
+                limit=longest_s,
+            )
+        return options, cuts
+
     def _source(self, recording: Recording) -> Source:
-        options, cuts = self._decoder.options, self._decoder.cuts
-        if recording.channel is not None or recording.track is not None:
-            channel = options.channel if recording.channel is None else recording.channel
-            options = replace(options, channel=channel, track=recording.track)
-        if recording.vad is not None:
-            cuts = replace(cuts, vad=recording.vad)
+        options, cuts = self._hearing(recording)
         if recording.waveform is not None:
             return self._decoder.waveform_source(
                 recording.waveform,

@@ -155,8 +155,25 @@ class Settings:
     max_body_bytes: int = setting(
         64 * _MIB, "largest HTTP body or gRPC message", low=1024, high=1024 * _MIB
     )
+    spool_dir: Path | None = setting(  # noqa: RUF009  # makes a dataclass field
+        None,
+        "folder on disk that takes recordings above 8 MiB while they come in, instead of memory; "
+        "`max_body_bytes` does not bound them then; `off` where no disk is writable",
+        kind=Path,
+        none="off",
+    )
+    max_spool_bytes: int = setting(
+        8 * 1024 * _MIB,
+        "most bytes in `spool_dir`, of one recording and of all together",
+        low=16 * _MIB,
+        high=1 << 42,
+    )
     max_connections: int = setting(
-        1000, "HTTP connections; further ones are answered probes only", low=1, high=1_000_000
+        1000,
+        "HTTP connections of one front process, and as many of gRPC; further ones are answered "
+        "probes only",
+        low=1,
+        high=1_000_000,
     )
     client_timeout_s: float = setting(
         10.0,
@@ -217,8 +234,8 @@ class Settings:
     max_channels: int = setting(8, "most channels of a recording", low=1, high=64)
     num_decode_workers: int | None = setting(
         None,
-        "processes that decode recordings and find speech, of all fronts together; `auto`: one for "
-        "two CPUs of the container, 2 at least",
+        "processes that decode recordings and find speech, of all fronts together; `auto`: three "
+        "for four CPUs of the container, 2 at least",
         kind=int,
         low=1,
         high=256,
@@ -286,6 +303,9 @@ class Settings:
         0.85, "share for the cache of the memory that is free after loading", low=0.01, high=1
     )
     max_prefill_audio_s: float = setting(120.0, "audio encoded in one step", low=1, high=7200)
+    overlap_prefill: bool = setting(
+        False, "on CUDA, take in new recordings while 256 or more others are decoded, not in turn"
+    )
     max_held_audio_s: float = setting(
         7200.0, "audio waiting or running; more is answered with 429", low=1, high=10_000_000
     )
@@ -299,6 +319,13 @@ class Settings:
     # Live speech
     max_live_sessions: int = setting(
         64, "live sessions open at once; more are refused with 429", low=1, high=100_000
+    )
+    max_grpc_streams: int = setting(
+        8,
+        "of these, live sessions over gRPC in one front process: each may make it hold a message "
+        "of `max_body_bytes`; more are refused with 429",
+        low=1,
+        high=100_000,
     )
     max_live_session_s: float = setting(
         570.0,
@@ -334,6 +361,33 @@ class Settings:
         high=3600,
     )
 
+    job_url_prefixes: tuple[str, ...] = setting(
+        (),
+        "addresses, separated by commas, below which a job's recording may be fetched "
+        "(`https://store.example/recordings/`); without any nothing is fetched",
+        kind=tuple,
+    )
+    job_webhook_prefixes: tuple[str, ...] = setting(
+        (),
+        "addresses, separated by commas, below which the end of a job may be told",
+        kind=tuple,
+    )
+    job_webhook_secret: str | None = setting(
+        None,
+        "signs what is told, as Standard Webhooks say: `whsec_` and base64, or any text; webhooks "
+        "need it",
+        kind=str,
+        none="",
+        is_secret=True,
+    )
+    job_private_addresses: bool = setting(
+        False,
+        "let those addresses be private ones, such as a store in the cluster, and without TLS",
+    )
+    job_fetch_timeout_s: float = setting(
+        600.0, "time limit for fetching a job's recording", low=1, high=86400
+    )
+
     # The answer
     language_detection: bool = setting(
         True, "detect the language of requests that give none; `false` needs `language`"
@@ -349,6 +403,18 @@ class Settings:
         "answer of `/api/v1/recognize`: `text` has the four plain fields, `json` adds `details`",
         choices=("text", "json"),
     )
+    cue_max_columns: int = setting(42, "longest line of a subtitle, in columns", low=8, high=200)
+    cue_max_wide_chars: int = setting(
+        18,
+        "the same for lines with Chinese, Japanese or Korean, in such characters",
+        low=4,
+        high=100,
+    )
+    cue_max_lines: int = setting(2, "most lines of a subtitle", low=1, high=6)
+    cue_min_s: float = setting(
+        1.0, "subtitles are shown at least so long where nothing follows", low=0, high=10
+    )
+    cue_max_s: float = setting(7.0, "longest time of a subtitle", low=1, high=60)
 
     config_file: Path | None = None  # the file that was read
     sources: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))

@@ -74,11 +74,24 @@ class OutputParser:
 
     def add(self, token_ids: Sequence[int], logprobs: Sequence[float]) -> None:
         """Take tokens with their natural log-probabilities."""
-        for token_id, logprob in zip(token_ids, logprobs, strict=True):
-            self._add_token(token_id)
-            self._token_ids.append(token_id)
-            self._logprobs.append(logprob)
-            self._token_ends.append(len(self._raw))
+        if len(token_ids) != len(logprobs):
+            raise ValueError(f"{len(logprobs)} log-probabilities of {len(token_ids)} tokens")
+        decode, bytes_of = self._utf8.decode, self._tokenizer.token_bytes
+        said, end = [self._raw], len(self._raw)
+        for token_id in token_ids:
+            if token_id != self._tokenizer.asr_text:
+                # Bytes of a character that is not complete yet wait inside the decoder.
+                said.append(decode(bytes_of(token_id)))
+            elif self._text_start is None:  # a second marker says nothing
+                said.append(ASR_TEXT)
+                self._text_start = end + len(ASR_TEXT)
+            else:
+                said.append("")
+            end += len(said[-1])
+            self._token_ends.append(end)
+        self._raw = "".join(said)
+        self._token_ids += token_ids
+        self._logprobs += logprobs
 
     def certain(self) -> str:
         """The part of the text that became certain since the last call."""
@@ -92,12 +105,17 @@ class OutputParser:
 
     def finish(self) -> tuple[str, ParsedOutput]:
         """The rest of the text, and the whole answer."""
-        lead = len(self._raw) - len(self._raw.lstrip())
-        kept = [lead + i for i in kept_indices(self._raw.strip())]
-        num_removed = len(self._raw.strip()) - len(kept)
+        lead, stripped = len(self._raw) - len(self._raw.lstrip()), self._raw.strip()
+        kept = kept_indices(stripped)
+        num_removed = len(stripped) - len(kept)
         header, start = self._split()
-        text = _without_markers("".join(self._raw[i] for i in kept if i >= start)).strip()
-        logprobs = self._scored(start if text else 0, set(kept) if num_removed else None)
+        if num_removed:
+            left = "".join(stripped[i] for i in kept if lead + i >= start)
+        else:
+            left = stripped[max(0, start - lead) :]
+        text = _without_markers(left).strip()
+        stays = {lead + i for i in kept} if num_removed else None
+        logprobs = self._scored(start if text else 0, stays)
         avg_logprob = math.fsum(logprobs) / len(logprobs) if logprobs else 0.0
         parsed = ParsedOutput(
             text=text,
@@ -131,14 +149,6 @@ class OutputParser:
                 spans.append((inside[0], inside[-1] + 1, logprob))
             begin = end
         return spans
-
-    def _add_token(self, token_id: int) -> None:
-        if token_id != self._tokenizer.asr_text:
-            # Bytes of a character that is not complete yet wait inside the decoder.
-            self._raw += self._utf8.decode(self._tokenizer.token_bytes(token_id))
-        elif self._text_start is None:  # a second marker says nothing
-            self._raw += ASR_TEXT
-            self._text_start = len(self._raw)
 
     def _emit(self, text: str) -> str:
         """What `text` adds to the text emitted before."""

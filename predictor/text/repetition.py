@@ -7,19 +7,22 @@ whose search is quadratic and silent.
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 from numpy.typing import NDArray
 
 THRESHOLD = 20
 MAX_PATTERN_CHARS = 20
+_RUN = re.compile(rf"(.)\1{{{THRESHOLD}}}", re.DOTALL)
 
 
 def kept_indices(text: str) -> list[int]:
     """Indices of the characters that stay, ascending; the others repeat what stands before."""
-    kept = _without_char_runs(text)
-    points = np.frombuffer(
-        "".join(text[i] for i in kept).encode("utf-32-le", "surrogatepass"), "<u4"
-    )
+    has_runs = _RUN.search(text) is not None
+    kept = _without_char_runs(text) if has_runs else list(range(len(text)))
+    left = "".join(text[i] for i in kept) if has_runs else text
+    points = np.frombuffer(left.encode("utf-32-le", "surrogatepass"), "<u4")
     removed = _pattern_spans(points)
     for start, end in reversed(removed):
         del kept[start:end]
@@ -59,6 +62,8 @@ def _pattern_spans(points: NDArray[np.uint32]) -> list[tuple[int, int]]:
     for k in range(MAX_PATTERN_CHARS, 0, -1):
         if k * THRESHOLD > n:
             continue
+        if np.count_nonzero(points[:-k] == points[k:]) < k * (THRESHOLD - 1):
+            continue  # nearly always
         going_on = _matches_from(points, k)[: last_start + 1]
         valid = np.flatnonzero(going_on >= k * (THRESHOLD - 1))
         pattern_at[valid] = k

@@ -149,3 +149,69 @@ def test_speech_between_long_quiet_is_heard_at_its_time(server: Any, speech: byt
             await asyncio.gather(*(ask(http, *cell) for cell in grid))
 
     asyncio.run(all_cells())
+
+
+@pytest.fixture(scope="module")
+def apart() -> bytes:
+    """Two sentences, 0.3 s of nothing between what is said: one piece, or two."""
+    first, second = (soundfile.read(RECORDINGS / f"demo-en-{i}.flac")[0] for i in (1, 2))
+    samples = np.concatenate([first[:-4_000], np.zeros(4_800), second])
+    out = io.BytesIO()
+    soundfile.write(out, samples, 16_000, format="FLAC")
+    return out.getvalue()
+
+
+def _num_pieces(details: dict[str, Any]) -> int:
+    return len(details["segments"])
+
+
+def test_how_it_is_cut_may_be_asked_in_every_protocol(server: Any, apart: bytes) -> None:
+    content = base64.b64encode(apart).decode()
+    asked = {"vad_min_silence_s": 0.1, "vad_margin_s": 0.1, "vad_threshold": 0.4}
+    url = f"{server.url}/v1/models/{MODEL}:predict"
+    counts = []
+    for given in ({}, asked):
+        instance = {"audio": {"b64": content}, **given}
+        [answer] = httpx.post(url, json={"instances": [instance]}).json()["predictions"]
+        body = {
+            "inputs": [{"name": "audio", "datatype": "BYTES", "shape": [1], "data": [content]}],
+            "parameters": given,
+            "outputs": [{"name": "details"}],
+        }
+        v2 = httpx.post(f"{server.url}/v2/models/{MODEL}/infer", json=body).json()
+        form = {"model": MODEL, "response_format": "verbose_json"}
+        verbose = httpx.post(
+            f"{server.url}/v1/audio/transcriptions",
+            files={"file": apart},
+            data={**form, **{name: str(value) for name, value in given.items()}},
+        ).json()
+        counts.append(
+            [
+                _num_pieces(answer),
+                _num_pieces(json.loads(v2["outputs"][0]["data"][0])),
+                _num_pieces(verbose),
+            ]
+        )
+    plain, cut = counts
+    assert len(set(plain)) == len(set(cut)) == 1
+    assert cut[0] > plain[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("vad_threshold", "1"),
+        ("vad_margin_s", "-1"),
+        ("vad_min_speech_s", "nan"),
+        ("vad_min_silence_s", True),
+        ("segment_s", "31"),
+        ("segment_s", "half"),
+    ],
+)
+def test_numbers_out_of_range_are_named(
+    server: Any, apart: bytes, name: str, value: object
+) -> None:
+    url = f"{server.url}/v1/models/{MODEL}:predict"
+    instance = {"audio": {"b64": base64.b64encode(apart).decode()}, name: value}
+    answer = httpx.post(url, json={"instances": [instance]})
+    assert (answer.status_code, answer.json()["field"]) == (400, name)

@@ -89,7 +89,7 @@ def test_client_secrets_go_with_the_keys_that_signed_them(tmp_path: Path) -> Non
     file.write_text("old abc\n")
     ring = KeyRing((), KeyFile(file, clock))
     secrets = ClientSecrets(ring)
-    value = secrets.create(b"{}", ["qwen3-asr"])["value"]
+    value = secrets.create({}, ["qwen3-asr"])["value"]
     secrets.open(ring, value, {})
     file.write_text("new xyz\n")
     clock.now_s += LOOK_EVERY_S

@@ -253,3 +253,10 @@ async def test_what_came_in_as_16_bits_at_16_khz_is_handed_on_in_16_bits(
         read, rate_hz = soundfile.read(io.BytesIO(files[name]), dtype="int16")
         start = round(piece.start_s * rate_hz)
         assert np.array_equal(piece.samples, read[start : start + len(piece.samples)])
+
+
+def test_decoders_give_way_to_who_serves(start_decoder: StartDecoder) -> None:
+    """There may be more of them at work than there are processors for."""
+    [pid] = start_decoder().worker_pids
+    ours = os.getpriority(os.PRIO_PROCESS, 0)
+    assert os.getpriority(os.PRIO_PROCESS, pid) == min(19, ours + 5)

@@ -28,8 +28,8 @@ from predictor.engine.options import EngineStats
 from predictor.engine.protocol import Receive
 from predictor.engine.sequence import Limits
 from predictor.logs import configure_logging
+from predictor.processes.heap import keep_freed_memory
 from predictor.settings.read import load_settings
-from predictor.startup import keep_freed_memory
 from predictor.text.tokenizer import TextTokenizer
 from predictor.types import EngineRequest, ExtendRequest, TokenChunk
 from tests.bench.environment import ROOT, describe
@@ -38,6 +38,7 @@ from tests.bench.memory import memory
 
 CHECKPOINT = ROOT / "predictor" / "checkpoints" / "tiny"
 MODEL = "qwen3-asr"
+MEMORY_CLIP_S = 2.0
 SAID = "remind me to call my sister at half past seven and turn off the lamp in the kitchen " * 2
 
 
@@ -198,6 +199,12 @@ def main() -> None:
     if sys.argv[1:2] == ["--serve"]:  # be the server; the rest are its settings
         serve()
         return
+    if sys.argv[1:2] == ["--ask"]:
+        ask_on(*map(int, sys.argv[2:]))
+        return
+    parser.add_argument(
+        "--clients", type=int, default=1, help="processes that ask for memory's sake"
+    )
     arguments = parser.parse_args()
     audio = wav(talk(10.0))
     result: dict[str, Any] = {"environment": describe(), "method": __doc__, "rows": {}}
@@ -207,7 +214,8 @@ def main() -> None:
         for name, ask in asks.items():
             result["rows"][name] = measure(ask, arguments.count)
         if arguments.memory_after:
-            result["rows"]["memory"] = memory_after(pid, asks, arguments.memory_after)
+            memory_row = memory_after(pid, http_port, grpc_port, arguments)
+            result["rows"]["memory"] = memory_row
     result["load"] = os.getloadavg()
     for name, row in result["rows"].items():
         print(f"{name:<12}", json.dumps(row))
@@ -215,14 +223,35 @@ def main() -> None:
         arguments.output.write_text(json.dumps(result, indent=1) + "\n")
 
 
-def memory_after(pid: int, asks: dict[str, Callable[[], str]], count: int) -> dict[str, Any]:
-    """Resident MiB after a twentieth of `count` requests, and after all of them."""
-    sizes, kinds = {}, list(asks.values())
+def ask_on(http_port: int, grpc_port: int, count: int) -> None:
+    """So many requests by every protocol in turn; says each hundred that are answered."""
+    kinds = list(askers(http_port, grpc_port, wav(talk(MEMORY_CLIP_S))).values())
     for index in range(count):
         kinds[index % len(kinds)]()
-        if index + 1 in (count // 20, count):
-            sizes[str(index + 1)] = memory(pid)["rss_mib"]
-    return {"rss_mib_after": sizes}
+        if (index + 1) % 100 == 0 or index + 1 == count:
+            print(index % 100 + 1, flush=True)
+
+
+def memory_after(pid: int, http_port: int, grpc_port: int, arguments: Any) -> dict[str, Any]:
+    """Resident MiB after a twentieth of the requests, and at each further twentieth."""
+    count, num_clients = arguments.memory_after, arguments.clients
+    shares = [count * (i + 1) // num_clients - count * i // num_clients for i in range(num_clients)]
+    command = [sys.executable, "-m", "tests.bench.own_work", "--ask", str(http_port)]
+    said, write_end = os.pipe()
+    clients = [
+        subprocess.Popen([*command, str(grpc_port), str(share)], cwd=ROOT, stdout=write_end)
+        for share in shares
+    ]
+    os.close(write_end)
+    sizes, answered = {}, 0
+    with open(said) as lines:
+        for line in lines:
+            answered += int(line)
+            if answered >= count * (len(sizes) + 1) // 20:
+                sizes[str(answered)] = memory(pid)["rss_mib"]
+                print("memory", answered, sizes[str(answered)], "MiB", flush=True)
+    assert all(client.wait() == 0 for client in clients)
+    return {"rss_mib_after": sizes, "clip_s": MEMORY_CLIP_S, "clients": num_clients}
 
 
 if __name__ == "__main__":

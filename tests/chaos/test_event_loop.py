@@ -30,22 +30,18 @@ from predictor.server import AsrServer, build_server
 from predictor.settings.read import load_settings
 from tests.api.test_grpc_message import HOSTILE as HOSTILE_GRPC
 from tests.api.test_json_body import HOSTILE as HOSTILE_JSON
+from tests.chaos.turns import longest_allowed_s, longest_turn
 
 MODEL = "qwen3-asr"
 CHECKPOINT = Path(__file__).parents[2] / "predictor" / "checkpoints" / "tiny"
 MIB = 1024 * 1024
-ALLOWED_S = 0.02  # or more on a slow machine: what orjson takes for this many bytes
-ALLOWED_BYTES = 512 * 1024
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 @pytest.fixture(scope="module")
 def allowed_s() -> float:
     """The longest that anything may hold the loop, on this machine."""
-    body = b"[" + b",".join([b'"a"'] * (ALLOWED_BYTES // 4)) + b"]"
-    began = time.thread_time()
-    orjson.loads(body)
-    return max(ALLOWED_S, 2 * (time.thread_time() - began))
+    return longest_allowed_s()
 
 
 @pytest.fixture(scope="module")
@@ -57,24 +53,6 @@ def app() -> Iterator[Any]:
     yield server.app
     server.model.stop()
     server.decoder.close()
-
-
-@contextmanager
-def _longest_turn() -> Iterator[list[float]]:
-    """The most processor time that one callback of the loop takes in the block."""
-    longest = [0.0]
-    run = asyncio.Handle._run
-
-    def timed(handle: asyncio.Handle) -> None:
-        began = time.thread_time()
-        run(handle)
-        longest[0] = max(longest[0], time.thread_time() - began)
-
-    asyncio.Handle._run = timed  # type: ignore[method-assign]
-    try:
-        yield longest
-    finally:
-        asyncio.Handle._run = run  # type: ignore[method-assign]
 
 
 async def _post(app: Any, path: str, body: bytes, content_type: str) -> int:
@@ -145,7 +123,7 @@ BODIES: dict[str, tuple[str, bytes, str]] = {
 @pytest.mark.parametrize("kind", BODIES)
 async def test_no_body_holds_the_loop(app: Any, allowed_s: float, kind: str) -> None:
     path, body, content_type = BODIES[kind]
-    with _longest_turn() as longest:
+    with longest_turn() as longest:
         status = await _post(app, path, body, content_type)
     assert 400 <= status < 500
     assert longest[0] < allowed_s

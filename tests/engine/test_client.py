@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from predictor.engine import EngineClient, EngineCore
 from predictor.engine.runner import TorchRunner
 from predictor.errors import InternalError, NotReady
 from predictor.model.model import Model
+from predictor.types import ExtendRequest
 from tests.engine.conftest import OPTIONS, Known, StartEngine
 from tests.engine.faulty import FaultyRunner, Gate, Ids
 from tests.engine.test_engine import reached, renamed, tokens_of, until
@@ -87,6 +89,26 @@ async def test_a_core_that_fails_leaves_the_work_to_the_others(
     assert await tokens_of(client.submit(renamed(known[7], "second"))) == known[7].tokens
 
 
+async def test_a_request_that_one_core_refuses_goes_to_the_other(
+    client: EngineClient, known: list[Known], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It serves when it is asked, and ends before the request arrives."""
+    for core in client.cores:
+        monkeypatch.setattr(core, "is_serving", lambda: True)
+    client.cores[0].stop()
+    streams = [client.submit(renamed(known[7], f"s{i}")) for i in range(4)]
+    for stream in streams:
+        assert await tokens_of(stream) == known[7].tokens
+    step = ExtendRequest("step", "kept", known[7].request.samples, (1,), (2,), 3)
+    await tokens_of(client.extend(step))
+    client.cores[1].stop()
+    with pytest.raises(NotReady):
+        client.submit(renamed(known[7], "nobody"))
+    with pytest.raises(NotReady):
+        client.extend(replace(step, request_id="later"))
+    assert client.stats().num_running == client.stats().num_waiting == 0
+
+
 @pytest.mark.parametrize("recovers", [True, False])
 async def test_a_step_that_fails_while_the_engine_stops_leaves_nobody_waiting(
     runner: TorchRunner, known: list[Known], start_engine: StartEngine, recovers: bool
@@ -111,6 +133,59 @@ async def test_a_step_that_fails_while_the_engine_stops_leaves_nobody_waiting(
     with pytest.raises(NotReady if recovers else InternalError):
         await asyncio.wait_for(tokens_of(stream), 30)
     await asyncio.to_thread(stopping.join)
+
+
+_EXITS = {
+    "a step that outlives stop": """
+from predictor.engine import EngineClient, EngineCore
+from predictor.engine.runner import TorchRunner
+from predictor.model.checkpoint.weights import load_model
+from tests.engine.conftest import OPTIONS, pool
+from tests.engine.faulty import FaultyRunner
+size = {"num_slots": OPTIONS.max_num_seqs, "max_model_len": OPTIONS.max_model_len}
+model = load_model(Path(sys.argv[1]), device="cpu", dtype=torch.float32)
+runner = FaultyRunner(TorchRunner(model, **size), before=lambda phase, ids: compute())
+engine = EngineClient([EngineCore(runner, OPTIONS)])
+engine.start()
+async def ask():
+    engine.submit(pool()[0])
+    await asyncio.to_thread(computing.wait)
+asyncio.run(ask())
+engine.stop(timeout_s=0.01)
+""",
+    "loading": """
+from predictor.service.loading import Loading
+from predictor.settings.read import load_settings
+settings = load_settings(["--model_dir", sys.argv[1], "--device=cpu"], {})
+Loading(settings, lambda *_: compute())
+computing.wait()
+""",
+}
+
+
+@pytest.mark.parametrize("owner", _EXITS)
+def test_whoever_owns_a_thread_inside_torch_waits_for_it_at_the_end(
+    native: Path, owner: str
+) -> None:
+    """Real torch: without that CPython unwinds the thread, and the process aborts (134)."""
+    script = """
+import asyncio, sys, threading, time
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+computing = threading.Event()
+def compute():
+    end_s = time.monotonic() + 1.5
+    square = torch.randn(400, 400)
+    while time.monotonic() < end_s:
+        square @ square
+        computing.set()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script + _EXITS[owner], str(native)],
+        cwd=ROOT, capture_output=True, text=True, timeout=100,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_thread_has_ended_when_the_interpreter_ends(native: Path) -> None:

@@ -20,6 +20,7 @@ from predictor.model.cuda.decoder import PLAIN
 from predictor.model.model import Model
 from predictor.types import EngineRequest, ExtendRequest, TokenChunk
 from tests.engine.conftest import OPTIONS, Known, StartEngine
+from tests.engine.test_engine import is_idle, until
 from tests.model.checkpoints import AUDIO_END, AUDIO_START, clip
 
 BEFORE, AFTER = (1, 2, 3, AUDIO_START), (AUDIO_END, 5, 6)
@@ -237,6 +238,60 @@ async def test_one_step_of_a_sequence_at_a_time_and_an_aborted_one_is_none(
     await stream.aclose()
     ours = await answer(engine.extend(step("s", samples[16_000:], 1)))
     assert ours.token_ids == (await answer(engine.submit(whole(samples)))).token_ids
+
+
+async def test_a_truncated_sequence_goes_on_as_if_it_had_never_heard_the_rest(
+    runner: TorchRunner, start_engine: StartEngine
+) -> None:
+    """Against the shorter utterance as one request, at lengths around a window's end."""
+    engine = start_engine(runner)
+    samples, other = clip(18.0, seed=1), clip(9.0, seed=2)
+    for number, at in enumerate((160_000, 136_000, 128_000, 20_000, 0)):
+        name = f"s{at}"
+        await answer(engine.extend(step(name, samples[:200_000], 10 * number)))
+        await answer(engine.extend(step(name, samples[200_000:], 10 * number + 1)))
+        engine.truncate(name, at)
+        engine.truncate(name, len(samples))  # longer than it is: nothing happens
+        for seconds in (1, 9):  # stays in its window, and leaves it
+            heard = np.concatenate((samples[:at], other[: 16_000 * seconds]))
+            new = heard[at if seconds == 1 else at + 16_000 :]
+            ours = await answer(engine.extend(step(name, new, 10 * number + 1 + seconds)))
+            plain = await answer(engine.submit(whole(heard, f"{name}/{seconds}")))
+            assert ours.token_ids == plain.token_ids
+            np.testing.assert_allclose(ours.logprobs, plain.logprobs, rtol=1e-4, atol=1e-4)
+        engine.close(name)
+    await until(lambda: is_idle(engine))
+    assert engine.stats().num_kept == 0
+
+
+async def test_truncation_waits_for_the_step_and_outlives_one_that_was_left(
+    runner: TorchRunner, start_engine: StartEngine
+) -> None:
+    engine = start_engine(runner)
+    samples, other = clip(12.0, seed=1), clip(3.0, seed=2)
+    engine.truncate("nobody", 5)
+    stream = engine.extend(step("s", samples, 0))
+    with pytest.raises(InvalidInput, match="in flight already"):
+        engine.truncate("s", 16_000)
+    await stream.aclose()  # its samples count; what it left in the cache may not
+    engine.truncate("s", 16_000)
+    ours = await answer(engine.extend(step("s", other, 1)))
+    heard = np.concatenate((samples[:16_000], other))
+    assert ours.token_ids == (await answer(engine.submit(whole(heard)))).token_ids
+    with pytest.raises(ValueError, match="num_samples"):
+        engine.truncate("s", -1)
+
+
+async def test_what_is_truncated_makes_room_for_others(
+    model: Model, start_engine: Callable[..., EngineClient]
+) -> None:
+    options = EngineOptions(max_num_seqs=2, max_model_len=640, max_kept_audio_s=3.0)
+    engine = start_engine(TorchRunner(model, num_slots=2, max_model_len=640), options)
+    await answer(engine.extend(step("a", clip(2.5, seed=1), 0)))
+    with pytest.raises(Overloaded, match="the limit is 3 s"):
+        await answer(engine.extend(step("b", clip(1.0, seed=1), 0)))
+    engine.truncate("a", 16_000)
+    await answer(engine.extend(step("b", clip(1.0, seed=1), 1)))
 
 
 async def test_closing_ends_the_step_under_way_and_frees_the_id(

@@ -28,12 +28,14 @@ from predictor.engine import (
     StepStats,
 )
 from predictor.engine.link.channel import Inbox
+from predictor.engine.link.process import WORKER
 from predictor.engine.link.wire import Failed, Submit, encode
 from predictor.errors import InternalError, InvalidInput, NotReady, Overloaded
 from predictor.model.config import CheckpointError
 from predictor.shared_samples import mapped
 from predictor.types import EngineRequest, ExtendRequest
 from tests.engine.conftest import OPTIONS, Known
+from tests.engine.hanging_worker import HANGS, HANGS_WITH_THE_GIL
 from tests.engine.test_engine import chunks_of, is_idle, renamed, tokens_of, until
 
 ROOT = Path(__file__).parents[2]
@@ -47,8 +49,9 @@ class Started(EngineClient):
         spec: EngineSpec,
         on_step: Callable[[StepStats], None] | None = None,
         on_lost: Callable[[], None] = lambda: None,
+        worker: str = WORKER,
     ) -> None:
-        self.process = CoreProcess(on_lost=on_lost)
+        self.process = CoreProcess(on_lost=on_lost, worker=worker)
         self.process.load(spec)
         super().__init__([RemoteCore(self.process.address, spec.options, on_step, self.process)])
 
@@ -287,6 +290,18 @@ async def test_a_kept_sequence_grows_and_is_heard_as_a_whole(
     engine.close("kept")
 
 
+async def test_a_kept_sequence_is_truncated_over_there(engine: Started, known: list[Known]) -> None:
+    """Back by a part of what it heard, in the open window and behind a closed one, and on again to
+    the whole: transformers' answer to it."""
+    item = known[6]
+    for back in (20_000, 140_000):
+        await tokens_of(engine.extend(step(item, 0, slice(0, 30_000))))
+        await tokens_of(engine.extend(step(item, 1, slice(30_000, 180_000))))
+        engine.truncate("kept", back)
+        assert await tokens_of(engine.extend(step(item, 2, slice(back, None)))) == item.tokens
+        engine.close("kept")
+
+
 async def test_a_sequence_that_died_with_its_process_must_start_anew(
     start_process: StartProcess, known: list[Known]
 ) -> None:
@@ -335,12 +350,32 @@ async def test_16_bit_samples_are_what_they_say(engine: Started, known: list[Kno
 
 
 async def test_a_process_that_hangs_shows(start_process: StartProcess, known: list[Known]) -> None:
-    engine = start_process(replace(OPTIONS, stall_timeout_s=0.2))
+    engine = start_process(replace(OPTIONS, stall_timeout_s=1.0))
     assert await tokens_of(engine.submit(known[7].request)) == known[7].tokens
     await until(engine.is_alive)
     with held(engine):
         await until(lambda: not engine.is_alive())
     await until(engine.is_alive)
+
+
+@pytest.mark.parametrize("name", [HANGS, HANGS_WITH_THE_GIL])
+async def test_a_step_that_never_ends_shows_and_the_engine_starts_again(
+    start_process: StartProcess, known: list[Known], name: str
+) -> None:
+    options = replace(OPTIONS, stall_timeout_s=2.0)
+    engine = start_process(options, worker="tests.engine.hanging_worker")
+    first = engine.pid
+    stream = engine.submit(renamed(known[7], name))
+    beside = engine.submit(renamed(known[7], "beside"))
+    await until(lambda: not engine.is_alive())
+    assert not engine.is_serving()
+    for each in (stream, beside):
+        with pytest.raises(InternalError):
+            await tokens_of(each)
+    await until(engine.is_serving)
+    assert engine.is_alive()
+    assert engine.pid != first
+    assert await tokens_of(engine.submit(known[7].request)) == known[7].tokens
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from predictor.engine.options import EngineOptions
-from predictor.engine.scheduler import Scheduler, Step
+from predictor.engine.scheduler import MAX_GATHER_S, Scheduler, Step
 from predictor.engine.sequence import Limits, Sequence
 from predictor.errors import InvalidInput
 from predictor.types import EngineRequest
@@ -53,6 +53,17 @@ def test_nothing_to_do() -> None:
     assert scheduler().schedule() is None
 
 
+def test_beside_decode_steps_the_next_prefill_is_ready_and_no_more() -> None:
+    s = scheduler(num_slots=4, max_prefill_audio_s=1.0)
+    for name in "abcd":
+        s.add(request(name))
+    assert ids(s.schedule(0)) == ("prefill", ["a"])
+    assert ids(s.schedule(1)) == ("prefill", ["b"])
+    assert ids(s.schedule(2)) == ("decode", ["a", "b"])
+    assert ids(s.schedule(2)) == ("decode", ["a", "b"])
+    assert ids(s.schedule(1)) == ("prefill", ["c"])
+
+
 def test_prefill_never_comes_twice_while_others_run() -> None:
     s = scheduler(num_slots=9)
     phases = []
@@ -62,6 +73,23 @@ def test_prefill_never_comes_twice_while_others_run() -> None:
         assert step is not None
         phases.append(step.phase)
     assert phases == ["prefill", "decode"] * 3
+
+
+def test_newcomers_gather_while_many_run_but_not_for_long() -> None:
+    s = scheduler(num_slots=512)
+    for number in range(64):
+        s.add(request(f"r{number}"))
+    assert len((s.schedule() or Step("decode", ())).sequences) == 64
+    for name in "abc":
+        s.add(request(name))
+        assert (s.schedule() or Step("prefill", ())).phase == "decode"
+    s.add(request("d"))
+    assert ids(s.schedule()) == ("prefill", ["a", "b", "c", "d"])
+    s.schedule()
+    late = s.add(request("e"))
+    assert (s.schedule() or Step("prefill", ())).phase == "decode"
+    late.created_s -= MAX_GATHER_S
+    assert ids(s.schedule()) == ("prefill", ["e"])
 
 
 def test_after_all_ended_prefill_follows_prefill() -> None:

@@ -179,7 +179,7 @@ def test_language_and_hot_words_change_in_the_middle(server: Server, two: np.nda
 
 BAD = [
     ("{", "event"),
-    ("[]", "type"),
+    ("[]", "event"),
     ('{"type": 5}', "type"),
     ('{"type": "response.create"}', "type"),
     ('{"type": "input_audio_buffer.append"}', "audio"),

@@ -76,7 +76,9 @@ def dashboards(objects: Sequence[Object]) -> Iterator[tuple[str, dict[str, Any]]
 def as_grafana(expression: str, rate_interval: str = "5m", namespace: str = "qwen3-asr") -> str:
     """A panel's expression with Grafana's variables replaced as Grafana would."""
     expression = expression.replace("$__rate_interval", rate_interval)
-    return expression.replace("$namespace", namespace).replace("$revision", ".*")
+    for name, value in {"$__range": "1h", "$namespace": namespace, "$price": "2.5"}.items():
+        expression = expression.replace(name, value)
+    return expression.replace("$revision", ".*")
 
 
 def panel_expressions(

@@ -22,6 +22,7 @@ from predictor.api.openapi.schema import (
     ERROR,
     INTEGER,
     STRING,
+    Schema,
     form,
     health,
     json_content,
@@ -62,7 +63,19 @@ V2_MODEL_READY = route(
     "200 when requests should be sent to the model",
     json_content(object_of({"name": STRING, "ready": BOOLEAN})),
 )
-_PARAMETERS = {"type": "object", "additionalProperties": {"type": ["string", "number", "boolean"]}}
+_SIZE: Schema = {"type": "integer", "minimum": 0}
+_REQUEST_PARAMETERS = object_of(
+    {
+        "language": LANGUAGE,
+        "context": CONTEXT,
+        "draft": DRAFT,
+        "sample_rate": {"type": "integer", "minimum": 8000, "maximum": 192_000},
+        "binary_data_output": BOOLEAN,
+        **ASKED,
+    },
+    [],
+    additionalProperties=False,
+)
 V2_INFER = route(
     "Transcribe tensors",
     {
@@ -90,25 +103,44 @@ V2_INFER = route(
         **json_content(
             object_of(
                 {
-                    "id": STRING,
-                    "parameters": _PARAMETERS,
+                    "id": {"type": "string", "maxLength": 256},
+                    "parameters": _REQUEST_PARAMETERS,
                     "inputs": list_of(
                         object_of(
                             {
                                 "name": {"enum": [tensor["name"] for tensor in v2.INPUTS]},
                                 "datatype": {"enum": ["BYTES", "FP32"]},
-                                "shape": list_of(INTEGER),
-                                "parameters": _PARAMETERS,
+                                "shape": list_of(_SIZE, minItems=1, maxItems=2),
+                                "parameters": object_of(
+                                    {"binary_data_size": _SIZE}, [], additionalProperties=False
+                                ),
                                 "data": list_of({}),
                             },
                             ["name", "datatype", "shape"],
-                        )
+                            additionalProperties=False,
+                        ),
+                        minItems=1,
+                        maxItems=len(v2.INPUTS),
+                        description="`audio` or `waveform`, and the others if wanted; all have "
+                        "the same first size, and data as their shape says.",
                     ),
                     "outputs": list_of(
-                        object_of({"name": STRING, "parameters": _PARAMETERS}, ["name"])
+                        object_of(
+                            {
+                                "name": {"enum": [tensor["name"] for tensor in v2.OUTPUTS]},
+                                "parameters": object_of(
+                                    {"binary_data": BOOLEAN}, [], additionalProperties=False
+                                ),
+                            },
+                            ["name"],
+                            additionalProperties=False,
+                        ),
+                        uniqueItems=True,
+                        maxItems=len(v2.OUTPUTS),
                     ),
                 },
                 ["inputs"],
+                additionalProperties=False,
             )
         ),
         **BINARY,

@@ -5,8 +5,10 @@ from __future__ import annotations
 from predictor.api import alignments, chat, openai
 from predictor.api.openapi.fields import (
     CONTEXT,
+    CUES,
     HEARING,
     LANGUAGE,
+    MODEL,
     OPENAI_LIST_FIELDS,
     OPENAI_MODEL_FIELDS,
     WORDS,
@@ -31,7 +33,14 @@ _TEMPERATURE: Schema = {
     "maximum": openai.MAX_TEMPERATURE,
     "description": "Decoding is greedy: above 0 it is named in x-ignored-fields.",
 }
+_SAID: Schema = {
+    "type": "string",
+    "format": "said",
+    "pattern": "\\S",
+    "description": "What is said in the recording.",
+}
 _TRANSCRIPTION = object_of({"text": STRING}, additionalProperties=True)
+
 TRANSCRIPTIONS = route(
     "OpenAI's audio transcription",
     {
@@ -44,16 +53,19 @@ TRANSCRIPTIONS = route(
     body=form(
         openai.FILE_FIELD,
         {
-            "model": {"type": "string", "minLength": 1},
+            "model": MODEL,
             "language": LANGUAGE,
             "prompt": CONTEXT,
             "response_format": {"type": "string", "enum": list(openai.FORMATS)},
             "temperature": _TEMPERATURE,
-            openai.GRANULARITIES: list_of({"enum": ["word", "segment"]}),
-            openai.INCLUDE: list_of({"const": "logprobs"}),
+            openai.GRANULARITIES: list_of(
+                {"enum": ["word", "segment"]}, description="With verbose_json only."
+            ),
+            openai.INCLUDE: list_of({"const": "logprobs"}, description="With json only."),
             "chunking_strategy": {"const": "auto"},
-            "stream": BOOLEAN,
+            "stream": {**BOOLEAN, "description": "True with json and text only."},
             **HEARING,
+            **CUES,
         },
         ["model"],
     ),
@@ -73,7 +85,7 @@ ALIGNMENTS = route(
     ),
     body=form(
         alignments.FILE_FIELD,
-        {"text": STRING, "language": LANGUAGE, "model": STRING, **HEARING},
+        {"text": _SAID, "language": LANGUAGE, "model": MODEL, **HEARING},
         ["text"],
     ),
     error=OPENAI_ERROR,
@@ -85,6 +97,28 @@ _AUDIO_PART = object_of(
     }
 )
 _TEXT_PART = object_of({"type": {"const": "text"}, "text": STRING})
+_TEXT_MESSAGE = object_of(
+    {
+        "role": {"enum": ["system", "developer", "user"]},
+        "content": {"anyOf": [CONTEXT, list_of(_TEXT_PART)]},
+        "name": {},
+    },
+    ["role", "content"],
+    additionalProperties=False,
+)
+_AUDIO_MESSAGE = object_of(
+    {
+        "role": {"const": "user"},
+        "content": list_of(
+            {"anyOf": [_AUDIO_PART, _TEXT_PART]},
+            contains=object_of({"type": {"const": "input_audio"}}),
+            maxContains=1,
+        ),
+        "name": {},
+    },
+    ["role", "content"],
+    additionalProperties=False,
+)
 _CHOICE = object_of({"index": INTEGER, "message": {"type": "object"}, "finish_reason": STRING})
 CHAT_COMPLETIONS = route(
     "OpenAI's chat completions: a recording in the messages, its transcript as the answer",
@@ -106,17 +140,12 @@ CHAT_COMPLETIONS = route(
     body=json_content(
         object_of(
             {
-                "model": STRING,
+                "model": MODEL,
                 "messages": list_of(
                     minItems=1,
-                    items=object_of(
-                        {
-                            "role": {"enum": ["system", "developer", "user"]},
-                            "content": {
-                                "anyOf": [STRING, list_of({"anyOf": [_AUDIO_PART, _TEXT_PART]})]
-                            },
-                        }
-                    ),
+                    items={"anyOf": [_TEXT_MESSAGE, _AUDIO_MESSAGE]},
+                    contains=_AUDIO_MESSAGE,
+                    maxContains=1,
                 ),
                 "language": nullable(LANGUAGE),
                 "stream": nullable(BOOLEAN),

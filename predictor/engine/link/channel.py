@@ -121,14 +121,17 @@ class Outbox:
         self._backlog = bytearray()
         self._deferred = b""  # frames in no hurry, which go with the next
 
-    def defer(self, message: Message) -> None:
-        """Send with the next frame: a step shall cost one system call."""
+    def defer(self, frame: bytes) -> None:
+        """Send with the next one: a step shall cost one system call."""
         with self._lock:
-            self._deferred += encode(message)
+            self._deferred += frame
 
     def post(self, *messages: Message) -> None:
         """Send now. Whoever calls need not care whether anybody reads."""
-        frames = b"".join(map(encode, messages))
+        self.post_frames(b"".join(map(encode, messages)))
+
+    def post_frames(self, frames: bytes) -> None:
+        """The same for what is encoded already."""
         with self._lock:
             self._backlog += self._deferred + frames
             self._deferred = b""

@@ -32,6 +32,7 @@ from predictor.engine.link.wire import (
     Pulse,
     Stepped,
     Submit,
+    Truncate,
     encode,
     max_silence_s,
 )
@@ -112,7 +113,7 @@ class RemoteCore:
         loaded, *rest = messages
         assert isinstance(loaded, Loaded), loaded
         self._channel, self._inbox = channel, inbox
-        self._heard_s = time.monotonic()
+        self._heard_s, self._loop_turns = time.monotonic(), True
         self._take(rest)
         return loaded
 
@@ -179,6 +180,12 @@ class RemoteCore:
         if is_lost:
             error = NotReady("the engine started again and lost what it had heard so far")
             receive([(request.request_id, error)])
+
+    def truncate(self, sequence_id: str, num_samples: int) -> None:
+        """A kept sequence back to its first samples. No step of it may be in flight."""
+        with self._lock:
+            if sequence_id in self._kept:
+                self._outgoing.put(Truncate(sequence_id, num_samples))
 
     def close(self, sequence_id: str) -> None:
         """Forget a kept sequence; a step of it that is under way is aborted."""

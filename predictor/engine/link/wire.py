@@ -93,6 +93,14 @@ class Abort:
 
 
 @dataclass(frozen=True, slots=True)
+class Truncate:
+    """A kept sequence goes back to its first samples."""
+
+    sequence_id: str
+    num_samples: int
+
+
+@dataclass(frozen=True, slots=True)
 class Close:
     """A kept sequence will not be extended any more."""
 
@@ -148,7 +156,17 @@ def kill_after_s(options: EngineOptions) -> float:
 
 
 Message: TypeAlias = (
-    EngineSpec | Loaded | LoadFailed | Submit | Abort | Close | Chunks | Failed | Stepped | Pulse
+    EngineSpec
+    | Loaded
+    | LoadFailed
+    | Submit
+    | Abort
+    | Truncate
+    | Close
+    | Chunks
+    | Failed
+    | Stepped
+    | Pulse
 )
 
 
@@ -337,6 +355,7 @@ _READERS: Final[dict[type, Callable[[bytes], Message]]] = {
     LoadFailed: _from_json(lambda values: LoadFailed(**values)),
     Submit: _read_submit,
     Abort: _from_json(lambda values: Abort(**values)),
+    Truncate: _from_json(lambda values: Truncate(**values)),
     Close: _from_json(lambda values: Close(**values)),
     Chunks: _read_chunks,
     Failed: _from_json(lambda values: Failed(values.pop("number"), _error(values))),

@@ -18,7 +18,6 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Final
 
 from predictor.engine.core import EngineCore
 from predictor.engine.link.channel import Inbox, Outbox
@@ -33,18 +32,18 @@ from predictor.engine.link.wire import (
     Pulse,
     Stepped,
     Submit,
+    Truncate,
+    encode,
     pulse_s,
 )
 from predictor.engine.options import StepStats
 from predictor.engine.protocol import Emission
 from predictor.engine.start.context import only_device, open_early
-from predictor.errors import AsrError, InternalError
+from predictor.errors import AsrError, InternalError, InvalidInput
 from predictor.logs import configure_logging
 from predictor.types import ExtendRequest, TokenChunk
 
 logger = logging.getLogger(__name__)
-
-_STOP_S: Final = 10.0  # for the step under way
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +91,8 @@ class Connection:
         for message in messages or ():
             if isinstance(message, Abort):
                 self._core.abort(message.request_id)
+            elif isinstance(message, Truncate):
+                self._truncate(message)
             elif isinstance(message, Close):
                 self._kept.discard(message.sequence_id)
                 self._core.close(self._ours(message.sequence_id))
@@ -100,6 +101,12 @@ class Connection:
             else:
                 raise TypeError(f"{type(message).__name__} is not for an engine")
         return messages is not None
+
+    def _truncate(self, message: Truncate) -> None:
+        try:
+            self._core.truncate(self._ours(message.sequence_id), message.num_samples)
+        except InvalidInput:  # the server checks what it knows, and the next step is refused
+            logger.warning("a kept sequence was to be truncated during its step")
 
     def _submit(self, message: Submit) -> None:
         request_id = message.request.request_id
@@ -154,12 +161,13 @@ class Switchboard:
         """Tell all servers what is held now, and one of them of the step, which counts it."""
         now = core.stats()
         is_idle = now.num_running == now.num_waiting == 0
-        for index, connection in enumerate(tuple(self._connections)):
-            stepped = Stepped(now, step if index == 0 else None)
+        frame, frame_of_others = encode(Stepped(now, step)), encode(Stepped(now))
+        for connection in tuple(self._connections):
             if is_idle:  # no further frame would take it along
-                connection.outbox.post(stepped)
+                connection.outbox.post_frames(frame)
             else:
-                connection.outbox.defer(stepped)
+                connection.outbox.defer(frame)
+            frame = frame_of_others
 
     def serve(self, core: EngineCore, loaded: Loaded, pulse_s: float) -> None:
         """Until the parent has gone. Raises RuntimeError when the core is beyond use, or hangs."""
@@ -281,7 +289,8 @@ def main(build: Build = build) -> None:
     except Exception:
         logger.exception("the engine's process cannot go on")
         exit_code = 1
-    built.core.stop(_STOP_S if built.core.is_alive() else 0.0)
+    if not exit_code:  # else servers see that the process is gone, and say that it failed
+        built.core.stop()
     logging.shutdown()
     os._exit(exit_code)  # a step that hangs must not keep the process
 

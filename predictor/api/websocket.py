@@ -1,0 +1,144 @@
+"""What one WebSocket may do: uvicorn's protocol, with its frames read a few at a time.
+
+A read of the socket may hold tens of thousands of frames, and uvicorn takes all of them in at once,
+answers pings whether or not anybody reads the answers, and counts nothing of a message that is not
+whole.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import Any, Final
+
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.frames import CloseCode, Frame
+
+from predictor.api.held_bytes import HeldBytes
+from predictor.errors import Overloaded
+
+MAX_MESSAGE_BYTES: Final = (15 << 20) + 1024  # OpenAI's limit of an event, and its other fields
+_TURN_BYTES: Final = 4096  # read in one turn of the loop: 680 frames without data
+_MAX_FRAGMENTS: Final = 4096  # of one message; empty ones cost memory too
+_MIN_COUNTED_BYTES: Final = 64 * 1024  # less is not worth it
+
+
+class GuardedWebSocket(WebSocketsSansIOProtocol):
+    """One connection. `held` counts its messages, from their first byte until the application asks
+    for the next one."""
+
+    def __init__(self, held: HeldBytes, **uvicorns: Any) -> None:
+        super().__init__(**uvicorns)
+        self._held = held
+        self._num_held = 0
+        self._unread = bytearray()
+        self._is_turn_due = False
+        self._is_unheard = False  # what we write is not read
+        self._queued: deque[int] = deque()  # sizes of whole messages that nobody has taken
+        self._num_taken = 0  # bytes of the message that the application works on
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._unread.clear()
+        self._held.add(-self._num_held)
+        self._num_held = 0
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        self._unread += data
+        self._read_on()
+
+    def _read_on(self) -> None:
+        """Read a few frames; the rest waits for another turn, or until somebody takes them."""
+        if self._is_turn_due:
+            return
+        if self._unread and self._may_read():
+            part = bytes(self._unread[:_TURN_BYTES])
+            del self._unread[:_TURN_BYTES]
+            super().data_received(part)
+            self._count()
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Another turn for what is there, or more from the socket."""
+        if self._is_turn_due or not self._may_read():
+            return
+        if self._unread:
+            self._is_turn_due = True
+            self.transport.pause_reading()
+            self.loop.call_soon(self._take_turn)
+        else:
+            self.transport.resume_reading()
+
+    def _take_turn(self) -> None:
+        self._is_turn_due = False
+        self._read_on()
+
+    def _may_read(self) -> bool:
+        is_over = self.disconnected or self.transport.is_closing()
+        return not (is_over or self.read_paused or self._is_unheard)
+
+    async def receive(self) -> Any:
+        self._num_taken = 0
+        self._count()
+        message = await super().receive()
+        if message["type"] == "websocket.receive":
+            self._num_taken = self._queued.popleft()
+        if self._unread and not self.transport.is_closing():
+            self.transport.pause_reading()  # which uvicorn has just begun anew
+            self._go_on()
+        return message
+
+    def send_receive_event_to_app(self) -> None:
+        num_before, size = self.queue.qsize(), sum(map(len, self.frames))
+        super().send_receive_event_to_app()
+        if self.queue.qsize() > num_before and not self.close_sent:
+            self._queued.append(size)
+
+    def handle_cont(self, event: Frame) -> None:
+        if len(self.frames) >= _MAX_FRAGMENTS:
+            self._refuse(CloseCode.MESSAGE_TOO_BIG, f"more than {_MAX_FRAGMENTS} fragments")
+        else:
+            super().handle_cont(event)
+
+    def pause_writing(self) -> None:
+        """Nothing more is read of who does not read."""
+        super().pause_writing()
+        self._is_unheard = True
+        self.transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._is_unheard = False
+        self._go_on()
+
+    def keepalive_timeout(self) -> None:
+        super().keepalive_timeout()
+        self._end()
+
+    def on_task_complete(self, task: asyncio.Task[None]) -> None:
+        super().on_task_complete(task)
+        self._end()
+
+    def _end(self) -> None:
+        """A client that takes nothing does not keep the connection."""
+        self.loop.call_later(self.close_timeout, self.transport.abort)
+
+    def _count(self) -> None:
+        """What is in memory now, among all bodies. Closes when there is no room for it."""
+        incoming = len(self.conn.reader.buffer) + sum(map(len, self.frames))
+        size = incoming + sum(self._queued) + self._num_taken
+        size = size if size >= _MIN_COUNTED_BYTES else 0
+        try:
+            if size > self._num_held:
+                self._held.check(size, own=self._num_held)
+        except Overloaded as error:
+            self._refuse(CloseCode.TRY_AGAIN_LATER, error.message)
+            return
+        self._held.add(size - self._num_held)
+        self._num_held = size
+
+    def _refuse(self, code: CloseCode, reason: str) -> None:
+        self._unread.clear()
+        if not self.close_sent and not self.transport.is_closing():
+            self.conn.fail(code, reason[:120])
+            self.handle_parser_exception()
