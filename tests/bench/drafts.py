@@ -28,7 +28,7 @@ from tests.bench.environment import ROOT, describe
 
 CHECKPOINTS = ROOT / "predictor" / "checkpoints"
 RESULTS = Path(__file__).parent / "results" / "drafts-cpu.json"
-EVERY = 11  # of the evaluation set: one recording of so many
+EVERY = 30  # of the evaluation set: one recording of so many
 DECODED = re.compile(r"^qwen3_asr_batch_size_sum(?:\{.*\})? (\S+)$", re.MULTILINE)
 
 
@@ -45,11 +45,17 @@ def asked(
     """Both versions' answers, and what the candidate decoded for its own."""
     with tempfile.TemporaryDirectory() as folder:
         targets = [
-            Target(ServiceOptions(url, send_language=forced), Path(folder) / f"{number}.jsonl")
+            Target(
+                ServiceOptions(url, send_language=forced, timeout_s=900),
+                Path(folder) / f"{number}.jsonl",
+            )
             for number, url in enumerate((stable, candidate))
         ]
         before = decoded(candidate)
         records = transcribe_together(clips, targets, ask)
+        failed = [record for found in records for record in found if record.error is not None]
+        if failed:
+            raise SystemExit(f"{len(failed)} not answered: {failed[0].error_message}")
         return records, decoded(candidate) - before
 
 
