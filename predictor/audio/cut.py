@@ -52,7 +52,7 @@ class Cutter:
         tail_s = _MIN_TAIL_S if options.vad == "off" else 0.0
         self._tail = min(int(tail_s * SAMPLE_RATE_HZ), self._longest // 4)
         self._search = min(int(search_s * SAMPLE_RATE_HZ), self._longest // 2)
-        self._waiting: list[Samples] = []
+        self._buffer: Samples = np.empty(0, np.float32)  # its first samples are those that wait
         self._base = 0  # in the recording, of the first sample that waits
         self._end = 0  # in the recording, behind the last one
         self._free = 0  # behind the last piece, but for what the next one has too
@@ -70,7 +70,12 @@ class Cutter:
 
     def feed(self, samples: Samples) -> list[Cut]:
         """Pieces that became certain with `samples` [n]."""
-        self._waiting.append(samples)
+        num_waiting, wanted = self.num_waiting, self.num_waiting + len(samples)
+        if wanted > len(self._buffer):
+            grown = np.empty(max(wanted, 3 * len(self._buffer) // 2), np.float32)
+            grown[:num_waiting] = self._buffer[:num_waiting]
+            self._buffer = grown
+        self._buffer[num_waiting:wanted] = samples
         self._end += len(samples)
         return self._advance(is_last=False)
 
@@ -164,11 +169,8 @@ class Cutter:
         return begin + quietest_cut(heard, low - begin, high - begin)
 
     def _samples(self, start: int, end: int) -> Samples:
-        if len(self._waiting) > 1:
-            self._waiting = [np.concatenate(self._waiting)]
-        if not self._waiting:
-            return np.zeros(0, np.float32)
-        return self._waiting[0][start - self._base : end - self._base]
+        """A view, which the next samples may overwrite."""
+        return self._buffer[start - self._base : min(end, self._end) - self._base]
 
     def _cut(self, start: int, end: int, overlap: int = 0) -> Cut:
         """`overlap`: on each side of a cut in speech, whose later half this piece has as well."""
@@ -184,7 +186,8 @@ class Cutter:
         """Samples before `position` are no longer needed."""
         position = min(position, self._end)
         if position > self._base:
-            self._waiting = [np.array(self._samples(position, self._end))]
+            rest = self._samples(position, self._end)
+            self._buffer[: len(rest)] = rest
             self.num_dropped += position - self._base
             self._base = position
 

@@ -19,7 +19,7 @@ from predictor.audio.bounds import check_sample_rate, too_long
 from predictor.audio.file_part import file_part
 from predictor.audio.limits import AudioLimits, AudioOptions, CutOptions
 from predictor.audio.pcm import Encoding, PcmLayout, check_pcm, raw_container, raw_layout
-from predictor.audio.pool import DecoderPool
+from predictor.audio.pool import DecoderPool, PoolObserver
 from predictor.audio.sniff import FORMATS, Container, by_magic, sniff
 from predictor.audio.stated import stated_duration_s, truncation
 from predictor.audio.wav import plain_wav
@@ -84,6 +84,7 @@ class AudioDecoder:
         cuts: CutOptions | None = None,
         num_long: int = 4,
         window_s: float = 240.0,
+        observer: PoolObserver | None = None,
     ) -> None:
         """`window_s`: no recording has more than this in memory; longer ones are decoded as their
         pieces are transcribed, up to `num_long` at a time."""
@@ -91,7 +92,7 @@ class AudioDecoder:
         self._options = options
         self._cuts = cuts or CutOptions()
         self.window_s = window_s
-        self._pool = DecoderPool(num_workers, num_long)
+        self._pool = DecoderPool(num_workers, num_long, observer)
         self._pending_bytes = 0
 
     def start(self) -> None:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import io
 import mmap
 import os
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
-from typing_extensions import Buffer
 
 
 class MappedFile(mmap.mmap):
@@ -27,7 +26,7 @@ class MappedFile(mmap.mmap):
             self.file.close()
 
 
-def file_part(data: Buffer) -> tuple[BinaryIO, int] | None:
+def file_part(data: bytes | bytearray | memoryview) -> tuple[BinaryIO, int] | None:
     """The file that a view of a MappedFile shows, and at which byte; None for bytes in memory."""
     view = memoryview(data)
     mapped = view.obj
@@ -68,7 +67,7 @@ class FilePart(io.RawIOBase):
         self._position = max(0, origin[whence] + offset)
         return self._position
 
-    def readinto(self, buffer: Buffer) -> int:
+    def readinto(self, buffer: Any) -> int:
         view = memoryview(buffer).cast("B")
         size = min(len(view), max(0, self._num_bytes - self._position))
         count = os.preadv(self._fd, [view[:size]], self._begin + self._position) if size else 0

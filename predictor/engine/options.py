@@ -63,6 +63,11 @@ class EngineStats:
     num_free_pages: int = 0
     num_kept: int = 0  # sequences that stay alive
     num_preempted: int = 0  # since the start: sequences that gave up their pages for older ones
+    audio_per_busy_s: float = 0.0  # seconds of audio a second of work, lately; 0 = not known yet
+    num_prefix_hits: int = 0  # since the start: prompts whose beginning was in the cache
+    num_prefix_misses: int = 0  # since the start: those of a page or more that was not
+    num_draft_tokens: int = 0  # since the start: offered
+    num_draft_accepted: int = 0  # since the start: of these, what greedy decoding agreed with
 
 
 @dataclass(frozen=True, slots=True)

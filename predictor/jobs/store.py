@@ -95,6 +95,12 @@ class JobStore:
             raise
         return self.job(owner, job_id)
 
+    def counts(self) -> dict[str, int]:
+        """How many jobs are in each state, everybody's."""
+        with self._transaction() as connection:
+            rows = connection.execute("SELECT state, count(*) FROM jobs GROUP BY state").fetchall()
+        return dict.fromkeys(("queued", "running", "done", "failed"), 0) | dict(rows)
+
     def check_room(self, num_bytes: int) -> None:
         """Raises PayloadTooLarge, Overloaded."""
         with self._transaction() as connection:

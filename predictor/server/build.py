@@ -12,7 +12,7 @@ from prometheus_client import REGISTRY, CollectorRegistry
 from predictor.align.process import AlignerProcess
 from predictor.api.spool import Spool
 from predictor.live.hub import LiveHub
-from predictor.metrics import Metrics
+from predictor.metrics import Metrics, watch_fronts, watch_jobs
 from predictor.processes import num_cpus
 from predictor.server.decoding import build_decoder
 from predictor.server.jobs import build_jobs
@@ -45,7 +45,7 @@ def build_server(
     live = LiveHub(settings.max_live_sessions, metrics, book)
     settings = replace(settings, max_pending_bytes=share(settings.max_pending_bytes))
     num_workers = share(settings.num_decode_workers or max(2, 3 * num_cpus() // 4))
-    decoder = build_decoder(settings, num_workers, settings.max_long_recordings)
+    decoder = build_decoder(settings, metrics, num_workers, settings.max_long_recordings)
     aligner: AlignerProcess | Path | None = None
     if settings.has_aligner:
         aligner = AlignerProcess() if place is None else place.aligner
@@ -55,9 +55,17 @@ def build_server(
         decoder,
         ready_clip(),
         metrics,
-        ModelOptions(settings.request_timeout_s, parse_language(settings.language)),
+        ModelOptions(
+            settings.request_timeout_s,
+            parse_language(settings.language),
+            log_text=settings.log_text,
+        ),
         is_pod_ready=(lambda: True) if book is None else book.nobody_starts,
     )
+    jobs = build_jobs(settings, lambda: build_decoder(settings, metrics, 1, 1))
+    watch_fronts(metrics.front_figures, book)
+    if jobs is not None:
+        watch_jobs(metrics.job_figures, jobs.store.counts)
     parts = Parts(
         model=model,
         decoder=decoder,
@@ -66,7 +74,7 @@ def build_server(
         engine_lost=engine_lost,
         place=place,
         aligner=aligner if isinstance(aligner, AlignerProcess) else None,
-        jobs=build_jobs(settings, lambda: build_decoder(settings, 1, 1)),
+        jobs=jobs,
         spool=_spool(settings, share),
         cues=_cues(settings),
     )

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from predictor.audio.decode import AudioDecoder, AudioLimits, AudioOptions, CutOptions
 from predictor.audio.limits import channel_of
+from predictor.audio.pool import PoolObserver
+from predictor.metrics import Metrics
 from predictor.service.transcriber import MAX_SEGMENTS_AT_ONCE
 from predictor.settings.fields import Settings
 
 
-def build_decoder(settings: Settings, num_workers: int, num_long: int) -> AudioDecoder:
+def build_decoder(
+    settings: Settings, metrics: Metrics, num_workers: int, num_long: int
+) -> AudioDecoder:
     """Not started. `num_workers` processes for short recordings, up to `num_long` for others."""
     return AudioDecoder(
         _limits(settings),
@@ -21,6 +25,10 @@ def build_decoder(settings: Settings, num_workers: int, num_long: int) -> AudioD
         cuts=_cuts(settings),
         num_long=num_long,
         window_s=MAX_SEGMENTS_AT_ONCE * settings.segment_s,
+        observer=PoolObserver(
+            busy=lambda lane, more: metrics.decode_workers_busy.labels(lane=lane).inc(more),
+            replaced=metrics.decode_workers_replaced.inc,
+        ),
     )
 
 

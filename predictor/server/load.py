@@ -21,7 +21,7 @@ from predictor.live.hub import LiveHub
 from predictor.live.listener import LiveParts
 from predictor.live.options import LiveOptions
 from predictor.live.speech_batch import SpeechBatch
-from predictor.metrics import Metrics
+from predictor.metrics import Capacity, Metrics
 from predictor.model.checkpoint.identity import ready_text
 from predictor.service.admission import Admission
 from predictor.service.aligner import aligner_spec, check_pieces
@@ -50,6 +50,7 @@ class Loader:
     def __call__(self) -> Loaded:
         """Wait for the checkpoint. Raises what kept it, or the aligner, from loading."""
         loading = self.loading or Loading(self.settings)
+        aligner_began_s = time.monotonic()
         if isinstance(self.aligner, AlignerProcess):
             self.aligner.spawn(aligner_spec(self.settings))
         checkpoint = loading.result(_observer(self.metrics))
@@ -58,7 +59,9 @@ class Loader:
         prompts = PromptBuilder(checkpoint.tokenizer, self.settings.max_context_tokens)
         admission = Admission(self.settings.max_held_audio_s, self.metrics, self.book)
         self._watch(checkpoint, admission)
-        times = self._word_times()
+        for phase, seconds in loading.phases.items():
+            self.metrics.start_seconds.labels(phase=phase).set(seconds)
+        times = self._word_times(aligner_began_s)
         return Loaded(
             engine=engine,
             transcriber=self._transcriber(checkpoint, prompts, admission, times),
@@ -97,7 +100,7 @@ class Loader:
             find_words=None if times is None else times.of_utterance,
         )
 
-    def _word_times(self) -> WordTimes | None:
+    def _word_times(self, began_s: float) -> WordTimes | None:
         """Wait for the aligner. Raises RuntimeError and ValueError."""
         address = self.aligner
         if address is None:
@@ -107,6 +110,7 @@ class Loader:
             address = address.address
         client = AlignerClient(address)
         info = client.wait_ready()
+        self.metrics.start_seconds.labels(phase="aligner").set(time.monotonic() - began_s)
         check_pieces(self.settings, info)
         align = _counted(client.times, self.metrics)
         return WordTimes(align, info.languages, info.max_audio_s)
@@ -117,7 +121,7 @@ class Loader:
         self.metrics.watch(
             made.client.cores,
             lambda: admission.pod_held_audio_s,
-            settings.max_held_audio_s,
+            Capacity(settings.max_held_audio_s, settings.full_load_s),
             lambda: self.live.share,
         )
         self.metrics.model_info.labels(
@@ -148,7 +152,8 @@ def _counted(align: Align, metrics: Metrics) -> Align:
     async def counted(samples: AnySamples, words: Sequence[str]) -> Times:
         began_s = time.monotonic()
         try:
-            times = await align(samples, words)
+            with metrics.aligner_waiting.track_inprogress():
+                times = await align(samples, words)
         except AsrError as error:
             metrics.aligner_requests.labels(error=error.spec.code).inc()
             raise

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import os
 import signal
+import time
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
@@ -139,8 +140,10 @@ class AsrServer(ModelServer):  # type: ignore[misc]  # KServe is untyped
     async def _load(self) -> None:
         if self.model.loaded is not None:  # before it listened
             return
+        began_s = time.monotonic()
         for decoder in self._decoders():
             await asyncio.to_thread(decoder.start)
+        self._parts.metrics.start_seconds.labels(phase="decoders").set(time.monotonic() - began_s)
         self.model.ready_clip = await through_decoder(self.decoder, self.model.ready_clip)
         await asyncio.to_thread(self.model.load)
 

@@ -78,6 +78,7 @@ class ModelOptions:
 
     request_timeout_s: float
     language: str | None = None  # forced when a request gives none; None = detect
+    log_text: bool = False  # what was said goes into the request's line of the log
 
 
 class AsrModel(Model):  # type: ignore[misc]  # KServe is untyped
@@ -118,13 +119,16 @@ class AsrModel(Model):  # type: ignore[misc]  # KServe is untyped
                 loaded = self._load_engine()
                 began_s = began_s if loaded.began_s is None else loaded.began_s
                 loaded.engine.start()
+                clip_began_s = time.monotonic()
                 try:
                     self._warm_up(loaded)
                 except BaseException:
                     loaded.engine.stop()
                     raise
                 self.loaded = loaded
-                self._metrics.model_load_seconds.set(time.monotonic() - began_s)
+                now_s = time.monotonic()
+                self._metrics.start_seconds.labels(phase="clip").set(now_s - clip_began_s)
+                self._metrics.model_load_seconds.set(now_s - began_s)
                 self._metrics.engine_alive.set_function(lambda: float(self.alive()))
                 self._metrics.model_ready.set_function(lambda: float(self.is_ready()))
                 self.ready = True
@@ -175,6 +179,11 @@ class AsrModel(Model):  # type: ignore[misc]  # KServe is untyped
     def alive(self) -> bool:
         """False once the engine cannot work again by itself; a model that is loading is alive."""
         return self._stopped or self.loaded is None or self.loaded.engine.is_alive()
+
+    def check_room(self) -> None:
+        """Before a request is read. Raises Overloaded when it would be refused anyway."""
+        if self.loaded is not None:
+            self.loaded.transcriber.admission.check_room()
 
     def token_bytes(self, token_id: int) -> bytes:
         """UTF-8 bytes of one token of an answer. Raises NotReady."""
@@ -313,6 +322,8 @@ class AsrModel(Model):  # type: ignore[misc]  # KServe is untyped
             language=",".join(sorted({answer.language or "None" for answer in answers})),
             finish_reason=",".join(sorted({answer.finish_reason for answer in answers})),
         )
+        if self._options.log_text:
+            note(text=[answer.text for answer in answers])
         for answer in answers:
             metrics.transcriptions.labels(
                 protocol=protocol, finish_reason=answer.finish_reason

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
+from predictor.settings.session_fields import SessionFields
 from predictor.settings.spec import Spec, setting
 
 DEFAULT_MODEL_NAME: Final = "qwen3-asr"
@@ -27,7 +28,7 @@ _MIB: Final = 1024 * 1024
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class Settings(SessionFields):
     """The effective settings; `sources` says for each where its value came from."""
 
     # The model
@@ -201,6 +202,10 @@ class Settings:
         choices=("auto", "json", "text"),
     )
 
+    log_text: bool = setting(
+        False, "add the transcript to a request's log line; else no text is ever logged"
+    )
+
     # Audio
     max_audio_s: float = setting(
         14_400.0,
@@ -309,83 +314,18 @@ class Settings:
     max_held_audio_s: float = setting(
         7200.0, "audio waiting or running; more is answered with 429", low=1, high=10_000_000
     )
+    full_load_s: float = setting(
+        5.0,
+        "a replica counts as full (`qwen3_asr_load` 1) when it holds what takes so long at the "
+        "speed it had lately, or `max_held_audio_s`",
+        low=0.1,
+        high=3600,
+    )
     max_tokens_per_audio_s: float = setting(
         16.0, "cap of the answer for each second of audio; fast speech needs 8", low=1, high=100
     )
     stall_timeout_s: float = setting(
         60.0, "a step longer than this makes the server report itself dead", low=1, high=3600
-    )
-
-    # Live speech
-    max_live_sessions: int = setting(
-        64, "live sessions open at once; more are refused with 429", low=1, high=100_000
-    )
-    max_grpc_streams: int = setting(
-        8,
-        "of these, live sessions over gRPC in one front process: each may make it hold a message "
-        "of `max_body_bytes`; more are refused with 429",
-        low=1,
-        high=100_000,
-    )
-    max_live_session_s: float = setting(
-        570.0,
-        "longest live session, which is then asked to connect again; below the time limits of "
-        "what stands in front",
-        low=1,
-        high=86400,
-    )
-
-    # Jobs
-    jobs_dir: Path | None = setting(  # noqa: RUF009  # makes a dataclass field
-        None,
-        "folder in which jobs (`/v1/jobs`) are kept, which replicas may share; `off` has no jobs",
-        kind=Path,
-        none="off",
-    )
-    max_jobs: int = setting(
-        1000, "jobs kept, finished ones too; more are refused with 429", low=1, high=1_000_000
-    )
-    max_jobs_bytes: int = setting(
-        10 * 1024 * _MIB,
-        "most bytes of recordings and transcripts of jobs; more is answered with 429",
-        low=_MIB,
-        high=1 << 44,
-    )
-    job_ttl_s: float = setting(
-        86400.0, "a job is removed so long after it has ended", low=1, high=31_536_000
-    )
-    job_lease_s: float = setting(
-        30.0,
-        "without a sign of life for so long, who works on a job has gone and another takes it",
-        low=1,
-        high=3600,
-    )
-
-    job_url_prefixes: tuple[str, ...] = setting(
-        (),
-        "addresses, separated by commas, below which a job's recording may be fetched "
-        "(`https://store.example/recordings/`); without any nothing is fetched",
-        kind=tuple,
-    )
-    job_webhook_prefixes: tuple[str, ...] = setting(
-        (),
-        "addresses, separated by commas, below which the end of a job may be told",
-        kind=tuple,
-    )
-    job_webhook_secret: str | None = setting(
-        None,
-        "signs what is told, as Standard Webhooks say: `whsec_` and base64, or any text; webhooks "
-        "need it",
-        kind=str,
-        none="",
-        is_secret=True,
-    )
-    job_private_addresses: bool = setting(
-        False,
-        "let those addresses be private ones, such as a store in the cluster, and without TLS",
-    )
-    job_fetch_timeout_s: float = setting(
-        600.0, "time limit for fetching a job's recording", low=1, high=86400
     )
 
     # The answer
@@ -439,8 +379,8 @@ class Settings:
 
 def specs() -> dict[str, tuple[Spec, Any]]:
     """Name -> (spec, default) of every setting, in the order of the table."""
-    found = {}
-    for declared in fields(Settings):
+    found, inherited = {}, {each.name for each in fields(SessionFields)}
+    for declared in sorted(fields(Settings), key=lambda each: each.name in inherited):
         if "spec" in declared.metadata:
             found[declared.name] = (declared.metadata["spec"], _default(declared))
     return found

@@ -19,7 +19,6 @@ import io
 import json
 import os
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -39,6 +38,7 @@ from predictor.audio.limits import CutOptions
 from predictor.types import SAMPLE_RATE_HZ, Samples
 from tests.bench.accuracy import EVAL, server
 from tests.bench.environment import describe
+from tests.bench.resident import Memory
 from tests.tiny.evaluate import units
 
 RESULTS = Path(__file__).parent / "results" / "long-cpu.json"
@@ -316,40 +316,6 @@ def quiet(url: str, num_clips: int) -> Iterator[dict[str, Any]]:
                     "of": len(texts),
                     **({"wrong": wrong} if wrong else {}),
                 }
-
-
-class Memory:
-    """Resident bytes of a process and all below it, looked at twice a second."""
-
-    def __init__(self, pid: int) -> None:
-        self._pid = pid
-        self.samples: list[tuple[float, int]] = []
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._look, daemon=True)
-
-    def _look(self) -> None:
-        while not self._ended.wait(0.5):
-            total = 0
-            for process in [root := psutil.Process(self._pid), *root.children(recursive=True)]:
-                try:
-                    total += process.memory_info().rss
-                except psutil.NoSuchProcess:
-                    continue
-            self.samples.append((time.monotonic(), total))
-
-    def __enter__(self) -> Memory:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self._thread.join()
-
-    def most(self, begin_s: float, end_s: float) -> float:
-        """MiB, in a span of the monotonic clock; the nearest look where there is none."""
-        inside = [size for at_s, size in self.samples if begin_s <= at_s <= end_s]
-        nearest = min(self.samples, key=lambda sample: abs(sample[0] - end_s))[1]
-        return round(max(inside, default=nearest) / 2**20, 1)
 
 
 def write_hours(path: Path, hours: float, every_s: float) -> list[Clip]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import math
 import random
 import tempfile
 import threading
@@ -120,7 +121,7 @@ def main() -> None:
         def ask(expression: str) -> list[Series]:
             found = prometheus.query_range(expression, start, end, step_s=2)
             return [
-                (labels, [(t, v) for t, v in points if v == v])  # without NaN
+                (labels, [(t, v) for t, v in points if math.isfinite(v)])
                 for labels, points in found
             ]
 
