@@ -23,6 +23,7 @@ from predictor.api.middleware import (
     BodyLimit,
     ClientGone,
     Deadline,
+    RefuseWhenFull,
     RequestContext,
     ReserveForProbes,
 )
@@ -100,6 +101,7 @@ def create_app(
         client_timeout_s=options.client_timeout_s,
         spool=spool,
     )
+    app.add_middleware(RefuseWhenFull, check_room=dataplane.model.check_room)
     app.add_middleware(RequireKey, keys=keys, routes=app.routes)
     app.add_middleware(HeadAndOptions, routes=app.routes)
     if options.cors_origins:
@@ -107,6 +109,7 @@ def create_app(
     app.add_middleware(ReserveForProbes)
     app.add_middleware(Deadline, timeout_s=options.request_timeout_s)
     app.add_middleware(RequestContext, metrics=metrics, model_identity=lambda: _digest(dataplane))
+    app.openapi()  # made now: it takes a tenth of a second, which no request should cost others
     return app
 
 

@@ -1,7 +1,7 @@
 """What every HTTP request passes through, as plain ASGI: identity, limits, and leaving early.
 
-Outermost first: RequestContext, Deadline, ReserveForProbes, RequireKey (in auth), BodyLimit,
-ClientGone; none buffers a body.
+Outermost first: RequestContext, Deadline, ReserveForProbes, RequireKey (in auth), RefuseWhenFull,
+BodyLimit, ClientGone; none buffers a body.
 """
 
 from __future__ import annotations
@@ -47,6 +47,8 @@ logger = logging.getLogger("predictor.access")
 
 _PROBES = ("GET", "HEAD", "OPTIONS")
 _MIN_BYTES_PER_S = 4096  # of a body; a modem of 33.6 kbit/s
+_SMALL_BODY_BYTES = 256 * 1024
+_HEARS = re.compile(r"(:predict|/infer|/transcriptions|/alignments|/completions|/recognize)$")
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 
@@ -179,6 +181,22 @@ class ReserveForProbes:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope.get(RESERVE_KEY) and scope["method"] not in _PROBES:
             raise NotReady("out of connections, try again soon")
+        await self.app(scope, receive, send)
+
+
+class RefuseWhenFull:
+    """Refuses what would be refused anyway before its body is read, which is most of the work; only
+    where the body is small, since a client that is still sending would not read the answer."""
+
+    def __init__(self, app: ASGIApp, check_room: Callable[[], None]) -> None:
+        self.app = app
+        self.check_room = check_room  # raises Overloaded
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] == "POST" and _HEARS.search(scope["path"]):
+            declared = Headers(scope=scope).get("content-length", "")
+            if declared.isdigit() and int(declared[:19]) <= _SMALL_BODY_BYTES:
+                self.check_room()
         await self.app(scope, receive, send)
 
 

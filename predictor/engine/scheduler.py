@@ -1,4 +1,4 @@
-"""Who runs next: first come, first served into free slots and pages, prefill and decode in turns.
+"""Who runs next: fair by seconds of audio into free slots and pages, prefill and decode in turns.
 
 A slot is a row of the device's state; pages hold keys and values. A sequence takes the pages that
 its prompt needs and more as it grows. If none is left, the youngest gives up its own and is made
@@ -15,6 +15,7 @@ from collections import OrderedDict, deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from predictor.engine.fair_queue import FairQueue
 from predictor.engine.options import EngineOptions, EngineStats, Phase
 from predictor.engine.pages import PagePool, PageSize
 from predictor.engine.sequence import Limits, Sequence
@@ -65,7 +66,7 @@ class Scheduler:
         # The last one that runs always gets what it needs: nobody waits for ever.
         assert self.pool.size.count * self.pool.size.tokens >= limits.max_model_len
         self._free_slots = list(range(num_slots))  # a heap: low slots first
-        self._waiting: deque[Sequence] = deque()
+        self._waiting = FairQueue()
         self._steps: deque[Sequence] = deque()  # of kept sequences, which go first
         self._waiting_audio_s = 0.0
         self._running: dict[int, Sequence] = {}  # by slot
@@ -95,7 +96,7 @@ class Scheduler:
         self._waiting_audio_s += sequence.waiting_audio_s
         return sequence
 
-    def _queue_of(self, sequence: Sequence) -> deque[Sequence]:
+    def _queue_of(self, sequence: Sequence) -> FairQueue | deque[Sequence]:
         return self._waiting if sequence.utterance is None else self._steps
 
     def is_in_flight(self, request_id: str) -> bool:
@@ -150,8 +151,7 @@ class Scheduler:
             return False
         if len(self._waiting) >= len(self._running) // GATHER_SHARE:
             return True
-        oldest = self._waiting[0] if self._waiting else None
-        return oldest is not None and time.monotonic() - oldest.created_s >= MAX_GATHER_S
+        return any(time.monotonic() - s.created_s >= MAX_GATHER_S for s in self._waiting)
 
     @property
     def _num_reserved(self) -> int:
@@ -185,7 +185,7 @@ class Scheduler:
         if self._steps and self._free_slots:
             return self._steps[0]
         if self._waiting and len(self._free_slots) > self._num_reserved:
-            return self._waiting[0]
+            return self._waiting.peek()
         return None
 
     def _num_cached(self, sequence: Sequence) -> int:

@@ -180,6 +180,11 @@ class AsrModel(Model):  # type: ignore[misc]  # KServe is untyped
         """False once the engine cannot work again by itself; a model that is loading is alive."""
         return self._stopped or self.loaded is None or self.loaded.engine.is_alive()
 
+    def check_room(self) -> None:
+        """Before a request is read. Raises Overloaded when it would be refused anyway."""
+        if self.loaded is not None:
+            self.loaded.transcriber.admission.check_room()
+
     def token_bytes(self, token_id: int) -> bytes:
         """UTF-8 bytes of one token of an answer. Raises NotReady."""
         return self._serving().transcriber.token_bytes(token_id)
