@@ -17,7 +17,9 @@ from typing import Final
 
 import numpy as np
 
-_LINE: Final = np.dtype([("held_audio_s", "f8"), ("num_sessions", "i8"), ("state", "i8")])
+_LINE: Final = np.dtype(
+    [("held_audio_s", "f8"), ("num_sessions", "i8"), ("state", "i8"), ("num_restarts", "i8")]
+)
 _ABSENT, _STARTING, _READY = range(3)
 
 
@@ -73,7 +75,17 @@ class Book:
 
     def clear(self, index: int) -> None:
         """A front has gone, and what it held with it."""
-        self._lines[index] = (0.0, 0, _ABSENT)
+        self._lines[index] = (0.0, 0, _ABSENT, self._lines["num_restarts"][index])
+
+    def replaced(self, index: int) -> None:
+        """Another front takes the place of one that has gone."""
+        self._lines["num_restarts"][index] += 1
+
+    def fronts(self) -> tuple[int, int, int]:
+        """How many are ready, how many are not, how many took the place of one that died."""
+        num_ready = int((self._lines["state"] == _READY).sum())
+        restarts = int(self._lines["num_restarts"].sum())
+        return num_ready, len(self._lines) - num_ready, restarts
 
     def nobody_starts(self) -> bool:
         """Whether no front is on its way to being ready: a pod is ready as one."""

@@ -1,7 +1,7 @@
 """Structured logs: one JSON object a line, each with the request id it belongs to.
 
-No audio and no transcript is ever passed to a logger; what a line holds is named here or by its
-caller through `extra={"fields": {...}}`.
+No audio is ever passed to a logger, and a transcript only where `log_text` asks for it; what a line
+holds is named here or by its caller through `extra={"fields": {...}}`.
 """
 
 from __future__ import annotations

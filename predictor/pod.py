@@ -176,6 +176,7 @@ class Pod:
                 self._fail(RuntimeError(f"front {index} ended again and again"))
                 return
             is_late = True
+            self._book.replaced(index)
 
     async def _live(self, index: int, *, is_late: bool) -> int:
         """Start a front and hear it until its end; its exit code."""

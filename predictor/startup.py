@@ -11,8 +11,10 @@ import gc
 import importlib
 import os
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Final
 
 from predictor.model.checkpoint.readahead import read_ahead
@@ -36,6 +38,13 @@ _ENGINE_ON_CUDA: Final = (
     "predictor.model.cuda.kernels.small_batch",
     "predictor.model.cuda.kernels.small_batch_attention",
 )
+
+
+def process_age_s() -> float:
+    """Seconds since this process was started, imports and all."""
+    fields = Path("/proc/self/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    began_s = int(fields[19]) / os.sysconf("SC_CLK_TCK")  # since the machine was
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - began_s
 
 
 def begin(settings: Settings) -> None:

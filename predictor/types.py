@@ -99,6 +99,19 @@ class AudioPiece:
     start_s: float  # in the recording
     end_s: float
     channel: int | None = None  # when each channel is heard on its own
+    # Where nobody pauses, two pieces both have the time about the cut.
+    overlap_s: float = 0.0  # of its beginning, that the piece before has too
+    continues: bool = False  # the piece behind it has some of its end
+
+    @property
+    def new_s(self) -> float:
+        """Seconds that no piece before it has."""
+        return self.end_s - self.start_s - self.overlap_s
+
+    @property
+    def meets_others(self) -> bool:
+        """Whether its text is certain only beside that of its neighbours."""
+        return self.overlap_s > 0 or self.continues
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +132,7 @@ class TextRequest:
     context: str = ""  # hot words or any text that helps, put in the system turn
     max_new_tokens: int | None = None  # of one piece; None = by the audio's length
     with_words: bool = False  # say when each word was said
+    for_cues: bool = False  # the same for subtitles, which do without where that is not known
     said: str | None = None  # what was said, of which times are asked and nothing else
     draft: str = ""  # what may be said: it changes the time of the first piece, never its text
 
@@ -174,6 +188,7 @@ class Segment:
     token_logprobs: tuple[float, ...] = ()  # natural log, one for each of `token_ids`
     num_header_tokens: int = 0  # of `token_ids`, the first ones: they name the language
     channel: int | None = None  # when each channel was heard on its own
+    words: tuple[Word, ...] | None = None  # where it is known when each was said
 
 
 @dataclass(frozen=True, slots=True)

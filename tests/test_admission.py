@@ -49,3 +49,13 @@ def test_more_than_the_limit_is_refused_while_others_are_there() -> None:
         with replica.hold(4.0):
             assert replica.held_audio_s == 10.0
     assert replica.held_audio_s == 0
+
+
+def test_what_would_be_refused_is_told_beforehand() -> None:
+    replica = admission(10.0)
+    replica.check_room()
+    with replica.hold(3.0), replica.hold(6.0), pytest.raises(Overloaded):
+        replica.check_room()
+    with replica.hold(7.0):
+        replica.check_room()  # as short a one as came lately would fit
+    replica.check_room()

@@ -25,6 +25,7 @@ DISTRIBUTIONS = {
     "kfp_server_api": "kfp-server-api",
     "lingua": "lingua-language-detector",
     "mlflow": "mlflow-skinny",
+    "opentelemetry": "opentelemetry-api",
     "prometheus_client": "prometheus-client",
     "whisper_normalizer": "whisper-normalizer",
     "yaml": "pyyaml",

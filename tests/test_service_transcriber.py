@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from itertools import pairwise
 from pathlib import Path
@@ -20,9 +20,13 @@ from predictor.service.transcriber import Transcriber, TranscriberOptions
 from predictor.text.prompt import PromptBuilder
 from predictor.text.tokenizer import TextTokenizer
 from predictor.types import (
+    AudioEnd,
+    AudioPiece,
     EngineFinish,
     EngineRequest,
     Samples,
+    Segment,
+    TextRequest,
     TokenChunk,
     TranscribeRequest,
     Transcription,
@@ -347,3 +351,46 @@ async def test_text_behind_a_piece_that_failed_is_not_sent(tokenizer: TextTokeni
         await listen()
     assert "".join(sent).startswith("piece")
     assert "".join(sent).count("piece") == 1
+
+
+async def test_overlapping_pieces_are_told_once_in_streams_and_answers(
+    tokenizer: TextTokenizer,
+) -> None:
+    """Each piece is as loud as its place in the list of texts."""
+    texts = ["we went to the mar", "to the market and bo", "and bought bread.", "Then home."]
+    spans = [
+        (0.0, 3.0, 0.0, True),
+        (2.0, 5.0, 1.0, True),
+        (4.0, 6.0, 1.0, False),
+        (8.0, 9.0, 0.0, False),
+    ]
+    engine = ScriptedEngine(
+        tokenizer, lambda s: (f"language English<asr_text>{texts[round(float(s[0]) * 10)]}", "stop")
+    )
+
+    async def pieces() -> AsyncGenerator[AudioPiece | AudioEnd]:
+        for index, (start_s, end_s, overlap_s, continues) in enumerate(spans):
+            samples = np.full(round((end_s - start_s) * RATE), index / 10, np.float32)
+            yield AudioPiece(samples, start_s, end_s, None, overlap_s, continues)
+        yield AudioEnd(10.0)
+
+    expected = "we went to the market and bought bread. Then home."
+    transcriber = _transcriber(engine)
+    with transcriber.admission.lease(10.0) as lease:
+        answer = await transcriber.transcribe_pieces(pieces(), TextRequest(), lease)
+        assert lease.held_s == pytest.approx(10.0 - 7.0)  # what two have is given back once
+    assert answer.text == expected
+    deltas, segments, last = "", [], None
+    async for event in transcriber.stream_pieces(pieces(), TextRequest()):
+        if isinstance(event, str):
+            deltas += event
+        elif isinstance(event, Segment):
+            segments.append(event)
+        else:
+            last = event
+    assert last is not None
+    assert deltas == last.text == expected
+    assert [(s.id, s.start_s, s.end_s, s.text) for s in segments] == [
+        (s.id, s.start_s, s.end_s, s.text) for s in last.segments
+    ]
+    assert [(s.start_s, s.end_s) for s in segments] == [(0, 2.5), (2.5, 4.5), (4.5, 6), (8, 9)]

@@ -71,6 +71,25 @@ def transcript_html(name: str, audio: bytes, answer: Answer) -> str:
     )
 
 
+# Of a row of words: plays what lies between its times. Inline, since a notebook's page may run no
+# script of its own.
+_PLAY_WORD = (
+    "const row = this, sound = row.closest('.words').querySelector('audio');"
+    "clearInterval(sound.stopper);"
+    "sound.currentTime = +row.dataset.start; sound.play();"
+    "sound.stopper = setInterval(() => { if (sound.currentTime >= +row.dataset.end) {"
+    " sound.pause(); clearInterval(sound.stopper); } }, 10)"
+)
+
+
+def words_html(name: str, audio: bytes, words: Sequence[Mapping[str, Any]]) -> str:
+    """The words of one recording with their times, as rows that play their word when chosen."""
+    rows = [{"confidence": None, **word} for word in words]
+    return _template("words.html.j2").render(
+        name=name, words=rows, uri=data_uri(audio), play=_PLAY_WORD
+    )
+
+
 def report_markdown(report: Report) -> str:
     """The report's numbers as Markdown tables."""
     text = _template("report.md.j2").render(

@@ -16,7 +16,7 @@ from pipelines.lib.errors import OptionError
 # Scheme -> what must follow it, and how that is called.
 FORMS = {
     "hf": (r"[^/:]+/[^/:]+(:.+)?", "hf://OWNER/MODEL[:REVISION]"),
-    "ms": (r"[^/:]+/[^/:]+(:.+)?", "ms://OWNER/MODEL[:REVISION]"),
+    "modelscope": (r"[^/:]+/[^/:]+(:.+)?", "modelscope://OWNER/MODEL[:REVISION]"),
     "s3": (r"[^/]+/.+", "s3://BUCKET/PATH"),
     "gs": (r"[^/]+/.+", "gs://BUCKET/PATH"),
     "pvc": (r"[^/]+(/.*)?", "pvc://CLAIM[/PATH]"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from starlette.requests import Request
@@ -32,14 +33,14 @@ async def alignment_call(request: Request) -> Call:
             value="separate",
             limit="mix, or a channel's number from 0",
         )
+    if hearing.channel is None:
+        hearing = replace(hearing, channel="mix")
     recording = Recording(
         data=form.data,
         content_type=form.content_type,
         field=FILE_FIELD,
         language=parse_language(form.fields.get("language")),
-        channel="mix" if hearing.channel is None else hearing.channel,
-        track=hearing.track,
-        vad=hearing.vad,
+        hearing=hearing,
         said=text,
     )
     return Call("openai", (recording,), _render)

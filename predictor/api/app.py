@@ -23,6 +23,7 @@ from predictor.api.middleware import (
     BodyLimit,
     ClientGone,
     Deadline,
+    RefuseWhenFull,
     RequestContext,
     ReserveForProbes,
 )
@@ -36,6 +37,7 @@ from predictor.api.routes import (
     v1_router,
     v2_router,
 )
+from predictor.api.spool import Spool
 from predictor.metrics import Metrics
 
 
@@ -60,6 +62,7 @@ def create_app(
     live: LiveDoor,
     held: HeldBytes,
     options: AppOptions,
+    spool: Spool | None = None,
     jobs: JobDoor | None = None,
 ) -> FastAPI:
     """Everything a client can reach over HTTP; without `jobs` there are no such routes."""
@@ -96,7 +99,9 @@ def create_app(
         max_body_bytes=options.max_body_bytes,
         held=held,
         client_timeout_s=options.client_timeout_s,
+        spool=spool,
     )
+    app.add_middleware(RefuseWhenFull, check_room=dataplane.model.check_room)
     app.add_middleware(RequireKey, keys=keys, routes=app.routes)
     app.add_middleware(HeadAndOptions, routes=app.routes)
     if options.cors_origins:
@@ -104,6 +109,7 @@ def create_app(
     app.add_middleware(ReserveForProbes)
     app.add_middleware(Deadline, timeout_s=options.request_timeout_s)
     app.add_middleware(RequestContext, metrics=metrics, model_identity=lambda: _digest(dataplane))
+    app.openapi()  # made now: it takes a tenth of a second, which no request should cost others
     return app
 
 

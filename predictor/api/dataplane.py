@@ -21,6 +21,7 @@ from predictor.api.errors import Closed
 from predictor.errors import NotFound, NotReady
 from predictor.service.calls import Call
 from predictor.service.model import AsrModel
+from predictor.text.cue_lines import USUAL, SubtitleOptions
 
 SERVER_NAME = "qwen3-asr-kserve"
 PLATFORM = "qwen3_asr"
@@ -29,9 +30,16 @@ PLATFORM = "qwen3_asr"
 class AsrDataPlane(DataPlane):  # type: ignore[misc]  # KServe is untyped
     """Serves one AsrModel."""
 
-    def __init__(self, model_registry: ModelRepository, max_items: int) -> None:
+    def __init__(
+        self,
+        model_registry: ModelRepository,
+        max_items: int,
+        cues: SubtitleOptions = USUAL,
+    ) -> None:
+        """`cues`: of subtitles for which no others are asked."""
         super().__init__(model_registry=model_registry)
         self.max_items = max_items
+        self.cues = cues
 
     @property
     def model(self) -> AsrModel:

@@ -9,7 +9,7 @@ from starlette.requests import Request
 
 from predictor.api.media import checked_content_type, media_type
 from predictor.api.multipart import Part, read_parts
-from predictor.api.reading import off_loop, read_body
+from predictor.api.reading import off_loop, read_recording
 from predictor.api.tensors import refuse_unknown
 from predictor.errors import InvalidInput, UnsupportedMedia
 
@@ -27,7 +27,9 @@ class Form:
     lists: dict[str, list[str]] = field(default_factory=dict)  # of names that may end with []
 
 
-async def read_form(request: Request, file_field: str, known_fields: Sequence[str]) -> Form:
+async def read_form(
+    request: Request, file_field: str, known_fields: Sequence[str], *, needs_file: bool = True
+) -> Form:
     """Raises UnsupportedMedia for another media type, InvalidInput for anything else wrong."""
     content_type = request.headers.get("content-type", "")
     if media_type(content_type) != "multipart/form-data":
@@ -38,7 +40,7 @@ async def read_form(request: Request, file_field: str, known_fields: Sequence[st
             value=shown,
             limit=["multipart/form-data"],
         )
-    body = await read_body(request)
+    body = await read_recording(request)
     parts = await off_loop(len(body), lambda: read_parts(body, content_type, _MAX_PARTS))
     form = Form()
     for part in parts:
@@ -47,7 +49,7 @@ async def read_form(request: Request, file_field: str, known_fields: Sequence[st
             _take_file(form, part)
         else:
             _take_field(form, part, known_fields)
-    if form.data is None:
+    if form.data is None and needs_file:
         raise InvalidInput(f"{file_field}: the form has no such file", field=file_field)
     return form
 

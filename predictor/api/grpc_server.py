@@ -81,6 +81,7 @@ class AsrServicer(InferenceServicer):  # type: ignore[misc]  # KServe is untyped
         """Transcribe tensors."""
         async with self._request(context, counted="ModelInfer") as headers:
             self._keys.check(headers)
+            self._dataplane.model.check_room()
             async with message.read(context) as data:
                 request = await off_loop(len(data), lambda: read_grpc(data))
                 name, max_items = request.model_name, self._dataplane.max_items

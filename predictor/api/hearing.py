@@ -1,34 +1,57 @@
-"""How a request asks to be heard: `channel`, `track` and `vad`, the same in every protocol."""
+"""How a request asks to be heard, the same in every protocol: channel, track, and how it is cut."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Final, get_args
 
-from predictor.audio.limits import Channel, Vad, channel_of
+from predictor.audio.limits import Channel, Hearing, Vad, channel_of
 from predictor.errors import InvalidInput
 
-HEARING_FIELDS: Final = ("channel", "track", "vad")
+# Numbers by the name of the setting that each stands in for, with the least and the most.
+NUMBERS: Final[dict[str, tuple[float, float]]] = {
+    "segment_s": (2, 1200),
+    "vad_threshold": (0.01, 0.99),
+    "vad_margin_s": (0, 5),
+    "vad_min_speech_s": (0, 5),
+    "vad_min_silence_s": (0.05, 30),
+}
+HEARING_FIELDS: Final = ("channel", "track", "vad", *NUMBERS)
 _MAX_TRACK: Final = 63
 
 
-@dataclass(frozen=True, slots=True)
-class Hearing:
-    """What was asked for; None = as the server's settings say."""
-
-    channel: Channel | None = None
-    track: int | None = None
-    vad: Vad | None = None
-
-
 def read_hearing(fields: Mapping[str, Any]) -> Hearing:
-    """From form fields, query parameters or JSON: text, or whole numbers. Raises InvalidInput."""
+    """From form fields, query parameters or JSON: text, or numbers. Raises InvalidInput."""
+    numbers = {
+        name.removeprefix("vad_"): read_number(fields, name, *bounds)
+        for name, bounds in NUMBERS.items()
+    }
     return Hearing(
         _channel(_text(fields, "channel")),
         _track(_text(fields, "track")),
         _vad(_text(fields, "vad")),
+        **numbers,
     )
+
+
+def read_number(fields: Mapping[str, Any], name: str, low: float, high: float) -> float | None:
+    """A number from `low` to `high`, or None where there is none. Raises InvalidInput."""
+    value = fields.get(name)
+    if isinstance(value, str):
+        if not value.strip():
+            return None
+        try:
+            value = float(value)
+        except ValueError:
+            value = math.nan
+    if value is None:
+        return None
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not low <= value <= high:
+        shown = str(fields[name])
+        raise _refused(name, shown, f"a number from {low:g} to {high:g}")
+    return float(value)
 
 
 def _text(fields: Mapping[str, Any], name: str) -> str:

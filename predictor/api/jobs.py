@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from predictor.api.auth import KeyRing
+from predictor.api.cues import read_cues
 from predictor.api.dataplane import AsrDataPlane
 from predictor.api.openai import OpenAICall, format_of, openai_call
 from predictor.api.openai_answers import ResponseFormat, renderer
@@ -22,10 +23,12 @@ from predictor.api.openai_routes import IGNORED_HEADER
 from predictor.api.openapi import jobs as openapi
 from predictor.api.reading import query_of
 from predictor.errors import InvalidInput, JobNotDone
+from predictor.jobs.outbound import Outbound
 from predictor.jobs.records import JobRecord, JobSpec
 from predictor.jobs.runner import JobRunner
 from predictor.jobs.store import JobStore
-from predictor.text.joining import Piece, join_pieces, segment
+from predictor.text.cue_lines import SubtitleOptions
+from predictor.text.joining import Piece, Seams, join_pieces, segment
 
 _FORMAT: Final = "format"
 
@@ -37,6 +40,8 @@ class JobDoor:
     store: JobStore
     runner: JobRunner
     keys: KeyRing
+    sources: Outbound  # of recordings
+    webhooks: Outbound
 
 
 def jobs_router(dataplane: AsrDataPlane, door: JobDoor) -> APIRouter:
@@ -49,8 +54,10 @@ def jobs_router(dataplane: AsrDataPlane, door: JobDoor) -> APIRouter:
         await dataplane.get_model(dataplane.model.name)
         await asyncio.to_thread(store.check_room, 0)  # before a large body is read
         token_bytes = dataplane.model.token_bytes
-        parsed = await openai_call(request, dataplane.served_names, token_bytes)
-        spec = _spec(dataplane, parsed)
+        parsed = await openai_call(
+            request, dataplane.served_names, token_bytes, dataplane.cues, is_job=True
+        )
+        spec = _spec(dataplane, door, parsed)
         [recording] = parsed.call.recordings
         job = await asyncio.to_thread(store.add, owner, recording.data or b"", spec)
         door.runner.wake()
@@ -66,14 +73,19 @@ def jobs_router(dataplane: AsrDataPlane, door: JobDoor) -> APIRouter:
     async def job(job_id: str, request: Request) -> Response:
         record = await asyncio.to_thread(store.job, door.keys.owner(request.headers), job_id)
         pieces = await asyncio.to_thread(store.pieces, record.id)
-        return _json({**_shown(dataplane, door, record), "segments": _segments(record, pieces)})
+        told = await asyncio.to_thread(store.notice_state, record.id)
+        notice = {"webhook": told or "pending"} if record.spec.webhook else {}
+        shown = {**_shown(dataplane, door, record), **notice}
+        return _json({**shown, "segments": _segments(record, pieces)})
 
     async def result(job_id: str, request: Request) -> Response:
         record = await asyncio.to_thread(store.job, door.keys.owner(request.headers), job_id)
-        given = query_of(request).get(_FORMAT)
+        query = query_of(request)
+        given = query.get(_FORMAT)
         chosen = format_of(record.spec.response_format if given is None else given, _FORMAT)
         pieces = await asyncio.to_thread(store.pieces, record.id)
-        return await asyncio.to_thread(_result, dataplane, record, pieces, chosen)
+        cues = read_cues(query, record.spec.cues)
+        return await asyncio.to_thread(_result, dataplane, record, pieces, chosen, cues)
 
     async def delete(job_id: str, request: Request) -> Response:
         await asyncio.to_thread(store.delete, door.keys.owner(request.headers), job_id)
@@ -89,27 +101,42 @@ def jobs_router(dataplane: AsrDataPlane, door: JobDoor) -> APIRouter:
     return router
 
 
-def _spec(dataplane: AsrDataPlane, parsed: OpenAICall) -> JobSpec:
+def _spec(dataplane: AsrDataPlane, door: JobDoor, parsed: OpenAICall) -> JobSpec:
     """What is stored of a request. Raises InvalidInput for what would fail later, as far as a look
     at the recording tells."""
     if parsed.stream:
         raise InvalidInput("stream: a job is not streamed", field="stream", limit=False)
     [recording] = parsed.call.recordings
-    task = dataplane.model.task(recording)
+    if (recording.data is None) == (not parsed.url):
+        raise InvalidInput("file: a job needs a file or a url, one of them", field="file")
+    if parsed.url:
+        door.sources.check(parsed.url, "url", "job_url_prefixes")
+    else:
+        dataplane.model.task(recording)
+    if parsed.webhook:
+        door.webhooks.check(parsed.webhook, "webhook", "job_webhook_prefixes")
+    text, options, cuts = dataplane.model.asked(recording)
     return JobSpec(
         content_type=recording.content_type,
-        language=task.text.language,
-        context=task.text.context,
-        options=task.source.options,
-        cuts=task.source.cuts,
+        language=text.language,
+        context=text.context,
+        options=options,
+        cuts=cuts,
         response_format=parsed.response_format,
         with_logprobs=parsed.with_logprobs,
         granularities=parsed.granularities,
+        cues=parsed.cues,
+        url=parsed.url,
+        webhook=parsed.webhook,
     )
 
 
 def _result(
-    dataplane: AsrDataPlane, job: JobRecord, pieces: dict[int, Piece], chosen: ResponseFormat
+    dataplane: AsrDataPlane,
+    job: JobRecord,
+    pieces: dict[int, Piece],
+    chosen: ResponseFormat,
+    cues: SubtitleOptions,
 ) -> Response:
     if job.state != "done" or job.end is None:
         why = "" if job.error is None else f": {job.error['message']}"
@@ -120,7 +147,7 @@ def _result(
     )
     scored = spec.with_logprobs and chosen == "json"
     token_bytes = dataplane.model.token_bytes if scored else None
-    rendered = renderer(chosen, token_bytes, spec.granularities)([answer])
+    rendered = renderer(chosen, token_bytes, spec.granularities, cues)([answer])
     return Response(rendered.body, media_type=rendered.media_type)
 
 
@@ -144,8 +171,9 @@ def _shown(dataplane: AsrDataPlane, door: JobDoor, job: JobRecord) -> dict[str, 
 def _segments(job: JobRecord, pieces: dict[int, Piece]) -> list[dict[str, Any]]:
     """Those before the first piece that is missing: their numbers and texts will not change."""
     done = [pieces[i] for i in range(len(pieces)) if i < job.num_done and i in pieces]
-    shown = []
-    for index, piece in enumerate(done):
+    seams, shown = Seams(), []
+    certain = [settled for piece in done for settled in seams.add(piece)]
+    for index, piece in enumerate(certain):
         said = segment(index, piece)
         if not said.text:
             continue

@@ -1,7 +1,7 @@
 """What every HTTP request passes through, as plain ASGI: identity, limits, and leaving early.
 
-Outermost first: RequestContext, Deadline, ReserveForProbes, RequireKey (in auth), BodyLimit,
-ClientGone; none buffers a body.
+Outermost first: RequestContext, Deadline, ReserveForProbes, RequireKey (in auth), RefuseWhenFull,
+BodyLimit, ClientGone; none buffers a body.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from typing import BinaryIO
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
@@ -28,6 +29,9 @@ from predictor.api.errors import (
     speaks_openai,
 )
 from predictor.api.held_bytes import HeldBytes
+from predictor.api.media import media_type
+from predictor.api.reading import SPOOLING_KEY
+from predictor.api.spool import Spool
 from predictor.errors import (
     AsrError,
     DeadlineExceeded,
@@ -43,6 +47,8 @@ logger = logging.getLogger("predictor.access")
 
 _PROBES = ("GET", "HEAD", "OPTIONS")
 _MIN_BYTES_PER_S = 4096  # of a body; a modem of 33.6 kbit/s
+_SMALL_BODY_BYTES = 256 * 1024
+_HEARS = re.compile(r"(:predict|/infer|/transcriptions|/alignments|/completions|/recognize)$")
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 
@@ -178,18 +184,41 @@ class ReserveForProbes:
         await self.app(scope, receive, send)
 
 
+class RefuseWhenFull:
+    """Refuses what would be refused anyway before its body is read, which is most of the work; only
+    where the body is small, since a client that is still sending would not read the answer."""
+
+    def __init__(self, app: ASGIApp, check_room: Callable[[], None]) -> None:
+        self.app = app
+        self.check_room = check_room  # raises Overloaded
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] == "POST" and _HEARS.search(scope["path"]):
+            declared = Headers(scope=scope).get("content-length", "")
+            if declared.isdigit() and int(declared[:19]) <= _SMALL_BODY_BYTES:
+                self.check_room()
+        await self.app(scope, receive, send)
+
+
 class BodyLimit:
     """Refuses bodies above `max_body_bytes`: by their header at once, else while they come in.
 
     All bodies together may hold `held.limit` bytes of memory; past it new ones are told to wait.
-    A body must come in at `_MIN_BYTES_PER_S`, looked at every `client_timeout_s` that we wait.
+    Recordings that a `spool` takes are bounded by it instead. A body must come in at
+    `_MIN_BYTES_PER_S`, looked at every `client_timeout_s` that we wait.
     """
 
     def __init__(
-        self, app: ASGIApp, max_body_bytes: int, held: HeldBytes, client_timeout_s: float
+        self,
+        app: ASGIApp,
+        max_body_bytes: int,
+        held: HeldBytes,
+        client_timeout_s: float,
+        spool: Spool | None = None,
     ) -> None:
         self.app = app
         self.max_body_bytes = max_body_bytes
+        self.spool = spool
         self.held = held
         self.client_timeout_s = client_timeout_s
 
@@ -197,8 +226,11 @@ class BodyLimit:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        body = _Body(self, receive)
-        declared = Headers(scope=scope).get("content-length", "")
+        headers = Headers(scope=scope)
+        body = _Body(self, receive, self.spool if _is_recording(headers) else None)
+        if body.spool is not None:
+            scope[SPOOLING_KEY] = body
+        declared = headers.get("content-length", "")
 
         is_started = False
 
@@ -221,26 +253,24 @@ class BodyLimit:
             response = error_response(error, openai=speaks_openai(scope["path"]))
             await response(scope, receive, closing_send)
         finally:
-            self.held.add(-body.num_bytes)
+            body.forget()
 
-    def check(self, num_bytes: int, own_held_bytes: int) -> None:
-        """Raises PayloadTooLarge for the body's own size, Overloaded for that of all together."""
-        if num_bytes > self.max_body_bytes:
-            raise PayloadTooLarge(
-                f"body: {num_bytes} bytes or more, the limit is {self.max_body_bytes} bytes",
-                field="body",
-                value=num_bytes,
-                limit=self.max_body_bytes,
-            )
-        self.held.check(num_bytes, own=own_held_bytes)
+
+def _is_recording(headers: Headers) -> bool:
+    """Whether the body is one, or a form with one: JSON and tensors are read in memory."""
+    kind = media_type(headers.get("content-type"))
+    return kind == "multipart/form-data" or kind.startswith(("audio/", "video/"))
 
 
 class _Body:
     """One body on its way in."""
 
-    def __init__(self, limit: BodyLimit, receive: Receive) -> None:
+    def __init__(self, limit: BodyLimit, receive: Receive, spool: Spool | None) -> None:
         self.num_bytes = 0
         self.is_refused = False
+        self.spool = spool  # that may take it
+        self._held = limit.held
+        self._max_bytes = limit.max_body_bytes
         self._limit = limit
         self._receive = receive
         self._is_whole = False
@@ -249,11 +279,33 @@ class _Body:
 
     def check_declared(self, num_bytes: int) -> None:
         """By the header alone. Raises PayloadTooLarge, Overloaded."""
+        held, max_bytes = self._held, self._max_bytes
+        if self.spool is not None and num_bytes > self.spool.from_bytes:
+            held, max_bytes = self.spool.held, self.spool.max_bytes
         try:
-            self._limit.check(num_bytes, 0)
+            _check(num_bytes, held, max_bytes, own=0)
         except AsrError:
             self.is_refused = True
             raise
+
+    def begin_spooling(self) -> BinaryIO:
+        """A file for the body, which no longer counts as memory. Raises OSError, Overloaded."""
+        assert self.spool is not None
+        file = self.spool.new_file()
+        self._held.add(-self.num_bytes)
+        self._held, self._max_bytes = self.spool.held, self.spool.max_bytes
+        self._held.add(self.num_bytes)
+        _check(self.num_bytes, self._held, self._max_bytes, own=self.num_bytes)
+        return file
+
+    @property
+    def is_to_be_spooled(self) -> bool:
+        """Whether it has become too large for memory."""
+        return self.spool is not None and self.num_bytes > self.spool.from_bytes
+
+    def forget(self) -> None:
+        """The request has ended."""
+        self._held.add(-self.num_bytes)
 
     async def receive(self) -> Message:
         """The next message. Raises TooSlow, PayloadTooLarge, Overloaded."""
@@ -263,8 +315,8 @@ class _Body:
             message = await self._in_time()
             size = len(message.get("body", b""))
             self.num_bytes += size
-            self._limit.held.add(size)
-            self._limit.check(self.num_bytes, self.num_bytes)
+            self._held.add(size)
+            _check(self.num_bytes, self._held, self._max_bytes, own=self.num_bytes)
         except AsrError:
             self.is_refused = True
             raise
@@ -285,6 +337,18 @@ class _Body:
             self._waited_s = 0.0
             self._num_bytes_due = self.num_bytes + round(timeout_s * _MIN_BYTES_PER_S)
         return message
+
+
+def _check(num_bytes: int, held: HeldBytes, max_bytes: int, *, own: int) -> None:
+    """Raises PayloadTooLarge for the body's own size, Overloaded for that of all together."""
+    if num_bytes > max_bytes:
+        raise PayloadTooLarge(
+            f"body: {num_bytes} bytes or more, the limit is {max_bytes} bytes",
+            field="body",
+            value=num_bytes,
+            limit=max_bytes,
+        )
+    held.check(num_bytes, own=own)
 
 
 class ClientGone:

@@ -1,7 +1,8 @@
 """Multipart bodies (RFC 7578) as clients really send them, without a copy of what they hold.
 
-Read from the whole body, so that a file is a view of it: a preamble, `filename*`, parts without a
-filename and boundaries of any length are no trouble, and large files are searched in short steps.
+Read from the whole body, in memory or on disk, so that a file is a view of it: a preamble,
+`filename*`, parts without a filename and boundaries of any length are no trouble, and large files
+are searched in short steps.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from mmap import mmap
 from typing import Final
 
 from predictor.errors import InvalidInput
@@ -32,7 +34,7 @@ class Part:
     data: memoryview
 
 
-def read_parts(body: bytearray, content_type: str, max_parts: int) -> list[Part]:
+def read_parts(body: bytearray | mmap, content_type: str, max_parts: int) -> list[Part]:
     """The parts of a `multipart/form-data` body. Raises InvalidInput naming what is wrong."""
     return [_part(view) for view in _split(body, _boundary(content_type), max_parts)]
 
@@ -49,12 +51,13 @@ def _boundary(content_type: str) -> bytes:
     return boundary.encode("latin-1")
 
 
-def _split(body: bytearray, boundary: bytes, max_parts: int) -> Iterator[memoryview]:
+def _split(body: bytearray | mmap, boundary: bytes, max_parts: int) -> Iterator[memoryview]:
     """What stands between the boundaries; what stands before the first and after the last is not
     of the form."""
     view, opening, delimiter = memoryview(body), b"--" + boundary, b"\r\n--" + boundary
-    position = 0 if body.startswith(opening) else _find(body, delimiter, 0) + 2
-    if position < 2 and not body.startswith(opening):
+    begins = body[: len(opening)] == opening
+    position = 0 if begins else _find(body, delimiter, 0) + 2
+    if position < 2 and not begins:
         raise InvalidInput("body: its first boundary is missing", field="body")
     for _ in range(max_parts + 1):
         position += len(opening)
@@ -73,7 +76,7 @@ def _split(body: bytearray, boundary: bytes, max_parts: int) -> Iterator[memoryv
     )
 
 
-def _find(body: bytearray, needle: bytes, start: int) -> int:
+def _find(body: bytearray | mmap, needle: bytes, start: int) -> int:
     """`body.find`, in steps; -1 when it is nowhere."""
     for step in range(start, len(body), _SEARCH_BYTES):
         found = body.find(needle, step, step + _SEARCH_BYTES + len(needle))

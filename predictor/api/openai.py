@@ -13,17 +13,21 @@ from typing import Final, get_args
 import orjson
 from starlette.requests import Request
 
+from predictor.api.cues import CUE_LIMITS, read_cues
 from predictor.api.forms import Form, read_form
 from predictor.api.hearing import HEARING_FIELDS, read_hearing
 from predictor.api.openai_answers import ResponseFormat, TokenBytes, renderer
 from predictor.errors import InvalidInput, NotFound
 from predictor.service.calls import Call, Recording
+from predictor.text.cue_lines import USUAL, SubtitleOptions
 from predictor.text.languages import parse_language
 
 FORMATS: tuple[ResponseFormat, ...] = get_args(ResponseFormat)
+SUBTITLES: tuple[ResponseFormat, ...] = ("srt", "vtt")
 FILE_FIELD = "file"
 GRANULARITIES = "timestamp_granularities[]"
 INCLUDE = "include[]"
+JOB_FIELDS: Final = ("url", "webhook")
 MAX_TEMPERATURE: Final = 2.0
 _UNBRACKETED: Final = {"timestamp_granularities": GRANULARITIES, "include": INCLUDE}
 _CHUNKING: Final = "chunking_strategy"
@@ -40,6 +44,7 @@ FIELDS = (
     _CHUNKING,
     *(f"{_CHUNKING}[{part}]" for part in _CHUNKING_PARTS),
     *HEARING_FIELDS,
+    *CUE_LIMITS,
 )
 _BOOLEANS: Final = {"true": True, "1": True, "false": False, "0": False}
 
@@ -54,13 +59,25 @@ class OpenAICall:
     with_logprobs: bool = False
     granularities: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
+    cues: SubtitleOptions = USUAL
+    url: str = ""  # of a job
+    webhook: str = ""
 
 
 async def openai_call(
-    request: Request, served_names: Sequence[str], token_bytes: TokenBytes
+    request: Request,
+    served_names: Sequence[str],
+    token_bytes: TokenBytes,
+    usual_cues: SubtitleOptions,
+    *,
+    is_job: bool = False,
 ) -> OpenAICall:
-    """Read a transcription request. Raises InvalidInput, NotFound, UnsupportedMedia."""
-    form = _without_empty(await read_form(request, FILE_FIELD, FIELDS))
+    """Read a transcription request. Raises InvalidInput, NotFound, UnsupportedMedia.
+
+    `is_job`: it may have the fields of `JOB_FIELDS`, and a `url` instead of a file.
+    """
+    known = (*FIELDS, *JOB_FIELDS) if is_job else FIELDS
+    form = _without_empty(await read_form(request, FILE_FIELD, known, needs_file=not is_job))
     fields = form.fields
     check_model(fields.get("model"), served_names)
     response_format = format_of(fields.get("response_format", "json"))
@@ -72,7 +89,6 @@ async def openai_call(
         *(["temperature"] if temperature_of(fields.get("temperature")) else []),
         *([_CHUNKING] if _chunking_has_numbers(fields) else []),
     ]
-    hearing = read_hearing(fields)
     recording = Recording(
         data=form.data,
         content_type=form.content_type,
@@ -80,17 +96,24 @@ async def openai_call(
         language=parse_language(fields.get("language")),
         context=fields.get("prompt", ""),
         context_field="prompt",
-        channel=hearing.channel,
-        track=hearing.track,
-        vad=hearing.vad,
+        hearing=read_hearing(fields),
         with_words="word" in granularities,
         words_field=GRANULARITIES,
+        for_cues=response_format in SUBTITLES,
     )
     scored = token_bytes if with_logprobs else None
-    render = renderer(response_format, scored, granularities)
+    cues = read_cues(fields, usual_cues)
+    render = renderer(response_format, scored, granularities, cues)
     call = Call("openai", (recording,), render)
     return OpenAICall(
-        call, stream, response_format, with_logprobs, tuple(granularities), tuple(ignored)
+        call,
+        stream,
+        response_format,
+        with_logprobs,
+        tuple(granularities),
+        tuple(ignored),
+        cues,
+        *(fields.get(name, "").strip() for name in JOB_FIELDS),
     )
 
 

@@ -14,6 +14,7 @@ import orjson
 
 from predictor.api.errors import error_body, to_asr_error
 from predictor.api.words import words_json
+from predictor.text.cue_lines import SubtitleOptions
 from predictor.text.languages import CODES
 from predictor.text.subtitles import to_srt, to_vtt
 from predictor.types import Segment, Transcription
@@ -41,6 +42,7 @@ def renderer(
     response_format: ResponseFormat,
     token_bytes: TokenBytes | None,
     granularities: Sequence[str] = (),
+    cues: SubtitleOptions | None = None,
 ) -> Callable[[list[Transcription]], Rendered]:
     """Says an answer in `response_format`; with `token_bytes`, the JSON has `logprobs` as well.
 
@@ -63,8 +65,8 @@ def renderer(
         spoken = [segment for segment in answer.segments if segment.text]
         text = {
             "text": lambda: answer.text + "\n",
-            "srt": lambda: to_srt(spoken),
-            "vtt": lambda: to_vtt(spoken),
+            "srt": lambda: to_srt(spoken, cues),
+            "vtt": lambda: to_vtt(spoken, cues),
         }[response_format]()
         return Rendered(text.encode(), _TEXT_TYPES[response_format] + "; charset=utf-8")
 

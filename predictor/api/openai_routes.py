@@ -35,7 +35,9 @@ def openai_router(dataplane: AsrDataPlane, created: int, prefix: str) -> APIRout
         name = dataplane.model.name
         await dataplane.get_model(name)
         token_bytes = dataplane.model.token_bytes
-        parsed = await openai.openai_call(request, dataplane.served_names, token_bytes)
+        parsed = await openai.openai_call(
+            request, dataplane.served_names, token_bytes, dataplane.cues
+        )
         if not parsed.stream:
             return await _answer(dataplane, parsed.call, request, parsed.ignored)
         scored = token_bytes if parsed.with_logprobs else None

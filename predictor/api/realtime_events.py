@@ -84,6 +84,8 @@ class EventWriter:
         elif isinstance(event, Completed):
             yield self._completed(event, item_id)
         elif isinstance(event, Failed):
+            self._tails.pop(event.item, None)
+            self._scored.pop(event.item, None)
             yield self._event(
                 f"{TRANSCRIPTION}.failed",
                 item_id=item_id,

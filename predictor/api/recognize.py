@@ -24,16 +24,13 @@ async def recognize_call(request: Request, *, with_details: bool) -> Call:
     `with_details` adds a fifth field, `details`, to the answer.
     """
     form = await read_form(request, FILE_FIELD, FIELDS)
-    hearing = read_hearing(form.fields)
     recording = Recording(
         data=form.data,
         content_type=form.content_type,
         field=FILE_FIELD,
         language=parse_language(form.fields.get("language")),
         context=form.fields.get("context", ""),
-        channel=hearing.channel,
-        track=hearing.track,
-        vad=hearing.vad,
+        hearing=read_hearing(form.fields),
         with_words=read_words(form.fields),
     )
     return Call("recognize", (recording,), _render_details if with_details else _render)

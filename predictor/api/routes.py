@@ -18,7 +18,7 @@ from predictor.api.infer_body import parse_rest
 from predictor.api.openai_answers import model_entry
 from predictor.api.openapi import kserve as openapi
 from predictor.api.page import Page, wants_page
-from predictor.api.reading import off_loop, query_of, read_body
+from predictor.api.reading import off_loop, query_of, read_body, read_recording
 from predictor.api.recognize import recognize_call
 from predictor.api.v1 import v1_call
 from predictor.errors import NotReady
@@ -168,7 +168,7 @@ def v1_router(dataplane: AsrDataPlane, created: int) -> APIRouter:
 
     async def predict(model_name: str, request: Request) -> Response:
         await dataplane.get_model(model_name)
-        body, content_type = await read_body(request), request.headers.get("content-type")
+        body, content_type = await read_recording(request), request.headers.get("content-type")
         query, max_items = query_of(request), dataplane.max_items
         call = await off_loop(len(body), lambda: v1_call(body, content_type, query, max_items))
         return _json(await dataplane.call(model_name, call, dict(request.headers)))

@@ -15,6 +15,7 @@ from predictor.api.json_body import LongText, decode_base64, load_json
 from predictor.api.media import media_type
 from predictor.api.tensors import checked_draft, refuse_unknown
 from predictor.api.words import WORDS_FIELD, read_words
+from predictor.audio.file_part import MappedFile
 from predictor.errors import InvalidInput, UnsupportedMedia
 from predictor.service.calls import Call, Recording
 from predictor.text.languages import parse_language
@@ -27,13 +28,16 @@ _FIELDS = (*_TEXT_FIELDS, WORDS_FIELD, *HEARING_FIELDS)
 
 
 def v1_call(
-    body: bytes | bytearray, content_type: str | None, query: Mapping[str, str], max_items: int
+    body: bytes | bytearray | MappedFile,
+    content_type: str | None,
+    query: Mapping[str, str],
+    max_items: int,
 ) -> Call:
     """The call of a `:predict` request. Raises InvalidInput and UnsupportedMedia."""
     kind = media_type(content_type)
     if kind in _JSON_TYPES:
         refuse_unknown(query, (), "query of a JSON body")
-        return Call("v1", _instances(load_json(body), max_items), _render, indexed=True)
+        return Call("v1", _instances(load_json(memoryview(body)), max_items), _render, indexed=True)
     if kind.startswith(("audio/", "video/")) or kind in _RAW_TYPES:
         recording = _recording(
             query, data=memoryview(body), content_type=content_type, place="query"
@@ -94,16 +98,13 @@ def _recording(
         value = texts.get(key)
         if value is not None and not isinstance(value, str):
             raise InvalidInput(f"{key}: must be a string", field=key)
-    hearing = read_hearing(texts)
     return Recording(
         data=data,
         content_type=content_type,
         language=parse_language(texts.get("language")),
         context=texts.get("context") or "",
         draft=checked_draft(texts.get("draft") or ""),
-        channel=hearing.channel,
-        track=hearing.track,
-        vad=hearing.vad,
+        hearing=read_hearing(texts),
         with_words=read_words(texts),
     )
 

@@ -19,7 +19,7 @@ from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 
 from predictor.api.details import details
 from predictor.api.grpc_message import GrpcRequest
-from predictor.api.hearing import HEARING_FIELDS, Hearing, read_hearing
+from predictor.api.hearing import HEARING_FIELDS, read_hearing
 from predictor.api.infer_body import InferBody, RequestedOutput
 from predictor.api.tensors import Parameters, Tensor, checked_draft
 from predictor.api.words import WORDS_FIELD, read_words
@@ -120,8 +120,11 @@ def _call(
     with_words = read_words(body.parameters)
     complete = tuple(
         replace(
-            _with_text(recording, hearing, index, languages[index], contexts[index]),
+            recording,
+            language=_language(languages[index], index),
+            context=contexts[index],
             draft=checked_draft(drafts[index]),
+            hearing=hearing,
             with_words=with_words,
         )
         for index, recording in enumerate(recordings)
@@ -209,24 +212,11 @@ def _per_item(
     return [parameter or ""] * count
 
 
-def _with_text(
-    recording: Recording, hearing: Hearing, index: int, language: str, context: str
-) -> Recording:
+def _language(given: str, index: int) -> str | None:
     try:
-        name = parse_language(language)
+        return parse_language(given)
     except InvalidInput as error:
         raise error.at(index) from error
-    return Recording(
-        data=recording.data,
-        waveform=recording.waveform,
-        sample_rate_hz=recording.sample_rate_hz,
-        field=recording.field,
-        language=name,
-        context=context,
-        channel=hearing.channel,
-        track=hearing.track,
-        vad=hearing.vad,
-    )
 
 
 def _columns(answers: Sequence[Transcription]) -> dict[str, list[Any]]:

@@ -18,6 +18,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
+from predictor.audio.file_part import FilePart
 from predictor.audio.ogg import ogg_links
 from predictor.audio.sniff import Container
 from predictor.errors import AudioError, InvalidInput
@@ -106,7 +107,8 @@ def _reason(error: Exception) -> str:
 
 
 def _decode_sndfile(file: BinaryIO) -> Iterator[Block]:
-    with soundfile.SoundFile(file.fileno(), closefd=False) as sound:
+    whole = file if isinstance(file, FilePart) else file.fileno()
+    with soundfile.SoundFile(whole, closefd=False) as sound:
         step = max(1, _BLOCK_VALUES // sound.channels)
         while len(values := sound.read(step, dtype="float32", always_2d=True)):
             yield Block(values, sound.samplerate)

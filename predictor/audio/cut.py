@@ -20,6 +20,9 @@ from predictor.types import SAMPLE_RATE_HZ, Samples
 
 _MIN_TAIL_S: Final = 1.0  # a shorter rest is hardly ever a word of its own
 _SEARCH_S: Final = 5.0
+_MIN_PAUSE: Final = 3 * FRAME_SAMPLES  # 0.1 s; what is shorter may be inside a word
+# Heard by two pieces on each side of a cut in speech: the word that is cut is whole in one of them.
+_OVERLAP_S: Final = 1.0
 _LOOK_BEHIND: Final = SAMPLE_RATE_HZ // 20  # that the search for the quietest place looks further
 _HYSTERESIS: Final = 0.15
 # Of the longest piece: from here on ever shorter pauses end one, down to 0.1 s.
@@ -33,6 +36,8 @@ class Cut:
 
     samples: Samples
     start: int  # in samples at 16 kHz
+    overlap: int = 0  # samples of its beginning, that the piece before has too
+    continues: bool = False  # the piece behind it has some of its end
 
 
 class Cutter:
@@ -47,10 +52,12 @@ class Cutter:
         tail_s = _MIN_TAIL_S if options.vad == "off" else 0.0
         self._tail = min(int(tail_s * SAMPLE_RATE_HZ), self._longest // 4)
         self._search = min(int(search_s * SAMPLE_RATE_HZ), self._longest // 2)
-        self._waiting: list[Samples] = []
+        self._buffer: Samples = np.empty(0, np.float32)  # its first samples are those that wait
         self._base = 0  # in the recording, of the first sample that waits
         self._end = 0  # in the recording, behind the last one
-        self._free = 0  # behind the last piece
+        self._free = 0  # behind the last piece, but for what the next one has too
+        self._covered = 0  # behind the last piece
+        self._overlap = min(int(_OVERLAP_S * SAMPLE_RATE_HZ), self._longest // 8)
         self._speech = None if options.vad == "off" else _Speech(options)
         self.num_dropped = 0
         self.loudest = 1.0  # peak so far, of samples beyond ±1 that the detector must not see
@@ -63,7 +70,12 @@ class Cutter:
 
     def feed(self, samples: Samples) -> list[Cut]:
         """Pieces that became certain with `samples` [n]."""
-        self._waiting.append(samples)
+        num_waiting, wanted = self.num_waiting, self.num_waiting + len(samples)
+        if wanted > len(self._buffer):
+            grown = np.empty(max(wanted, 3 * len(self._buffer) // 2), np.float32)
+            grown[:num_waiting] = self._buffer[:num_waiting]
+            self._buffer = grown
+        self._buffer[num_waiting:wanted] = samples
         self._end += len(samples)
         return self._advance(is_last=False)
 
@@ -134,16 +146,21 @@ class Cutter:
             return None
         latest = min(start + self._longest, end - self._tail)
         pause = speech.longest_pause(start + self._longest // 3, latest)
-        if pause is None:
-            cut = self._quietest(latest - self._search, latest)
-            speech.go_on_from(cut)
-            return self._cut(start, cut)
+        if pause is None or pause[1] - pause[0] < _MIN_PAUSE:
+            return self._cut_in_speech(speech, start, latest - self._overlap)
         first, second = pause
         speech.go_on_from(second)
         middle = (first + second) // 2
         piece = self._cut(start, min(first + speech.margin, middle))
         self._free = max(self._free, min(middle, second))
         return piece
+
+    def _cut_in_speech(self, speech: _Speech, start: int, latest: int) -> Cut:
+        """Where it is quietest, but perhaps inside a word: the next piece hears it as well."""
+        dip = speech.longest_pause(start + self._longest // 3, latest)
+        cut = sum(dip) // 2 if dip else self._quietest(latest - self._search, latest)
+        speech.go_on_from(cut - self._overlap)
+        return self._cut(start, cut + self._overlap, self._overlap)
 
     def _quietest(self, low: int, high: int) -> int:
         low = max(low, self._base)
@@ -152,24 +169,25 @@ class Cutter:
         return begin + quietest_cut(heard, low - begin, high - begin)
 
     def _samples(self, start: int, end: int) -> Samples:
-        if len(self._waiting) > 1:
-            self._waiting = [np.concatenate(self._waiting)]
-        if not self._waiting:
-            return np.zeros(0, np.float32)
-        return self._waiting[0][start - self._base : end - self._base]
+        """A view, which the next samples may overwrite."""
+        return self._buffer[start - self._base : min(end, self._end) - self._base]
 
-    def _cut(self, start: int, end: int) -> Cut:
-        piece = Cut(np.array(self._samples(start, end)), start)
-        self._free = end
-        self.num_dropped -= end - start  # not dropped, though no longer here
-        self._forget(end)
+    def _cut(self, start: int, end: int, overlap: int = 0) -> Cut:
+        """`overlap`: on each side of a cut in speech, whose later half this piece has as well."""
+        before = max(0, self._covered - start)
+        piece = Cut(np.array(self._samples(start, end)), start, before, overlap > 0)
+        self._free = end - 2 * overlap
+        self.num_dropped -= end - start - before  # not dropped, though no longer here
+        self._covered = end
+        self._forget(self._free)
         return piece
 
     def _forget(self, position: int) -> None:
         """Samples before `position` are no longer needed."""
         position = min(position, self._end)
         if position > self._base:
-            self._waiting = [np.array(self._samples(position, self._end))]
+            rest = self._samples(position, self._end)
+            self._buffer[: len(rest)] = rest
             self.num_dropped += position - self._base
             self._base = position
 

@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from predictor.audio.bounds import check_sample_rate, too_long
+from predictor.audio.file_part import file_part
 from predictor.audio.limits import AudioLimits, AudioOptions, CutOptions
 from predictor.audio.pcm import Encoding, PcmLayout, check_pcm, raw_container, raw_layout
-from predictor.audio.pool import DecoderPool
+from predictor.audio.pool import DecoderPool, PoolObserver
 from predictor.audio.sniff import FORMATS, Container, by_magic, sniff
 from predictor.audio.stated import stated_duration_s, truncation
 from predictor.audio.wav import plain_wav
@@ -83,6 +84,7 @@ class AudioDecoder:
         cuts: CutOptions | None = None,
         num_long: int = 4,
         window_s: float = 240.0,
+        observer: PoolObserver | None = None,
     ) -> None:
         """`window_s`: no recording has more than this in memory; longer ones are decoded as their
         pieces are transcribed, up to `num_long` at a time."""
@@ -90,7 +92,7 @@ class AudioDecoder:
         self._options = options
         self._cuts = cuts or CutOptions()
         self.window_s = window_s
-        self._pool = DecoderPool(num_workers, num_long)
+        self._pool = DecoderPool(num_workers, num_long, observer)
         self._pending_bytes = 0
 
     def start(self) -> None:
@@ -105,6 +107,11 @@ class AudioDecoder:
     def worker_pids(self) -> list[int]:
         """Process ids of the workers."""
         return self._pool.pids
+
+    @property
+    def max_bytes(self) -> int:
+        """Of one recording as it was sent."""
+        return self._limits.max_bytes
 
     @property
     def options(self) -> AudioOptions:
@@ -203,7 +210,7 @@ class AudioDecoder:
         InvalidInput, Overloaded, NotReady, InternalError.
         """
         granted_s, dropped_s = source.first_s, 0.0
-        with self._admitted(len(source.data)):
+        with self._admitted(source.data):
             async with self._pool.decode(
                 self._job(source, granted_s), source.data, is_long=source.is_long
             ) as decoding:
@@ -212,7 +219,10 @@ class AudioDecoder:
                     if samples is not None:
                         start_s = message.start / SAMPLE_RATE_HZ
                         end_s = start_s + len(samples) / SAMPLE_RATE_HZ
-                        yield AudioPiece(samples, start_s, end_s, message.channel)
+                        overlap_s = message.overlap / SAMPLE_RATE_HZ
+                        yield AudioPiece(
+                            samples, start_s, end_s, message.channel, overlap_s, message.continues
+                        )
                         continue
                     credit.release(max(0.0, message.dropped_s - dropped_s))
                     dropped_s = max(dropped_s, message.dropped_s)
@@ -262,7 +272,7 @@ class AudioDecoder:
             source.field,
         )  # fmt: skip
         parts = [np.zeros(0, np.float32)]
-        with self._admitted(len(source.data)):
+        with self._admitted(source.data):
             async with self._pool.decode(job, source.data, is_long=source.is_long) as decoding:
                 while True:
                     _, samples = await decoding.next()
@@ -317,8 +327,10 @@ class AudioDecoder:
             )
 
     @contextmanager
-    def _admitted(self, num_bytes: int) -> Iterator[None]:
-        """Bounds what waits and is decoded, in bytes; a single recording is always let in."""
+    def _admitted(self, data: bytes | memoryview) -> Iterator[None]:
+        """Bounds what waits and is decoded, in bytes of memory; a single recording is always let
+        in."""
+        num_bytes = 0 if file_part(data) is not None else len(data)
         pending = self._pending_bytes
         if pending and pending + num_bytes > self._limits.max_pending_bytes:
             raise Overloaded(

@@ -22,6 +22,8 @@ _BLOCK_S: Final = 0.4  # one gating block of BS.1770; every 0.1 s one begins
 _ABSOLUTE_GATE_LUFS: Final = -70.0
 _RELATIVE_GATE_LU: Final = -10.0
 _OFFSET_LUFS: Final = -0.691
+_LEAK: Final = 10 ** (-30 / 10)  # of the loudest channel's power: what is less is heard from there
+_LEAK_FRAME: Final = SAMPLE_RATE_HZ // 50
 
 
 class Biquads:
@@ -135,3 +137,21 @@ def normalize_loudness(samples: Samples, target_lufs: float) -> Samples:
         return samples
     gain = 10 ** (min(target_lufs - measured, _MAX_GAIN_DB) / 20)
     return samples * np.float32(min(gain, 1.0 / float(np.abs(samples).max())))
+
+
+def without_leaks(samples: Samples) -> Samples:
+    """Channels [channels, n] that are each heard alone, without what others leak into them.
+
+    Wherever a channel is 30 dB below the loudest one it is silent: otherwise a speaker would be
+    heard a second time through the other's microphone.
+    """
+    num_channels, size = samples.shape
+    if num_channels < 2 or size == 0:
+        return samples
+    frames = -(-size // _LEAK_FRAME)
+    padded = np.zeros((num_channels, frames * _LEAK_FRAME), np.float32)
+    padded[:, :size] = samples
+    shaped = padded.reshape(num_channels, frames, _LEAK_FRAME)
+    power = np.square(shaped, dtype=np.float64).mean(axis=2)
+    shaped[power < _LEAK * power.max(axis=0)] = 0
+    return padded[:, :size]

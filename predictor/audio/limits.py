@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Final, Literal
 
 # Encoders pad: a recording cut to exactly the limit must not be refused for 50 ms of padding.
 DURATION_SLACK_S = 0.1
@@ -57,3 +58,32 @@ class CutOptions:
     margin_s: float = 0.2  # heard before speech begins and after it has ended
     min_speech_s: float = 0.1  # what is shorter is no speech
     min_silence_s: float = 0.5  # what is shorter is a pause within one piece
+
+
+@dataclass(frozen=True, slots=True)
+class Hearing:
+    """How one recording asks to be heard; None = as the settings say."""
+
+    channel: Channel | None = None
+    track: int | None = None  # of a container with several, counted from 0
+    vad: Vad | None = None
+    segment_s: float | None = None
+    threshold: float | None = None
+    margin_s: float | None = None
+    min_speech_s: float | None = None
+    min_silence_s: float | None = None
+
+    def options(self, usual: AudioOptions) -> AudioOptions:
+        """`usual`, but for what was asked."""
+        return replace(usual, **self._asked(("channel", "track")))
+
+    def cuts(self, usual: CutOptions) -> CutOptions:
+        """`usual`, but for what was asked."""
+        return replace(usual, **self._asked(CutOptions.__slots__))
+
+    def _asked(self, names: Sequence[str]) -> dict[str, Any]:
+        given = asdict(self)
+        return {name: given[name] for name in names if given[name] is not None}
+
+
+AS_SET: Final = Hearing()

@@ -12,8 +12,9 @@ import logging
 import queue
 import threading
 import uuid
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from predictor.audio.process import Worker, WorkerDiedError
 from predictor.audio.worker import Job, Message
@@ -25,10 +26,19 @@ logger = logging.getLogger(__name__)
 Received = tuple[Message, AnySamples | None]
 
 
+@dataclass(frozen=True, slots=True)
+class PoolObserver:
+    """Hears what the workers do, in the event loop or in threads."""
+
+    busy: Callable[[str, int], None] = lambda lane, more: None  # so many more work in that lane
+    replaced: Callable[[], None] = lambda: None  # one was of no use any more
+
+
 class _Lane:
     """Some places for processes; who comes when all are taken waits for a turn, in order."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, name: str, size: int) -> None:
+        self.name = name
         self.workers: list[Worker | None] = [None] * size
         self.idle = list(range(size))
         self.turns = asyncio.Semaphore(size)
@@ -69,10 +79,13 @@ class _Call:
 class DecoderPool:
     """A fixed number of workers for short recordings, and up to `num_long` more for long ones."""
 
-    def __init__(self, num_workers: int, num_long: int) -> None:
+    def __init__(
+        self, num_workers: int, num_long: int, observer: PoolObserver | None = None
+    ) -> None:
         self._num_workers = num_workers
-        self._short = _Lane(num_workers)
-        self._long = _Lane(num_long)
+        self._observer = observer or PoolObserver()
+        self._short = _Lane("short", num_workers)
+        self._long = _Lane("long", num_long)
         self._threads = ThreadPoolExecutor(num_workers + num_long, thread_name_prefix="decode")
         self._calls: set[_Call] = set()
         self._lock = threading.Lock()  # of the lanes' workers and `_closed`
@@ -126,6 +139,7 @@ class DecoderPool:
             lane.turns.release()
             raise NotReady("shutting down")
         slot = lane.idle.pop()
+        self._observer.busy(lane.name, 1)
         self._calls.add(call)
         call.work = asyncio.get_running_loop().run_in_executor(
             self._threads, self._serve, lane, slot, call
@@ -134,6 +148,7 @@ class DecoderPool:
 
     def _end(self, lane: _Lane, slot: int, call: _Call, done: asyncio.Future[None]) -> None:
         self._calls.discard(call)
+        self._observer.busy(lane.name, -1)
         lane.idle.append(slot)
         lane.turns.release()
         if not done.cancelled() and (error := done.exception()) is not None:
@@ -209,6 +224,7 @@ class DecoderPool:
             if self._closed:
                 return NotReady("shutting down")
             logger.warning("decoder process replaced: %s", reason)
+            self._observer.replaced()
             if (worker := lane.workers[slot]) is not None:
                 worker.close()
             lane.workers[slot] = Worker() if lane is self._short else None

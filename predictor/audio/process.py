@@ -10,8 +10,10 @@ from __future__ import annotations
 import os
 import signal
 import socket
+from dataclasses import replace
 from typing import BinaryIO, Final
 
+from predictor.audio.file_part import file_part
 from predictor.audio.worker import MAX_MESSAGE_BYTES, READY, STOP, Job, Message
 from predictor.processes import bare_environment, connected_child
 from predictor.shared_samples import mapped
@@ -66,12 +68,20 @@ class Worker:
     def begin(self, job: Job, data: bytes | memoryview) -> None:
         """Hand it a recording; `receive` then gives its messages. Raises WorkerDiedError."""
         self.wait_ready()
+        on_disk = file_part(data)
+        if on_disk is not None:
+            file, begin = on_disk
+            self._send(replace(job, begin=begin, num_bytes=len(data)), file)
+            return
         with _memory_file() as source:
             _fill(source, data)
-            try:
-                socket.send_fds(self._socket, [job.to_json()], [source.fileno()])
-            except (BrokenPipeError, ConnectionResetError):
-                raise self._death() from None
+            self._send(job, source)
+
+    def _send(self, job: Job, file: BinaryIO) -> None:
+        try:
+            socket.send_fds(self._socket, [job.to_json()], [file.fileno()])
+        except (BrokenPipeError, ConnectionResetError):
+            raise self._death() from None
 
     def receive(self, timeout_s: float) -> tuple[Message, AnySamples | None]:
         """The next message, and the samples of a piece.

@@ -190,7 +190,8 @@ class SileroDetector:
         np.add(before, after, out=even[:, 1:])
         power = np.square(even @ self._cosines)
         power += np.square((before - after) @ self._sines)
-        return np.sqrt(power, out=power)
+        magnitudes: Floats = np.sqrt(power, out=power)
+        return magnitudes
 
 
 def _convolved(x: Floats, kernel: Floats, bias: Floats, stride: int) -> Floats:

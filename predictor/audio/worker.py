@@ -20,13 +20,14 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Any, Final
+from typing import Any, BinaryIO, Final, cast
 
 import numpy as np
 
 from predictor.audio.codecs import Block, decode_file
 from predictor.audio.cut import Cut, Cutter
-from predictor.audio.filters import limit_peak, normalize_loudness
+from predictor.audio.file_part import FilePart
+from predictor.audio.filters import limit_peak, normalize_loudness, without_leaks
 from predictor.audio.limits import AudioLimits, AudioOptions, CutOptions
 from predictor.audio.pcm import PcmLayout, decode_pcm
 from predictor.audio.sniff import Container
@@ -59,6 +60,9 @@ class Job:
     cuts: CutOptions
     granted_s: float  # of audio, over all channels heard, before it must ask
     field: str
+    # Where in the file it lies; None: it is the whole file, which nobody else reads.
+    begin: int = 0
+    num_bytes: int | None = None
 
     def to_json(self) -> bytes:
         return json.dumps(asdict(self)).encode()
@@ -88,6 +92,8 @@ class Message:
     sample_type: str = "float32"  # or "int16"
     start: int = 0  # in samples at 16 kHz
     channel: int | None = None  # when each channel is heard on its own
+    overlap: int = 0  # samples, as of Cut
+    continues: bool = False
     # "more" and "end": seconds of audio, over all channels heard.
     decoded_s: float = 0.0
     dropped_s: float = 0.0  # of them in no piece
@@ -170,6 +176,7 @@ class _Run:
         """Samples [channels, n] to the cutters, and their pieces to the server."""
         if not self._cutters:
             self._cutters = [Cutter(self._job.cuts) for _ in range(len(samples))]
+        samples = without_leaks(samples)
         for index, (cutter, channel) in enumerate(zip(self._cutters, samples, strict=True)):
             self._send(index, cutter.feed(channel))
         if self._decoded_s > self._granted_s:
@@ -203,7 +210,15 @@ class _Run:
             short = as_pcm16(samples)
             sent = samples if short is None else short
             channel = index if is_separate else None
-            message = Message("piece", len(sent), sent.dtype.name, piece.start, channel)
+            message = Message(
+                "piece",
+                len(sent),
+                sent.dtype.name,
+                piece.start,
+                channel,
+                piece.overlap,
+                piece.continues,
+            )
             fd = os.memfd_create("samples")
             try:
                 _write(fd, sent)
@@ -219,8 +234,8 @@ def _write(fd: int, samples: AnySamples) -> None:
 
 
 def _blocks(job: Job, fd: int) -> Iterator[Block]:
-    with open(fd, "rb", buffering=0, closefd=False) as file:
-        plain = _plain(job, file.fileno())
+    with _opened(job, fd) as file:
+        plain = _plain(job, fd)
         if plain is not None:
             for layout, data in plain:
                 for values in decode_pcm(data, layout):
@@ -229,12 +244,20 @@ def _blocks(job: Job, fd: int) -> Iterator[Block]:
             yield from decode_file(file, job.container, job.options.track, job.field)
 
 
+def _opened(job: Job, fd: int) -> BinaryIO:
+    if job.num_bytes is None:
+        return open(fd, "rb", buffering=0, closefd=False)
+    return cast(BinaryIO, FilePart(fd, job.begin, job.num_bytes))
+
+
 def _plain(job: Job, fd: int) -> list[tuple[PcmLayout, memoryview]] | None:
     """Samples that need no codec: raw ones, and those of a plain WAV file."""
     size = os.fstat(fd).st_size
     if size == 0 or (job.layout is None and job.container != "wav"):
         return None
     data = memoryview(mmap.mmap(fd, size, prot=mmap.PROT_READ))
+    if job.num_bytes is not None:
+        data = data[job.begin :][: job.num_bytes]
     return [(job.layout, data)] if job.layout is not None else plain_wav(data)
 
 
@@ -267,6 +290,8 @@ def serve(channel: socket.socket) -> None:
         if not line:
             return
         job = Job.from_json(line)
+        # A file that is mapped takes addresses and no memory.
+        _limit_memory(_MAX_ADDRESS_SPACE + os.fstat(fds[0]).st_size)
         _set_alarm(job)
         try:
             last = run_job(job, fds[0], channel)
@@ -277,9 +302,14 @@ def serve(channel: socket.socket) -> None:
         channel.send(last.to_json())
 
 
+def _limit_memory(num_bytes: int) -> None:
+    _, most = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (num_bytes, most))
+
+
 def main() -> None:
     """`python -m predictor.audio.worker FD`, started by the pool."""
-    resource.setrlimit(resource.RLIMIT_AS, (_MAX_ADDRESS_SPACE, _MAX_ADDRESS_SPACE))
+    _limit_memory(_MAX_ADDRESS_SPACE)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     os.nice(_NICENESS)
     keep_freed_memory()

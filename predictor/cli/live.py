@@ -18,7 +18,8 @@ from predictor.cli.errors import FAILED, CliError
 from predictor.cli.screen import LAST, Screen
 
 API_KEY_ENV: Final = "ASR_API_KEY"
-_PIECE_S: Final = 0.1
+_PIECE_BYTES: Final = BYTES_PER_S // 10
+_GOING_AWAY: Final = 1001  # "connect again"
 _TAIL_S: Final = 1.0  # of silence behind a file, so that its last words are ended by a pause
 _ABOUT = """\
 Send a file at the speed of speech, or the microphone, to a service's /v1/realtime.
@@ -36,21 +37,40 @@ def run(argv: list[str]) -> int:
     args = _parser().parse_args(argv)
     pieces = microphone(args.device) if args.file is None else pcm16(args.file)
     from websockets.exceptions import WebSocketException
+
+    tape, screen, address = Tape(), Screen(as_json=args.json), _address(args.url)
+    recorder = threading.Thread(
+        target=_record, args=(tape, pieces, args), name="recorder", daemon=True
+    )
+    recorder.start()
+    try:
+        while (code := _converse(tape, screen, address, args)) is None:
+            pass  # the service ended the connection and told how to go on
+        if tape.error is not None:
+            raise tape.error
+        return code
+    except (OSError, WebSocketException) as error:
+        raise CliError(f"{address}: {error}", FAILED) from error
+
+
+def _converse(tape: Tape, screen: Screen, address: str, args: argparse.Namespace) -> int | None:
+    """One connection, from where the one before came to; an exit code, or None: connect again."""
     from websockets.sync.client import connect
 
     key = os.environ.get(API_KEY_ENV)
     headers = {} if key is None else {"Authorization": f"Bearer {key}"}
-    address = _address(args.url)
-    try:
-        with connect(address, additional_headers=headers, max_size=None) as socket:
-            socket.send(json.dumps({"type": "session.update", "session": _session(args)}))
-            sender = threading.Thread(
-                target=_send_all, args=(socket, pieces, args), name="sender", daemon=True
-            )
-            sender.start()  # ends with the connection
-            return Screen(as_json=args.json).show(socket)
-    except (OSError, WebSocketException) as error:
-        raise CliError(f"{address}: {error}", FAILED) from error
+    if screen.resume:
+        address += f"&resume={screen.resume}"
+        tape.forget(screen.done_ms * BYTES_PER_S // 2_000 * 2)
+    with connect(address, additional_headers=headers, max_size=None) as socket:
+        socket.send(json.dumps({"type": "session.update", "session": _session(args)}))
+        sender = threading.Thread(target=_send_all, args=(socket, tape), name="sender", daemon=True)
+        sender.start()  # ends with the connection
+        code = screen.show(socket)
+        if code is None and (socket.close_code != _GOING_AWAY or not screen.resume):
+            return FAILED
+    sender.join()
+    return code
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -84,25 +104,86 @@ def _session(args: argparse.Namespace) -> dict[str, Any]:
     return {"type": "transcription", "audio": {"input": audio}}
 
 
-def _send_all(socket: Any, pieces: Iterable[bytes], args: argparse.Namespace) -> None:
+class Tape:
+    """What was spoken and is not done with, between whoever records and whoever sends."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._data = bytearray()
+        self._first = 0  # byte of all that was spoken at which `_data` begins
+        self._is_complete = False
+        self.error: CliError | None = None  # that ended it
+
+    def add(self, piece: bytes) -> None:
+        """Something was spoken."""
+        with self._changed:
+            self._data += piece
+            self._changed.notify_all()
+
+    def end(self, error: CliError | None = None) -> None:
+        """Nothing more comes."""
+        with self._changed:
+            self._is_complete, self.error = True, error
+            self._changed.notify_all()
+
+    def forget(self, place: int) -> None:
+        """What lies before this byte is done with."""
+        with self._changed:
+            del self._data[: max(0, place - self._first)]
+            self._first = max(self._first, place)
+
+    def read(self, size: int) -> Iterator[bytes]:
+        """All that is kept, and then what comes, until it ends; in pieces of at most `size`."""
+        place = self._first
+        while True:
+            with self._changed:
+                while not (self._has(place) or self._is_complete):
+                    self._changed.wait()
+                if not self._has(place):
+                    return
+                piece = bytes(self._data[place - self._first :][:size])
+            place += len(piece)
+            yield piece
+
+    def _has(self, place: int) -> bool:
+        return place < self._first + len(self._data)
+
+
+def _record(tape: Tape, pieces: Iterable[bytes], args: argparse.Namespace) -> None:
     """In its own thread: pieces at the speed of speech; a microphone keeps that by itself."""
     began_s = time.monotonic()
     sent = 0
     silence = [bytes(round(_TAIL_S * BYTES_PER_S))] if args.file is not None else []
-    for piece in _of_size(pieces, silence):
-        if args.file is not None:
-            ahead_s = sent / BYTES_PER_S / args.speed - (time.monotonic() - began_s)
-            time.sleep(max(0.0, ahead_s))
-        sent += len(piece)
-        audio = base64.b64encode(piece).decode()
-        socket.send(json.dumps({"type": "input_audio_buffer.append", "audio": audio}))
-    socket.send(json.dumps({"type": "input_audio_buffer.commit"}))
-    end = {"type": "session.update", "event_id": LAST, "session": {"type": "transcription"}}
-    socket.send(json.dumps(end))
+    try:
+        for piece in _of_size(pieces, silence):
+            if args.file is not None:
+                ahead_s = sent / BYTES_PER_S / args.speed - (time.monotonic() - began_s)
+                time.sleep(max(0.0, ahead_s))
+            sent += len(piece)
+            tape.add(piece)
+    except CliError as error:
+        tape.end(error)
+    else:
+        tape.end()
+
+
+def _send_all(socket: Any, tape: Tape) -> None:
+    """In its own thread, until the tape or the connection ends."""
+    from websockets.exceptions import ConnectionClosed
+
+    try:
+        for piece in tape.read(_PIECE_BYTES):
+            audio = base64.b64encode(piece).decode()
+            socket.send(json.dumps({"type": "input_audio_buffer.append", "audio": audio}))
+        socket.send(json.dumps({"type": "input_audio_buffer.commit"}))
+        end = {"type": "session.update", "event_id": LAST, "session": {"type": "transcription"}}
+        socket.send(json.dumps(end))
+    except ConnectionClosed:  # whoever shows the events sees it too
+        return
 
 
 def _of_size(*sources: Iterable[bytes]) -> Iterator[bytes]:
-    size = round(_PIECE_S * BYTES_PER_S)
+    size = _PIECE_BYTES
     held = bytearray()
     for source in sources:
         for data in source:

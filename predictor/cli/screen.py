@@ -27,9 +27,13 @@ class Screen:
         self._num_updates = 0
         self._all_read = False
         self._code = OK
+        self.resume = ""  # how to go on when the service ends the connection
+        self.done_ms = 0  # of all audio, what need not be sent again
 
-    def show(self, messages: Iterable[str | bytes]) -> int:
-        """Until the end; an exit code."""
+    def show(self, messages: Iterable[str | bytes]) -> int | None:
+        """Until the end; an exit code, or None where the connection ended before that."""
+        self._num_updates = 0
+        self._open.clear()
         for message in messages:
             event: dict[str, Any] = json.loads(message)
             if self._as_json:
@@ -37,7 +41,7 @@ class Screen:
             self._take(event)
             if self._all_read and not self._open:
                 return self._code
-        return FAILED  # the connection ended before that
+        return None
 
     def _take(self, event: dict[str, Any]) -> None:
         kind, item = event["type"], event.get("item_id")
@@ -57,6 +61,8 @@ class Screen:
         elif kind == f"{EVENT}.failed":
             self._open.discard(item or "")
             self._fail(event["error"]["message"])
+        elif kind == "session.expiring":
+            self.resume, self.done_ms = event["resume"], event["audio_done_ms"]
         elif kind == "error":
             self._error(event["error"])
 

@@ -19,6 +19,7 @@ from predictor.engine.options import EngineOptions, EngineStats, StepStats
 from predictor.engine.protocol import Emission, Receive, Runner, StepOutput
 from predictor.engine.scheduler import Scheduler, Step
 from predictor.engine.sequence import Limits, Sequence
+from predictor.engine.tally import Tally
 from predictor.errors import AsrError, InternalError, NotReady
 from predictor.processes import end_before_exit
 from predictor.types import EngineRequest, ExtendRequest
@@ -54,6 +55,7 @@ class EngineCore:
         self._options = options
         self._on_step = on_step
         self._scheduler = Scheduler(options, runner.limits, runner.num_slots, runner.page_size)
+        self._tally = Tally(runner.page_size.tokens)
         self._kept = KeptSequences(options, runner.limits)
         self._receivers: dict[str, Receive] = {}
         self._changed = threading.Condition()  # guards all of the above and the flags below
@@ -114,7 +116,7 @@ class EngineCore:
     def stats(self) -> EngineStats:
         """Plain figures of this moment."""
         with self._changed:
-            return self._scheduler.stats()
+            return self._tally.added_to(self._scheduler.stats())
 
     def submit(self, request: EngineRequest, receive: Receive) -> None:
         """Queue a request; what comes of it goes to `receive`, from the engine's thread.
@@ -181,7 +183,7 @@ class EngineCore:
             with self._changed:
                 while not (self._ending or self._dead):
                     self._scheduler.release_aborted()
-                    step = self._scheduler.schedule()
+                    step = self._scheduler.schedule(self._runner.num_prefills_beside)
                     if step is not None:
                         return step
                     self._step_began_s = None
@@ -232,6 +234,8 @@ class EngineCore:
             self._run_failed(step)
             return
         seconds = time.monotonic() - began_s
+        with self._changed:
+            self._tally.speed.worked(seconds)
         self._deliver(self._commit(step, output))
         self._observe(step, output, began_s, seconds)
 
@@ -266,6 +270,7 @@ class EngineCore:
                 return []
             for sequence, found in output.prefilled.items():
                 if not sequence.aborted:
+                    self._tally.prefilled(sequence, found)
                     sequence.prefilled(found)
             results = zip(step.sequences, output.tokens, output.logprobs, strict=True)
             for sequence, tokens, logprobs in results:
@@ -278,6 +283,7 @@ class EngineCore:
                     if (due := sequence.due(chunk)) is not None:
                         deliveries.append((self._receivers[request_id], (request_id, due)))
                     if chunk.finish is not None:
+                        self._tally.finished(sequence)
                         self._scheduler.finish(sequence)
                         del self._receivers[request_id]
         if broken:

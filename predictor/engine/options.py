@@ -19,6 +19,7 @@ class EngineOptions:
     kv_memory_fraction: float = 0.85  # of the memory free once the weights are loaded
     max_prefill_audio_s: float = 120.0  # seconds of audio prefilled in one step, or one clip
     max_prefill_tokens: int = 8192  # audio and prompt tokens of one step, or one sequence
+    overlap_prefill: bool = False  # on CUDA: prefill while many others decode, else in turn
     max_kept_sequences: int = (
         1024  # sequences that stay alive; beyond it extend() raises Overloaded
     )
@@ -32,6 +33,8 @@ class EngineOptions:
     def __post_init__(self) -> None:
         for setting in fields(self):
             name, value = setting.name, getattr(self, setting.name)
+            if isinstance(value, bool):
+                continue
             if isinstance(value, int):
                 self._require(name, value >= 1, "at least 1")
             elif isinstance(value, float):
@@ -60,6 +63,11 @@ class EngineStats:
     num_free_pages: int = 0
     num_kept: int = 0  # sequences that stay alive
     num_preempted: int = 0  # since the start: sequences that gave up their pages for older ones
+    audio_per_busy_s: float = 0.0  # seconds of audio a second of work, lately; 0 = not known yet
+    num_prefix_hits: int = 0  # since the start: prompts whose beginning was in the cache
+    num_prefix_misses: int = 0  # since the start: those of a page or more that was not
+    num_draft_tokens: int = 0  # since the start: offered
+    num_draft_accepted: int = 0  # since the start: of these, what greedy decoding agreed with
 
 
 @dataclass(frozen=True, slots=True)

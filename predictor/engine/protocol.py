@@ -41,13 +41,19 @@ class Runner(Protocol):
     def limits(self) -> Limits: ...
     @property
     def page_size(self) -> PageSize: ...
+    @property
+    def num_prefills_beside(self) -> int | None:
+        """Prefills that the device works on while others decode; None = one or the other."""
+        ...
+
     def prefill(self, sequences: Batch[Sequence]) -> StepOutput:
         """Encode audio and prompt of each sequence into its pages, behind what is cached; its first
         token and those of its draft that hold, unless that is left to `decode`."""
         ...
 
     def decode(self, sequences: Batch[Sequence]) -> StepOutput:
-        """The next token of each sequence, or of some; whose last one is not in the cache yet."""
+        """The next token of each sequence, or of some: those whose prefill is under way beside come
+        later. Their last one is not in the cache yet."""
         ...
 
     def scrub(self, pages: Batch[int]) -> None:

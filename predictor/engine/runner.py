@@ -73,6 +73,11 @@ class TorchRunner:
     def limits(self) -> Limits:
         return self._limits
 
+    @property
+    def num_prefills_beside(self) -> int | None:
+        """A prefill or decode steps, never both."""
+        return None
+
     @torch.inference_mode()
     def prefill(self, sequences: Batch[Sequence]) -> StepOutput:
         """Encode audio and prompt of each sequence into its slot; its first token."""

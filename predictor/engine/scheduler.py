@@ -1,4 +1,4 @@
-"""Who runs next: first come, first served into free slots and pages, prefill and decode in turns.
+"""Who runs next: fair by seconds of audio into free slots and pages, prefill and decode in turns.
 
 A slot is a row of the device's state; pages hold keys and values. A sequence takes the pages that
 its prompt needs and more as it grows. If none is left, the youngest gives up its own and is made
@@ -15,6 +15,7 @@ from collections import OrderedDict, deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from predictor.engine.fair_queue import FairQueue
 from predictor.engine.options import EngineOptions, EngineStats, Phase
 from predictor.engine.pages import PagePool, PageSize
 from predictor.engine.sequence import Limits, Sequence
@@ -25,6 +26,7 @@ from predictor.types import EngineRequest
 # While sequences run and more wait than there are slots, a prefill waits until one slot in so many
 # is free: many small prefills would cost the running ones more than it costs those that wait.
 REFILL_SHARE = 16
+MOST_BESIDE = 2  # prefills that are started before their sequences decode, where both run at once
 # Requests that trickle in while many run gather until there is one for so many that run, or until
 # the first of them has waited so long: each prefill holds all of the running ones up.
 GATHER_SHARE = 16
@@ -64,7 +66,7 @@ class Scheduler:
         # The last one that runs always gets what it needs: nobody waits for ever.
         assert self.pool.size.count * self.pool.size.tokens >= limits.max_model_len
         self._free_slots = list(range(num_slots))  # a heap: low slots first
-        self._waiting: deque[Sequence] = deque()
+        self._waiting = FairQueue()
         self._steps: deque[Sequence] = deque()  # of kept sequences, which go first
         self._waiting_audio_s = 0.0
         self._running: dict[int, Sequence] = {}  # by slot
@@ -94,7 +96,7 @@ class Scheduler:
         self._waiting_audio_s += sequence.waiting_audio_s
         return sequence
 
-    def _queue_of(self, sequence: Sequence) -> deque[Sequence]:
+    def _queue_of(self, sequence: Sequence) -> FairQueue | deque[Sequence]:
         return self._waiting if sequence.utterance is None else self._steps
 
     def is_in_flight(self, request_id: str) -> bool:
@@ -122,13 +124,15 @@ class Scheduler:
         for sequence in [s for s in self._running.values() if s.aborted]:
             self.finish(sequence)
 
-    def schedule(self) -> Step | None:
+    def schedule(self, num_beside: int | None = None) -> Step | None:
         """The next step, or None when there is nothing to do.
 
         Waiting requests enter free slots before decoding goes on, since a fuller batch costs
         hardly more; but never twice in a row, so that no arrival rate can stop the running ones.
+        `num_beside`: prefills under way on a device that decodes meanwhile; None = in turn.
         """
-        if not self._running or (not self._prefilled_last and self._is_worth_a_prefill()):
+        may_prefill = not self._prefilled_last if num_beside is None else num_beside < MOST_BESIDE
+        if not self._running or (may_prefill and self._is_worth_a_prefill()):
             entering = tuple(self._admit())
             if entering:
                 self._prefilled_last = True
@@ -147,8 +151,7 @@ class Scheduler:
             return False
         if len(self._waiting) >= len(self._running) // GATHER_SHARE:
             return True
-        oldest = self._waiting[0] if self._waiting else None
-        return oldest is not None and time.monotonic() - oldest.created_s >= MAX_GATHER_S
+        return any(time.monotonic() - s.created_s >= MAX_GATHER_S for s in self._waiting)
 
     @property
     def _num_reserved(self) -> int:
@@ -182,7 +185,7 @@ class Scheduler:
         if self._steps and self._free_slots:
             return self._steps[0]
         if self._waiting and len(self._free_slots) > self._num_reserved:
-            return self._waiting[0]
+            return self._waiting.peek()
         return None
 
     def _num_cached(self, sequence: Sequence) -> int:

@@ -147,9 +147,14 @@ class Sequence:
         return self.audio_s if self.utterance is None else 0.0
 
     def prefill_audio_s(self, num_cached: int) -> float:
-        """Seconds of audio that a prefill encodes, where so many tokens are cached."""
+        """Seconds of audio that a prefill encodes, where so many tokens are cached.
+
+        Of a step whole ones, as the encoder takes them: a round of many steps has a graph if these
+        are no more than a step may hold.
+        """
         cached = max(0, num_cached - len(self.request.tokens_before))
-        return self.audio_s * (1 - cached / self.num_audio_tokens)
+        audio_s = self.audio_s * (1 - cached / self.num_audio_tokens)
+        return audio_s if self.utterance is None else math.ceil(audio_s)
 
     def stretches(self) -> list[Stretch]:
         """The audio that the next prefill encodes."""

@@ -67,7 +67,7 @@ class PieceRun:
         position, self.num_pieces = self.num_pieces, self.num_pieces + 1
         kept = self._kept.get(position)
         if kept is not None and _is_of(kept, piece):
-            window.release(piece.end_s - piece.start_s)
+            window.release(piece.new_s)
             return
         await self._turn()
         self._tasks.add(asyncio.create_task(self._one(position, piece, window)))
@@ -77,7 +77,7 @@ class PieceRun:
             done = await self._transcriber.transcribe_piece(piece, self._request)
             await self._keep(position, done)
         finally:
-            window.release(piece.end_s - piece.start_s)
+            window.release(piece.new_s)
 
     async def _turn(self) -> None:
         """Returns when one more piece may begin. Raises what a piece under way raised."""

@@ -9,9 +9,10 @@ from typing import Any, Literal
 import orjson
 
 from predictor.audio.limits import AudioOptions, CutOptions
+from predictor.text.cue_lines import USUAL, SubtitleOptions
 from predictor.text.joining import Piece
 from predictor.text.output import ParsedOutput
-from predictor.types import AudioEnd, Usage, Word
+from predictor.types import AudioEnd, TextRequest, Usage, Word
 
 State = Literal["queued", "running", "done", "failed"]
 
@@ -28,11 +29,24 @@ class JobSpec:
     response_format: str  # of a result for which no other is asked
     with_logprobs: bool
     granularities: tuple[str, ...] = ()  # of times in verbose JSON
+    cues: SubtitleOptions = USUAL
+    url: str = ""  # from where the recording is fetched, if it did not come with the request
+    webhook: str = ""  # to which the end of the job is told
 
     @property
     def with_words(self) -> bool:
         """Whether times of words are asked for."""
         return "word" in self.granularities
+
+    @property
+    def text(self) -> TextRequest:
+        """What is asked for, besides the recording."""
+        return TextRequest(
+            self.language,
+            self.context,
+            with_words=self.with_words,
+            for_cues=self.response_format in ("srt", "vtt"),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +76,9 @@ def spec_of(text: bytes | str) -> JobSpec:
     """A job's request from its JSON."""
     values = orjson.loads(text)
     options, cuts = AudioOptions(**values.pop("options")), CutOptions(**values.pop("cuts"))
+    cues = SubtitleOptions(**values.pop("cues", {}))  # jobs of older versions have none
     values["granularities"] = tuple(values["granularities"])
-    return JobSpec(**values, options=options, cuts=cuts)
+    return JobSpec(**values, options=options, cuts=cuts, cues=cues)
 
 
 def piece_to_json(piece: Piece) -> bytes:

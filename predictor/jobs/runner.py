@@ -11,28 +11,33 @@ from dataclasses import replace
 from typing import Final
 
 from predictor.audio.decode import AudioDecoder, Source
-from predictor.errors import AsrError, InternalError, InvalidInput, RetryableError
+from predictor.audio.file_part import MappedFile
+from predictor.errors import AsrError, InternalError, InvalidInput, Overloaded, RetryableError
+from predictor.jobs.outbound import FetchError, FetchLaterError, Outbound
 from predictor.jobs.pieces import PieceRun
 from predictor.jobs.records import JobRecord
 from predictor.jobs.store import JobStore, LeaseLostError
 from predictor.service.transcriber import Transcriber
 from predictor.text.joining import Piece, join_pieces
-from predictor.types import TextRequest, Transcription
+from predictor.types import Transcription
 
 logger = logging.getLogger(__name__)
 
 _LOOK_S: Final = 2.0  # for jobs that other processes stored or lost
 _SWEEP_S: Final = 60.0
+_FETCH_AGAIN_S: Final = 5.0  # after the first failure; then four times as long each
 _MAX_TAKES: Final = 5  # without a new piece: the job itself ends its runners
 
 
 class JobRunner:
     """Works until cancelled; a job it has begun is then left to others, or to the next start."""
 
-    def __init__(self, store: JobStore, decoder: AudioDecoder) -> None:
-        """`decoder` is the jobs' own, so that no request waits for its processes."""
+    def __init__(self, store: JobStore, decoder: AudioDecoder, sources: Outbound) -> None:
+        """`decoder` is the jobs' own, so that no request waits for its processes; `sources` is
+        what recordings may be fetched from."""
         self._store = store
         self._decoder = decoder
+        self._sources = sources
         self._holder = uuid.uuid4().hex
         self._woken = asyncio.Event()
         self._working: tuple[str, asyncio.Task[None]] | None = None
@@ -82,6 +87,8 @@ class JobRunner:
         error = _outcome(work, lease)
         if isinstance(error, LeaseLostError):
             logger.info("a job was deleted or taken over", extra={"fields": {"job": job.id}})
+        elif isinstance(error, FetchLaterError):
+            await self._fetch_later(job, error)
         elif isinstance(error, RetryableError):
             await self._give_back(job)
             return False
@@ -94,12 +101,13 @@ class JobRunner:
     ) -> None:
         if await asyncio.to_thread(self._store.num_takes, job.id) > _MAX_TAKES:
             raise InternalError(job.id)
+        await self._fetch(job)
         source = await asyncio.to_thread(self._source, job)
         if source.stated_s:
             await asyncio.to_thread(self._store.set_duration, job.id, self._holder, source.stated_s)
         kept = await asyncio.to_thread(self._store.pieces, job.id)
         spec = job.spec
-        request = TextRequest(spec.language, spec.context, with_words=spec.with_words)
+        request = spec.text
 
         async def keep(position: int, piece: Piece) -> None:
             await asyncio.to_thread(self._store.add_piece, job.id, self._holder, position, piece)
@@ -117,9 +125,32 @@ class JobRunner:
         count(answer)
         logger.info("a job is done", extra={"fields": {"job": job.id}})
 
+    async def _fetch(self, job: JobRecord) -> None:
+        """A recording that did not come with its job, unless it is there already."""
+        path = self._store.audio_path(job.id)
+        if not job.spec.url or path.exists():
+            return
+        num_bytes = await self._sources.fetch(job.spec.url, path, self._decoder.max_bytes)
+        try:
+            await asyncio.to_thread(self._store.set_size, job.id, self._holder, num_bytes)
+        except Overloaded as error:
+            path.unlink()
+            raise FetchLaterError(error.message) from error
+
+    async def _fetch_later(self, job: JobRecord, error: FetchLaterError) -> None:
+        """Others come first meanwhile; not for ever."""
+        num_takes = await asyncio.to_thread(self._store.num_takes, job.id)
+        if num_takes >= _MAX_TAKES:
+            await self._failed(job, FetchError(error.message, field="url"))
+        else:
+            wait_s = _FETCH_AGAIN_S * 4 ** (num_takes - 1)
+            await self._give_back(job, has_failed=True, wait_s=wait_s)
+
     def _source(self, job: JobRecord) -> Source:
-        data = self._store.audio_path(job.id).read_bytes()
-        spec = job.spec
+        path, spec = self._store.audio_path(job.id), job.spec
+        data: bytes | memoryview = b""
+        if path.stat().st_size:
+            data = memoryview(MappedFile(path.open("rb")))
         return self._decoder.source(
             data,
             content_type=spec.content_type,
@@ -153,10 +184,16 @@ class JobRunner:
             await asyncio.to_thread(self._store.fail, job.id, self._holder, said)
         return True
 
-    async def _give_back(self, job: JobRecord, *, has_failed: bool = False) -> None:
+    async def _give_back(
+        self, job: JobRecord, *, has_failed: bool = False, wait_s: float = 0.0
+    ) -> None:
         with suppress(LeaseLostError):
             await asyncio.to_thread(
-                self._store.give_back, job.id, self._holder, has_failed=has_failed
+                self._store.give_back,
+                job.id,
+                self._holder,
+                has_failed=has_failed,
+                wait_s=wait_s,
             )
 
 

@@ -39,6 +39,12 @@ CREATE TABLE IF NOT EXISTS pieces (
     piece TEXT NOT NULL,
     PRIMARY KEY (job_id, position)
 );
+CREATE TABLE IF NOT EXISTS notices (
+    job_id TEXT PRIMARY KEY REFERENCES jobs (id) ON DELETE CASCADE,
+    num_tries INTEGER NOT NULL DEFAULT 0,
+    next_s REAL NOT NULL,
+    state TEXT NOT NULL DEFAULT 'pending'
+);
 """
 
 

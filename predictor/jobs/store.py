@@ -73,10 +73,14 @@ class JobStore:
             self._connection.close()
 
     def add(self, owner: str, data: bytes | memoryview, spec: JobSpec) -> JobRecord:
-        """A new job, safe on disk. Raises PayloadTooLarge, Overloaded."""
+        """A new job, safe on disk; without data where the recording is to be fetched.
+
+        Raises PayloadTooLarge, Overloaded.
+        """
         self.check_room(len(data))
         job_id = uuid.uuid4().hex
-        _write(self.audio_path(job_id), data)
+        if not spec.url:
+            _write(self.audio_path(job_id), data)
         row = (job_id, owner, "queued", self._clock(), len(data), len(data), spec_to_json(spec))
         try:
             with self._transaction() as connection:
@@ -87,9 +91,15 @@ class JobStore:
                     row,
                 )
         except Overloaded:
-            self.audio_path(job_id).unlink()
+            self.audio_path(job_id).unlink(missing_ok=True)
             raise
         return self.job(owner, job_id)
+
+    def counts(self) -> dict[str, int]:
+        """How many jobs are in each state, everybody's."""
+        with self._transaction() as connection:
+            rows = connection.execute("SELECT state, count(*) FROM jobs GROUP BY state").fetchall()
+        return dict.fromkeys(("queued", "running", "done", "failed"), 0) | dict(rows)
 
     def check_room(self, num_bytes: int) -> None:
         """Raises PayloadTooLarge, Overloaded."""
@@ -161,6 +171,16 @@ class JobStore:
         with self._held(job_id, holder):
             pass
 
+    def set_size(self, job_id: str, holder: str, num_bytes: int) -> None:
+        """A recording was fetched. Raises LeaseLostError, Overloaded, PayloadTooLarge."""
+        with self._held(job_id, holder) as connection:
+            self._check_room(connection, num_bytes, num_more=0)
+            connection.execute(
+                "UPDATE jobs SET stored_bytes = stored_bytes - num_bytes + ?, num_bytes = ?"
+                " WHERE id = ?",
+                (num_bytes, num_bytes, job_id),
+            )
+
     def set_duration(self, job_id: str, holder: str, duration_s: float) -> None:
         """What the recording says of its length. Raises LeaseLostError."""
         with self._held(job_id, holder) as connection:
@@ -181,16 +201,18 @@ class JobStore:
                 (len(text), num_done, done_s, job_id),
             )
 
-    def give_back(self, job_id: str, holder: str, *, has_failed: bool = False) -> None:
-        """Others may go on at once; jobs that `has_failed` are not taken for ever.
+    def give_back(
+        self, job_id: str, holder: str, *, has_failed: bool = False, wait_s: float = 0.0
+    ) -> None:
+        """Others may go on after `wait_s`; jobs that `has_failed` are not taken for ever.
 
         Raises LeaseLostError.
         """
         with self._held(job_id, holder) as connection:
             connection.execute(
-                "UPDATE jobs SET state = 'queued', holder = NULL, held_until_s = 0,"
+                "UPDATE jobs SET state = 'queued', holder = NULL, held_until_s = ?,"
                 " num_takes = max(0, num_takes - ?) WHERE id = ?",
-                (0 if has_failed else 1, job_id),
+                (self._clock() + wait_s if wait_s else 0.0, 0 if has_failed else 1, job_id),
             )
 
     def finish(self, job_id: str, holder: str, end: AudioEnd, num_pieces: int) -> None:
@@ -230,14 +252,59 @@ class JobStore:
             except FileNotFoundError:  # another process swept it
                 continue
 
+    # For whoever tells others of jobs that ended
+
+    def take_notice(self, wait_s: Callable[[int], float]) -> tuple[JobRecord, int] | None:
+        """A job of which somebody is to be told now, and how often that was tried; nobody else
+        tells it before `wait_s` of that number has passed."""
+        now = self._clock()
+        with self._transaction() as connection:
+            row = connection.execute(
+                "SELECT job_id, num_tries FROM notices WHERE state = 'pending' AND next_s <= ?"
+                " ORDER BY next_s LIMIT 1",
+                (now,),
+            ).fetchone()
+            if row is None:
+                return None
+            connection.execute(
+                "UPDATE notices SET num_tries = num_tries + 1, next_s = ? WHERE job_id = ?",
+                (now + wait_s(row["num_tries"]), row["job_id"]),
+            )
+        found = self._select("id = ?", (row["job_id"],))
+        return (found[0], row["num_tries"]) if found else None
+
+    def settle_notice(self, job_id: str, *, is_heard: bool) -> None:
+        """Nobody need be told any more."""
+        with self._transaction() as connection:
+            connection.execute(
+                "UPDATE notices SET state = ? WHERE job_id = ?",
+                ("delivered" if is_heard else "failed", job_id),
+            )
+
+    def notice_state(self, job_id: str) -> str | None:
+        """Whether the end of a job was told: pending, delivered or failed; None before its end."""
+        with self._lock:
+            row = self._connection.execute(
+                "SELECT state FROM notices WHERE job_id = ?", (job_id,)
+            ).fetchone()
+        return None if row is None else str(row["state"])
+
     def _end(self, connection: sqlite3.Connection, job_id: str, state: str) -> None:
         connection.execute(
             "UPDATE jobs SET state = ?, ended_s = ?, stored_bytes = stored_bytes - num_bytes,"
             " holder = NULL WHERE id = ?",
             (state, self._clock(), job_id),
         )
+        [record] = self._rows(connection, "id = ?", (job_id,))
+        if record.spec.webhook:
+            connection.execute(
+                "INSERT OR IGNORE INTO notices (job_id, next_s) VALUES (?, ?)",
+                (job_id, self._clock()),
+            )
 
-    def _check_room(self, connection: sqlite3.Connection, num_bytes: int) -> None:
+    def _check_room(
+        self, connection: sqlite3.Connection, num_bytes: int, num_more: int = 1
+    ) -> None:
         limits = self.limits
         if num_bytes > limits.max_bytes:
             raise PayloadTooLarge(
@@ -250,7 +317,7 @@ class JobStore:
         num_jobs, stored = connection.execute(
             "SELECT count(*), coalesce(sum(stored_bytes), 0) FROM jobs"
         ).fetchone()
-        if num_jobs >= limits.max_jobs:
+        if num_jobs + num_more > limits.max_jobs:
             raise Overloaded(
                 f"{num_jobs} jobs are stored, the limit max_jobs is {limits.max_jobs}: "
                 "delete some that are done",
@@ -281,10 +348,15 @@ class JobStore:
             yield connection
 
     def _select(self, where: str, values: tuple[Any, ...]) -> list[JobRecord]:
-        query = f"SELECT * FROM jobs WHERE {where}"  # noqa: S608
         with self._lock:
-            rows = self._connection.execute(query, values).fetchall()
-        return [_record(row) for row in rows]
+            return self._rows(self._connection, where, values)
+
+    @staticmethod
+    def _rows(
+        connection: sqlite3.Connection, where: str, values: tuple[Any, ...]
+    ) -> list[JobRecord]:
+        query = f"SELECT * FROM jobs WHERE {where}"  # noqa: S608
+        return [_record(row) for row in connection.execute(query, values).fetchall()]
 
 
 def _progress(connection: sqlite3.Connection, job_id: str) -> tuple[int, float]:

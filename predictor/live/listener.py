@@ -154,6 +154,7 @@ class Listener:
                 if not event.text.startswith(said):
                     self._metrics.live_taken_back.inc()
             if isinstance(event, Completed | Failed):
+                self._said.pop(event.item, None)
                 timed, self._timed = tuple(self._timed), []
                 if isinstance(event, Completed) and timed:
                     event = replace(event, words=timed)

@@ -99,6 +99,7 @@ async function speak() {
   if (session) {
     session.microphone?.stop();
     session.connection.finish();
+    say("finishing");
     return;
   }
   let microphone;
@@ -173,15 +174,39 @@ function clock(seconds) {
   return `${Math.floor(whole / 60)}:${String(whole % 60).padStart(2, "0")}`;
 }
 
+// Words as spans, with the spaces before them outside, so that no shade covers those.
 function spans(list) {
-  return list.map((word) => {
+  return list.flatMap((word) => {
     const span = document.createElement("span");
     span.className = "word";
     if (word.confidence < LESS) span.classList.add("low");
     else if (word.confidence < SURE) span.classList.add("mid");
-    span.textContent = word.text;
+    span.textContent = word.text.trimStart();
     span.title = `${Math.round(word.confidence * 100)} %`;
-    return span;
+    const space = word.text.slice(0, word.text.length - span.textContent.length);
+    return space ? [document.createTextNode(space), span] : [span];
+  });
+}
+
+// Where an aligner gave times a click plays a word. By keyboard: arrows go from the row's time to
+// its words and on, so that a page of text is not a page of tab stops.
+function makeAudible(current, entry, line) {
+  const timed = [...entry.said.querySelectorAll(".word")];
+  line.words.forEach((word, i) => {
+    if (word.start_s === undefined) return;
+    timed[i].classList.add("timed");
+    timed[i].tabIndex = -1;
+    timed[i].addEventListener("click", () => current.tape.play(word.start_s, word.end_s));
+  });
+  const stops = [entry.time, ...timed.filter((span) => span.classList.contains("timed"))];
+  entry.row.addEventListener("keydown", (event) => {
+    const at = stops.indexOf(document.activeElement);
+    const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+    if (at < 0) return;
+    if (step) stops[Math.max(0, Math.min(stops.length - 1, at + step))].focus();
+    else if (at > 0 && (event.key === "Enter" || event.key === " ")) stops[at].click();
+    else return;
+    event.preventDefault();
   });
 }
 
@@ -192,7 +217,7 @@ function partial(current, line) {
   entry.said.append(...spans(line.words));
   entry.tail.replaceChildren(...spans(line.tail_words));
   if (isAtEnd) box.scrollTop = box.scrollHeight;
-  if (current.microphone) {
+  if (current.microphone && !current.connection.isFinished) {
     const arrival = current.arrivals.find(([atS]) => atS >= line.at_s);
     if (arrival) say("listening", ` · ${words.latency(Math.round(performance.now() - arrival[1]))}`);
   }
@@ -208,15 +233,8 @@ function completed(current, line) {
   entry.tail.replaceChildren();
   entry.time.setAttribute("aria-label", `${words.play} ${entry.time.textContent}`);
   entry.time.addEventListener("click", () => current.tape.play(line.start_s, line.end_s));
-  line.words.forEach((word, i) => {
-    if (word.start_s === undefined) return; // only where an aligner gave times
-    const span = entry.said.children[i];
-    span.setAttribute("role", "button");
-    span.tabIndex = 0;
-    const play = () => current.tape.play(word.start_s, word.end_s);
-    span.addEventListener("click", play);
-    span.addEventListener("keydown", (event) => event.key === "Enter" && play());
-  });
+  makeAudible(current, entry, line);
+  $("announced").textContent = line.text; // once and whole, for screen readers
   items.push({
     text: line.text, language: line.language, confidence: line.confidence,
     start_s: current.offset + line.start_s, end_s: current.offset + line.end_s, words: line.words,
@@ -251,6 +269,7 @@ $("language").addEventListener("change", (event) => {
 $("hotwords").addEventListener("change", (event) => {
   session?.connection.update({ context: event.target.value.trim() });
 });
+$("more").addEventListener("submit", (event) => event.preventDefault());
 $("theme").addEventListener("click", () => {
   const isDark = document.documentElement.dataset.theme !== "dark";
   dress(isDark);

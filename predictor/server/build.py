@@ -10,8 +10,9 @@ from pathlib import Path
 from prometheus_client import REGISTRY, CollectorRegistry
 
 from predictor.align.process import AlignerProcess
+from predictor.api.spool import Spool
 from predictor.live.hub import LiveHub
-from predictor.metrics import Metrics
+from predictor.metrics import Metrics, watch_fronts, watch_jobs
 from predictor.processes import num_cpus
 from predictor.server.decoding import build_decoder
 from predictor.server.jobs import build_jobs
@@ -22,6 +23,7 @@ from predictor.service.loading import Loading
 from predictor.service.model import AsrModel, ModelOptions
 from predictor.service.ready_clip import ready_clip
 from predictor.settings.fields import Settings
+from predictor.text.cue_lines import SubtitleOptions
 from predictor.text.languages import parse_language
 
 
@@ -43,7 +45,7 @@ def build_server(
     live = LiveHub(settings.max_live_sessions, metrics, book)
     settings = replace(settings, max_pending_bytes=share(settings.max_pending_bytes))
     num_workers = share(settings.num_decode_workers or max(2, 3 * num_cpus() // 4))
-    decoder = build_decoder(settings, num_workers, settings.max_long_recordings)
+    decoder = build_decoder(settings, metrics, num_workers, settings.max_long_recordings)
     aligner: AlignerProcess | Path | None = None
     if settings.has_aligner:
         aligner = AlignerProcess() if place is None else place.aligner
@@ -53,9 +55,17 @@ def build_server(
         decoder,
         ready_clip(),
         metrics,
-        ModelOptions(settings.request_timeout_s, parse_language(settings.language)),
+        ModelOptions(
+            settings.request_timeout_s,
+            parse_language(settings.language),
+            log_text=settings.log_text,
+        ),
         is_pod_ready=(lambda: True) if book is None else book.nobody_starts,
     )
+    jobs = build_jobs(settings, lambda: build_decoder(settings, metrics, 1, 1))
+    watch_fronts(metrics.front_figures, book)
+    if jobs is not None:
+        watch_jobs(metrics.job_figures, jobs.store.counts)
     parts = Parts(
         model=model,
         decoder=decoder,
@@ -64,6 +74,24 @@ def build_server(
         engine_lost=engine_lost,
         place=place,
         aligner=aligner if isinstance(aligner, AlignerProcess) else None,
-        jobs=build_jobs(settings, lambda: build_decoder(settings, 1, 1)),
+        jobs=jobs,
+        spool=_spool(settings, share),
+        cues=_cues(settings),
     )
     return AsrServer(settings, parts)
+
+
+def _spool(settings: Settings, share: Callable[[int], int]) -> Spool | None:
+    if settings.spool_dir is None:
+        return None
+    return Spool(settings.spool_dir, share(settings.max_spool_bytes), settings.max_body_bytes)
+
+
+def _cues(settings: Settings) -> SubtitleOptions:
+    return SubtitleOptions(
+        max_columns=settings.cue_max_columns,
+        max_wide_columns=2 * settings.cue_max_wide_chars,
+        max_lines=settings.cue_max_lines,
+        min_s=settings.cue_min_s,
+        max_s=max(settings.cue_min_s, settings.cue_max_s),
+    )

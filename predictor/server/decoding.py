@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from predictor.audio.decode import AudioDecoder, AudioLimits, AudioOptions, CutOptions
 from predictor.audio.limits import channel_of
+from predictor.audio.pool import PoolObserver
+from predictor.metrics import Metrics
 from predictor.service.transcriber import MAX_SEGMENTS_AT_ONCE
 from predictor.settings.fields import Settings
 
 
-def build_decoder(settings: Settings, num_workers: int, num_long: int) -> AudioDecoder:
+def build_decoder(
+    settings: Settings, metrics: Metrics, num_workers: int, num_long: int
+) -> AudioDecoder:
     """Not started. `num_workers` processes for short recordings, up to `num_long` for others."""
     return AudioDecoder(
         _limits(settings),
@@ -21,6 +25,10 @@ def build_decoder(settings: Settings, num_workers: int, num_long: int) -> AudioD
         cuts=_cuts(settings),
         num_long=num_long,
         window_s=MAX_SEGMENTS_AT_ONCE * settings.segment_s,
+        observer=PoolObserver(
+            busy=lambda lane, more: metrics.decode_workers_busy.labels(lane=lane).inc(more),
+            replaced=metrics.decode_workers_replaced.inc,
+        ),
     )
 
 
@@ -36,8 +44,9 @@ def _cuts(settings: Settings) -> CutOptions:
 
 
 def _limits(settings: Settings) -> AudioLimits:
+    on_disk = 0 if settings.spool_dir is None else settings.max_spool_bytes
     return AudioLimits(
-        max_bytes=settings.max_body_bytes,
+        max_bytes=max(settings.max_body_bytes, on_disk),
         max_duration_s=settings.max_audio_s,
         max_channels=settings.max_channels,
         max_decoded_values=settings.max_decoded_values,

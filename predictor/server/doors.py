@@ -29,6 +29,7 @@ from predictor.api.held_bytes import HeldBytes
 from predictor.api.jobs import JobDoor
 from predictor.api.key_file import KeyFile
 from predictor.api.realtime import LiveDoor
+from predictor.api.spool import Spool
 from predictor.api.tls import Certificate
 from predictor.api.websocket import MAX_MESSAGE_BYTES, GuardedWebSocket
 from predictor.live.hub import LiveHub
@@ -52,6 +53,7 @@ class Behind:
     metrics: Metrics
     live: LiveHub
     jobs: Jobs | None
+    spool: Spool | None
 
 
 class Doors:
@@ -116,7 +118,10 @@ class Doors:
                 has_page=settings.enable_page,
                 recognize_details=settings.output_format == "json",
             ),
-            None if jobs is None else JobDoor(jobs.store, jobs.runner, keys),
+            behind.spool,
+            None
+            if jobs is None
+            else JobDoor(jobs.store, jobs.runner, keys, jobs.sources, jobs.webhooks),
         )
 
     def new_loop(self) -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,21 +15,23 @@ from predictor.audio.cut import split
 from predictor.audio.vad import load_detector
 from predictor.book import Book
 from predictor.engine import EngineClient, StepStats
+from predictor.errors import AsrError
 from predictor.live.engine_steps import KeptSteps
 from predictor.live.hub import LiveHub
 from predictor.live.listener import LiveParts
 from predictor.live.options import LiveOptions
 from predictor.live.speech_batch import SpeechBatch
-from predictor.metrics import Metrics
+from predictor.metrics import Capacity, Metrics
 from predictor.model.checkpoint.identity import ready_text
 from predictor.service.admission import Admission
 from predictor.service.aligner import aligner_spec, check_pieces
 from predictor.service.loading import Checkpoint, Loading
 from predictor.service.model import Loaded
 from predictor.service.transcriber import Transcriber, TranscriberOptions
-from predictor.service.word_times import WordTimes
+from predictor.service.word_times import Align, Times, WordTimes
 from predictor.settings.fields import Settings
 from predictor.text.prompt import PromptBuilder
+from predictor.types import AnySamples
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +50,7 @@ class Loader:
     def __call__(self) -> Loaded:
         """Wait for the checkpoint. Raises what kept it, or the aligner, from loading."""
         loading = self.loading or Loading(self.settings)
+        aligner_began_s = time.monotonic()
         if isinstance(self.aligner, AlignerProcess):
             self.aligner.spawn(aligner_spec(self.settings))
         checkpoint = loading.result(_observer(self.metrics))
@@ -55,7 +59,9 @@ class Loader:
         prompts = PromptBuilder(checkpoint.tokenizer, self.settings.max_context_tokens)
         admission = Admission(self.settings.max_held_audio_s, self.metrics, self.book)
         self._watch(checkpoint, admission)
-        times = self._word_times()
+        for phase, seconds in loading.phases.items():
+            self.metrics.start_seconds.labels(phase=phase).set(seconds)
+        times = self._word_times(aligner_began_s)
         return Loaded(
             engine=engine,
             transcriber=self._transcriber(checkpoint, prompts, admission, times),
@@ -94,7 +100,7 @@ class Loader:
             find_words=None if times is None else times.of_utterance,
         )
 
-    def _word_times(self) -> WordTimes | None:
+    def _word_times(self, began_s: float) -> WordTimes | None:
         """Wait for the aligner. Raises RuntimeError and ValueError."""
         address = self.aligner
         if address is None:
@@ -104,8 +110,10 @@ class Loader:
             address = address.address
         client = AlignerClient(address)
         info = client.wait_ready()
+        self.metrics.start_seconds.labels(phase="aligner").set(time.monotonic() - began_s)
         check_pieces(self.settings, info)
-        return WordTimes(client.times, info.languages, info.max_audio_s)
+        align = _counted(client.times, self.metrics)
+        return WordTimes(align, info.languages, info.max_audio_s)
 
     def _watch(self, checkpoint: Checkpoint, admission: Admission) -> None:
         """Let scrapes read what the engine holds, and say what is served."""
@@ -113,7 +121,7 @@ class Loader:
         self.metrics.watch(
             made.client.cores,
             lambda: admission.pod_held_audio_s,
-            settings.max_held_audio_s,
+            Capacity(settings.max_held_audio_s, settings.full_load_s),
             lambda: self.live.share,
         )
         self.metrics.model_info.labels(
@@ -136,6 +144,25 @@ def _observer(metrics: Metrics) -> Callable[[StepStats], None]:
             metrics.queue_seconds.observe(waited_s)
 
     return observe
+
+
+def _counted(align: Align, metrics: Metrics) -> Align:
+    """The same, seen in the metrics."""
+
+    async def counted(samples: AnySamples, words: Sequence[str]) -> Times:
+        began_s = time.monotonic()
+        try:
+            with metrics.aligner_waiting.track_inprogress():
+                times = await align(samples, words)
+        except AsrError as error:
+            metrics.aligner_requests.labels(error=error.spec.code).inc()
+            raise
+        metrics.aligner_requests.labels(error="none").inc()
+        metrics.aligner_words.inc(len(words))
+        metrics.aligner_seconds.observe(time.monotonic() - began_s)
+        return times
+
+    return counted
 
 
 def _checkpoint_name(settings: Settings, folder: Path) -> str:

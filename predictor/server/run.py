@@ -10,6 +10,7 @@ import asyncio
 import logging
 import os
 import signal
+import time
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,7 @@ from kserve import ModelServer
 
 from predictor.align.process import AlignerProcess
 from predictor.api.dataplane import AsrDataPlane, ClosedRepository
+from predictor.api.spool import Spool
 from predictor.audio.decode import AudioDecoder
 from predictor.live.hub import LiveHub
 from predictor.metrics import Metrics
@@ -28,6 +30,7 @@ from predictor.server.place import PodPlace
 from predictor.service.model import AsrModel
 from predictor.service.ready_clip import through_decoder
 from predictor.settings.fields import Settings
+from predictor.text.cue_lines import SubtitleOptions
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +47,8 @@ class Parts:
     place: PodPlace | None  # among the fronts of a pod
     aligner: AlignerProcess | None
     jobs: Jobs | None
+    spool: Spool | None
+    cues: SubtitleOptions  # of subtitles for which no others are asked
 
 
 class AsrServer(ModelServer):  # type: ignore[misc]  # KServe is untyped
@@ -64,7 +69,7 @@ class AsrServer(ModelServer):  # type: ignore[misc]  # KServe is untyped
         self._parts = parts
         for name in settings.served_names:
             self.register_model(parts.model, name)
-        self.dataplane = AsrDataPlane(self.registered_models, settings.max_items)
+        self.dataplane = AsrDataPlane(self.registered_models, settings.max_items, parts.cues)
         self.model_repository_extension = ClosedRepository(self.registered_models)
         behind = Behind(
             self.dataplane,
@@ -72,6 +77,7 @@ class AsrServer(ModelServer):  # type: ignore[misc]  # KServe is untyped
             parts.metrics,
             parts.live,
             parts.jobs,
+            parts.spool,
         )
         self.doors = Doors(settings, behind, shares_ports=parts.place is not None)
         self.app = self.doors.app
@@ -134,8 +140,10 @@ class AsrServer(ModelServer):  # type: ignore[misc]  # KServe is untyped
     async def _load(self) -> None:
         if self.model.loaded is not None:  # before it listened
             return
+        began_s = time.monotonic()
         for decoder in self._decoders():
             await asyncio.to_thread(decoder.start)
+        self._parts.metrics.start_seconds.labels(phase="decoders").set(time.monotonic() - began_s)
         self.model.ready_clip = await through_decoder(self.decoder, self.model.ready_clip)
         await asyncio.to_thread(self.model.load)
 
@@ -169,4 +177,8 @@ class AsrServer(ModelServer):  # type: ignore[misc]  # KServe is untyped
         if jobs is None or self.model.loaded is None:
             return
         transcriber = self.model.loaded.transcriber
-        await jobs.runner.run(transcriber, lambda answer: self.model.count("openai", [answer]))
+        async with asyncio.TaskGroup() as tasks:
+            run = jobs.runner.run(transcriber, lambda a: self.model.count("openai", [a]))
+            tasks.create_task(run)
+            if jobs.announcer is not None:
+                tasks.create_task(jobs.announcer.run())

@@ -24,6 +24,7 @@ _WINDOW_S = 30.0  # of the recent past, for the pace
 _MAX_RETRY_AFTER_S = 60
 _ROUNDING_S = 1e-3
 _LOOK_S = 0.05
+_LATELY = 32
 
 
 class Admission:
@@ -37,8 +38,16 @@ class Admission:
         self._num_leases = 0
         self._metrics = metrics
         self._done: deque[tuple[float, float]] = deque()  # (time, audio seconds) lately
+        self._lately_s: deque[float] = deque(maxlen=_LATELY)  # of recordings that were let in
         self._line: list[Lease] = []  # that want to grow and wait for room, in order
         self._sleepers: list[asyncio.Future[None]] = []
+
+    def check_room(self) -> None:
+        """Before a request is read: raises Overloaded when not even the shortest of the recordings
+        that were lately let in would fit."""
+        shortest_s = min(self._lately_s, default=0.0)
+        if self.pod_held_audio_s > 0 and not self._fits(shortest_s):
+            raise self.overloaded(shortest_s)
 
     @contextmanager
     def hold(self, audio_s: float) -> Iterator[None]:
@@ -60,6 +69,7 @@ class Admission:
             is_empty = self._num_leases == 0 and self.pod_held_audio_s <= 0
             if not is_empty and not self._fits(audio_s):
                 raise self.overloaded(audio_s)
+            self._lately_s.append(audio_s)
             return Lease(self, audio_s, window_s)
 
     async def lease_in_turn(self, audio_s: float, window_s: float = math.inf) -> Lease:

@@ -10,8 +10,8 @@ from predictor.model.config import CheckpointError
 from predictor.service.engines import devices
 from predictor.settings.fields import Settings
 
-_MAX_BATCH_S: Final = 120.0  # of audio, in one pass
-_MAX_WAITING: Final = 256  # requests; more are refused
+MAX_BATCH_S: Final = 120.0  # of audio, in one pass
+MAX_WAITING: Final = 256  # requests; more are refused
 _FLOATS: Final = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -33,8 +33,8 @@ def aligner_spec(settings: Settings) -> AlignerSpec:
         device=devices(settings)[0],
         dtype=settings.dtype if settings.dtype in _FLOATS else "auto",  # it is not quantized
         num_threads=settings.num_threads,
-        max_batch_s=_MAX_BATCH_S,
-        max_waiting=_MAX_WAITING,
+        max_batch_s=MAX_BATCH_S,
+        max_waiting=MAX_WAITING,
         log_format=settings.log_format,
         log_level=settings.log_level,
     )

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from predictor.audio.limits import Channel, Vad
+from predictor.audio.limits import AS_SET, Hearing
 from predictor.types import Transcription
 
 
@@ -23,10 +23,8 @@ class Recording:
     sample_rate_hz: int = 0  # of `waveform`
     field: str = "audio"  # what the caller named it, for errors
     language: str | None = None  # canonical name; None = detect
-    # How it is heard; None = as the settings say.
-    channel: Channel | None = None
-    track: int | None = None  # of a container with several, counted from 0
-    vad: Vad | None = None
+    hearing: Hearing = AS_SET
+    for_cues: bool = False  # the answer becomes subtitles
     with_words: bool = False  # say when each word was said
     words_field: str = "words"  # what the caller named it, for errors
     said: str | None = None  # what was said in it, of which times are asked and nothing else

@@ -32,7 +32,7 @@ from predictor.service.engines import (
     has_own_process,
 )
 from predictor.settings.fields import Settings
-from predictor.startup import import_before_loading, sharing_the_gil
+from predictor.startup import import_before_loading, process_age_s, sharing_the_gil
 from predictor.text.tokenizer import TextTokenizer
 
 logger = logging.getLogger(__name__)
@@ -118,6 +118,7 @@ class Loading:
         """`has_real_weights` is false for benchmarks, whose weights come from nowhere: nothing is
         expected of what they say."""
         self.began_s = time.monotonic()
+        self.phases = {"process": process_age_s()}  # seconds that each phase took
         self._settings = settings
         self._make_engine = make_engine
         self.has_real_weights = has_real_weights
@@ -165,6 +166,8 @@ class Loading:
             model_id=settings.model_id,
             revision=settings.model_revision,
         )
+        found_s = time.monotonic()
+        self.phases["download"] = found_s - self.began_s
         with ThreadPoolExecutor(2, "checkpoint") as beside:
             tokenizer = beside.submit(TextTokenizer.load, folder)
             identity = beside.submit(
@@ -173,6 +176,7 @@ class Loading:
             made = self._make_engine(
                 settings, folder, self._observe, lambda: self.lost.set_result(None)
             )
+            self.phases["engine"] = time.monotonic() - found_s
         try:
             found = identity.result()
         except BaseException:

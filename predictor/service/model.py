@@ -12,12 +12,12 @@ import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from kserve import Model
 
-from predictor.audio.decode import AudioDecoder, Source
+from predictor.audio.decode import AudioDecoder, AudioOptions, CutOptions, Source
 from predictor.errors import InvalidInput, NotReady
 from predictor.live.listener import LiveParts
 from predictor.logs import note
@@ -78,6 +78,7 @@ class ModelOptions:
 
     request_timeout_s: float
     language: str | None = None  # forced when a request gives none; None = detect
+    log_text: bool = False  # what was said goes into the request's line of the log
 
 
 class AsrModel(Model):  # type: ignore[misc]  # KServe is untyped
@@ -118,13 +119,16 @@ class AsrModel(Model):  # type: ignore[misc]  # KServe is untyped
                 loaded = self._load_engine()
                 began_s = began_s if loaded.began_s is None else loaded.began_s
                 loaded.engine.start()
+                clip_began_s = time.monotonic()
                 try:
                     self._warm_up(loaded)
                 except BaseException:
                     loaded.engine.stop()
                     raise
                 self.loaded = loaded
-                self._metrics.model_load_seconds.set(time.monotonic() - began_s)
+                now_s = time.monotonic()
+                self._metrics.start_seconds.labels(phase="clip").set(now_s - clip_began_s)
+                self._metrics.model_load_seconds.set(now_s - began_s)
                 self._metrics.engine_alive.set_function(lambda: float(self.alive()))
                 self._metrics.model_ready.set_function(lambda: float(self.is_ready()))
                 self.ready = True
@@ -176,6 +180,11 @@ class AsrModel(Model):  # type: ignore[misc]  # KServe is untyped
         """False once the engine cannot work again by itself; a model that is loading is alive."""
         return self._stopped or self.loaded is None or self.loaded.engine.is_alive()
 
+    def check_room(self) -> None:
+        """Before a request is read. Raises Overloaded when it would be refused anyway."""
+        if self.loaded is not None:
+            self.loaded.transcriber.admission.check_room()
+
     def token_bytes(self, token_id: int) -> bytes:
         """UTF-8 bytes of one token of an answer. Raises NotReady."""
         return self._serving().transcriber.token_bytes(token_id)
@@ -196,18 +205,27 @@ class AsrModel(Model):  # type: ignore[misc]  # KServe is untyped
         """One recording, looked at as `preprocess` does. Raises InvalidInput, NotReady."""
         return self._task(self._serving(), recording)
 
+    def asked(self, recording: Recording) -> tuple[TextRequest, AudioOptions, CutOptions]:
+        """What is asked of a recording that is not there yet. Raises InvalidInput, NotReady."""
+        return self._text(self._serving(), recording), *self._hearing(recording)
+
     def _task(self, loaded: Loaded, recording: Recording) -> Task:
+        text = self._text(loaded, recording)
+        return Task(self._source(recording), text)
+
+    def _text(self, loaded: Loaded, recording: Recording) -> TextRequest:
         loaded.prompts.check_context(recording.context, field=recording.context_field)
         language = recording.language or self._options.language
         text = TextRequest(
             language,
             recording.context,
             with_words=recording.with_words,
+            for_cues=recording.for_cues,
             said=recording.said,
             draft=recording.draft,
         )
         loaded.transcriber.check_words(text, field=recording.words_field)
-        return Task(self._source(recording), text)
+        return text
 
     async def predict(
         self,
@@ -264,13 +282,21 @@ class AsrModel(Model):  # type: ignore[misc]  # KServe is untyped
             raise NotReady(f"model {self.name} is {state}, try again soon")
         return self.loaded
 
+    def _hearing(self, recording: Recording) -> tuple[AudioOptions, CutOptions]:
+        options = recording.hearing.options(self._decoder.options)
+        cuts = recording.hearing.cuts(self._decoder.cuts)
+        longest_s = self._decoder.cuts.segment_s
+        if cuts.segment_s > longest_s:
+            raise InvalidInput(
+                f"segment_s: {cuts.segment_s:g} is more than this server's {longest_s:g}",
+                field="segment_s",
+                value=cuts.segment_s,
+                limit=longest_s,
+            )
+        return options, cuts
+
     def _source(self, recording: Recording) -> Source:
-        options, cuts = self._decoder.options, self._decoder.cuts
-        if recording.channel is not None or recording.track is not None:
-            channel = options.channel if recording.channel is None else recording.channel
-            options = replace(options, channel=channel, track=recording.track)
-        if recording.vad is not None:
-            cuts = replace(cuts, vad=recording.vad)
+        options, cuts = self._hearing(recording)
         if recording.waveform is not None:
             return self._decoder.waveform_source(
                 recording.waveform,
@@ -296,6 +322,8 @@ class AsrModel(Model):  # type: ignore[misc]  # KServe is untyped
             language=",".join(sorted({answer.language or "None" for answer in answers})),
             finish_reason=",".join(sorted({answer.finish_reason for answer in answers})),
         )
+        if self._options.log_text:
+            note(text=[answer.text for answer in answers])
         for answer in answers:
             metrics.transcriptions.labels(
                 protocol=protocol, finish_reason=answer.finish_reason

@@ -67,7 +67,7 @@ async def _keeping(pieces: Pieces, kept: list[AudioPiece], max_audio_s: float) -
     speech_s = 0.0
     async for piece in pieces:
         if isinstance(piece, AudioPiece):
-            speech_s += piece.end_s - piece.start_s
+            speech_s += piece.new_s
             if speech_s > max_audio_s:
                 raise AudioTooLong(
                     f"file: more than {max_audio_s:g} s of speech, which is what the aligner hears "
@@ -75,8 +75,15 @@ async def _keeping(pieces: Pieces, kept: list[AudioPiece], max_audio_s: float) -
                     field="file",
                     limit=max_audio_s,
                 )
-            kept.append(piece)
+            kept.append(_without_overlap(piece))
         yield piece
+
+
+def _without_overlap(piece: AudioPiece) -> AudioPiece:
+    """What the piece before does not have."""
+    begin = round(piece.overlap_s * SAMPLE_RATE_HZ)
+    start_s = piece.start_s + piece.overlap_s
+    return replace(piece, samples=piece.samples[begin:], start_s=start_s, overlap_s=0.0)
 
 
 def _check_fit(words: Sequence[str], heard: str, language: str | None) -> None:

@@ -6,6 +6,7 @@ Every route ends here, through `transcribe_pieces` or `stream_pieces`.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
@@ -14,13 +15,13 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from predictor import tracing
-from predictor.errors import NotReady
+from predictor.errors import AsrError, NotReady
 from predictor.logs import note, request_id_var
 from predictor.metrics import Metrics
 from predictor.service.admission import Admission, Lease
 from predictor.service.word_times import WordTimes, no_aligner
 from predictor.text.echo import is_echo, is_quiet
-from predictor.text.joining import Piece, finish_reason, join_pieces, segment
+from predictor.text.joining import Piece, Seams, finish_reason, join_pieces, segment
 from predictor.text.languages import needs_space
 from predictor.text.output import OutputParser, ParsedOutput
 from predictor.text.prompt import Prompt, PromptBuilder
@@ -38,7 +39,10 @@ from predictor.types import (
     TranscribeRequest,
     Transcription,
     Usage,
+    Word,
 )
+
+logger = logging.getLogger(__name__)
 
 
 class TokenStream(Protocol):
@@ -183,6 +187,7 @@ class Transcriber:
         run = _Run(self._prompts.build(request.context, request.language), request, streaming)
         feeding = asyncio.create_task(self._feed(run, pieces, lease))
         done: list[Piece] = []
+        seams, num_segments = Seams(), 0
         said = ""
         try:
             while (under_way := await run.line.get()) is not None:
@@ -194,8 +199,16 @@ class Transcriber:
                     said += delta
                     yield delta
                 done.append(await _unless_failed(task, feeding))
-                if streaming:
-                    yield segment(len(done) - 1, done[-1])
+                if not streaming:
+                    continue
+                for certain in seams.add(done[-1]):
+                    # What was not told as it grew.
+                    if certain is not done[-1] and (delta := certain.parsed.text):
+                        delta = (" " if needs_space(said, delta) else "") + delta
+                        said += delta
+                        yield delta
+                    yield segment(num_segments, certain)
+                    num_segments += 1
             end = await feeding
         finally:
             await _stop([feeding, *run.tasks])
@@ -220,7 +233,7 @@ class Transcriber:
                 feed.put_nowait(None)
                 gate.release()
                 if lease is not None:
-                    lease.release(piece.end_s - piece.start_s)
+                    lease.release(piece.new_s)
 
         end: AudioEnd | None = None
         decoding = tracing.begin("decode_audio")
@@ -253,7 +266,8 @@ class Transcriber:
         parser = OutputParser(self._tokenizer, request.language)
         may_echo = bool(request.context) and is_quiet(piece.samples)
         stream = self._submitted(run, piece)
-        last = await self._read(stream, parser, feed if streaming and not may_echo else None)
+        is_told = streaming and not piece.meets_others
+        last = await self._read(stream, parser, feed if is_told and not may_echo else None)
         if last.times is not None:
             run.queue_s = max(run.queue_s, last.times.began_s - last.times.queued_s)
             tracing.engine_spans(last.times, len(parser.token_ids))
@@ -261,19 +275,9 @@ class Transcriber:
         if may_echo and is_echo(parsed.text, request.context):
             parsed = ParsedOutput("", request.language, 0.0, 0.0, 0, 0)
             rest = ""
-        if streaming and (delta := rest if not may_echo else parsed.text):
+        if is_told and (delta := rest if not may_echo else parsed.text):
             feed.put_nowait(delta)
-        words = None
-        if request.with_words and self.word_times is not None:
-            with tracing.span("words"):
-                words = await self.word_times.of(
-                    piece.samples,
-                    parsed.text,
-                    parsed.language,
-                    at_s=piece.start_s,
-                    spans=parser.token_spans(parsed.text),
-                    confidence=parsed.confidence,
-                )
+        words = await self._words(request, piece, parser, parsed)
         return Piece(
             start_s=piece.start_s,
             end_s=piece.end_s,
@@ -285,7 +289,31 @@ class Transcriber:
             num_header_tokens=parser.num_header_tokens,
             channel=piece.channel,
             words=words,
+            overlap_s=piece.overlap_s,
+            continues=piece.continues,
         )
+
+    async def _words(
+        self, request: TextRequest, piece: AudioPiece, parser: OutputParser, parsed: ParsedOutput
+    ) -> tuple[Word, ...] | None:
+        """When each word of a piece was said, if that was asked for and can be known."""
+        if self.word_times is None or not (request.with_words or request.for_cues):
+            return None
+        try:
+            with tracing.span("words"):
+                return await self.word_times.of(
+                    piece.samples,
+                    parsed.text,
+                    parsed.language,
+                    at_s=piece.start_s,
+                    spans=parser.token_spans(parsed.text),
+                    confidence=parsed.confidence,
+                )
+        except AsrError as error:
+            if request.with_words:
+                raise
+            logger.warning("subtitles without times of words: %s", error.message)
+            return None
 
     def _submitted(self, run: _Run, piece: AudioPiece) -> TokenStream:
         samples = piece.samples

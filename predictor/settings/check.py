@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
+from predictor.settings.addresses import allowed_prefix
 from predictor.settings.fields import AUDIO_TOKENS_PER_S, PROMPT_TOKENS
 
 _MODEL_NAME: Final = re.compile(
@@ -53,6 +54,14 @@ def contradictions(values: Mapping[str, Any], sources: Mapping[str, str]) -> lis
         values["audio_channel"]
     ):
         refuse("audio_channel", "must be mix, separate or a number from 0 to 63")
+    for setting in ("job_url_prefixes", "job_webhook_prefixes"):
+        for text in values[setting]:
+            try:
+                allowed_prefix(text, allow_private=values["job_private_addresses"])
+            except ValueError as error:
+                refuse(setting, str(error))
+    if values["job_webhook_prefixes"] and not values["job_webhook_secret"]:
+        refuse("job_webhook_prefixes", "needs job_webhook_secret, by which receivers know us")
     devices = values["devices"] or ()
     if any(not index.isdigit() for index in devices) or len(set(devices)) < len(devices):
         refuse("devices", "must be different whole numbers, separated by commas")

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
+from predictor.settings.session_fields import SessionFields
 from predictor.settings.spec import Spec, setting
 
 DEFAULT_MODEL_NAME: Final = "qwen3-asr"
@@ -27,7 +28,7 @@ _MIB: Final = 1024 * 1024
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class Settings(SessionFields):
     """The effective settings; `sources` says for each where its value came from."""
 
     # The model
@@ -155,6 +156,19 @@ class Settings:
     max_body_bytes: int = setting(
         64 * _MIB, "largest HTTP body or gRPC message", low=1024, high=1024 * _MIB
     )
+    spool_dir: Path | None = setting(  # noqa: RUF009  # makes a dataclass field
+        None,
+        "folder on disk that takes recordings above 8 MiB while they come in, instead of memory; "
+        "`max_body_bytes` does not bound them then; `off` where no disk is writable",
+        kind=Path,
+        none="off",
+    )
+    max_spool_bytes: int = setting(
+        8 * 1024 * _MIB,
+        "most bytes in `spool_dir`, of one recording and of all together",
+        low=16 * _MIB,
+        high=1 << 42,
+    )
     max_connections: int = setting(
         1000,
         "HTTP connections of one front process, and as many of gRPC; further ones are answered "
@@ -186,6 +200,10 @@ class Settings:
         "auto",
         "form of the log lines; `auto` is `text` on a terminal, else `json`",
         choices=("auto", "json", "text"),
+    )
+
+    log_text: bool = setting(
+        False, "add the transcript to a request's log line; else no text is ever logged"
     )
 
     # Audio
@@ -290,59 +308,24 @@ class Settings:
         0.85, "share for the cache of the memory that is free after loading", low=0.01, high=1
     )
     max_prefill_audio_s: float = setting(120.0, "audio encoded in one step", low=1, high=7200)
+    overlap_prefill: bool = setting(
+        False, "on CUDA, take in new recordings while 256 or more others are decoded, not in turn"
+    )
     max_held_audio_s: float = setting(
         7200.0, "audio waiting or running; more is answered with 429", low=1, high=10_000_000
+    )
+    full_load_s: float = setting(
+        5.0,
+        "a replica counts as full (`qwen3_asr_load` 1) when it holds what takes so long at the "
+        "speed it had lately, or `max_held_audio_s`",
+        low=0.1,
+        high=3600,
     )
     max_tokens_per_audio_s: float = setting(
         16.0, "cap of the answer for each second of audio; fast speech needs 8", low=1, high=100
     )
     stall_timeout_s: float = setting(
         60.0, "a step longer than this makes the server report itself dead", low=1, high=3600
-    )
-
-    # Live speech
-    max_live_sessions: int = setting(
-        64, "live sessions open at once; more are refused with 429", low=1, high=100_000
-    )
-    max_grpc_streams: int = setting(
-        8,
-        "of these, live sessions over gRPC in one front process: each may make it hold a message "
-        "of `max_body_bytes`; more are refused with 429",
-        low=1,
-        high=100_000,
-    )
-    max_live_session_s: float = setting(
-        570.0,
-        "longest live session, which is then asked to connect again; below the time limits of "
-        "what stands in front",
-        low=1,
-        high=86400,
-    )
-
-    # Jobs
-    jobs_dir: Path | None = setting(  # noqa: RUF009  # makes a dataclass field
-        None,
-        "folder in which jobs (`/v1/jobs`) are kept, which replicas may share; `off` has no jobs",
-        kind=Path,
-        none="off",
-    )
-    max_jobs: int = setting(
-        1000, "jobs kept, finished ones too; more are refused with 429", low=1, high=1_000_000
-    )
-    max_jobs_bytes: int = setting(
-        10 * 1024 * _MIB,
-        "most bytes of recordings and transcripts of jobs; more is answered with 429",
-        low=_MIB,
-        high=1 << 44,
-    )
-    job_ttl_s: float = setting(
-        86400.0, "a job is removed so long after it has ended", low=1, high=31_536_000
-    )
-    job_lease_s: float = setting(
-        30.0,
-        "without a sign of life for so long, who works on a job has gone and another takes it",
-        low=1,
-        high=3600,
     )
 
     # The answer
@@ -360,6 +343,18 @@ class Settings:
         "answer of `/api/v1/recognize`: `text` has the four plain fields, `json` adds `details`",
         choices=("text", "json"),
     )
+    cue_max_columns: int = setting(42, "longest line of a subtitle, in columns", low=8, high=200)
+    cue_max_wide_chars: int = setting(
+        18,
+        "the same for lines with Chinese, Japanese or Korean, in such characters",
+        low=4,
+        high=100,
+    )
+    cue_max_lines: int = setting(2, "most lines of a subtitle", low=1, high=6)
+    cue_min_s: float = setting(
+        1.0, "subtitles are shown at least so long where nothing follows", low=0, high=10
+    )
+    cue_max_s: float = setting(7.0, "longest time of a subtitle", low=1, high=60)
 
     config_file: Path | None = None  # the file that was read
     sources: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
@@ -384,8 +379,8 @@ class Settings:
 
 def specs() -> dict[str, tuple[Spec, Any]]:
     """Name -> (spec, default) of every setting, in the order of the table."""
-    found = {}
-    for declared in fields(Settings):
+    found, inherited = {}, {each.name for each in fields(SessionFields)}
+    for declared in sorted(fields(Settings), key=lambda each: each.name in inherited):
         if "spec" in declared.metadata:
             found[declared.name] = (declared.metadata["spec"], _default(declared))
     return found

@@ -31,6 +31,11 @@ def problems(settings: Settings) -> list[str]:
         ports["grpc_port"] = settings.grpc_port
     if settings.admin_port is not None:
         ports["admin_port"] = settings.admin_port
+    if settings.spool_dir is not None and not os.access(settings.spool_dir, os.W_OK | os.X_OK):
+        found.append(
+            f"spool_dir={settings.spool_dir}: user {os.getuid()} cannot write there; mount a "
+            "folder that is writable, or set spool_dir to off"
+        )
     for name, port in ports.items():
         if port and (problem := port_problem(settings.host, name, port)):
             found.append(problem)

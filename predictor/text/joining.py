@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from predictor.text.languages import join_texts
 from predictor.text.output import ParsedOutput
+from predictor.text.stitching import stitch, words_within
 from predictor.types import (
     AudioEnd,
     EngineFinish,
@@ -33,6 +34,8 @@ class Piece:
     num_header_tokens: int = 0
     channel: int | None = None
     words: tuple[Word, ...] | None = None  # if they were asked for
+    overlap_s: float = 0.0  # of its beginning, that the piece before has heard too
+    continues: bool = False  # the piece behind it has heard some of its end
 
 
 def finish_reason(engine: EngineFinish | None, parsed: ParsedOutput) -> FinishReason:
@@ -53,7 +56,7 @@ def join_pieces(
     where there is no piece it is the probability that nobody speaks. Where nobody spoke there is
     no language, forced or not.
     """
-    pieces = sorted(pieces, key=lambda p: (p.start_s, p.channel or 0))
+    pieces = stitched(pieces)
     said = [p for p in pieces if p.parsed.text]
     spoken = said or list(pieces)
     num_scored = sum(p.parsed.num_scored_tokens for p in spoken)
@@ -79,6 +82,69 @@ def join_pieces(
     )
 
 
+class Seams:
+    """Pieces as they end, in order; of those that overlap nothing is certain before the next."""
+
+    def __init__(self) -> None:
+        self._open: dict[int | None, Piece] = {}  # by channel
+
+    def add(self, piece: Piece) -> list[Piece]:
+        """The pieces that can no longer change, as they are without what two have heard twice."""
+        certain = []
+        if (before := self._open.pop(piece.channel, None)) is not None:
+            if piece.overlap_s:
+                before, piece = stitched_pair(before, piece)
+            certain.append(before)
+        if piece.continues:
+            self._open[piece.channel] = piece
+        else:
+            certain.append(piece)
+        return certain
+
+    def rest(self) -> list[Piece]:
+        """Those behind which nothing came."""
+        return list(self._open.values())
+
+
+def stitched(pieces: Sequence[Piece]) -> list[Piece]:
+    """The same pieces in order of time, without what two have heard twice."""
+    seams = Seams()
+    certain = [done for piece in sorted(pieces, key=_place) for done in seams.add(piece)]
+    return sorted([*certain, *seams.rest()], key=_place)
+
+
+def _place(piece: Piece) -> tuple[float, int]:
+    return piece.start_s, piece.channel or 0
+
+
+def stitched_pair(before: Piece, after: Piece) -> tuple[Piece, Piece]:
+    """Two pieces that overlap, as two that meet in the middle of what both have heard."""
+    half_s = after.overlap_s / 2
+    first, second = before.parsed.text, after.parsed.text
+    found = stitch(
+        first,
+        second,
+        half_s / max(before.end_s - before.start_s, half_s),
+        half_s / max(after.end_s - after.start_s, half_s),
+    )
+    cut_s = after.start_s + half_s
+    left = replace(
+        before,
+        end_s=cut_s,
+        continues=False,
+        parsed=replace(before.parsed, text=found.before),
+        words=before.words and words_within(first, before.words, 0, found.end),
+    )
+    right = replace(
+        after,
+        start_s=cut_s,
+        overlap_s=0.0,
+        parsed=replace(after.parsed, text=found.after),
+        words=after.words and words_within(second, after.words, found.start, len(second)),
+    )
+    return left, right
+
+
 def segment(index: int, piece: Piece) -> Segment:
     """What is told of a piece."""
     parsed = piece.parsed
@@ -95,6 +161,7 @@ def segment(index: int, piece: Piece) -> Segment:
         token_logprobs=piece.token_logprobs,
         num_header_tokens=piece.num_header_tokens,
         channel=piece.channel,
+        words=piece.words,
     )
 
 

@@ -1,30 +1,22 @@
 """Subtitle files as subtitlers make them: short cues of two lines, SubRip and WebVTT.
 
-A segment's text is divided at punctuation and by length, and its time among the cues by how much is
-written in each: nobody speaks in a segment's pauses, which are short. No cue spans two segments.
+Where it is known when each word was said, cues keep its times (`cue_words`). Elsewhere a segment's
+text is divided at punctuation and by length, and its time among the cues by how much is written in
+each: nobody speaks in a segment's pauses, which are short. No cue spans two segments.
 """
 
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from predictor.text.cue_lines import SubtitleOptions, lines_of, width
+from predictor.text.cue_words import parts_by_words
 from predictor.types import Segment
-
-
-@dataclass(frozen=True, slots=True)
-class SubtitleOptions:
-    """What a reader can follow."""
-
-    max_columns: int = 42  # of one line; a wide character (Chinese, Japanese, Korean) takes two
-    max_wide_columns: int = 36  # of one line that has wide characters: 18 of them
-    max_lines: int = 2
-    min_s: float = 1.0  # shorter cues are shown longer where nothing follows
-    max_s: float = 7.0
-    max_columns_per_s: float = 20.0  # a fast reader's; cues are shown longer where nothing follows
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +34,6 @@ _BREAKS = (
     re.compile(r"[,;:]\s+|[，、；：]|\s[—–-](?=\s)"),
     re.compile(r"\s+"),
 )
-# What a line may be broken behind: a word with its space, a wide character with the marks that may
-# not begin a line.
-_WIDE = "⺀-〇〡-鿿가-힣豈-﫿"
-_MARKS = "，。！？、；：）」』”’"
-_WORDS = re.compile(f"[{_WIDE}][{_MARKS}]*\\s*|[^\\s{_WIDE}]+\\s*|\\s+")
 
 
 def to_srt(segments: Sequence[Segment], options: SubtitleOptions | None = None) -> str:
@@ -70,15 +57,27 @@ def to_vtt(segments: Sequence[Segment], options: SubtitleOptions | None = None) 
 def cues_of(segments: Iterable[Segment], options: SubtitleOptions | None = None) -> list[Cue]:
     """The cues of `segments`, in order of time; none overlaps the next of its channel."""
     options = options or SubtitleOptions()
-    cues = [cue for segment in segments for cue in _cues(segment, options)]
-    longer = [_shown_longer(cue, following.start_s, options) for cue, following in pairwise(cues)]
-    return [*longer, *(_shown_longer(cue, float("inf"), options) for cue in cues[-1:])]
+    by_channel: dict[int | None, list[Cue]] = {}
+    for segment in segments:
+        by_channel.setdefault(segment.channel, []).extend(_cues(segment, options))
+    shown = []
+    for cues in by_channel.values():
+        ends = [*(cue.start_s for cue in cues[1:]), math.inf]
+        shown += [_shown_longer(cue, end_s, options) for cue, end_s in zip(cues, ends, strict=True)]
+    return sorted(shown, key=lambda cue: cue.start_s)
 
 
 def _cues(segment: Segment, options: SubtitleOptions) -> Iterator[Cue]:
     text = " ".join(segment.text.split())  # a blank line would end the cue
-    if not text:
-        return
+    said = parts_by_words(text, segment.words or (), options)
+    if said and all(len(lines_of(part.text, options)) <= options.max_lines for part in said):
+        for part in said:
+            yield Cue(part.start_s, part.end_s, tuple(lines_of(part.text, options)))
+    elif text:
+        yield from _cues_by_width(segment, text, options)
+
+
+def _cues_by_width(segment: Segment, text: str, options: SubtitleOptions) -> Iterator[Cue]:
     duration_s = max(segment.end_s - segment.start_s, 0.001)
     parts = _parts(text, duration_s, options)
     widths = [max(1, width(part)) for part in parts]
@@ -87,7 +86,7 @@ def _cues(segment: Segment, options: SubtitleOptions) -> Iterator[Cue]:
         start_s = segment.start_s + duration_s * position / total
         position += columns
         end_s = segment.start_s + duration_s * position / total
-        yield Cue(start_s, end_s, tuple(_lines(part, options)))
+        yield Cue(start_s, end_s, tuple(lines_of(part, options)))
 
 
 def _parts(text: str, duration_s: float, options: SubtitleOptions) -> list[str]:
@@ -117,7 +116,7 @@ def _divided(
 
 def _fits(text: str, by_time: int, options: SubtitleOptions) -> bool:
     text = text.strip()
-    return width(text) <= by_time and len(_lines(text, options)) <= options.max_lines
+    return width(text) <= by_time and len(lines_of(text, options)) <= options.max_lines
 
 
 def _packed(
@@ -149,55 +148,6 @@ def _chopped(text: str, by_time: int, options: SubtitleOptions) -> Iterator[str]
         text = text[size:]
     if text:
         yield text
-
-
-def _lines(text: str, options: SubtitleOptions) -> list[str]:
-    """`text` on as few lines as it needs, of about the same width, broken at spaces and between
-    wide characters."""
-    limit = options.max_wide_columns if has_wide(text) else options.max_columns
-    columns = width(text)
-    if columns <= limit:
-        return [text]
-    count = -(-columns // limit)
-    balanced = _wrapped(text, max(-(-columns // count) + 2, 1))
-    if len(balanced) <= count and all(width(line) <= limit for line in balanced):
-        return balanced
-    return _wrapped(text, limit)
-
-
-def _wrapped(text: str, limit: int) -> list[str]:
-    lines = [""]
-    for word in (part for found in _WORDS.findall(text) for part in _broken(found, limit)):
-        line = lines[-1] + word
-        if width(line.rstrip()) <= limit or not lines[-1]:
-            lines[-1] = line
-        else:
-            lines.append(word)
-    return [line.strip() for line in lines]
-
-
-def _broken(word: str, limit: int) -> Iterator[str]:
-    """A word that is wider than a line, by characters."""
-    while width(word.rstrip()) > limit:
-        size = max(1, limit // 2 if has_wide(word) else limit)
-        while size < len(word) and unicodedata.combining(word[size]):
-            size += 1
-        yield word[:size]
-        word = word[size:]
-    yield word
-
-
-def has_wide(text: str) -> bool:
-    """Whether there is a character in it that takes two columns."""
-    return any(unicodedata.east_asian_width(char) in "WF" for char in text)
-
-
-def width(text: str) -> int:
-    """Columns that `text` takes."""
-    return sum(
-        0 if unicodedata.combining(char) else 1 + (unicodedata.east_asian_width(char) in "WF")
-        for char in text
-    )
 
 
 def _shown_longer(cue: Cue, next_s: float, options: SubtitleOptions) -> Cue:

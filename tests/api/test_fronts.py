@@ -117,6 +117,9 @@ def test_a_front_that_dies_is_replaced_and_the_others_serve_on(
         assert httpx.get(pod.url + "/v2/health/ready").status_code == 200
     counted = number(httpx.get(pod.url + "/metrics").text, sample)
     assert counted == before + answered, "what the dead one counted stays counted"
+    text = httpx.get(pod.url + "/metrics").text
+    assert number(text, "qwen3_asr_front_restarts_total") == 1
+    assert number(text, 'qwen3_asr_front_processes{state="ready"}') == 2
 
 
 def listeners(pod: Any) -> set[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import os
 import signal
@@ -16,6 +17,8 @@ import numpy as np
 import openai
 import pytest
 import soundfile
+import srt
+import webvtt
 from kserve import InferenceGRPCClient, InferInput, InferRequest
 
 MODEL = "qwen3-asr"
@@ -310,3 +313,75 @@ def test_fronts_share_one_aligner_that_comes_back_once(start_server: Any, speech
     text = httpx.post(pod.url + "/api/v1/recognize", files={"audio": speech}, timeout=60).json()
     assert text["text"]
     assert pod.end() == 0
+
+
+def test_subtitles_begin_with_their_words(server: Any) -> None:
+    url, name = f"{server.url}/v1/audio/transcriptions", "en-long-001.opus"
+    files = {"file": (DATA / name).read_bytes()}
+    asked = {"model": MODEL, "timestamp_granularities[]": "word", "response_format": "verbose_json"}
+    answer = httpx.post(url, files=files, data=asked, timeout=120).json()
+    starts = {round(word["start"], 3) for word in answer["words"]}
+    limits = {"cue_max_columns": "30", "cue_max_lines": "1", "cue_max_s": "4"}
+    for kind, parse in (("srt", _srt_cues), ("vtt", _vtt_cues)):
+        body = {"model": MODEL, "response_format": kind}
+        for more, columns, lines, most_s in (({}, 42, 2, 7.0), (limits, 30, 1, 4.0)):
+            said = httpx.post(url, files=files, data={**body, **more}, timeout=120)
+            cues = parse(said.text)
+            assert {round(start, 3) for start, _, _ in cues} <= starts
+            text = " ".join(" ".join(shown.split()) for _, _, shown in cues)
+            assert text == answer["text"]
+            for start, end, shown in cues:
+                assert 0 < end - start <= most_s + 1e-6
+                assert len(shown.split("\n")) <= lines
+                assert max(map(len, shown.split("\n"))) <= columns
+
+
+def _srt_cues(text: str) -> list[tuple[float, float, str]]:
+    return [
+        (cue.start.total_seconds(), cue.end.total_seconds(), cue.content)
+        for cue in srt.parse(text, ignore_errors=False)
+    ]
+
+
+def _vtt_cues(text: str) -> list[tuple[float, float, str]]:
+    def seconds(stamp: str) -> float:
+        hours, minutes, rest = stamp.split(":")
+        return 3600 * int(hours) + 60 * int(minutes) + float(rest)
+
+    found = webvtt.from_buffer(io.StringIO(text))
+    return [(seconds(cue.start), seconds(cue.end), cue.text) for cue in found]
+
+
+def test_the_aligners_work_is_counted(server: Any, speech: bytes) -> None:
+    name = "qwen3_asr_aligner_requests_total"
+    before = server.metric(name, error="none")
+    words = server.metric("qwen3_asr_aligner_words_total")
+    body = {"model": MODEL, "response_format": "srt"}
+    answer = httpx.post(
+        f"{server.url}/v1/audio/transcriptions", files={"file": speech}, data=body, timeout=60
+    )
+    said = " ".join(cue for _, _, cue in _srt_cues(answer.text)).split()
+    assert server.metric(name, error="none") == before + 1
+    assert server.metric("qwen3_asr_aligner_words_total") == words + len(said)
+    assert server.metric("qwen3_asr_aligner_seconds_count") > 0
+
+
+def test_subtitles_do_without_words_where_there_are_none(server: Any, speech: bytes) -> None:
+    body = {"model": MODEL, "response_format": "srt", "language": "ar"}
+    answer = httpx.post(
+        f"{server.url}/v1/audio/transcriptions", files={"file": speech}, data=body, timeout=60
+    )
+    assert answer.status_code == 200
+    assert len(_srt_cues(answer.text)) >= 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("cue_max_s", "61"), ("cue_min_s", "8"), ("cue_max_lines", "1.5"), ("cue_max_columns", "x")],
+)
+def test_limits_of_cues_are_checked(server: Any, speech: bytes, name: str, value: str) -> None:
+    body = {"model": MODEL, "response_format": "srt", name: value}
+    answer = httpx.post(
+        f"{server.url}/v1/audio/transcriptions", files={"file": speech}, data=body, timeout=60
+    )
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, name)

@@ -141,9 +141,13 @@ def start_decoder() -> Iterator[Callable[..., AudioDecoder]]:
         limits: AudioLimits | None = None,
         options: AudioOptions | None = None,
         num_workers: int = 1,
+        **more: Any,
     ) -> AudioDecoder:
         decoder = AudioDecoder(
-            limits or AudioLimits(), num_workers=num_workers, options=options or AudioOptions()
+            limits or AudioLimits(),
+            num_workers=num_workers,
+            options=options or AudioOptions(),
+            **more,
         )
         started.append(decoder)
         decoder.start()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import sys
 from itertools import pairwise
 from pathlib import Path
@@ -37,10 +38,15 @@ def cut(samples: Samples, options: CutOptions, block: int = 4_000) -> list[Cut]:
         assert cutter.num_waiting <= (options.segment_s + 2.0) * RATE + block
     pieces += cutter.finish()
     assert cutter.num_waiting == 0
-    assert cutter.num_dropped == len(samples) - sum(len(piece.samples) for piece in pieces)
+    new = sum(len(piece.samples) - piece.overlap for piece in pieces)
+    assert cutter.num_dropped == len(samples) - new
     for piece in pieces:
         assert np.array_equal(piece.samples, samples[piece.start :][: len(piece.samples)])
-    assert all(a.start + len(a.samples) <= b.start for a, b in pairwise(pieces))
+    for a, b in pairwise(pieces):
+        assert a.start < b.start
+        assert a.start + len(a.samples) - b.overlap <= b.start
+        assert a.continues == (b.overlap > 0)
+    assert not pieces or not pieces[-1].continues
     return pieces
 
 
@@ -106,6 +112,27 @@ def test_speech_without_a_long_pause_is_cut_in_its_longest() -> None:
     end = len(first.samples)
     around = float(np.abs(speech[end - 800 : end + 800]).max())
     assert around < 0.1 * float(np.abs(speech).max())
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_without_any_pause_every_word_is_whole_in_a_piece(language: str) -> None:
+    """By the synthesizer's times of the words, with what it left between them taken out."""
+    data = ROOT / "tests" / "data" / "eval"
+    rows = map(json.loads, (data / "words.jsonl").read_text("utf-8").splitlines())
+    parts, words, position = [], [], 0
+    for row in [r for r in rows if r["audio"].startswith(f"{language}-long")][:4]:
+        samples, _ = soundfile.read(data / row["audio"], dtype="float32")
+        for word in row["words"]:
+            part = samples[int(word["start_s"] * RATE) : int(word["end_s"] * RATE)]
+            words.append((position, position + len(part)))
+            parts.append(part)
+            position += len(part)
+    pieces = cut(np.concatenate(parts), CutOptions(segment_s=12.0))
+    ends = [(piece.start, piece.start + len(piece.samples)) for piece in pieces]
+    assert len(pieces) > 4
+    assert any(piece.overlap for piece in pieces)
+    for begin, end in words:
+        assert any(start <= begin and end <= last for start, last in ends)
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ import pytest
 import soundfile
 
 from predictor.audio.decode import AudioDecoder, AudioLimits
+from predictor.audio.pool import PoolObserver
 from predictor.errors import AudioError, NotReady, Overloaded
 from predictor.types import AudioPiece, Samples
 
@@ -59,11 +60,15 @@ async def signal_while_decoding(decoder: AudioDecoder, data: bytes, signum: int)
 def test_a_crash_is_an_error_of_that_recording_alone(
     start_decoder: StartDecoder, files: dict[str, bytes]
 ) -> None:
-    decoder = start_decoder()
+    busy: list[tuple[str, int]] = []
+    replaced: list[None] = []
+    observer = PoolObserver(lambda *each: busy.append(each), lambda: replaced.append(None))
+    decoder = start_decoder(observer=observer)
     [pid] = decoder.worker_pids
     with pytest.raises(AudioError, match="mp3 decoder crashed on this audio"):
         asyncio.run(signal_while_decoding(decoder, files["mp3"], signal.SIGSEGV))
     assert decoder.worker_pids != [pid]
+    assert (busy, replaced) == ([("short", 1), ("short", -1)], [None])
     assert len(asyncio.run(decoder.decode(files["mp3"]))) > 30_000
 
 
@@ -253,3 +258,10 @@ async def test_what_came_in_as_16_bits_at_16_khz_is_handed_on_in_16_bits(
         read, rate_hz = soundfile.read(io.BytesIO(files[name]), dtype="int16")
         start = round(piece.start_s * rate_hz)
         assert np.array_equal(piece.samples, read[start : start + len(piece.samples)])
+
+
+def test_decoders_give_way_to_who_serves(start_decoder: StartDecoder) -> None:
+    """There may be more of them at work than there are processors for."""
+    [pid] = start_decoder().worker_pids
+    ours = os.getpriority(os.PRIO_PROCESS, 0)
+    assert os.getpriority(os.PRIO_PROCESS, pid) == min(19, ours + 5)

@@ -16,6 +16,7 @@ from predictor.audio.filters import (
     limit_peak,
     loudness,
     normalize_loudness,
+    without_leaks,
 )
 from predictor.types import Samples
 
@@ -109,3 +110,19 @@ def test_peaks_beyond_one_scale_the_whole() -> None:
     assert out == pytest.approx(loud / np.abs(loud).max(), abs=1e-6)
     quiet = tone(440, 0.9)
     assert limit_peak(quiet) is quiet
+
+
+def test_what_leaks_from_the_other_channel_is_left_out() -> None:
+    """A voice on each side of a call, each 34 dB lower on the other; then both at once."""
+    voice, other = tone(440, 0.4, 1.0), tone(300, 0.1, 1.0)
+    silence = np.zeros_like(voice)
+    left = np.concatenate([voice, 0.02 * other, silence, voice])
+    right = np.concatenate([0.02 * voice, other, silence, other])
+    heard = without_leaks(np.stack([left, right]))
+    n = len(voice)
+    expected_left = np.concatenate([voice, silence, silence, voice])
+    expected_right = np.concatenate([silence, other, silence, other])
+    np.testing.assert_array_equal(heard, np.stack([expected_left, expected_right]))
+    assert without_leaks(heard[:1]) is not None
+    assert without_leaks(np.zeros((2, 0), np.float32)).shape == (2, 0)
+    assert heard.shape == (2, 4 * n)

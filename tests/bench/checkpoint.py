@@ -32,7 +32,7 @@ TINY = ROOT / "predictor" / "checkpoints" / "tiny"
 # Special tokens at their published distance from <|endoftext|>; others fill the places between.
 SPECIAL = {
     0: "<|endoftext|>", 1: "<|im_start|>", 2: "<|im_end|>", 26: "<|audio_start|>",
-    27: "<|audio_end|>", 33: "<|audio_pad|>", 61: "<asr_text>",
+    27: "<|audio_end|>", 33: "<|audio_pad|>", 61: "<asr_text>", 62: "<timestamp>",
 }  # fmt: skip
 LONGEST_TOKEN = 12  # bytes
 
@@ -55,6 +55,10 @@ def _config(config: ModelConfig) -> dict[str, Any]:
     shape["audio_config"] |= {"num_mel_bins": config.audio.num_mel_bins, "n_window": 50}
     shape["text_config"] |= {"rms_norm_eps": config.text.rms_norm_eps, "hidden_act": "silu"}
     names = {"architectures": ["Qwen3ASRForConditionalGeneration"], "model_type": "qwen3_asr"}
+    if config.num_classes:
+        names["architectures"] = ["Qwen3ASRForTokenClassification"]
+        shape["num_labels"] = config.num_classes
+        shape["timestamp_token_id"] = config.timestamp_token_id
     return names | shape | {"dtype": "bfloat16"}
 
 

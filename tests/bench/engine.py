@@ -34,7 +34,7 @@ import torch
 from predictor.engine import EngineClient, EngineCore
 from predictor.engine.cuda.runner import GraphOptions, GraphRunner
 from predictor.engine.runner import TorchRunner
-from predictor.engine.start.build import READY_PREFILL_S, READY_SEQUENCES
+from predictor.engine.start.build import OVERLAP_FROM, READY_PREFILL_S, READY_SEQUENCES
 from predictor.model.cuda.decoder import PLAIN
 from predictor.model.model import Model
 from tests.bench import reuse
@@ -416,6 +416,7 @@ def run_shape(bench: Bench, wanted: Callable[[str], bool]) -> None:
         f"steady 32 x {short_name}, p95/p50",
         lambda: bench.steady(runner, 2 if small else 32, short_s),
     )
+    row(f"offline {long_name}, prefill beside decode", lambda: _beside(bench, long_s))
     for steps in (1, 4):
         row(f"offline {long_name}, {steps} steps a look", lambda k=steps: _steps(bench, k, long_s))
     few = [short_s] * (4 if small else 64)
@@ -437,6 +438,15 @@ def _steps(bench: Bench, steps: int, duration_s: float) -> dict[str, Any]:
         return bench.offline(runner, [duration_s] * (4 if bench.small else 1024), 1)
     finally:
         runner._options = before
+
+
+def _beside(bench: Bench, duration_s: float) -> dict[str, Any]:
+    """The same load where the device prefills and decodes at once."""
+    overlap_from = 2 if bench.small else OVERLAP_FROM
+    runner = bench.graph_runner(GraphOptions(overlap_from=overlap_from))
+    while runner.idle():
+        pass
+    return bench.offline(runner, [duration_s] * (4 if bench.small else 2048), 1)
 
 
 def _first(bench: Bench, runner: TorchRunner, duration_s: float) -> dict[str, Any]:

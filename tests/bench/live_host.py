@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from predictor.audio.vad import FRAME_S, FRAME_SAMPLES, VadState, load_silero
 from predictor.engine import EngineCore
 from predictor.engine.cuda.prefill_graphs import PrefillGraphs, _cost, _PrefillGraph
 from predictor.engine.cuda.runner import GraphOptions, GraphRunner
@@ -167,6 +168,19 @@ def measure(
     }
 
 
+def detector_ms(num_streams: int, num_frames: int = 3) -> float:
+    """Milliseconds of one core for a second of one stream's audio, where so many are heard at
+    once; a message of 0.1 s has three frames."""
+    detector, state = load_silero(), VadState.new(num_streams)
+    frames = np.resize(NOISE, (num_streams, num_frames, FRAME_SAMPLES))
+    detector.hear(frames, state)
+    began_s = time.process_time()
+    for _ in range(20):
+        _, state = detector.hear(frames, state)
+    spent_s = time.process_time() - began_s
+    return round(1e3 * spent_s / (20 * num_streams * num_frames * FRAME_S), 3)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--sessions", type=int, nargs="+", default=[24, 48, 96, 250])
@@ -182,8 +196,13 @@ def main() -> None:
         for num_sessions in arguments.sessions:
             rows.append(measure(num_sessions, utterance_s, arguments.num_steps, arguments.profile))
             print(json.dumps(rows[-1]), flush=True)
+    detector = {n: detector_ms(n) for n in (1, 16, 64, 256)}
+    print(json.dumps({"silero, ms of a core for a stream's second": detector}), flush=True)
     if arguments.output:
-        result = {"environment": describe(), "method": __doc__, "rows": rows}
+        result = {
+            "environment": describe(), "method": __doc__, "rows": rows,
+            "silero ms of a core for a stream's second, by streams heard at once": detector,
+        }  # fmt: skip
         arguments.output.write_text(json.dumps(result, indent=1) + "\n")
 
 

@@ -54,18 +54,18 @@ def prefill_parts(
     requests = [clips.request(duration_s) for _ in range(num_clips)]
     samples = [r.samples for r in requests]
     parts: dict[str, Any] = {"num_clips": num_clips, "clip_s": duration_s}
-    parts["mel_with_transfer_ms"] = timed_ms(device, lambda: runner._mel(samples))
+    parts["mel_with_transfer_ms"] = timed_ms(device, lambda: runner._prefills._mel(samples))
     stretches = [Stretch.whole(clip) for clip in samples]
-    waveforms = runner._mel.send(samples)
+    waveforms = runner._prefills._mel.send(samples)
     tables = (chunk_table(stretches), loudest_before(stretches), following(stretches))
     on_device = [torch.from_numpy(table).to(device) for table in tables]
     table, *heard = on_device
     parts["mel_ms"] = timed_ms(
-        device, lambda: runner._mel.features(waveforms, table, num_clips, *heard)
+        device, lambda: runner._prefills._mel.features(waveforms, table, num_clips, *heard)
     )
-    mel = runner._mel(samples)
+    mel = runner._prefills._mel(samples)
     plan = model.encoder.plan(mel.num_frames)
-    parts["encoder_ms"] = timed_ms(device, lambda: runner._fused_encoder(mel.chunks, plan))
+    parts["encoder_ms"] = timed_ms(device, lambda: runner._prefills._encoder(mel.chunks, plan))
     plain = FusedEncoder(model.encoder, is_on=False)
     parts["encoder_plain_ms"] = timed_ms(device, lambda: plain(mel.chunks, plan))
     parts |= convolution_parts(device, runner, mel.chunks[:128])
@@ -125,7 +125,7 @@ def convolution_parts(
     gelu = torch.nn.functional.gelu
     times: dict[str, float] = {"conv_chunks": float(len(chunks))}
     if runner.fusion.encoder:
-        times["convolve_ms"] = timed_ms(device, lambda: runner._fused_encoder.convolve(chunks))
+        times["convolve_ms"] = timed_ms(device, lambda: runner._prefills._encoder.convolve(chunks))
     x = chunks.to(runner._model.dtype).unsqueeze(1)
     x = x.contiguous(memory_format=torch.channels_last)
     for i, conv in enumerate((encoder.conv1, encoder.conv2, encoder.conv3), start=1):
@@ -188,9 +188,9 @@ def attention_variants(runner: GraphRunner, context: int) -> dict[str, dict[str,
     """One layer's decode attention: kernels and tiles, in graphs of all layers."""
     device, config = runner._device, runner._model.config.text
     kinds: dict[str, Any] = {}
-    for tile in ((64, 4, 3), (32, 4, 4), (128, 4, 2), (64, 4, 2)):
+    for tile in ((64, 4, 3), (16, 1, 6), (128, 4, 2), (64, 4, 2)):
         name = "x".join(map(str, tile))
-        kinds[name] = replace(runner.fusion, attention="split", tile=tile)
+        kinds[name] = replace(runner.fusion, attention="split", tile=tile, full_tile=tile)
     times: dict[str, dict[str, float]] = {}
     for batch in (1, 256):
         slots = torch.arange(batch, device=device)

@@ -18,10 +18,9 @@ ROWS = {
     "1.7B offline 30 s": ("1.7B, 30 s clips, 512 at once", "1.7B，30 秒音频，512 路并发"),
     "1.7B offline 10 s": ("1.7B, 10 s clips, 512 at once", "1.7B，10 秒音频，512 路并发"),
     "1.7B offline mixed": ("1.7B, 1 to 30 s, 512 at once", "1.7B，1–30 秒混合，512 路并发"),
-    "1.7B offline 64 x 10 s": ("1.7B, 64 clips of 10 s", "1.7B，64 条 10 秒音频"),
     "1.7B plain runner, 64 x 10 s": (
-        "the same without graphs and fused kernels",
-        "同上，不用 CUDA graph 与融合kernel",
+        "64 clips of 10 s, without graphs and fused kernels",
+        "64 条 10 秒音频，不用 CUDA graph 与融合 kernel",
     ),
     "1.7B generate, 32 x 10 s": (
         "transformers' `generate`, 32 clips of 10 s",
@@ -58,15 +57,23 @@ START_ROWS = {
 }
 HEADS = (("what", "measured", "bound"), ("项目", "实测", "上限"))
 HTTP_ROWS = {
-    "256 x 30 s": "256 requests of 30 s in flight",
-    "64 x 30 s": "64 requests of 30 s in flight",
-    "256 x 10 s": "256 requests of 10 s in flight",
-    "64 x 10 s": "64 requests of 10 s in flight",
-    "one clip": "one request of 10 s alone, whole",
+    "256 x 30 s openai": "30 s WAV, 256 in flight, OpenAI's route (multipart)",
+    "512 x 30 s openai": "the same, 512 in flight",
+    "256 x 30 s v2": "30 s WAV, 256 in flight, V2 (binary)",
+    "512 x 30 s v2": "the same, 512 in flight",
+    "256 x 30 s v1": "30 s WAV, 256 in flight, V1 (the bare file)",
+    "512 x 30 s v1": "the same, 512 in flight",
+    "256 x 10 s openai": "10 s WAV, 256 in flight, OpenAI's route",
+    "64 x 30 s openai": "30 s WAV, 64 in flight",
+    "256 x 30 s openai flac": "30 s FLAC, 256 in flight",
+    "256 x 30 s openai opus": "30 s Opus, 48 kHz, 256 in flight",
+    "256 x 30 s openai mp3": "30 s MP3, 48 kHz stereo, 256 in flight",
+    "8 x 8 s openai": "8 s WAV, 8 in flight",
+    "one clip": "one 10 s WAV alone, whole",
 }
-HTTP_HEADS = (
-    "load", "engine in the server's process", "in its own (default on CUDA)", "median latency",
-)  # fmt: skip
+HTTP_HEADS = ("load", "measured", "median latency", "fronts", "decoders", "engine")
+OWN_WORK_ROWS = ("V2 binary", "V2 JSON", "OpenAI", "gRPC")
+OWN_WORK_HEADS = ("p50, one 10 s WAV at a time", *OWN_WORK_ROWS)
 PRECISION_HEADS = (
     "`precision`", "`kv_precision`", "weights", "decode step, 1 sequence", "32", "256",
     "prefill of 600 s, language model", "30 s clips, 512 at once", "errors",
@@ -118,14 +125,28 @@ def _figure(value: float, ratio: bool = False) -> str:
 
 
 def http(results: dict[str, Any], _language: int) -> str:
-    """The service over HTTP, with the engine beside the server and in a process of its own."""
-    lines = [f"| {' | '.join(HTTP_HEADS)} |", "| --- | ---: | ---: | ---: |"]
-    rows = results["rows"]
+    """The whole server over HTTP: what it does, and how many processors who of it is busy on."""
+    lines = [f"| {' | '.join(HTTP_HEADS)} |", "| --- | ---: | ---: | ---: | ---: | ---: |"]
     for load, name in HTTP_ROWS.items():
-        shared, own = (rows[f"1.7B {mode} {load}"] for mode in ("shared", "own"))
-        cells = [f"{_figure(row['value'])} {row['unit']}" for row in (shared, own)]
-        cells.append(f"{own['latency']['p50_ms']:,.0f} ms" if "latency" in own else "")
+        row = results["rows"][f"1.7B fronts {load}"]
+        cells = [f"{_figure(row['value'])} {row['unit']}"]
+        cells.append(f"{row['latency']['p50_ms']:,.0f} ms" if "latency" in row else "")
+        used = row.get("cpus", {})
+        engine = used.get("engine reads", 0.0) + used.get("engine steps", 0.0)
+        busy = (used.get("fronts"), used.get("decoders"), engine or None)
+        cells += ["" if cpus is None else f"{cpus:.1f}" for cpus in busy]
         lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def own_work(results: dict[str, Any], _language: int) -> str:
+    """What the server adds to a request."""
+    heads = OWN_WORK_HEADS
+    lines = [f"| {' | '.join(heads)} |", f"| --- |{' ---: |' * (len(heads) - 1)}"]
+    for vad in ("off", "silero"):
+        rows = [results["rows"][f"vad {vad}, {name}"] for name in OWN_WORK_ROWS]
+        cells = [f"{row['p50_ms']:.1f} ms" for row in rows]
+        lines.append(f"| `vad={vad}` | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -208,7 +229,8 @@ def _read(name: str) -> dict[str, Any]:
 
 TABLES = (
     Table("performance", performance, load_results, FILES),
-    Table("http", http, lambda: _read("http-h100.json"), ENGINE),
+    Table("http", http, lambda: _read("http-h200.json"), ENGINE),
+    Table("own-work", own_work, lambda: _read("own-work.json"), ENGINE),
     Table("precision", precision, lambda: _read("precision-h100.json"), ENGINE),
     Table("edge", edge, lambda: _read("edge-cpu.json"), ENGINE),
 )

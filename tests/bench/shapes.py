@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from predictor.model.checkpoint.published import PUBLISHED
@@ -37,7 +39,16 @@ _TINY = ModelConfig(
     eos_token_ids=(307, 309),
     tied_embeddings=True,
 )
-SHAPES = PUBLISHED | {"tiny": _TINY}
+# Qwen3-ForcedAligner-0.6B: the encoder of 1.7B before the language model of 0.6B, and a head that
+# tells times of 80 ms.
+_ALIGNER = replace(
+    PUBLISHED["0.6B"],
+    audio=replace(PUBLISHED["1.7B"].audio, output_size=PUBLISHED["0.6B"].text.hidden_size),
+    num_classes=5000,
+    timestamp_token_id=PUBLISHED["0.6B"].eos_token_ids[0] + 62,
+)
+_TINY_ALIGNER = replace(_TINY, num_classes=800, timestamp_token_id=_TINY.eos_token_ids[0] + 62)
+SHAPES = PUBLISHED | {"tiny": _TINY, "aligner": _ALIGNER, "tiny aligner": _TINY_ALIGNER}
 
 
 def random_model(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> Model:

@@ -17,6 +17,7 @@ from tests.manifests.objects import ROOT
 RECORDING = min((ROOT / "predictor" / "recordings").glob("*.flac"))
 HEADER = "x-model-identity"
 PROPERTY = "model_identity"
+PAUSE_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -42,9 +43,15 @@ class Client:
         address, headers = self._entry.request_to(self._url, path)
         return self._http.get(address, headers=headers)
 
-    def transcribe(self) -> httpx.Response:
-        address, headers = self._entry.request_to(self._url, "/v1/audio/transcriptions")
-        files = {"file": (RECORDING.name, RECORDING.read_bytes(), "audio/flac")}
+    def transcribe(self, key: str | None = None) -> httpx.Response:
+        return self.post("/v1/audio/transcriptions", RECORDING.read_bytes(), key)
+
+    def post(self, path: str, recording: bytes, key: str | None = None) -> httpx.Response:
+        """A FLAC recording in the form of a transcription."""
+        address, headers = self._entry.request_to(self._url, path)
+        if key is not None:
+            headers["Authorization"] = f"Bearer {key}"
+        files = {"file": ("recording.flac", recording, "audio/flac")}
         return self._http.post(address, headers=headers, files=files, data={"model": "qwen3-asr"})
 
     def identity(self) -> str:
@@ -59,6 +66,21 @@ class Client:
         page = self.get("/metrics")
         page.raise_for_status()
         return Path(label_of(page.text, "qwen3_asr_model_info", "checkpoint")).name
+
+    def until(
+        self,
+        what: str,
+        holds: Callable[[httpx.Response], bool],
+        ask: Callable[[], httpx.Response],
+        timeout_s: float = 300,
+    ) -> httpx.Response:
+        """The first answer that is as wanted, asked every half second. Raises TimeoutError."""
+        begun, never = time.monotonic(), threading.Event()
+        while not holds(response := ask()):
+            if time.monotonic() - begun > timeout_s:
+                raise TimeoutError(f"not within {timeout_s} s: {what}; {response.text[:500]}")
+            never.wait(PAUSE_S)
+        return response
 
     def shares(self, number: int) -> Counter[str]:
         """Who answers `number` requests."""

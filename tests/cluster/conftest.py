@@ -9,6 +9,7 @@ import secrets
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from starlette.applications import Starlette
 from tests.cluster.answers import Client, Entry
 from tests.cluster.deployment import Deployment, Request, built, claim, put, wait_for_job
 from tests.cluster.fake.api import FakeKubernetes
+from tests.cluster.inside import port_forwards, proxy
 from tests.cluster.service_api import Cluster, Service
 from tests.manifests.objects import kustomize_command
 
@@ -50,6 +52,7 @@ class Target:
     versions: dict[str, str]
     run_in: Callable[[str, str, list[str]], str]  # namespace, pod, command -> its output
     kubeconfig: str
+    inside: Callable[[], AbstractContextManager[Entry]]  # a way in that knows Services' names too
     is_fake: bool = False
 
     @property
@@ -60,7 +63,7 @@ class Target:
 @contextlib.contextmanager
 def serving(app: Starlette) -> Iterator[str]:
     """An application on a free port, as its address."""
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", ws="none"))
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", ws="websockets-sansio"))
     started = threading.Event()
     startup = server.startup
 
@@ -90,7 +93,9 @@ def fake_target(fake: FakeKubernetes) -> Iterator[Target]:
             yaml.safe_dump(kubeconfig_of(api), kubeconfig)
             kubeconfig.flush()
             yield Target(
-                cluster, entry, entry, IMAGE, versions, fake.run_in, kubeconfig.name, is_fake=True
+                *(cluster, entry, entry, IMAGE, versions, fake.run_in, kubeconfig.name),
+                inside=lambda: contextlib.nullcontext(entry),
+                is_fake=True,
             )
 
 
@@ -134,14 +139,27 @@ def real_target() -> Target:
         )
         return said
 
+    gateway = Entry(os.environ.get("QWEN3_ASR_GATEWAY", os.environ.get("QWEN3_ASR_ENTRY")))
+
+    @contextlib.contextmanager
+    def inside() -> Iterator[Entry]:
+        if gateway.address is None:
+            pytest.skip("QWEN3_ASR_GATEWAY is not set: promote needs one address for everything")
+        with (
+            port_forwards(os.environ["KUBECONFIG"]) as forward,
+            serving(proxy(gateway, forward)) as address,
+        ):
+            yield Entry(address)
+
     return Target(
         cluster,
         Entry(os.environ.get("QWEN3_ASR_ENTRY")),
-        Entry(os.environ.get("QWEN3_ASR_GATEWAY", os.environ.get("QWEN3_ASR_ENTRY"))),
+        gateway,
         os.environ.get("QWEN3_ASR_IMAGE", IMAGE),
         versions,
         run_in,
         os.environ["KUBECONFIG"],
+        inside,
     )
 
 

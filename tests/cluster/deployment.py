@@ -13,13 +13,14 @@ from kubernetes import client, watch
 from tests.cluster.answers import Client
 from tests.cluster.service_api import Cluster, Missing, Service
 from tests.manifests.objects import Object, containers_of, of_kind
-from tests.manifests.user_overlay import UserOverlay
+from tests.manifests.user_overlay import DEFAULTS, UserOverlay
 
 CLAIM = "checkpoints"
 SMALL = {
     "requests": {"cpu": "100m", "memory": "1200Mi"},
     "limits": {"cpu": "2", "memory": "2Gi"},
 }
+ONE_NODE = {"jobsAccess": "ReadWriteOnce"}  # a test cluster's default StorageClass has no more
 _OURS = "/qwen3-asr/predictor"
 # Kinds that a cluster may lack without harm to what is tried here; the results name them.
 OPTIONAL = ("PodMonitor", "PrometheusRule", "LocalModelCache", "LocalModelNodeGroup")
@@ -122,23 +123,29 @@ class Request:
     components: tuple[str, ...] = ()
     weights: str | None = None  # a folder of the claim, such as "tiny"
     change: Callable[[Object], None] | None = None  # to the InferenceService before it is applied
-    settings: Mapping[str, str] = field(default_factory=dict)
+    settings: Mapping[str, str] = field(default_factory=dict)  # beside the example's
+    beside: tuple[Object, ...] = ()  # applied before it, such as Secrets
 
 
 def built(request: Request, namespace: str, image: str, folder: Path) -> list[Object]:
     """The objects of a request, fitted to a small node."""
-    overlay = UserOverlay(request.overlay, request.components, namespace)
+    settings = {**DEFAULTS, **ONE_NODE, **request.settings}
+    overlay = UserOverlay(request.overlay, request.components, namespace, settings)
     weights = None if request.weights is None else f"pvc://{CLAIM}/{request.weights}"
     objects = fit(overlay.build(folder), image, weights)
     if request.change is not None:
         request.change(of_kind(objects, "InferenceService")[0])
-    return objects
+    beside = copy.deepcopy(list(request.beside))
+    for each in beside:
+        each["metadata"]["namespace"] = namespace
+    return [*beside, *objects]
 
 
 def put(cluster: Cluster, objects: list[Object]) -> list[str]:
     """Applies them, and returns the optional kinds that the cluster lacks. Raises Missing."""
     lacking = []
-    for each in sorted(objects, key=lambda each: each["kind"] != "Namespace"):
+    order = {"Namespace": 0, "Secret": 1}
+    for each in sorted(objects, key=lambda each: order.get(each["kind"], 2)):
         try:
             cluster.apply([each])
         except Missing:

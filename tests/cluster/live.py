@@ -17,14 +17,15 @@ from websockets.sync.client import ClientConnection, connect
 from tests.cluster.answers import RECORDING, Entry
 
 COMPLETED = "conversation.item.input_audio_transcription.completed"
+CUT = 1006
 RATE_HZ = 24_000  # of the audio that a session takes unless told otherwise
 
 
 @dataclass
 class Ended:
-    """What a session said until its connection was closed, and by which code."""
+    """What a session said, and the code by which its connection was closed if it was."""
 
-    code: int | None
+    code: int | None  # CUT: without a word
     events: list[dict[str, Any]] = field(default_factory=list)
 
     def of(self, kind: str) -> list[dict[str, Any]]:
@@ -50,15 +51,29 @@ def open_session(entry: Entry, url: str, query: str = "") -> ClientConnection:
     return connect(address, sock=socket.create_connection((way.hostname, way.port or 80)))
 
 
-def talk(session: ClientConnection, timeout_s: float) -> Ended:
-    """Speaks once, then listens until the server or somebody in between closes."""
-    data, ended = speech(), Ended(None)
-    for start in range(0, len(data), 96_000):
-        piece = base64.b64encode(data[start : start + 96_000]).decode()
-        session.send(json.dumps({"type": "input_audio_buffer.append", "audio": piece}))
+def say(session: ClientConnection) -> None:
+    """Speaks once; a session that has been closed does not mind."""
+    data = speech()
     try:
-        while True:
+        for start in range(0, len(data), 96_000):
+            piece = base64.b64encode(data[start : start + 96_000]).decode()
+            session.send(json.dumps({"type": "input_audio_buffer.append", "audio": piece}))
+    except ConnectionClosed:
+        pass  # what it was told before is there to be read
+
+
+def hear(session: ClientConnection, timeout_s: float, until_heard: bool = False) -> Ended:
+    """Listens until the server or somebody in between closes, or to the end of an utterance."""
+    ended = Ended(None)
+    try:
+        while not (until_heard and ended.of(COMPLETED)):
             ended.events.append(json.loads(session.recv(timeout=timeout_s)))
     except ConnectionClosed as closed:
-        ended.code = closed.rcvd.code if closed.rcvd else None
+        ended.code = closed.rcvd.code if closed.rcvd else CUT
     return ended
+
+
+def talk(session: ClientConnection, timeout_s: float) -> Ended:
+    """Speaks once, then listens until the connection is closed."""
+    say(session)
+    return hear(session, timeout_s)

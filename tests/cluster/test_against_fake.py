@@ -30,17 +30,23 @@ def run(*arguments: str) -> str:
 
 
 def test_the_cluster_tests_run_against_the_fake() -> None:
-    """All of them but four, for which a real cluster has something that the fake has not."""
-    said = run("tests/cluster")
-    assert int(re.findall(r"(\d+) passed", said)[0]) > 50, said
-    skipped = re.findall(r"^SKIPPED \[1\] \S+: (?!could not import)(.*)$", said, re.MULTILINE)
-    assert sorted(reason.split(":")[0] for reason in skipped) == [
+    """All of them but those about KServe 0.21 and gRPC."""
+    # Each component is built with dev-cpu by test_combinations too; one deploys as all do.
+    fewer = "not (starts_and_answers and not tracing) and not (refused and Standard)"
+    said = run("tests/cluster", "-k", fewer)
+    assert int(re.findall(r"(\d+) passed", said)[0]) > 75, said
+    skipped = re.findall(r"^SKIPPED \[\d+\] \S+: (.*)$", said, re.MULTILINE)
+    assert {*skipped} == {
         "KServe 0.20.0 reports 10 % and weights no route",
-        "nothing enforces network policies here",
-        "the fake has no live speech",
-        "the fake has no live speech",
-    ]
+        "KServe 0.20.0 weights no route",
+        "KServe 0.20.0 weights no route in Standard mode",
+        "the fake speaks no gRPC",
+    }
 
 
-def test_a_canary_in_standard_mode_where_routes_follow() -> None:
-    assert "skipped" not in run("--fake-kserve=0.21.0", "tests/cluster/test_standard.py")
+def test_standard_mode_where_routes_follow() -> None:
+    """KServe 0.21: canaries, `promote`, its way back and the death of that. kill -9 at each step is
+    tried on Knative above: what is after it is the same code, and a run takes seconds."""
+    files = ("tests/cluster/test_standard.py", "tests/cluster/test_promote.py")
+    wanted = ("-k", "canary or (Standard and taken_back)")
+    assert "skipped" not in run("--fake-kserve=0.21.0", *wanted, *files)

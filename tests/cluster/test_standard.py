@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import ssl
 from typing import Any
+from urllib.parse import urlsplit
 
+import grpc
 import pytest
+from kserve.protocol.grpc.grpc_predict_v2_pb2 import ModelMetadataRequest
+from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
 
 from tests.cluster.answers import Caller, Client
 from tests.cluster.conftest import Deploy, Record, Target
@@ -13,7 +18,7 @@ from tests.cluster.service_api import Object
 from tests.cluster.status import conditions, is_ready
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(3600)]
-FIRST, SECOND = "tiny", "tiny-early"
+FIRST, SECOND, MISSING = "tiny", "tiny-early", "nowhere"
 NUM_SAMPLES = 200
 ROUTES = ("gateway.networking.k8s.io", "v1")
 
@@ -79,6 +84,55 @@ def test_a_canary_by_who_answers(deploy: Deploy, target: Target, record: Record)
         record[f"{percent} %"] = dict(seen)
     service.patch({"spec": {"canary": None}})
     main.until_all(stable, 50)
+
+
+def test_a_canary_that_is_not_ready_gets_nothing(deploy: Deploy, target: Target) -> None:
+    """Half of the traffic asked for, weights that are not there: KServe 0.21 waits for it."""
+    if target.kserve < (0, 21):
+        pytest.skip(f"KServe {target.versions['kserve']} weights no route")
+    deployment = deploy("production-standard", ("canary-standard",), weights=FIRST)
+    before, main = ready(deployment)
+    stable = main.identity()
+    claim = before["spec"]["predictor"]["model"]["storageUri"].removesuffix(FIRST)
+    [entry] = before["spec"]["canary"]
+    entry["predictor"]["model"]["storageUri"] = claim + MISSING
+    deployment.service.patch({"spec": {"canary": [{**entry, "trafficPercent": 50}]}})
+    deployment.service.wait("50 % asked for", asks(50))
+    assert main.shares(NUM_SAMPLES) == {stable: NUM_SAMPLES}
+
+
+def asks(percent: int) -> Any:
+    def holds(service: Object) -> bool:
+        listed = service["status"].get("canaryStatuses", [])
+        return [(c.get("trafficPercent"), bool(c.get("ready"))) for c in listed] in (
+            [(percent, False)],
+            [(0, False)],
+        )
+
+    return holds
+
+
+def test_rest_and_grpc_behind_one_host(deploy: Deploy, target: Target, record: Record) -> None:
+    """The second port, named grpc: KServe's GRPCRoute or HTTPRoute leads gRPC calls there."""
+    if target.is_fake:
+        pytest.skip("the fake speaks no gRPC")
+    deployment = deploy("production-standard", ("grpc",), weights=FIRST)
+    service, main = ready(deployment)
+    host = urlsplit(service["status"]["url"]).netloc
+    way = urlsplit(str(target.standard.address))
+    options = [("grpc.default_authority", host), ("grpc.ssl_target_name_override", host)]
+    where = f"{way.hostname}:{way.port or (443 if way.scheme == 'https' else 80)}"
+    if way.scheme == "https":
+        certificate = ssl.get_server_certificate((str(way.hostname), way.port or 443)).encode()
+        channel = grpc.secure_channel(where, grpc.ssl_channel_credentials(certificate), options)
+    else:
+        channel = grpc.insecure_channel(where, options)
+    with channel:
+        metadata = ModelMetadataRequest(name="qwen3-asr")
+        said = GRPCInferenceServiceStub(channel).ModelMetadata(metadata, timeout=60)
+    assert said.name == "qwen3-asr"
+    assert main.transcribe().status_code == 200
+    record["host"] = "the same for both"
 
 
 def candidate_ready(service: Object) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from predictor.metrics import Metrics, Preempted
+from predictor.metrics import Figures, Metrics
 
 README = Path(__file__).parents[2] / "predictor" / "settings" / "README.md"
 BEGIN, END = "<!-- metrics:begin -->\n", "<!-- metrics:end -->\n"
@@ -19,19 +19,21 @@ def markdown_table() -> str:
     """A row for each metric, as it is named on `/metrics`; buckets of histograms in their unit."""
     metrics = Metrics(CollectorRegistry())
     lines = ["| Metric | Kind | Labels | Meaning |", "| --- | --- | --- | --- |"]
-    rows = [_row(each) for each in vars(metrics).values()]
-    return "\n".join([*lines, *(row for row in rows if row)]) + "\n"
+    rows = [row for each in vars(metrics).values() for row in _rows(each)]
+    return "\n".join([*lines, *rows]) + "\n"
 
 
-def _row(metric: object) -> str:
+def _rows(metric: object) -> list[str]:
+    if isinstance(metric, Figures):
+        return [_row(each.name, each.kind, each.labels, each.meaning) for each in metric.figures]
     if isinstance(metric, Counter | Gauge | Histogram):
         [described] = metric.describe()
         labels: tuple[str, ...] = metric._labelnames
-        name, kind, meaning = described.name, described.type, described.documentation
-    elif isinstance(metric, Preempted):
-        name, kind, meaning, labels = metric.name, "counter", metric.documentation, metric.labels
-    else:
-        return ""
+        return [_row(described.name, described.type, labels, described.documentation)]
+    return []
+
+
+def _row(name: str, kind: str, labels: tuple[str, ...], meaning: str) -> str:
     shown = name + ("_total" if kind == "counter" else "")
     return f"| `{shown}` | {kind} | {', '.join(f'`{label}`' for label in labels)} | {meaning} |"
 

@@ -38,6 +38,10 @@ class FaultyRunner:
     def page_size(self) -> PageSize:
         return self.inner.page_size
 
+    @property
+    def num_prefills_beside(self) -> int | None:
+        return self.inner.num_prefills_beside
+
     def prefill(self, sequences: Batch[Sequence]) -> StepOutput:
         return self._run("prefill", self.inner.prefill, sequences)
 

@@ -84,6 +84,22 @@ async def test_an_answer_does_not_depend_on_its_draft(
         assert (ours.finish, ours.num_prompt_tokens) == (plain.finish, plain.num_prompt_tokens)
 
 
+async def test_drafts_and_shared_beginnings_are_counted(
+    runner: TorchRunner, known: list[Known], start_engine: StartEngine
+) -> None:
+    engine = start_engine(runner)
+    item = max(known, key=lambda item: len(item.request.tokens_before))  # longer than a page
+    for number in range(3):
+        request = replace(item.request, request_id=f"d{number}", draft=(*item.tokens[:5], 0, 0))
+        assert (await answer(engine.submit(request))).token_ids == item.tokens
+    short = min(known, key=lambda item: len(item.request.tokens_before))
+    await answer(engine.submit(short.request))
+    stats = engine.stats()
+    assert (stats.num_prefix_misses, stats.num_prefix_hits) in ((1, 2), (3, 0))  # too few pages
+    assert stats.num_draft_tokens == 3 * 7
+    assert 3 * 5 <= stats.num_draft_accepted <= 3 * 7
+
+
 async def test_a_right_draft_costs_no_steps(
     runner: TorchRunner, known: list[Known], start_engine: StartEngine
 ) -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from predictor.engine.options import EngineOptions
 from predictor.engine.scheduler import MAX_GATHER_S, Scheduler, Step
@@ -53,6 +57,17 @@ def test_nothing_to_do() -> None:
     assert scheduler().schedule() is None
 
 
+def test_beside_decode_steps_the_next_prefill_is_ready_and_no_more() -> None:
+    s = scheduler(num_slots=4, max_prefill_audio_s=1.0)
+    for name in "abcd":
+        s.add(request(name))
+    assert ids(s.schedule(0)) == ("prefill", ["a"])
+    assert ids(s.schedule(1)) == ("prefill", ["b"])
+    assert ids(s.schedule(2)) == ("decode", ["a", "b"])
+    assert ids(s.schedule(2)) == ("decode", ["a", "b"])
+    assert ids(s.schedule(1)) == ("prefill", ["c"])
+
+
 def test_prefill_never_comes_twice_while_others_run() -> None:
     s = scheduler(num_slots=9)
     phases = []
@@ -95,11 +110,58 @@ def test_a_prefill_step_is_bounded_by_audio_but_takes_one_clip_of_any_length() -
     s = scheduler(num_slots=9, max_prefill_audio_s=10.0)
     for name, audio_s in (("a", 30.0), ("b", 4.0), ("c", 6.0), ("d", 1.0)):
         s.add(request(name, audio_s))
+    assert ids(s.schedule()) == ("prefill", ["d", "b"])
+    s.schedule()
+    assert ids(s.schedule()) == ("prefill", ["c"])
+    s.schedule()
     assert ids(s.schedule()) == ("prefill", ["a"])
-    s.schedule()
-    assert ids(s.schedule()) == ("prefill", ["b", "c"])
-    s.schedule()
-    assert ids(s.schedule()) == ("prefill", ["d"])
+
+
+def test_a_short_clip_waits_for_the_step_that_runs_and_not_for_long_recordings() -> None:
+    s = scheduler(num_slots=64, max_prefill_audio_s=60.0)
+    for recording in range(6):
+        for piece in range(8):
+            s.add(request(f"long-{recording}:{piece}", 30.0))
+    first = s.schedule()
+    assert first is not None
+    assert len(first.sequences) == 2
+    s.add(request("short:0", 2.5))
+    assert ids(s.schedule())[0] == "decode"  # type: ignore[index]
+    assert ids(s.schedule())[1][0] == "short:0"  # type: ignore[index]
+
+
+@given(
+    clips_s=st.lists(st.floats(0.1, 40.0), min_size=1, max_size=20),
+    num_pieces=st.integers(1, 4),
+    num_long=st.integers(1, 3),
+)
+@settings(deadline=None, max_examples=10)
+def test_short_clips_without_end_do_not_stop_a_long_recording(
+    clips_s: list[float], num_pieces: int, num_long: int
+) -> None:
+    """A piece is passed by its own length of each other request; pieces keep their order."""
+    s = scheduler(num_slots=1, max_prefill_audio_s=0.1)
+    for piece in range(num_pieces):
+        for recording in range(num_long):
+            s.add(request(f"long-{recording}:{piece}", 30.0))
+    clips, passed_s, done = itertools.cycle(clips_s), 0.0, []
+    s.add(request("clip-0:0", next(clips)))
+    while len(done) < num_pieces * num_long:
+        step = s.schedule()
+        assert step is not None
+        [sequence] = step.sequences
+        s.finish(sequence)
+        name, _, piece = sequence.request.request_id.partition(":")
+        if name.startswith("long"):
+            done.append((name, int(piece)))
+        else:
+            passed_s += sequence.audio_s
+            s.add(request(f"clip-{s.stats().num_finished}:0", next(clips)))
+        assert passed_s <= (len(done) + num_long) * 30.0 * (num_long + 1) + 40.0
+    for recording in range(num_long):
+        assert [piece for name, piece in done if name.endswith(str(recording))] == list(
+            range(num_pieces)
+        )
 
 
 def test_a_prefill_step_is_bounded_by_tokens_too() -> None:

@@ -141,8 +141,8 @@ def test_steps_in_bfloat16_agree_and_make_their_graphs_as_they_run(in_bfloat16: 
     plain = TorchRunner(in_bfloat16, num_slots=NUM_SLOTS, max_model_len=MAX_MODEL_LEN)
     theirs, runner = asyncio.run(steps_of(plain)), fast(in_bfloat16)
     ours = asyncio.run(steps_of(runner))
-    assert runner._prefill_graphs is not None
-    assert any(bucket.num_steps for bucket in runner._prefill_graphs._graphs)
+    assert runner._prefills.graphs is not None
+    assert any(bucket.num_steps for bucket in runner._prefills.graphs._graphs)
     pairs = [
         pair
         for name in ours
@@ -183,7 +183,7 @@ def test_a_graph_extends_as_calls_and_as_plain_attention_do(
     runner = GraphRunner(
         in_bfloat16, num_slots=NUM_SLOTS, max_model_len=MAX_MODEL_LEN, kv_dtype=kv_dtype
     )
-    graphs = runner._prefill_graphs
+    graphs = runner._prefills.graphs
     assert graphs is not None
     while graphs.has_missing:
         runner.capture_prefill()
@@ -204,7 +204,7 @@ def test_a_graph_extends_as_calls_and_as_plain_attention_do(
     by_graph, values, loudest = run()
     assert graphs.start(*_asked(runner, count)) is not None, "no graph held the step"
     runner.recover()
-    monkeypatch.setattr(runner, "_prefill_graphs", None)
+    monkeypatch.setattr(runner._prefills, "graphs", None)
     by_calls, expected, heard = run()
     monkeypatch.setattr(runner._fused, "fusion", replace(runner.fusion, prefill=False))
     plainly, expected_plainly, _ = run()

@@ -192,7 +192,7 @@ def test_more_than_fits_waits_and_is_answered() -> None:
         EngineRequest(str(i), clip(0.3 + (7 * i % 29), seed=i), (1,), (2,), max_new_tokens=30)
         for i in range(40)
     ]
-    engine = build_engine(TINY, "cuda", "bfloat16", options)
+    engine = EngineClient([build_engine(TINY, "cuda", "bfloat16", options)])
     engine.start()
     try:
         together = answers(engine, requests, at_once=40)

@@ -46,8 +46,8 @@ def runner() -> GraphRunner:
     model = load_model(TINY, device="cuda", dtype=torch.bfloat16)
     runner = GraphRunner(model, num_slots=NUM_SLOTS, max_model_len=MAX_MODEL_LEN)
     runner.capture_up_to(1, prefill_s=max(BUCKETS_S))
-    assert runner._prefill_graphs is not None
-    assert runner._prefill_graphs.next_missing_s == 0
+    assert runner._prefills.graphs is not None
+    assert runner._prefills.graphs.next_missing_s == 0
     return runner
 
 
@@ -85,11 +85,11 @@ def test_a_graph_fills_the_slots_as_calls_do(
     runner: GraphRunner, durations_s: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     some = sequences(runner, durations_s)
-    graphs = runner._prefill_graphs
+    graphs = runner._prefills.graphs
     assert graphs is not None
     assert any(bucket.holds(size_of(some)) for bucket in graphs._graphs)
     by_graph, cache = first_tokens(runner, some)
-    monkeypatch.setattr(runner, "_prefill_graphs", None)
+    monkeypatch.setattr(runner._prefills, "graphs", None)
     by_calls, expected = first_tokens(runner, some)
     assert by_graph == pytest.approx(by_calls, abs=0.1)
     for sequence in some:
@@ -106,8 +106,8 @@ def test_a_graph_fills_the_slots_as_calls_do(
 
 def test_what_no_bucket_holds_goes_call_by_call(runner: GraphRunner) -> None:
     some = sequences(runner, [52.0] * NUM_SLOTS)
-    assert runner._prefill_graphs is not None
+    assert runner._prefills.graphs is not None
     size = size_of(some)
-    assert not any(bucket.holds(size) for bucket in runner._prefill_graphs._graphs)
+    assert not any(bucket.holds(size) for bucket in runner._prefills.graphs._graphs)
     logprobs, _ = first_tokens(runner, some)
     assert all(np.isfinite(logprobs))

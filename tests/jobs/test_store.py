@@ -70,6 +70,14 @@ def test_what_goes_in_comes_out_of_a_store_that_is_opened_again(
     again.close()
 
 
+def test_jobs_are_counted_by_state_whoever_made_them(store: JobStore) -> None:
+    assert store.counts() == {"queued": 0, "running": 0, "done": 0, "failed": 0}
+    store.add("me", b"audio", SPEC)
+    store.add("you", b"audio", SPEC)
+    assert store.take(ME) is not None
+    assert store.counts() == {"queued": 1, "running": 1, "done": 0, "failed": 0}
+
+
 def test_progress_ends_at_the_first_piece_that_is_missing(store: JobStore) -> None:
     job = store.add("", b"audio", SPEC)
     store.take(ME)

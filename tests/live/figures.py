@@ -22,6 +22,7 @@ from predictor.engine import EngineClient, build_engine
 from predictor.engine.options import EngineOptions
 from predictor.live.events import Completed, Partial
 from predictor.live.options import SessionConfig
+from predictor.live.steps import Step
 from predictor.text.prompt import PromptBuilder
 from predictor.text.tokenizer import TextTokenizer
 from tests.bench.environment import describe
@@ -109,7 +110,7 @@ def judge(figures: dict[str, Any], **other: float) -> list[str]:
 
 
 def flatness(studio: Studio, engine: EngineClient, rounds: int) -> dict[str, Any]:
-    """What the first and the last of so many rounds of the same minute of talk cost."""
+    """What each of so many rounds of the same minute of talk costs."""
     [talk] = conversations(57.0)[:1]
     period = (len(talk.samples) // 512 + 32) * 512  # ends in silence, on a frame
     minute = np.zeros(period, np.float32)
@@ -117,12 +118,13 @@ def flatness(studio: Studio, engine: EngineClient, rounds: int) -> dict[str, Any
     whole = Stream("rounds", np.tile(minute, rounds), (), ())
     [played] = play_all(studio, engine, [whole])
     rows = []
-    for number in (1, rounds):
+    for number in range(1, rounds + 1):
         steps = [r for r in played.steps if math.ceil(r.at_s * RATE / period - 1e-9) == number]
         rows.append(
             {
                 "round": number,
                 "steps": len(steps),
+                "encoded s": round(sum(_open_s(r.step) for r in steps), 1),
                 "prefilled tokens": sum(
                     r.outcome.num_prompt_tokens + len(r.step.forced) + len(r.step.draft)
                     for r in steps
@@ -133,6 +135,16 @@ def flatness(studio: Studio, engine: EngineClient, rounds: int) -> dict[str, Any
             }
         )
     return {"round s": round(period / RATE, 1), "rounds": rounds, "rows": rows}
+
+
+WINDOW_S = 8.0
+
+
+def _open_s(step: Step) -> float:
+    """Seconds of audio that a step encodes: the windows that were not closed before."""
+    heard_s = len(step.samples) / RATE
+    known = max(0, step.num_heard - 40) // round(WINDOW_S * RATE)
+    return heard_s - known * WINDOW_S
 
 
 COLUMNS = (
@@ -157,11 +169,11 @@ def table(result: dict[str, Any]) -> str:
             f"| {prefill:g} / {decoded} |"
         )
     flat = result["flatness"]
-    first, last = (row["prefilled tokens"] + row["decoded tokens"] for row in flat["rows"])
+    cost = [row["prefilled tokens"] + row["decoded tokens"] for row in flat["rows"]]
     lines += [
         "",
-        f"The same {flat['round s']} s of talk, {flat['rounds']} times in one stream: {first} "
-        f"tokens in the first round, {last} in the last.",
+        f"The same {flat['round s']} s of talk, {flat['rounds']} times in one stream: {cost[0]} "
+        f"tokens in the first round, {cost[-1]} in the last, {min(cost)} to {max(cost)} in all.",
     ]
     return "\n".join(lines)
 

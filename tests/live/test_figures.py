@@ -10,6 +10,7 @@ import pytest
 
 from predictor.engine import EngineClient
 from predictor.live.options import SessionConfig
+from tests.live.figure import FIGURE, draw
 from tests.live.figures import flatness, judge, measure, table
 from tests.live.play import Studio
 from tests.live.streams import alone, clips, conversations
@@ -33,9 +34,13 @@ def test_the_last_minute_costs_what_the_first_one_does(
 
 
 def test_the_readme_has_the_table_of_the_results() -> None:
-    readme = (ROOT / "predictor" / "README.md").read_text("utf-8")
+    readme = (ROOT / "predictor" / "live" / "README.md").read_text("utf-8")
     shown = readme.partition("<!-- live:begin -->")[2].partition("<!-- live:end -->")[0].strip()
     assert shown == table(json.loads(RESULTS.read_text("utf-8")))
+
+
+def test_the_figure_is_drawn_from_the_results() -> None:
+    assert FIGURE.read_text("utf-8") == draw()
 
 
 def test_the_results_reach_the_goals() -> None:
@@ -85,6 +90,7 @@ def test_all_clips(studio: Studio, engine: EngineClient, prefix: str, error: flo
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
 def test_an_hour_costs_the_same_in_every_minute(studio: Studio, engine: EngineClient) -> None:
-    first, last = flatness(studio, engine, 60)["rows"]
-    for name in ("steps", "prefilled tokens", "decoded tokens"):
-        assert last[name] == pytest.approx(first[name], rel=0.05)
+    first, *others = flatness(studio, engine, 60)["rows"]
+    for name in ("steps", "encoded s", "prefilled tokens", "decoded tokens"):
+        for row in others:
+            assert row[name] == pytest.approx(first[name], rel=0.05)

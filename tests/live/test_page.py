@@ -19,9 +19,11 @@ from tests.api.conftest import Server, StartServer
 from tests.live.streams import join
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+ALIGNER = Path(__file__).parents[2] / "predictor" / "checkpoints" / "tiny-aligner"
 SAID = "Today is Tuesday, May thirty-first."
 SIZES = {"phone": {"width": 390, "height": 844}, "desktop": {"width": 1280, "height": 800}}
 
+expect.set_options(timeout=60_000)  # on a busy machine
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
 
 
@@ -37,8 +39,8 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def page_server(start_server: StartServer) -> Server:
-    """A server with the page."""
-    return start_server("--enable_page=true")
+    """A server with the page, and with an aligner."""
+    return start_server("--enable_page=true", f"--aligner_dir={ALIGNER}")
 
 
 @pytest.fixture(scope="module")
@@ -142,6 +144,37 @@ def test_a_recording_is_opened_or_dropped(visit: Any, recording: Path) -> None:
     assert there.problems == []
 
 
+def test_a_word_is_heard_by_mouse_and_by_keyboard(visit: Any, recording: Path) -> None:
+    """What would be played is noted: how many samples, at which rate."""
+    there = visit()
+    page = there.page
+    page.evaluate(
+        """() => { window.played = []; const make = AudioContext.prototype.createBuffer;
+        AudioContext.prototype.createBuffer = function (channels, length, rate) {
+          played.push(length / rate); return make.call(this, channels, length, rate); }; }"""
+    )
+    page.locator("#file").set_input_files(recording)
+    expect(page.locator("#status")).to_have_text("Done")
+    expect(page.locator("#announced")).not_to_be_empty()
+    first = page.locator(".item").first
+    words = first.locator(".word.timed")
+    expect(words).to_have_count(5)
+    words.nth(2).click()  # "Tuesday,"
+    first.locator(".time").focus()
+    page.keyboard.press("ArrowRight")
+    assert page.evaluate("document.activeElement.textContent") == "Today"
+    page.keyboard.press("Enter")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("Enter")  # all of it
+    tuesday, today, whole = page.evaluate("played")
+    assert 0.2 < tuesday < 1
+    assert 0.2 < today < 1
+    assert whole > tuesday + today
+    assert there.problems == []
+
+
 def test_a_file_that_is_no_audio_is_told(visit: Any, tmp_path: Path) -> None:
     there = visit()
     (tmp_path / "notes.txt").write_text("no sound")
@@ -226,7 +259,7 @@ def test_the_keyboard_reaches_everything(visit: Any) -> None:
 
 def test_a_screen_reader_is_told_what_stays(visit: Any) -> None:
     page = visit().page
-    assert page.locator("#items").get_attribute("aria-live") == "polite"
+    assert page.locator("#announced").get_attribute("aria-live") == "polite"
     assert page.locator("#status").get_attribute("role") == "status"
     for control in page.locator("button, select, input").all():
         name = control.evaluate("e => e.textContent.trim() || e.labels?.[0]?.textContent.trim()")

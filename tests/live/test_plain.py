@@ -13,12 +13,15 @@ import numpy as np
 import pytest
 import soundfile
 import websockets
+import websockets.exceptions
 
-from tests.api.conftest import Server
+from predictor.cli.main import run
+from tests.api.conftest import Server, StartServer
 from tests.live.server import pcm16
 from tests.live.streams import join
 
 HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -138,3 +141,47 @@ def test_a_bad_stream_has_the_code_of_the_table(server: Server, tmp_path: Path) 
     assert run.returncode != 0
     assert "INVALID_ARGUMENT" in run.stderr
     assert "rate" in run.stderr
+
+
+@pytest.fixture(scope="module")
+def brief(start_server: StartServer) -> Server:
+    """A server that ends each session after 4 s."""
+    return start_server("--max_live_session_s=4", "--enable_grpc=false")
+
+
+def test_the_command_line_goes_on_when_connections_end(
+    brief: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recording = ROOT / "predictor" / "recordings" / "demo-en-3.flac"
+    assert run(["live", str(recording), "--url", brief.url, "--json"]) == 0
+    events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert sum(event["type"] == "session.created" for event in events) > 1
+    said = [e for e in events if e["type"].endswith("transcription.completed")]
+    starts = [event["audio_start_ms"] for event in said]
+    assert starts == sorted(starts)
+    assert said[-1]["audio_end_ms"] < 7_000
+
+
+def test_the_notebooks_client_goes_on_when_connections_end(
+    brief: Server, two: np.ndarray, tmp_path: Path
+) -> None:
+    """A conversation of several of the longest sessions, by the cell of notebook 01."""
+    notebook = json.loads((ROOT / "notebooks" / "01_transcribe.ipynb").read_text("utf-8"))
+    [cell] = [cell for cell in notebook["cells"] if cell.get("id") == "live"]
+    definitions, _, _ = "".join(cell["source"]).partition("\n\nsaid = ")
+    scope: dict[str, Any] = {"url": brief.url}
+    exec(definitions, scope)
+    soundfile.write(tmp_path / "two.wav", two, 16_000, subtype="PCM_16")
+
+    async def run() -> list[dict[str, Any]]:
+        return [line async for line in scope["live"](tmp_path / "two.wav", piece_s=0.1)]
+
+    lines = asyncio.run(run())
+    assert sum(line["type"] == "ready" for line in lines) > 1
+    said = "".join(line["text"] for line in lines if line["type"] == "completed")
+    assert "Today is Tuesday" in said
+    items = [line["item"] for line in lines if line["type"] == "completed"]
+    assert items == list(range(1, len(items) + 1))
+    ends = [line["end_s"] for line in lines if line["type"] == "completed"]
+    assert ends == sorted(ends)
+    assert ends[-1] <= len(two) / 16_000

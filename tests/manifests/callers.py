@@ -22,6 +22,7 @@ from pipelines.local_service import LocalService
 
 MODEL = "qwen3-asr"
 TIMEOUT_S = 120.0
+PIECE_S = 0.25  # of live speech
 Send = Callable[[bytes], int]  # a recording's bytes -> the HTTP status, or 0 for a gRPC error
 
 
@@ -47,12 +48,16 @@ class Callers:
     def each_once(self, audio: bytes) -> dict[str, int]:
         return {name: send(audio) for name, send in self.protocols.items()}
 
-    def live(self, audio: bytes) -> str:
+    def live(self, audio: bytes, in_real_time: bool = False) -> str:
         """One live session that hears a recording; the text that was completed."""
         samples, rate = soundfile.read(io.BytesIO(audio), dtype="int16")
         address = str(self._http.base_url).replace("http", "ws", 1)
         with connect(f"{address.rstrip('/')}/api/v1/live?rate={rate}") as session:
-            session.send(samples.tobytes())
+            step, clock = round(PIECE_S * rate), threading.Event()
+            for start in range(0, len(samples), step):
+                session.send(samples[start : start + step].tobytes())
+                if in_real_time:
+                    clock.wait(PIECE_S)
             session.send(json.dumps({"type": "end"}))
             lines = [json.loads(line) for line in session]
         return " ".join(line["text"] for line in lines if line["type"] == "completed")

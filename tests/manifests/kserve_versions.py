@@ -2,8 +2,10 @@
 
 python -m tests.manifests.kserve_versions   # writes the README's table from kserve_versions.json
 
-The sources come from Go's module proxy (`go mod download`), the storage package's forms of an
-address from the released wheel; test_kserve_versions.py reads both again where they can be had.
+The sources of four come from Go's module proxy (`go mod download`), which does not serve 0.18 and
+0.21: of these the released installer (`install/vX.Y.0` in KServe's repository: versions, ConfigMap)
+and the pull requests were read by hand. The Python wheels (`kserve`: fields, `kserve-storage`:
+forms of an address) were read of all six. test_kserve_versions.py reads the sources again.
 """
 
 from __future__ import annotations
@@ -25,7 +27,9 @@ GO_S = 120  # for a module that is not in Go's cache yet
 SOURCES = ("0.16.0", "0.17.0", "0.19.0", "0.20.0")  # releases whose source the proxy has
 _HTTP_ROUTES = "pkg/controller/v1beta1/inferenceservice/reconcilers/ingress/httproute_reconciler.go"
 COLUMNS = {
-    "knative": "Knative it is tested with",
+    "knative": "its tests' Knative",
+    "keda": "… KEDA",
+    "gateway_api": "… Gateway API",
     "canary_knative": "canary on Knative",
     "canary_standard": "canary in Standard mode: field",
     "canary_weights": "… its traffic",
@@ -33,6 +37,7 @@ COLUMNS = {
     "oci_native": "`oci+native://`",
     "modelscope": "`modelscope://`",
     "endless_route": "`disableHTTPRouteTimeout`",
+    "read": "read in",
 }
 
 
@@ -68,6 +73,8 @@ def read(folder: Path) -> dict[str, Any]:
     ingress = (folder / "pkg/apis/serving/v1beta1/configmap.go").read_text()
     return {
         "knative": pairs["KNATIVE_SERVING_VERSION"].strip(),
+        "keda": pairs["KEDA_VERSION"].strip(),
+        "gateway_api": pairs["GATEWAY_API_VERSION"].strip(),
         "canary_knative": "canaryTrafficPercent" in spec["predictor"]["properties"],
         "canary_standard": "canary" in spec,
         "canary_weights": "Weight" in routes,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import subprocess
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlsplit
@@ -19,24 +19,29 @@ import yaml
 
 from tests.manifests.objects import Object, of_kind
 
-POD = "qwen3-asr-predictor-x2x4z"
+POD = "-deployment-x2x4z"
 REVISION = "qwen3-asr-predictor-00001"
 _LISTENING = re.compile(r'msg="Listening on".*? address=(\S+)')
 _START_TIMEOUT_S = 60.0
 
 
-def configuration(objects: Sequence[Object], url: str, interval_s: int) -> dict[str, Any]:
-    """prometheus.yml for one pod at `url`, as the operator makes it of the PodMonitor."""
+def configuration(
+    objects: Sequence[Object], pods: Mapping[str, str], interval_s: int
+) -> dict[str, Any]:
+    """prometheus.yml for one pod of each revision, as the operator makes it of the PodMonitor."""
     [monitor] = of_kind(objects, "PodMonitor")
     [endpoint] = monitor["spec"]["podMetricsEndpoints"]
     namespace = monitor["metadata"]["namespace"]
-    labels = {
-        "namespace": namespace,
-        "pod": POD,
-        "container": "kserve-container",
-        "__meta_kubernetes_pod_label_app": REVISION,
-        "__meta_kubernetes_pod_label_serving_knative_dev_revision": REVISION,
-    }
+
+    def labels(revision: str) -> dict[str, str]:
+        return {
+            "namespace": namespace,
+            "pod": revision + POD,
+            "container": "kserve-container",
+            "__meta_kubernetes_pod_label_app": revision,
+            "__meta_kubernetes_pod_label_serving_knative_dev_revision": revision,
+        }
+
     return {
         "global": {"scrape_interval": f"{interval_s}s", "evaluation_interval": f"{interval_s}s"},
         "rule_files": ["rules.yaml"],
@@ -44,7 +49,10 @@ def configuration(objects: Sequence[Object], url: str, interval_s: int) -> dict[
             {
                 "job_name": f"{namespace}/{monitor['metadata']['name']}",
                 "metrics_path": endpoint["path"],
-                "static_configs": [{"targets": [urlsplit(url).netloc], "labels": labels}],
+                "static_configs": [
+                    {"targets": [urlsplit(url).netloc], "labels": labels(revision)}
+                    for revision, url in pods.items()
+                ],
                 "relabel_configs": [_snake(each) for each in endpoint["relabelings"]],
             }
         ],
@@ -63,14 +71,18 @@ def rules(objects: Sequence[Object], interval_s: int) -> dict[str, Any]:
 
 
 class Prometheus:
-    """Scrapes the predictor at `url` and evaluates the rules of `objects`."""
+    """Scrapes predictors and evaluates the rules of `objects`."""
 
     def __init__(
-        self, objects: Sequence[Object], url: str, folder: Path, interval_s: int = 1
+        self,
+        objects: Sequence[Object],
+        pods: Mapping[str, str],  # revision -> its predictor's address
+        folder: Path,
+        interval_s: int = 1,
     ) -> None:
         self.address = ""
         self._folder = folder
-        config = configuration(objects, url, interval_s)
+        config = configuration(objects, pods, interval_s)
         (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
         (folder / "rules.yaml").write_text(yaml.safe_dump(rules(objects, interval_s)))
         self._told = threading.Event()  # where it listens, or that it ended

@@ -10,7 +10,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics import Counter, Histogram, MetricWrapperBase
 
-from predictor.metrics import Metrics, Preempted
+from predictor.metrics import Figures, Metrics
 from tests.manifests.objects import Object, of_kind
 
 # What Prometheus and the PodMonitor's relabelings add to every series.
@@ -28,8 +28,10 @@ def our_series() -> dict[str, frozenset[str]]:
     """Every series of the predictor by its exposed name, with its labels."""
     series: dict[str, frozenset[str]] = {}
     for metric in vars(Metrics(CollectorRegistry())).values():
-        if isinstance(metric, Preempted):
-            series[metric.name + "_total"] = frozenset(metric.labels)
+        if isinstance(metric, Figures):
+            for each in metric.figures:
+                suffix = "_total" if each.kind == "counter" else ""
+                series[each.name + suffix] = frozenset(each.labels)
         if not isinstance(metric, MetricWrapperBase):
             continue
         name, labels = metric._name, frozenset(metric._labelnames)
@@ -76,7 +78,9 @@ def dashboards(objects: Sequence[Object]) -> Iterator[tuple[str, dict[str, Any]]
 def as_grafana(expression: str, rate_interval: str = "5m", namespace: str = "qwen3-asr") -> str:
     """A panel's expression with Grafana's variables replaced as Grafana would."""
     expression = expression.replace("$__rate_interval", rate_interval)
-    return expression.replace("$namespace", namespace).replace("$revision", ".*")
+    for name, value in {"$__range": "1h", "$namespace": namespace, "$price": "2.5"}.items():
+        expression = expression.replace(name, value)
+    return expression.replace("$revision", ".*")
 
 
 def panel_expressions(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import json
 import re
 import shutil
 import subprocess
@@ -10,6 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.manifests import faults
+from tests.manifests.combinations import between
 from tests.manifests.objects import MANIFESTS, Object
 from tests.manifests.queries import dashboards, panel_expressions, rule_expressions, scaler_queries
 
@@ -60,13 +64,57 @@ def test_alerts_fire_when_they_should_and_only_then(tmp_path: Path) -> None:
 
 def test_every_alert_has_its_entry_in_the_runbook() -> None:
     text = (MANIFESTS / "RUNBOOK.md").read_text()
-    entries = re.split(r"^## ", text, flags=re.MULTILINE)[1:]
+    entries = re.split(r"^## ", text.partition("\n## Tried\n")[0], flags=re.MULTILINE)[1:]
     assert {entry.splitlines()[0] for entry in entries} == ALERTS
     for entry in entries:
         assert [word for word in ("Symptom", "Look", "Act") if f"**{word}.**" not in entry] == []
     for rule in rule_file()["groups"][1]["rules"]:
         link = f"manifests/RUNBOOK.md#{rule['alert'].lower()}"
         assert rule["annotations"]["runbook"] == link
+
+
+def test_the_runbook_names_panels_that_there_are(monitored: list[Object]) -> None:
+    titles = {panel["title"] for _, board in dashboards(monitored) for panel in board["panels"]}
+    boards = {board["title"].split(" / ")[1] for _, board in dashboards(monitored)}
+    text = " ".join((MANIFESTS / "RUNBOOK.md").read_text().split())
+    named = re.findall(r'(?:([A-Z][a-z ]+), )?"([A-Z][^"`]+)"', text)
+    assert len(named) > 15
+    assert {title for _, title in named} <= titles
+    assert {board for board, _ in named if board} <= boards
+
+
+def test_the_runbook_says_which_alerts_a_fault_has_fired() -> None:
+    """And of the rest that only promtool did."""
+    results = json.loads(faults.RESULTS.read_text())
+    text = (MANIFESTS / "RUNBOOK.md").read_text()
+    assert between(text, faults.BEGIN, faults.END) == faults.table(results)
+    fired = {name for each in results["faults"] for name in each["fired"]}
+    for each in results["faults"]:
+        assert set(each["fired"]) <= set(each["wanted"])
+    assert fired.isdisjoint(results["not_fired"])
+    assert fired | set(results["not_fired"]) == ALERTS
+
+
+def test_hurried_rules_are_rules(monitored: list[Object], tmp_path: Path) -> None:
+    """What the faults are tried with: the same rules, a sixtieth of the time."""
+    rules = faults.hurried(copy.deepcopy(monitored))
+    [rule] = [each for each in rules if each["kind"] == "PrometheusRule"]
+    (tmp_path / "rules.yaml").write_text(yaml.safe_dump(rule["spec"]))
+    assert promtool("check", "rules", tmp_path / "rules.yaml").returncode == 0
+    assert faults.faster("[6h]") == "[360s]"
+    assert faults.faster("2m") == "2s"
+
+
+def test_every_panel_has_a_description_and_a_unit(monitored: list[Object]) -> None:
+    boards = dict(dashboards(monitored))
+    assert len(boards) == 5
+    for board in boards.values():
+        assert board["title"].startswith("Qwen3-ASR / ")
+        assert len({panel["id"] for panel in board["panels"]}) == len(board["panels"])
+        for panel in board["panels"]:
+            assert panel["description"].endswith("."), panel["title"]
+            assert panel["fieldConfig"]["defaults"]["unit"], panel["title"]
+    assert len({board["uid"] for board in boards.values()}) == len(boards)
 
 
 def test_every_alert_has_a_case() -> None:
@@ -99,7 +147,7 @@ def test_queries_of_panels_and_scalers_are_valid(monitored: list[Object], tmp_pa
         for title, expression in panel_expressions(dashboard)
     ]
     queries += list(scaler_queries(monitored))
-    assert len(queries) > 25
+    assert len(queries) > 60
     rules = [{"record": f"q:{n}", "expr": expression} for n, (_, expression) in enumerate(queries)]
     (tmp_path / "q.yaml").write_text(yaml.safe_dump({"groups": [{"name": "q", "rules": rules}]}))
     checked = promtool("check", "rules", tmp_path / "q.yaml")

@@ -39,7 +39,7 @@ def prometheus(
     flags = ("--device=cpu", f"--max_held_audio_s={HELD_S}")
     with (
         LocalService(checkpoint, flags=flags) as service,
-        Prometheus(monitored, service.url, folder) as running,
+        Prometheus(monitored, {REVISION: service.url}, folder) as running,
     ):
         callers = Callers(service)
         audio = RECORDING.read_bytes()
@@ -62,7 +62,7 @@ def seen(prometheus: Prometheus, expression: str) -> float:
 
 def test_every_panel_has_data(prometheus: Prometheus, monitored: list[Object]) -> None:
     queries = [query for _, board in dashboards(monitored) for query in panel_expressions(board)]
-    assert len(queries) > 25
+    assert len(queries) > 60
     empty = [(title, query) for title, query in queries if not prometheus.query(query)]
     assert empty == []
 

@@ -12,10 +12,12 @@ from collections.abc import Mapping
 from itertools import product
 from typing import Any
 
+import torch
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from predictor.model.cuda.decoder import Fusion
 from predictor.model.cuda.kernels import decoder as kernels
 from predictor.model.cuda.kernels import encoder as encoder_kernels
 from predictor.model.cuda.kernels import mel as mel_kernels
@@ -26,7 +28,8 @@ from predictor.model.cuda.kernels import small_batch_attention as thin_attention
 
 HOPPER = GPUTarget("cuda", 90, 32)
 HALF, FLOAT, LONG, INT = "*bf16", "*fp32", "*i64", "*i32"
-CACHES = (HALF, "*fp8e4nv")  # what they hold
+TYPES = {HALF: torch.bfloat16, "*fp8e4nv": torch.float8_e4m3fn}  # what caches hold
+CACHES = tuple(TYPES)
 WIDENED = "cvt.rn.f16x2.e4m3x2"  # two values in one instruction
 HEADS, KV_HEADS, DIM, HIDDEN, FFN, VOCAB = 16, 8, 128, 2048, 6144, 151_936
 ALIGNED = (
@@ -39,7 +42,14 @@ ALIGNED = (
 PTX_LOAD, PTX_WAIT = "ld.global", "griddepcontrol.wait"
 
 
-def compiled(kernel: Any, types: Mapping[str, str], **constants: Any) -> str:
+def compiled(
+    kernel: Any,
+    types: Mapping[str, str],
+    *,
+    num_warps: int = 4,
+    num_stages: int = 3,
+    **constants: Any,
+) -> str:
     """The PTX of a kernel; `types` of its arguments that are not constants: pointers that it does
     not name are to 16-bit values, numbers are 32-bit integers."""
     signature: dict[str, str] = {}
@@ -53,7 +63,8 @@ def compiled(kernel: Any, types: Mapping[str, str], **constants: Any) -> str:
             attributes[(index,)] = [["tt.divisibility", 16]]
     source = ASTSource(kernel, signature, constants, attributes)
     pdl = bool(constants.get("PDL"))
-    binary = triton.compile(source, target=HOPPER, options={"num_warps": 4, "launch_pdl": pdl})
+    options = {"num_warps": num_warps, "num_stages": num_stages, "launch_pdl": pdl}
+    binary = triton.compile(source, target=HOPPER, options=options)
     ptx = str(binary.asm["ptx"])
     print(f"{kernel.__name__}: {binary.metadata.shared} bytes shared, {len(binary.asm['cubin'])}")
     return ptx
@@ -104,13 +115,14 @@ def compile_language_model() -> None:
     compiled(kernels._swiglu_kernel, {}, BLOCK=1024)
     parts = {"peak_ptr": FLOAT, "total_ptr": FLOAT}
     for splits, cache in product((1, 8), CACHES):
+        block, num_warps, num_stages = Fusion().tile_of(splits, TYPES[cache])
         ptx = compiled(
             kernels._attention_kernel,
             {**parts, "slots_ptr": LONG, "tables_ptr": LONG, "lengths_ptr": INT, "scale": "fp32"}
             | {"keys_ptr": cache, "values_ptr": cache}
             | ({} if splits == 1 else {"out_ptr": FLOAT}),
-            KV_HEADS=KV_HEADS, GROUP=HEADS // KV_HEADS, DIM=DIM, TILE=16, BLOCK=64,
-            PAGE=64, SPLITS=splits, PRECISION="tf32",
+            KV_HEADS=KV_HEADS, GROUP=HEADS // KV_HEADS, DIM=DIM, TILE=16, BLOCK=block,
+            PAGE=64, SPLITS=splits, PRECISION="tf32", num_warps=num_warps, num_stages=num_stages,
         )  # fmt: skip
         require_widened(ptx, cache)
     for cache, page in product(CACHES, (0, 64)):

@@ -39,10 +39,13 @@ class LocalCanary:
 def local_site(folder: Path) -> Iterator[LocalSite]:
     """Both predictors, each a process, until the block ends; `folder` gets the recordings' list."""
     checkpoints = ROOT / "predictor" / "checkpoints"
+    more = {TINY: (f"--aligner_dir={checkpoints / 'tiny-aligner'}",)}
     with ExitStack() as stack:
         urls = {
             uri: stack.enter_context(
-                LocalService(checkpoints / Path(uri).name, flags=("--device=cpu",))
+                LocalService(
+                    checkpoints / Path(uri).name, flags=("--device=cpu", *more.get(uri, ()))
+                )
             ).url
             for uri in (TINY, EARLY)
         }

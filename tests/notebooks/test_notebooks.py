@@ -43,6 +43,7 @@ def test_transcribe(site: LocalSite) -> None:
     assert "English" in shown
     assert "Chinese" in shown
     assert "first text after" in shown
+    assert shown.count('role="button"') == len(recordings[0]["text"].split())  # words
     assert f"English: {recordings[0]['text']}" in shown  # live
 
 

@@ -223,10 +223,12 @@ def test_other_weights_for_both_forms_of_predictors() -> None:
 def test_storage_uris_that_can_hold_nothing(serve_app: Serve) -> None:
     url = serve_app(Starlette(routes=[Route("/there", lambda _request: Response())]))
     for uri in ("hf://Qwen/Qwen3-ASR-1.7B:main", "s3://b/k", "pvc://claim", f"{url}/there",
-                "oci+native://registry.example.com/asr:1", "http://nobody.invalid/x"):  # fmt: skip
+                "oci+native://registry.example.com/asr:1", "modelscope://Qwen/Qwen3-ASR-1.7B",
+                "http://nobody.invalid/x"):  # fmt: skip
         check_storage_uri(uri)
     for uri, message in (
-        ("models/v2", "does not begin with one of hf, ms, s3"),
+        ("models/v2", "does not begin with one of hf, modelscope, s3"),
+        ("ms://Qwen/Qwen3-ASR-1.7B", "does not begin with one of"),
         ("hf://Qwen3-ASR", "is not of the form hf://OWNER/MODEL"),
         ("s3://bucket", "is not of the form s3://BUCKET/PATH"),
         (f"{url}/nothing", "HTTP 404"),

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import io
+import json
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import srt
@@ -10,8 +14,9 @@ import webvtt
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from predictor.text.subtitles import SubtitleOptions, cues_of, to_srt, to_vtt, width
-from predictor.types import Segment
+from predictor.text.cue_lines import SubtitleOptions, width
+from predictor.text.subtitles import cues_of, to_srt, to_vtt
+from predictor.types import Segment, Word
 
 
 def _segment(i: int, start_s: float, end_s: float, text: str) -> Segment:
@@ -127,3 +132,99 @@ def test_any_text_is_read_back_whole(words: list[str], duration_s: float, start_
 
 def _bare(text: str) -> str:
     return "".join(text.split())
+
+
+EVAL = Path(__file__).parents[1] / "data" / "eval"
+
+
+def _spoken(name: str) -> Segment:
+    """A recording of the evaluation set with the synthesizer's own times of words."""
+    rows = map(json.loads, (EVAL / "words.jsonl").read_text("utf-8").splitlines())
+    row = next(row for row in rows if row["audio"] == f"{name}.opus")
+    joiner = " " if row["language"] == "English" else ""
+    text = joiner.join(word["word"] for word in row["words"])
+    words = tuple(
+        Word(word["word"].strip(".,?!。，？！"), word["start_s"], word["end_s"], 0.9)
+        for word in row["words"]
+    )
+    end_s = row["words"][-1]["end_s"] + 0.2
+    segment = _segment(0, 0.0, end_s, text)
+    return replace(segment, words=tuple(word for word in words if word.text))
+
+
+@pytest.mark.parametrize("name", ["en-long-001", "en-long-006", "zh-long-002", "zh-long-005"])
+def test_cues_keep_the_times_of_their_words(name: str) -> None:
+    segment = _spoken(name)
+    assert segment.words is not None
+    starts = {word.start_s for word in segment.words}
+    ends = sorted(word.end_s for word in segment.words)
+    cues = cues_of([segment])
+    limit = 36 if name.startswith("zh") else 42
+    assert len(cues) > 3
+    for cue, following in zip(cues, [*cues[1:], None], strict=True):
+        assert cue.start_s in starts
+        assert all(width(line) <= limit for line in cue.lines)
+        assert len(cue.lines) <= 2
+        assert cue.end_s - cue.start_s <= 7.0
+        said_until = max(end for end in ends if following is None or end <= following.start_s)
+        assert cue.end_s >= min(said_until, cue.start_s + 7.0)
+        if following is not None:
+            assert cue.end_s <= following.start_s
+    assert sum(cue.end_s - cue.start_s < 1.0 for cue in cues) <= 1
+    assert _bare("".join(line for cue in cues for line in cue.lines)) == _bare(segment.text)
+    ended = [cue for cue in cues if cue.lines[-1][-1] in ".?!。？！"]
+    assert len(ended) >= len(cues) // 2  # most cues end with their sentence
+
+
+def test_no_cue_spans_a_gap_between_words() -> None:
+    words = [("So", 0.0, 0.3), ("wait", 0.4, 0.8), ("and", 2.0, 2.2), ("see", 2.9, 3.2)]
+    segment = replace(
+        _segment(0, 0.0, 3.4, "So wait, and see."), words=tuple(Word(*w, 0.9) for w in words)
+    )
+    cues = cues_of([segment])
+    assert [cue.lines for cue in cues] == [("So wait,",), ("and see.",)]
+    assert cues[0].end_s <= 2.0 == cues[1].start_s
+
+
+def test_punctuation_that_opens_stands_before_its_word() -> None:
+    text = "He said “go” (twice). 他说：“去吧！”她走了。"
+    parts = ["He", "said", "go", "twice", *"他说去吧她走了"]
+    words = tuple(Word(word, i * 1.5, i * 1.5 + 0.3, 0.9) for i, word in enumerate(parts))
+    cues = cues_of([replace(_segment(0, 0.0, 20.0, text), words=words)])
+    assert [line for cue in cues for line in cue.lines] == [
+        "He", "said", "“go”", "(twice).", "他", "说：", "“去", "吧！”", "她", "走", "了。",
+    ]  # fmt: skip
+
+
+def test_channels_do_not_cut_each_others_cues_short() -> None:
+    long = replace(_segment(0, 0.0, 5.0, "Hello, how are you all today?"), channel=0)
+    inside = replace(_segment(1, 1.0, 1.2, "Hi."), channel=1)
+    shown = [(cue.start_s, cue.end_s) for cue in cues_of([long, inside])]
+    assert shown == [(0.0, 5.0), (1.0, 2.0)]
+
+
+LONG = "Donaudampfschifffahrtsgesellschaftskapitaen"
+CJK = ["中", "字。", "한국어", "テスト"]
+WORD = st.sampled_from(["a", "word", "sentence.", "clause,", *CJK, "שָׁלוֹם", "مرحبا،", LONG])
+
+
+@given(said=st.lists(st.tuples(WORD, st.floats(0, 3), st.floats(0.01, 9)), min_size=1, max_size=50))
+@settings(max_examples=60, deadline=None)
+def test_any_words_are_shown_once_in_order_within_the_limits(
+    said: list[tuple[str, float, float]],
+) -> None:
+    at_s, words = 0.0, []
+    for text, gap_s, long_s in said:
+        start_s, at_s = round(at_s + gap_s, 3), round(at_s + gap_s + long_s, 3)
+        words.append(Word(text.strip(".,。،"), start_s, at_s, 0.9))
+    text = " ".join(text for text, _, _ in said)
+    segment = replace(_segment(0, 0.0, at_s, text), words=tuple(words))
+    cues = cues_of([segment])
+    assert _bare("".join(line for cue in cues for line in cue.lines)) == _bare(text)
+    for cue, following in pairwise(cues):
+        assert cue.start_s < cue.end_s <= following.start_s
+    for cue in cues:
+        assert len(cue.lines) <= 2
+        assert all(0 < width(line) <= 42 for line in cue.lines)
+        assert cue.end_s - cue.start_s <= 7.0 + 1e-9
+    assert len(list(srt.parse(to_srt([segment])))) == len(cues)

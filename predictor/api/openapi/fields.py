@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import get_args
 
+from predictor.api.cues import CUE_LIMITS
+from predictor.api.hearing import NUMBERS
 from predictor.api.openapi.schema import (
     INTEGER,
     NUMBER,
@@ -45,6 +47,16 @@ _WHICH: list[Schema] = [
     {"type": "string", "pattern": "^[0-9]{1,2}$"},
     {"type": "integer", "minimum": 0, "maximum": 63},
 ]
+
+
+def _in_place(low: float, high: float) -> Schema:
+    """Of a number in place of the setting of the same name."""
+    return {
+        "anyOf": [{"type": "number", "minimum": low, "maximum": high}, {"const": ""}],
+        "description": "In place of the setting of this name.",
+    }
+
+
 HEARING: Schema = {
     "channel": {
         "anyOf": [{"enum": ["mix", "separate", ""]}, *_WHICH],
@@ -52,7 +64,9 @@ HEARING: Schema = {
     },
     "track": {"anyOf": [{"const": ""}, *_WHICH], "description": "An audio track's number from 0."},
     "vad": {"type": "string", "enum": [*get_args(Vad), ""], "description": "What finds speech."},
+    **{name: _in_place(*bounds) for name, bounds in NUMBERS.items()},
 }
+CUES: Schema = {name: _in_place(*bounds) for name, bounds in CUE_LIMITS.items()}
 _WORDS_WANTED: Schema = {
     "words": {
         "enum": [True, False, "true", "false", ""],

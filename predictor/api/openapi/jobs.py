@@ -70,11 +70,15 @@ def _job_form() -> Schema:
     body: Schema = TRANSCRIPTIONS["openapi_extra"]["requestBody"]
     [(media_type, content)] = body["content"].items()
     schema = content["schema"]
-    properties = {**schema["properties"], "stream": {"enum": [False, "false", "0"]}}
-    return {
-        "required": True,
-        "content": {media_type: {"schema": {**schema, "properties": properties}}},
+    properties = {
+        **schema["properties"],
+        "stream": {"enum": [False, "false", "0"]},
+        "url": {"type": "string", "description": "In place of the file, where the server may."},
+        "webhook": {"type": "string", "description": "Told of the end of the job."},
     }
+    needed = [name for name in schema["required"] if name != openai.FILE_FIELD]
+    schema = {**schema, "properties": properties, "required": needed}
+    return {"required": True, "content": {media_type: {"schema": schema}}}
 
 
 CREATE = _job_route(
@@ -93,7 +97,16 @@ JOBS = _job_route(
 )
 JOB = _job_route(
     "How far a job is, and the segments so far",
-    json_content(object_of({**_JOB, "segments": list_of(_SEGMENT)})),
+    json_content(
+        object_of(
+            {
+                **_JOB,
+                "webhook": {"type": "string", "enum": ["pending", "delivered", "failed"]},
+                "segments": list_of(_SEGMENT),
+            },
+            [*_JOB, "segments"],
+        )
+    ),
 )
 DELETE = _job_route(
     "Forget a job, whatever its state",

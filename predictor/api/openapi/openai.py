@@ -5,6 +5,7 @@ from __future__ import annotations
 from predictor.api import alignments, chat, openai
 from predictor.api.openapi.fields import (
     CONTEXT,
+    CUES,
     HEARING,
     LANGUAGE,
     MODEL,
@@ -64,6 +65,7 @@ TRANSCRIPTIONS = route(
             "chunking_strategy": {"const": "auto"},
             "stream": {**BOOLEAN, "description": "True with json and text only."},
             **HEARING,
+            **CUES,
         },
         ["model"],
     ),

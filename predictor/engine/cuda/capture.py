@@ -11,28 +11,42 @@ import torch
 class Capturer:
     """Captures graphs that share one pool of memory, since no two of them run at once."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, stream: torch.cuda.Stream | None = None) -> None:
+        """`stream`: where graphs are captured; None = one for that alone."""
         self._device = device
         self._pool: Any = None
-        self._side: torch.cuda.Stream | None = None  # where graphs are captured
+        self._stream = stream
+        self._first: torch.cuda.Stream | None = None
 
-    def capture(self, work: Callable[[], None]) -> torch.cuda.CUDAGraph:
+    def capture(
+        self, work: Callable[[], None], *, goes_first: bool = False
+    ) -> torch.cuda.CUDAGraph:
         """Run `work` once, which loads and compiles what a capture may not, then capture it.
 
         It must read and write static buffers only; what it allocates is its own until its next
-        replay or that of any other graph.
+        replay or that of any other graph. `goes_first`: where multiprocessors become free, its
+        kernels start before those of others.
         """
-        if self._side is None:
-            self._side = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
-            self._pool = torch.cuda.graph_pool_handle()
-        current = torch.cuda.current_stream(self._device)
-        self._side.wait_stream(current)
-        with torch.cuda.stream(self._side):
+        side, current = self._side(goes_first), torch.cuda.current_stream(self._device)
+        side.wait_stream(current)
+        with torch.cuda.stream(side):
             work()
-        current.wait_stream(self._side)
+        current.wait_stream(side)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(
-            graph, pool=self._pool, stream=self._side, capture_error_mode="thread_local"
+            graph, pool=self._pool, stream=side, capture_error_mode="thread_local"
         ):
             work()
         return graph
+
+    def _side(self, goes_first: bool) -> torch.cuda.Stream:
+        """Where to capture: a graph's kernels keep the priority of that stream."""
+        if self._pool is None:
+            self._pool = torch.cuda.graph_pool_handle()
+        if goes_first:
+            if self._first is None:
+                self._first = torch.cuda.Stream(self._device, priority=-1)  # type: ignore[no-untyped-call]
+            return self._first
+        if self._stream is None:
+            self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+        return self._stream

@@ -144,11 +144,11 @@ class DecodeLoop:
         # Token ids are below 2**24, so float32 holds them exactly and one copy serves both.
         torch.stack([tokens.float(), logprobs], dim=1, out=self.results[:bucket])
 
-    def capture(self, bucket: int, capturer: Capturer) -> None:
+    def capture(self, bucket: int, capturer: Capturer, *, goes_first: bool = False) -> None:
         """Make the graph of one bucket; until then its steps run without."""
         self.rows.fill_(self.scratch)
         self._in_rows = ()
-        self.graphs[bucket] = capturer.capture(lambda: self.step(bucket))
+        self.graphs[bucket] = capturer.capture(lambda: self.step(bucket), goes_first=goes_first)
 
 
 def page_tables(

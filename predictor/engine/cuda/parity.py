@@ -292,7 +292,13 @@ def _attention(fusion: Fusion, decoder: Decoder, kv_dtype: torch.dtype) -> float
     plain = fused.masked_attention(query, pair, tables, slots, lengths)
     outputs = [
         fused._kernels().decode_attention(
-            query, pair, tables, slots, lengths, splits=splits, tile=fusion.tile
+            query,
+            pair,
+            tables,
+            slots,
+            lengths,
+            splits=splits,
+            tile=fusion.tile_of(splits, kv_dtype),
         )
         for splits in fused.SPLITS
     ]

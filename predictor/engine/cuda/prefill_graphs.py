@@ -51,6 +51,7 @@ class PrefillGraphs:
         encoder: FusedEncoder,
         decoder: FusedDecoder,
         loop: DecodeLoop,
+        capturer: Capturer,
         *,
         max_length: int,
         max_audio_s: float,
@@ -59,7 +60,7 @@ class PrefillGraphs:
     ) -> None:
         """`max_audio_s`, `max_tokens`: what a step may hold, or one clip: none is larger."""
         self._log_mel, self._encoder, self._decoder = log_mel, encoder, decoder
-        self._loop = loop
+        self._loop, self._capturer = loop, capturer
         window_tokens = window_chunks * TOKENS_PER_CHUNK
         enough = [n for n in BUCKETS_S if n < max_audio_s]
         enough += [n for n in BUCKETS_S if n >= max_audio_s][:1]
@@ -93,14 +94,14 @@ class PrefillGraphs:
         self._missing.clear()
         self._missed.clear()
 
-    def capture_next(self, capturer: Capturer) -> None:
+    def capture_next(self) -> None:
         """The bucket that was missed most often, or the smallest one."""
         files = [bucket for bucket in self._missing if not bucket.num_steps]
         bucket = self._missed.most_common(1)[0][0] if self._missed else (files or self._missing)[0]
         self._missed.clear()
         self._missing.remove(bucket)
         graph = _PrefillGraph(bucket, self._loop, self._log_mel.device)
-        graph.capture(capturer, self._log_mel, self._encoder, self._decoder)
+        graph.capture(self._capturer, self._log_mel, self._encoder, self._decoder)
         self._graphs[bucket] = graph
         # The smallest that holds a step serves it.
         self._graphs = dict(sorted(self._graphs.items(), key=lambda item: _cost(item[0])))

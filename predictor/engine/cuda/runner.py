@@ -3,7 +3,7 @@
 A prefill and decode steps need nothing that the host does not know already: the newest tokens are
 on the device, which also decides how much of a draft holds. So the next step is started before the
 last one is read, and the device never waits for Python. A sequence that turns out to have ended has
-run a few steps too many; the engine drops those.
+run a few steps too many; the engine drops those. Prefills run beside decode steps (`prefills.py`).
 """
 
 from __future__ import annotations
@@ -11,41 +11,31 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Sequence as Batch
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
-import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from predictor.engine.cuda.capture import Capturer
 from predictor.engine.cuda.decode_loop import DecodeLoop, page_tables
 from predictor.engine.cuda.parity import checked
-from predictor.engine.cuda.pending import (
-    Arrived,
-    Marks,
-    PendingPrefill,
-    PendingStep,
-    host_results,
-)
+from predictor.engine.cuda.pending import Arrived, Marks, PendingStep, host_results
 from predictor.engine.cuda.prefill_graphs import PrefillGraphs
-from predictor.engine.cuda.verify import Checks, settle
+from predictor.engine.cuda.prefills import Prefills
 from predictor.engine.pages import PAGE_TOKENS
-from predictor.engine.prompts import PromptLayout
 from predictor.engine.protocol import StepOutput
 from predictor.engine.runner import TorchRunner
 from predictor.engine.sequence import Sequence
-from predictor.model.attention import Packing
 from predictor.model.cuda.decoder import FusedDecoder, Fusion
 from predictor.model.cuda.encoder import FusedEncoder
 from predictor.model.cuda.mel import DeviceLogMel
 from predictor.model.cuda.small_batch import ThinDecoder
 from predictor.model.model import Model
-from predictor.model.stretch import Stretch
 
 logger = logging.getLogger(__name__)
 
-CHUNKS_AT_A_TIME = 8  # seconds of audio that the encoder's batches are rounded up to
+# Steps of more than this share of the largest batch go before a prefill beside them; smaller ones
+# do not, so that the batch fills up.
+GOES_FIRST = 0.75
 STEPS_AHEAD = 2  # what may stay unread on the device when something was read
 
 
@@ -59,6 +49,10 @@ class GraphOptions:
     steps: tuple[tuple[int, int], ...] = ((1, 1), (9, 2))
     use_graphs: bool = True  # False, or a CPU: the same steps without graphs
     run_ahead: bool = True  # start the next steps before the last ones are read
+    # From so many sequences on that decode, prefills run beside their steps; None = always in turn.
+    # Beside a prefill each kernel of a step waits for room, which costs the prefill about the same
+    # time whatever the step's size; alone a small step takes less than that.
+    overlap_from: int | None = None
     fusion: Fusion = field(default_factory=Fusion)
     check_kernels: bool = True  # compare each kernel with its plain twin at start
     # What a step may hold, or one clip: no larger prefill gets a graph.
@@ -94,14 +88,14 @@ class GraphRunner(TorchRunner):
         fusion = options.fusion
         if options.check_kernels:
             fusion = checked(fusion, model, kv_dtype)
-        self._mel = DeviceLogMel(
+        log_mel = DeviceLogMel(
             model.config.audio.num_mel_bins, device=self._device, use_kernels=fusion.features
         )
         tables = page_tables(
             num_slots, max_model_len, page_tokens, self._page_size.count, self._device
         )
         with torch.inference_mode():
-            self._fused_encoder = FusedEncoder(model.encoder, is_on=fusion.encoder)
+            encoder = FusedEncoder(model.encoder, is_on=fusion.encoder)
             self._fused = FusedDecoder(
                 model.decoder, self._cache, fusion, max_length=max_model_len, tables=tables
             )
@@ -118,20 +112,32 @@ class GraphRunner(TorchRunner):
             )
         smaller = [bucket for bucket in sorted(options.buckets) if bucket < num_slots]
         self._buckets = (*smaller, num_slots)
-        self._capturer = Capturer(self._device) if options.use_graphs and on_cuda else None
-        self._prefill_graphs: PrefillGraphs | None = None
-        if self._capturer is not None and model.dtype != torch.float32:
-            self._prefill_graphs = PrefillGraphs(
-                self._mel,
-                self._fused_encoder,
+        self._capturer: Capturer | None = None
+        graphs, stream, capturer = None, None, None
+        if options.overlap_from is not None and on_cuda:
+            stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+        if options.use_graphs and on_cuda:
+            self._capturer = capturer = Capturer(self._device)
+            if stream is not None:  # its graphs run beside those of decode steps
+                capturer = Capturer(self._device, stream)
+        if capturer is not None and model.dtype != torch.float32:
+            graphs = PrefillGraphs(
+                log_mel,
+                encoder,
                 self._fused,
                 self._loop,
+                capturer,
                 max_length=max_model_len,
                 max_audio_s=options.max_prefill_audio_s,
                 max_tokens=options.max_prefill_tokens,
                 window_chunks=model.config.audio.window_chunks,
             )
+        self._prefills = Prefills(
+            model, self._cache, log_mel, encoder, self._fused, self._loop,
+            graphs=graphs, stream=stream,
+        )  # fmt: skip
         self._pending: deque[PendingStep] = deque()  # oldest first
+        self._num_decoding = 0  # sequences of the newest decode step
         self._unclaimed: dict[Sequence, Arrived] = {}  # read, not handed out
 
     _num_scratch = 1  # a page where rows that only fill a bucket, and steps too many, write
@@ -146,91 +152,47 @@ class GraphRunner(TorchRunner):
         """The kernels in use, after the check."""
         return self._fused.fusion
 
+    @property
+    def num_prefills_beside(self) -> int | None:
+        """Prefills under way beside decode steps; None = the next one runs in turn."""
+        return len(self._prefills.under_way) if self._is_worth_overlap else None
+
+    @property
+    def _is_worth_overlap(self) -> bool:
+        least = self._options.overlap_from
+        return least is not None and self._num_decoding >= least
+
     @torch.inference_mode()
     def prefill(self, sequences: Batch[Sequence]) -> StepOutput:
         """Start encoding audio and prompt of each sequence into its pages; `decode` has the
         rest."""
-        marks = Marks(self._device)
         for sequence in sequences:  # what was read before it was preempted is made anew
             self._unclaimed.pop(sequence, None)
-        layout = PromptLayout.of(sequences, self._cache.page_tokens)
-        parts = [s.stretches() for s in sequences]
-        stretches = [stretch for part in parts for stretch in part]
-        if any(s.num_cached for s in sequences):  # else decode steps are the first to read pages
-            self._loop.bring_pages(sequences)
-        started = None
-        if self._prefill_graphs is not None:
-            started = self._prefill_graphs.start(sequences, layout, stretches)
-        if started is None:
-            started = self._prefill(sequences, layout, stretches, marks)
-        self._loop.own(sequences)
-        counts = tuple(len(part) for part in parts)
-        self._pending.append(PendingPrefill.start(sequences, layout, *started, counts, marks))
+        self._prefills.under_way.append(self._prefills.start(sequences))
+        if not self._is_worth_overlap:
+            self._join_prefills(())
         return StepOutput([[] for _ in sequences], [[] for _ in sequences])
 
-    def _prefill(
-        self,
-        sequences: Batch[Sequence],
-        layout: PromptLayout,
-        stretches: list[Stretch],
-        marks: Marks,
-    ) -> tuple[Tensor, Tensor]:
-        """Call by call; as `PrefillGraphs.start`."""
-        audio, loudest = self._encode_all(stretches, marks)  # [sum of audio tokens, hidden]
-        num_tokens = layout.num_tokens
-        # Rows that start at multiples of 16 bytes: a kernel is compiled once for each alignment.
-        aligned = np.pad(layout.rows, ((0, 0), (0, num_tokens % 2)))
-        tokens, positions, places = self._to_device(aligned)[:, :num_tokens].unbind()  # [T] each
-        x = self._fused.embed(tokens, audio, self._to_device(layout.audio_rows))
-        slots = [s.slot for s in sequences]
-        packing = Packing.of(
-            layout.lengths,
-            device=self._device,
-            dtype=self._model.dtype,
-            are_prompts=True,
-            cached=[s.num_cached for s in sequences],
-            slots=slots,
-        )
-        has_kernel = self._fused.fusion.prefill and packing.tiles is not None
-        prefix = None if has_kernel else self._prefix(sequences, layout)
-        rows = Checks.rows(layout, len(layout.wanted), len(sequences), 0)
-        wanted, given, is_forced, owner = self._to_device(rows).unbind()
-        checks = Checks(wanted, given, is_forced, owner, self._to_device(np.array(slots)))
-        logits = self._fused.prefill(
-            x, positions, places, packing, checks.wanted, prefix, reads_cache=layout.reads_cache
-        )
-        state = (self._loop.tokens, self._loop.positions)
-        chosen = self._fused.choose(logits)
-        return settle(logits, chosen, positions, checks, state, self._loop.scratch), loudest
+    def _join_prefills(self, wanted: tuple[Sequence, ...]) -> tuple[Sequence, ...]:
+        """Prefills that have ended are followed by steps; which of the sequences can decode.
 
-    def _encode_all(self, stretches: list[Stretch], marks: Marks) -> tuple[Tensor, Tensor]:
-        """As the plain runner's, with silent chunks added up to a round number of them.
-
-        The convolution library plans anew for every batch size that it has not met.
+        Steps wait, on the device, for one that has not ended if there is nothing else to decode, or
+        if a sequence of it has left and others may get its pages. Of no sequences: for all.
         """
-        if not stretches:
-            width = self._model.config.text.hidden_size
-            nothing = torch.zeros(0, width, device=self._device, dtype=self._model.dtype)
-            return nothing, torch.zeros(0, device=self._device)
-        mel = self._mel.of(stretches)
-        marks.end_of("features")
-        plan = self._model.encoder.plan(mel.num_frames)
-        chunks = mel.chunks
-        missing = -len(chunks) % CHUNKS_AT_A_TIME
-        if missing:
-            chunks = F.pad(chunks, (0, 0, 0, 0, 0, missing))
-            kept = plan.kept
-            if kept is None:
-                kept = torch.arange(sum(plan.num_tokens), device=self._device)
-            plan = replace(plan, kept=kept)
-        audio = self._fused_encoder(chunks, plan)
-        marks.end_of("encoder")
-        return audio, mel.loudest
+        under_way = self._prefills.under_way
+        while under_way:
+            entering = {s for prefill in under_way for s in prefill.members}
+            must_wait = entering.issuperset(wanted) or not all(p.is_intact for p in under_way)
+            if not (must_wait or under_way[0].marks.are_done):
+                return tuple(s for s in wanted if s not in entering)
+            under_way[0].marks.hold_back()
+            self._pending.append(under_way.popleft())
+        return wanted
 
     @torch.inference_mode()
     def decode(self, sequences: Batch[Sequence]) -> StepOutput:
         """What has arrived for each sequence, at least for one; the device is kept busy."""
-        wanted = tuple(sequences)
+        wanted = self._join_prefills(tuple(sequences))
         if not (self._pending and self._pending[-1].members.issuperset(wanted)):
             self._start(wanted)
         if self._options.run_ahead and len(self._pending) == 1 and self._has_more(wanted):
@@ -242,7 +204,7 @@ class GraphRunner(TorchRunner):
             step = self._pending.popleft()
             self._take(step)
             device_s += step.marks.seconds()
-        claimed = [self._unclaimed.pop(s, Arrived(s, [], [])) for s in wanted]
+        claimed = [self._unclaimed.pop(s, Arrived(s, [], [])) for s in sequences]
         # Without a slot it has ended or is to begin again, and these are steps too many.
         self._unclaimed = {s: arrived for s, arrived in self._unclaimed.items() if s.slot >= 0}
         return StepOutput(
@@ -271,6 +233,7 @@ class GraphRunner(TorchRunner):
         return any(s.max_new_tokens - len(s.tokens) > steps for s in sequences)
 
     def _start(self, sequences: tuple[Sequence, ...]) -> None:
+        self._num_decoding = len(sequences)
         bucket = next(b for b in self._buckets if b >= len(sequences))
         if self._capturer is not None and bucket not in self._loop.graphs:
             self.capture(bucket)
@@ -293,11 +256,13 @@ class GraphRunner(TorchRunner):
 
     def scrub(self, pages: Batch[int]) -> None:
         """Zero pages whose contents are not numbers, before others use them."""
+        self._join_prefills(())
         super().scrub([*pages, self._page_size.count])
 
     def recover(self) -> bool:
         """Read what was started before the failure; the host's word counts from there on."""
         try:
+            self._join_prefills(())
             while self._pending:
                 self._take(self._pending.popleft())
         except RuntimeError:
@@ -311,7 +276,9 @@ class GraphRunner(TorchRunner):
         """Make the graph of one bucket of sequences; if it fails, no more are made."""
         assert self._capturer is not None
         try:
-            self._loop.capture(bucket, self._capturer)
+            is_large = bucket > GOES_FIRST * self._buckets[-1]
+            goes_first = is_large and self._options.overlap_from is not None
+            self._loop.capture(bucket, self._capturer, goes_first=goes_first)
         except Exception:  # a compiler can fail in any way, and memory can be short
             logger.exception("no graph for %d sequences: such steps run without", bucket)
             self._stop_capturing()
@@ -319,23 +286,23 @@ class GraphRunner(TorchRunner):
     @torch.inference_mode()
     def capture_prefill(self) -> None:
         """Make the next graph for prefills of little audio; if it fails, no more are made."""
-        assert self._capturer is not None
-        assert self._prefill_graphs is not None
+        assert self._prefills.graphs is not None
         try:
-            self._prefill_graphs.capture_next(self._capturer)
+            self._prefills.graphs.capture_next()
         except Exception:  # a compiler can fail in any way, and memory can be short
             logger.exception("no graph for a prefill: larger ones run without")
             self._stop_capturing()
 
     def _stop_capturing(self) -> None:
         self._capturer = None
-        if self._prefill_graphs is not None:
-            self._prefill_graphs.stop()
+        if self._prefills.graphs is not None:
+            self._prefills.graphs.stop()
 
     def capture_up_to(self, num_sequences: int, prefill_s: int = 0) -> None:
         """Capture the buckets that serve up to `num_sequences`, smallest first, and prefills of up
         to `prefill_s` seconds of audio."""
-        while self._prefill_graphs is not None and self._prefill_missing_s() <= prefill_s:
+        graphs = self._prefills.graphs
+        while graphs is not None and 0 < graphs.next_missing_s <= prefill_s:
             self.capture_prefill()
         for bucket in self._buckets:
             if self._capturer is None:
@@ -345,19 +312,16 @@ class GraphRunner(TorchRunner):
             if bucket >= num_sequences:
                 return
 
-    def _prefill_missing_s(self) -> float:
-        missing = 0 if self._prefill_graphs is None else self._prefill_graphs.next_missing_s
-        return missing or float("inf")
-
     def between_steps(self) -> None:
         """Capture the prefill graph that the last steps missed; those of decode are made as they
         come up."""
-        graphs = self._prefill_graphs
+        graphs = self._prefills.graphs
         if self._capturer is not None and graphs is not None and graphs.was_missed:
             self.capture_prefill()
 
     def idle(self) -> bool:
         """Let go of what has ended, or capture one graph that is missing still, the smallest."""
+        self._join_prefills(())
         if self._pending or self._unclaimed or self._loop.knows_any:
             # Steps too many for sequences that have ended, whose samples nobody needs any more.
             while self._pending:
@@ -368,7 +332,7 @@ class GraphRunner(TorchRunner):
         if self._capturer is None:
             return False
         missing = [bucket for bucket in self._buckets if bucket not in self._loop.graphs]
-        has_prefill = self._prefill_graphs is not None and self._prefill_graphs.has_missing
+        has_prefill = self._prefills.graphs is not None and self._prefills.graphs.has_missing
         if has_prefill and not (missing and missing[0] <= 8):
             self.capture_prefill()
         elif missing:

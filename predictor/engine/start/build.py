@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -25,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 READY_SEQUENCES = 4  # what the graphs made before readiness serve; the others follow when idle
 READY_PREFILL_S = 2
+OVERLAP_FROM = 256  # sequences that decode; fewer leave nothing to gain
 
 
 def build_engine(
@@ -86,6 +88,7 @@ def build_runner(
         max_model_len=max_model_len,
         max_prefill_audio_s=options.max_prefill_audio_s,
         max_prefill_tokens=options.max_prefill_tokens,
+        overlap=options.overlap_prefill,
         kv_dtype=kv_dtype,
     )
 
@@ -148,6 +151,7 @@ def make_runner(
     max_model_len: int,
     max_prefill_audio_s: float,
     max_prefill_tokens: int,
+    overlap: bool = False,
     kv_dtype: torch.dtype | None = None,
 ) -> TorchRunner:
     """The fast runner on CUDA, ready for small batches; larger graphs follow.
@@ -168,6 +172,8 @@ def make_runner(
     graph_options = GraphOptions(
         max_prefill_audio_s=max_prefill_audio_s, max_prefill_tokens=max_prefill_tokens
     )
+    if overlap:
+        graph_options = replace(graph_options, overlap_from=OVERLAP_FROM)
     runner = GraphRunner(
         model, num_slots=num_slots, max_model_len=max_model_len, options=graph_options,
         kv_dtype=kv_dtype, num_pages=num_pages,

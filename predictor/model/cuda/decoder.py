@@ -50,7 +50,15 @@ class Fusion:
     # Decode attention: our split kernel; or masked over all pages that a sequence could have,
     # which runs anywhere and reads everything.
     attention: AttentionKind = "split"
-    tile: tuple[int, int, int] = (64, 4, 3)  # of the split kernel, see decode_attention
+    # Of the split kernel, see decode_attention: where several programs share a sequence; and where
+    # each has one and all multiprocessors are full, in 16 bit.
+    tile: tuple[int, int, int] = (64, 4, 3)
+    full_tile: tuple[int, int, int] = (16, 1, 6)
+
+    def tile_of(self, splits: int, dtype: torch.dtype) -> tuple[int, int, int]:
+        """For a cache of `dtype`."""
+        is_full = splits == 1 and dtype in (torch.bfloat16, torch.float16)
+        return self.full_tile if is_full else self.tile
 
 
 PLAIN = Fusion(
@@ -243,6 +251,7 @@ class FusedDecoder:
             )
         num_rows = where.slots.shape[0]
         splits = num_splits(num_rows, self._decoder.config.num_kv_heads, self._max_length)
+        tile = self.fusion.tile_of(splits, self._cache.data.dtype)
         return lambda layer, query, key, value: _kernels().decode_attention(
             query,
             paged(self._cache, layer),
@@ -250,7 +259,7 @@ class FusedDecoder:
             where.slots,
             where.lengths,
             splits=splits,
-            tile=self.fusion.tile,
+            tile=tile,
         )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ FLAGS = frozenset(
         knative_rules.WRITE_FLAG,
     }
 )
+MISSING = "nowhere"  # a folder that no claim has
+IDLE_TURNS = 10  # until pods that nobody needs go
 _NEXT = itertools.count(1)
 
 
@@ -49,11 +52,37 @@ class Workload:
         return Path(folder).name
 
     @property
+    def template(self) -> Object:
+        return template_of(self.predictor)
+
+    @property
+    def is_there(self) -> bool:
+        """Whether it can ever serve: the storage initializer finds its weights."""
+        return self.identity != MISSING
+
+    @property
     def floor(self) -> int:
         return int(self.predictor.spec.get("minReplicas", 1))
 
+    @property
+    def first(self) -> int:
+        """Pods that a new revision starts, and must have before it is ready."""
+        annotations = self.predictor.service["metadata"].get("annotations", {})
+        return max(int(annotations.get(knative_rules.SCALING + "initial-scale", 1)), self.floor)
+
     def start_pod(self) -> None:
         self.pods.append(f"{self.name}-{next(_NEXT)}")
+
+
+def template_of(predictor: Predictor) -> Object:
+    """What a Deployment's pods are made from; the weights are an annotation there."""
+    return {"pod": predictor.pod, "weights": predictor.spec.get("model", {}).get("storageUri")}
+
+
+def address_of(pod: str) -> str:
+    """A pod's own address, by the number at the end of its name."""
+    number = int(pod.rsplit("-", 1)[1])
+    return f"10.0.{number // 250}.{number % 250 + 1}"
 
 
 @dataclass
@@ -69,6 +98,7 @@ class FakeService:
     served: list[tuple[str, int]] = field(default_factory=list)  # who really answers, by percent
     tags: dict[str, list[tuple[str, int]]] = field(default_factory=dict)
     idle: int = 0
+    has_secret: Callable[[str], bool] = lambda _: True  # whether its namespace has it
 
     def __post_init__(self) -> None:
         self.siblings = of_kind(self.siblings, "ServingRuntime")
@@ -119,9 +149,10 @@ class FakeService:
         if not made or knative_service(made[-1].predictor)["spec"]["template"] != template:
             name = f"{self.name}-predictor-{len(made) + 1:05d}"
             self.workloads[name] = Workload(name, copy.deepcopy(predictor))
-            self.workloads[name].start_pod()
+            for _ in range(self.workloads[name].first):
+                self.workloads[name].start_pod()
         created = list(self.workloads)[-1]
-        ready = [n for n, w in self.workloads.items() if w.age >= self.ready_after]
+        ready = [n for n, w in self.workloads.items() if self._is_ready(w)]
         status = self.service["status"].setdefault("components", {}).setdefault("predictor", {})
         status["latestCreatedRevision"] = created
         if not ready:
@@ -212,10 +243,10 @@ class FakeService:
             del self.workloads[gone]
         for name, predictor in named.items():
             workload = self.workloads.get(name)
-            if workload is None or workload.predictor.pod != predictor.pod:
+            if workload is None or workload.template != template_of(predictor):
                 self.workloads[name] = Workload(name, copy.deepcopy(predictor))
                 self.workloads[name].start_pod()
-        ready = {n: w.age >= self.ready_after for n, w in self.workloads.items()}
+        ready = {n: self._is_ready(w) for n, w in self.workloads.items()}
         names = list(named)
         follows = tuple(map(int, self.kserve.split("."))) >= (0, 21)
         shares = [
@@ -236,16 +267,24 @@ class FakeService:
 
     # -- pods, status, network -----------------------------------------------------------------
 
+    def _is_ready(self, workload: Workload) -> bool:
+        secrets = [v.get("secret") for v in workload.predictor.pod.get("volumes", [])]
+        mounted = all(self.has_secret(each["secretName"]) for each in secrets if each)
+        return workload.age >= self.ready_after and workload.is_there and mounted
+
     def _scale(self) -> None:
-        """Revisions without traffic or, allowed to zero, without requests lose their pods."""
+        """Revisions without traffic or, allowed to zero, without requests lose their pods; one that
+        started with more than it needs gives up the oldest."""
         busy = {name for name, share in self.served if share}
         busy |= {name for listed in self.tags.values() for name, _ in listed}
         for name, workload in self.workloads.items():
             if workload.age < self.ready_after:
                 continue
             floor = workload.floor if name in busy else 0
-            if self.mode == "Knative" and floor == 0 and self.idle > 10:
+            if self.mode == "Knative" and floor == 0 and self.idle > IDLE_TURNS:
                 workload.pods.clear()
+            if self.mode == "Knative" and self.idle > IDLE_TURNS and len(workload.pods) > floor > 0:
+                del workload.pods[0]
             while len(workload.pods) < floor:
                 workload.start_pod()
 
@@ -282,12 +321,12 @@ class FakeService:
         name = host.removesuffix(f".{self.namespace}.svc.cluster.local")
         return [(name, 100)] if name in self.workloads else []
 
-    def answer(self, workload: str) -> str:
-        """The identity that answers; a workload at zero starts a pod first."""
+    def serving(self, workload: str) -> Workload:
+        """The workload that answers; one at zero starts a pod first."""
         self.idle = 0
         if not self.workloads[workload].pods:
             self.workloads[workload].start_pod()
-        return self.workloads[workload].identity
+        return self.workloads[workload]
 
     def pods(self) -> list[Object]:
         """Its pods as the API shows them, with what KServe and Knative put beside the server."""
@@ -312,5 +351,9 @@ class FakeService:
             "kind": "Pod",
             "metadata": {"name": name, "namespace": self.namespace, "labels": labels},
             "spec": merge({}, spec),
-            "status": {"phase": "Running", "podIP": "10.0.0.9", "containerStatuses": statuses},
+            "status": {
+                "phase": "Running",
+                "podIP": address_of(name),
+                "containerStatuses": statuses,
+            },
         }

@@ -12,12 +12,21 @@ any other does.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol
+from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.metrics_core import CounterMetricFamily, Metric
+from prometheus_client.metrics_core import Metric
 from prometheus_client.multiprocess import MultiProcessCollector
-from prometheus_client.registry import Collector
+
+from predictor.metrics.figures import (
+    FRONTS,
+    JOBS,
+    Figures,
+    WatchedCore,
+    engine_figures,
+    watch_engines,
+)
+from predictor.metrics.nvml import device_figures, watch_devices
 
 # Label values. `code` is the HTTP status of the answer (the error table's for gRPC, 499 when the
 # client left first), `protocol` one of PROTOCOLS, `finish_reason` one of types.FinishReason.
@@ -33,33 +42,18 @@ BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 CONFIDENCE_BUCKETS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
 
 
-class EngineGauges(Protocol):
-    """The numbers of the engine that a scrape reads."""
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """How much audio a replica may hold before it counts as full."""
 
-    @property
-    def num_waiting(self) -> int: ...
-    @property
-    def num_running(self) -> int: ...
-    @property
-    def waiting_audio_s(self) -> float: ...
-    @property
-    def running_audio_s(self) -> float: ...
-    @property
-    def num_pages(self) -> int: ...
-    @property
-    def num_free_pages(self) -> int: ...
-    @property
-    def num_kept(self) -> int: ...
-    @property
-    def num_preempted(self) -> int: ...
+    max_held_audio_s: float  # before it refuses more
+    full_load_s: float  # that working it off may take
 
-
-class WatchedCore(Protocol):
-    """An engine as a scrape sees it."""
-
-    @property
-    def device(self) -> str: ...
-    def stats(self) -> EngineGauges: ...
+    def audio_s(self, speeds: Sequence[float]) -> float:
+        """`speeds`: seconds of audio a second of work, of each engine; 0 where it is not known."""
+        if not all(speeds):
+            return self.max_held_audio_s
+        return min(self.max_held_audio_s, self.full_load_s * sum(speeds))
 
 
 class Metrics:
@@ -124,6 +118,39 @@ class Metrics:
             buckets=LATENCY_BUCKETS_S,
             registry=registry,
         )
+        self.decode_workers_busy = Gauge(
+            "qwen3_asr_decode_workers_busy",
+            "Decoder processes that work on a recording, by lane (short or long recordings).",
+            ["lane"],
+            multiprocess_mode="livesum",
+            registry=registry,
+        )
+        self.decode_workers_replaced = Counter(
+            "qwen3_asr_decode_workers_replaced",  # _total
+            "Decoder processes that crashed, or took longer than they may, and were replaced.",
+            registry=registry,
+        )
+        self.aligner_waiting = Gauge(
+            "qwen3_asr_aligner_waiting",
+            "Pieces that wait for the times of their words, or get them now.",
+            multiprocess_mode="livesum",
+            registry=registry,
+        )
+        self.aligner_requests = Counter(
+            "qwen3_asr_aligner_requests_total",
+            "Pieces sent to the aligner, by error; `none` for those that got their times.",
+            ["error"],
+            registry=registry,
+        )
+        self.aligner_words = Counter(
+            "qwen3_asr_aligner_words_total", "Words that got their times.", registry=registry
+        )
+        self.aligner_seconds = Histogram(
+            "qwen3_asr_aligner_seconds",
+            "Times of the words of one piece, waiting for the aligner included.",
+            buckets=LATENCY_BUCKETS_S,
+            registry=registry,
+        )
         self.requests_in_flight = Gauge(
             "qwen3_asr_requests_in_flight",
             "Requests being handled now.",
@@ -172,10 +199,16 @@ class Metrics:
             "Audio that this replica may hold, waiting and in flight, before it is full.",
             registry=registry,
         )
+        self.audio_learned_capacity_seconds = Gauge(
+            "qwen3_asr_audio_learned_capacity_seconds",
+            "Audio that this replica works off in full_load_s at the speed it had lately; before "
+            "that is known, and at most, the capacity.",
+            registry=registry,
+        )
         self.load = Gauge(
             "qwen3_asr_load",
-            "(waiting + in-flight audio seconds) / capacity + live sessions / their limit; scale "
-            "out before it reaches 1.",
+            "(waiting + in-flight audio seconds) / learned capacity + live sessions / their limit; "
+            "scale out before it reaches 1.",
             registry=registry,
         )
 
@@ -197,6 +230,14 @@ class Metrics:
             "Characters that the repetition clean-up took out of transcripts.",
             registry=registry,
         )
+        self.start_seconds = Gauge(
+            "qwen3_asr_start_seconds",
+            "What the last start took, by phase: process (until loading began), download, engine, "
+            "decoders, aligner, clip (the built-in one). Some run at the same time.",
+            ["phase"],
+            multiprocess_mode="livemax",
+            registry=registry,
+        )
         self.confidence = Histogram(
             "qwen3_asr_confidence",
             "Confidence of the transcriptions, a ratio from 0 to 1.",
@@ -211,37 +252,10 @@ class Metrics:
         )
 
     def _declare_engine(self, registry: CollectorRegistry) -> None:
-        self.sequences_waiting = Gauge(
-            "qwen3_asr_sequences_waiting",
-            "Pieces of audio in the queue, by device.",
-            ["device"],
-            registry=registry,
-        )
-        self.sequences_running = Gauge(
-            "qwen3_asr_sequences_running",
-            "Pieces of audio in the batch, by device.",
-            ["device"],
-            registry=registry,
-        )
-        self.sequences_kept = Gauge(
-            "qwen3_asr_sequences_kept",
-            "Utterances of live sessions that stay in the engine between their steps, by device.",
-            ["device"],
-            registry=registry,
-        )
-        self.cache_pages = Gauge(
-            "qwen3_asr_cache_pages",
-            "Pages of the cache for keys and values, by device.",
-            ["device"],
-            registry=registry,
-        )
-        self.cache_pages_used = Gauge(
-            "qwen3_asr_cache_pages_used",
-            "Pages of the cache that are taken, by device; shared beginnings count.",
-            ["device"],
-            registry=registry,
-        )
-        self.preempted = Preempted(registry)
+        self.engine_figures = engine_figures(registry)
+        self.device_figures = device_figures(registry)
+        self.front_figures = Figures(registry, FRONTS)
+        self.job_figures = Figures(registry, [JOBS])
         self.model_info = Gauge(
             "qwen3_asr_model_info",
             "Always 1; the labels say what is served.",
@@ -309,7 +323,7 @@ class Metrics:
         self,
         cores: Sequence[WatchedCore],
         held_audio_s: Callable[[], float],
-        capacity_audio_s: float,
+        capacity: Capacity,
         live_share: Callable[[], float],
     ) -> None:
         """Read gauges at every scrape from the engines and from what the whole pod admitted.
@@ -322,43 +336,16 @@ class Metrics:
         def running() -> float:
             return sum(core.stats().running_audio_s for core in cores)
 
-        self.audio_capacity_seconds.set(capacity_audio_s)
+        def full() -> float:
+            return capacity.audio_s([core.stats().audio_per_busy_s for core in cores])
+
+        self.audio_capacity_seconds.set(capacity.max_held_audio_s)
+        self.audio_learned_capacity_seconds.set_function(full)
         self.audio_waiting_seconds.set_function(lambda: max(0.0, held_audio_s() - running()))
         self.audio_in_flight_seconds.set_function(running)
-        self.load.set_function(lambda: held_audio_s() / capacity_audio_s + live_share())
-        for core in cores:
-            self._watch_sequences(core)
-
-    def _watch_sequences(self, core: WatchedCore) -> None:
-        waiting = self.sequences_waiting.labels(device=core.device)
-        waiting.set_function(lambda: core.stats().num_waiting)
-        running = self.sequences_running.labels(device=core.device)
-        running.set_function(lambda: core.stats().num_running)
-        kept = self.sequences_kept.labels(device=core.device)
-        kept.set_function(lambda: core.stats().num_kept)
-        pages = self.cache_pages.labels(device=core.device)
-        pages.set_function(lambda: core.stats().num_pages)
-        used = self.cache_pages_used.labels(device=core.device)
-        used.set_function(lambda: core.stats().num_pages - core.stats().num_free_pages)
-        self.preempted.cores.append(core)
-
-
-class Preempted(Collector):
-    """A counter that the engines keep themselves."""
-
-    name = "qwen3_asr_sequences_preempted"  # _total
-    documentation = "Sequences that gave their pages to older ones and were prefilled again."
-    labels = ("device",)
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self.cores: list[WatchedCore] = []
-        registry.register(self)
-
-    def collect(self) -> Iterable[Metric]:
-        family = CounterMetricFamily(self.name, self.documentation, labels=self.labels)
-        for core in self.cores:
-            family.add_metric([core.device], core.stats().num_preempted)
-        return [family]
+        self.load.set_function(lambda: held_audio_s() / full() + live_share())
+        watch_engines(self.engine_figures, cores)
+        watch_devices(self.device_figures, [core.device for core in cores])
 
 
 class _Shared(MultiProcessCollector):

@@ -1,0 +1,149 @@
+"""Prefills on the device: as graphs or call by call, beside the decode steps or in turn with them.
+
+A prefill computes and a decode step reads memory, so both at once take less than one after the
+other. Prefills have a stream of their own, behind each other; decode steps go first where both
+have work to start (`Capturer`). Two things order them:
+
+- A prefill begins behind all steps that were started before it: its slots and pages may be those of
+  a sequence that has ended, for which some steps still run.
+- Its sequences decode once it has ended. Until then nothing else uses what it writes to; if a
+  sequence leaves early, steps wait for the prefill before others get the pages (`PendingPrefill.
+  is_intact`).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence as Batch
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from predictor.engine.cuda.decode_loop import DecodeLoop
+from predictor.engine.cuda.pending import Marks, PendingPrefill
+from predictor.engine.cuda.prefill_graphs import PrefillGraphs
+from predictor.engine.cuda.verify import Checks, settle
+from predictor.engine.prompts import PromptLayout
+from predictor.engine.sequence import Sequence
+from predictor.model.attention import KvCache, Packing, Prefix, to_device
+from predictor.model.cuda.decoder import FusedDecoder
+from predictor.model.cuda.encoder import FusedEncoder
+from predictor.model.cuda.mel import DeviceLogMel
+from predictor.model.model import Model
+from predictor.model.stretch import Stretch
+
+CHUNKS_AT_A_TIME = 8  # seconds of audio that the encoder's batches are rounded up to
+
+
+class Prefills:
+    """Starts them, and knows those that are under way beside decode steps."""
+
+    def __init__(
+        self,
+        model: Model,
+        cache: KvCache,
+        log_mel: DeviceLogMel,
+        encoder: FusedEncoder,
+        decoder: FusedDecoder,
+        loop: DecodeLoop,
+        *,
+        graphs: PrefillGraphs | None,
+        stream: torch.cuda.Stream | None,
+    ) -> None:
+        """`stream`: None = that of the decode steps."""
+        self._model, self._cache, self._device = model, cache, model.device
+        self._mel, self._encoder, self._decoder, self._loop = log_mel, encoder, decoder, loop
+        self.graphs = graphs
+        self._stream = stream
+        self.under_way: deque[PendingPrefill] = deque()  # beside decode steps, oldest first
+
+    def start(self, sequences: Batch[Sequence]) -> PendingPrefill:
+        """Start encoding audio and prompt of each sequence into its pages."""
+        with self._behind_all_steps():
+            marks = Marks(self._device)
+            layout = PromptLayout.of(sequences, self._cache.page_tokens)
+            parts = [s.stretches() for s in sequences]
+            stretches = [stretch for part in parts for stretch in part]
+            if any(s.num_cached for s in sequences):  # else decode steps are the first to read them
+                self._loop.bring_pages(sequences)
+            started = None
+            if self.graphs is not None:
+                started = self.graphs.start(sequences, layout, stretches)
+            if started is None:
+                started = self._start(sequences, layout, stretches, marks)
+            self._loop.own(sequences)
+            counts = tuple(len(part) for part in parts)
+            return PendingPrefill.start(sequences, layout, *started, counts, marks)
+
+    def _behind_all_steps(self) -> AbstractContextManager[object]:
+        if self._stream is None:
+            return nullcontext()
+        self._stream.wait_stream(torch.cuda.current_stream(self._device))
+        return torch.cuda.stream(self._stream)
+
+    def _start(
+        self,
+        sequences: Batch[Sequence],
+        layout: PromptLayout,
+        stretches: list[Stretch],
+        marks: Marks,
+    ) -> tuple[Tensor, Tensor]:
+        """Call by call; as `PrefillGraphs.start`."""
+        audio, loudest = self._encode_all(stretches, marks)  # [sum of audio tokens, hidden]
+        num_tokens = layout.num_tokens
+        # Rows that start at multiples of 16 bytes: a kernel is compiled once for each alignment.
+        aligned = np.pad(layout.rows, ((0, 0), (0, num_tokens % 2)))
+        tokens, positions, places = self._to_device(aligned)[:, :num_tokens].unbind()  # [T] each
+        x = self._decoder.embed(tokens, audio, self._to_device(layout.audio_rows))
+        slots = [s.slot for s in sequences]
+        cached = [s.num_cached for s in sequences]
+        packing = Packing.of(
+            layout.lengths, device=self._device, dtype=self._model.dtype, are_prompts=True,
+            cached=cached, slots=slots,
+        )  # fmt: skip
+        prefix = None
+        if not (self._decoder.fusion.prefill and packing.tiles is not None):
+            prefix = Prefix.of(
+                [s.pages for s in sequences], cached, layout.lengths, self._cache.page_tokens,
+                device=self._device,
+            )  # fmt: skip
+        rows = Checks.rows(layout, len(layout.wanted), len(sequences), 0)
+        wanted, given, is_forced, owner = self._to_device(rows).unbind()
+        checks = Checks(wanted, given, is_forced, owner, self._to_device(np.array(slots)))
+        logits = self._decoder.prefill(
+            x, positions, places, packing, checks.wanted, prefix, reads_cache=layout.reads_cache
+        )
+        state = (self._loop.tokens, self._loop.positions)
+        chosen = self._decoder.choose(logits)
+        return settle(logits, chosen, positions, checks, state, self._loop.scratch), loudest
+
+    def _encode_all(self, stretches: list[Stretch], marks: Marks) -> tuple[Tensor, Tensor]:
+        """As the plain runner's, with silent chunks added up to a round number of them.
+
+        The convolution library plans anew for every batch size that it has not met.
+        """
+        if not stretches:
+            width = self._model.config.text.hidden_size
+            nothing = torch.zeros(0, width, device=self._device, dtype=self._model.dtype)
+            return nothing, torch.zeros(0, device=self._device)
+        mel = self._mel.of(stretches)
+        marks.end_of("features")
+        plan = self._model.encoder.plan(mel.num_frames)
+        chunks = mel.chunks
+        missing = -len(chunks) % CHUNKS_AT_A_TIME
+        if missing:
+            chunks = F.pad(chunks, (0, 0, 0, 0, 0, missing))
+            kept = plan.kept
+            if kept is None:
+                kept = torch.arange(sum(plan.num_tokens), device=self._device)
+            plan = replace(plan, kept=kept)
+        audio = self._encoder(chunks, plan)
+        marks.end_of("encoder")
+        return audio, mel.loudest
+
+    def _to_device(self, array: np.ndarray[tuple[int, ...], np.dtype[np.int64]]) -> Tensor:
+        return to_device(array, self._device)

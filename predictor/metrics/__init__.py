@@ -1,0 +1,25 @@
+"""Every metric: what is counted (`counters`), what is read at a scrape (`figures`, `nvml`)."""
+
+from predictor.metrics.counters import (
+    CLIENT_CLOSED_REQUEST,
+    CONFIDENCE_BUCKETS,
+    LATENCY_BUCKETS_S,
+    PROTOCOLS,
+    Capacity,
+    Metrics,
+)
+from predictor.metrics.figures import EngineGauges, Figures, WatchedCore, watch_fronts, watch_jobs
+
+__all__ = [
+    "CLIENT_CLOSED_REQUEST",
+    "CONFIDENCE_BUCKETS",
+    "LATENCY_BUCKETS_S",
+    "PROTOCOLS",
+    "Capacity",
+    "EngineGauges",
+    "Figures",
+    "Metrics",
+    "WatchedCore",
+    "watch_fronts",
+    "watch_jobs",
+]

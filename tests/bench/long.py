@@ -1,0 +1,413 @@
+"""Long recordings through the running server: what cutting costs in errors, in time and in memory.
+
+    python -m tests.bench.long --parts joins quiet          (an hour and more on two cores)
+    python -m tests.bench.long --parts hours --hours 10
+
+Joins: the short clips of the evaluation set, over and over in random order with random pauses,
+until an hour is full; also without any pause, where the cutting is compared with cuts that are
+known to be right, so that what is left is the model's own share. Quiet: every kind of quiet before,
+between and behind clips, whose text must stay what each clip's alone is. Hours: a recording of that
+length, most of it quiet, and the memory of the server's processes while it goes through.
+
+Writes tests/bench/results/long-cpu.json; parts that are not measured stay as they are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import psutil
+import soundfile
+from rapidfuzz.distance import Levenshtein
+
+from predictor.audio.cut import Cutter
+from predictor.audio.limits import CutOptions
+from predictor.types import SAMPLE_RATE_HZ, Samples
+from tests.bench.accuracy import EVAL, server
+from tests.bench.environment import describe
+from tests.bench.resident import Memory
+from tests.tiny.evaluate import units
+
+RESULTS = Path(__file__).parent / "results" / "long-cpu.json"
+MODEL = "qwen3-asr"
+AT_ONCE = 8  # as many pieces of one recording as the server works on
+EDGE_S = 0.02  # kept about a clip's words where no pause is left
+QUIET_S = (1, 5, 20, 60)
+PLACES = ("before", "between", "after")
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One clip of the evaluation set."""
+
+    samples: Samples
+    spoken: Samples  # from its first word to its last, without a pause about them
+    text: str
+    language: str
+
+
+def clips(language: str) -> list[Clip]:
+    """The short ones."""
+    rows = map(json.loads, (EVAL / "words.jsonl").read_text("utf-8").splitlines())
+    words = {row["audio"]: row["words"] for row in rows}
+    found = []
+    for line in (EVAL / "manifest.jsonl").read_text("utf-8").splitlines():
+        row = json.loads(line)
+        if row["language"] != language or "short" not in row["tags"]:
+            continue
+        samples, _ = soundfile.read(EVAL / row["audio"], dtype="float32")
+        first, last = words[row["audio"]][0], words[row["audio"]][-1]
+        begin = max(0, int((first["start_s"] - EDGE_S) * SAMPLE_RATE_HZ))
+        end = int((last["end_s"] + EDGE_S) * SAMPLE_RATE_HZ)
+        found.append(Clip(samples, samples[begin:end], row["text"], language))
+    return found
+
+
+class Errors:
+    """Words, or characters of Chinese, that are wrong."""
+
+    def __init__(self) -> None:
+        self.wrong = self.total = 0
+
+    def add(self, reference: str, said: str, language: str) -> None:
+        right = units(reference, language)
+        self.wrong += Levenshtein.distance(right, units(said, language))
+        self.total += len(right)
+
+    def row(self) -> dict[str, Any]:
+        percent = round(100 * self.wrong / max(1, self.total), 2)
+        return {"error %": percent, "wrong": self.wrong, "units": self.total}
+
+
+def flac(samples: Samples) -> bytes:
+    out = io.BytesIO()
+    soundfile.write(out, samples, SAMPLE_RATE_HZ, format="FLAC", subtype="PCM_16")
+    return out.getvalue()
+
+
+def ask(url: str, data: bytes, **fields: str) -> str:
+    """The text of a short recording."""
+    answer = httpx.post(
+        f"{url}/v1/audio/transcriptions",
+        files={"file": data},
+        data={"model": MODEL, **fields},
+        timeout=600,
+    )
+    answer.raise_for_status()
+    text: str = answer.json()["text"]
+    return text
+
+
+def ask_all(url: str, recordings: Sequence[bytes], **fields: str) -> tuple[list[str], float]:
+    """Texts of many, so many at once, and how long it took."""
+    began_s = time.monotonic()
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        texts = list(pool.map(lambda data: ask(url, data, **fields), recordings))
+    return texts, time.monotonic() - began_s
+
+
+def follow(url: str, data: Any, kind: str, seen: Callable[[float], None]) -> dict[str, Any]:
+    """One long recording with stream=true: its text, and when the first segment came.
+
+    `seen` is told of the end of each segment, in seconds of the recording.
+    """
+    began_s, first_s, text, count = time.monotonic(), None, "", 0
+    with httpx.stream(
+        "POST",
+        f"{url}/v1/audio/transcriptions",
+        files={"file": ("recording", data, kind)},
+        data={"model": MODEL, "stream": "true"},
+        timeout=httpx.Timeout(60, read=3600),
+    ) as answer:
+        answer.raise_for_status()
+        for line in answer.iter_lines():
+            if not line.startswith("data: "):
+                continue
+            event = json.loads(line.removeprefix("data: "))
+            if event["type"] == "transcript.text.segment":
+                count += 1
+                first_s = first_s or time.monotonic() - began_s
+                seen(event["end"])
+            elif event["type"] == "transcript.text.done":
+                text = event["text"]
+            elif event["type"] == "error":
+                raise RuntimeError(str(event))
+    return {
+        "text": text,
+        "segments": count,
+        "first_segment_s": round(first_s or 0.0, 2),
+        "wall_s": round(time.monotonic() - began_s, 1),
+    }
+
+
+def joined(
+    chosen: Sequence[Clip], length_s: float, most_s: float, *, spoken: bool, seed: int
+) -> tuple[Samples, list[Clip]]:
+    """Clips in random order with pauses up to `most_s`, until `length_s` are full."""
+    rng = np.random.default_rng(seed)
+    parts: list[Samples] = []
+    used: list[Clip] = []
+    num_samples = 0
+    while num_samples < length_s * SAMPLE_RATE_HZ:
+        for index in rng.permutation(len(chosen)):
+            clip = chosen[index]
+            pause = np.zeros(int(rng.uniform(0, most_s) * SAMPLE_RATE_HZ), np.float32)
+            parts += [clip.spoken if spoken else clip.samples, pause]
+            used.append(clip)
+            num_samples += len(parts[-2]) + len(pause)
+            if num_samples >= length_s * SAMPLE_RATE_HZ:
+                break
+    return np.concatenate(parts), used
+
+
+def grouped(used: Sequence[Clip], longest_s: float) -> list[list[Clip]]:
+    """Clips in a row that fit into a piece: cuts between words, which only we can know."""
+    groups: list[list[Clip]] = [[]]
+    for clip in used:
+        sum_s = sum(len(c.spoken) for c in groups[-1]) / SAMPLE_RATE_HZ
+        if groups[-1] and sum_s + len(clip.spoken) / SAMPLE_RATE_HZ > longest_s:
+            groups.append([])
+        groups[-1].append(clip)
+    return groups
+
+
+def reference(used: Sequence[Clip]) -> str:
+    return (" " if used[0].language == "English" else "").join(clip.text for clip in used)
+
+
+def joins(url: str, length_s: float) -> Iterator[dict[str, Any]]:
+    """With pauses up to 2 s."""
+    for language in ("English", "Chinese"):
+        chosen = clips(language)
+        texts, _ = ask_all(url, [flac(clip.samples) for clip in chosen])
+        alone = Errors()
+        for clip, text in zip(chosen, texts, strict=True):
+            alone.add(clip.text, text, language)
+        yield {"set": f"{language}, single clips", **alone.row()}
+
+        samples, used = joined(chosen, length_s, 2.0, spoken=False, seed=1)
+        answer = follow(url, flac(samples), "audio/flac", lambda _: None)
+        errors = Errors()
+        errors.add(reference(used), answer.pop("text"), language)
+        yield {
+            "set": f"{language}, pauses of 0 to 2 s",
+            "audio_s": round(len(samples) / SAMPLE_RATE_HZ, 1),
+            "clips": len(used),
+            **errors.row(),
+            **answer,
+        }
+
+
+def pace(url: str, length_s: float) -> Iterator[dict[str, Any]]:
+    """How long a recording takes, beside its pieces as requests of their own."""
+    samples, _ = joined(clips("English"), length_s, 2.0, spoken=False, seed=1)
+    cutter = Cutter(CutOptions())
+    pieces = [flac(piece.samples) for piece in [*cutter.feed(samples), *cutter.finish()]]
+    recording = flac(samples)
+    for number in range(3):
+        answer = follow(url, recording, "audio/flac", lambda _: None)
+        _, pieces_s = ask_all(url, pieces, vad="off")
+        yield {
+            "set": f"{length_s:g} s, run {number + 1}",
+            "segments": answer["segments"],
+            "first_segment_s": answer["first_segment_s"],
+            "wall_s": answer["wall_s"],
+            "pieces_as_requests_s": round(pieces_s, 1),
+        }
+
+
+def no_pause(url: str, length_s: float) -> Iterator[dict[str, Any]]:
+    """Without any pause: how much of the errors is the cutting's."""
+    for language in ("English", "Chinese"):
+        yield from _without_pauses(url, clips(language), length_s, language)
+
+
+def _without_pauses(
+    url: str, chosen: Sequence[Clip], length_s: float, language: str
+) -> Iterator[dict[str, Any]]:
+    samples, used = joined(chosen, length_s, 0.0, spoken=True, seed=2)
+    margin = np.zeros(SAMPLE_RATE_HZ // 5, np.float32)
+    for name, groups in (
+        ("each clip alone", [[clip] for clip in used]),
+        ("two clips a piece", [list(used[i : i + 2]) for i in range(0, len(used), 2)]),
+        ("right cuts, pieces up to 30 s", grouped(used, 30.0)),
+    ):
+        recordings = [
+            flac(np.concatenate([margin, *(clip.spoken for clip in group), margin]))
+            for group in groups
+        ]
+        texts, _ = ask_all(url, recordings, vad="off")
+        errors = Errors()
+        for group, text in zip(groups, texts, strict=True):
+            errors.add(reference(group), text, language)
+        yield {"set": f"{language}, no pause, {name}", "pieces": len(groups), **errors.row()}
+    answer = follow(url, flac(samples), "audio/flac", lambda _: None)
+    errors = Errors()
+    errors.add(reference(used), answer.pop("text"), language)
+    yield {"set": f"{language}, no pause, as the server cuts", **errors.row(), **answer}
+
+
+def sounds(kind: str, num_samples: int, rng: np.random.Generator) -> Samples:
+    """Quiet of a kind."""
+    t = np.arange(num_samples) / SAMPLE_RATE_HZ
+    if kind == "digital silence":
+        values = np.zeros(num_samples)
+    elif kind == "noise, -70 dBFS":
+        values = rng.normal(0, 10 ** (-70 / 20), num_samples)
+    elif kind == "hum":
+        values = 0.02 * np.sin(2 * np.pi * 50 * t) + 0.01 * np.sin(2 * np.pi * 150 * t)
+    else:  # music: chords of three with overtones, a new one every 0.6 s
+        values = np.zeros(num_samples)
+        length = int(0.6 * SAMPLE_RATE_HZ)
+        for begin in range(0, num_samples, length):
+            part = t[begin : begin + length] - t[begin]
+            for step in rng.choice([0, 4, 7, 12, 16], 3, replace=False):
+                tone = 220 * 2 ** (step / 12)
+                for overtone in (1, 2, 3):
+                    wave = np.sin(2 * np.pi * tone * overtone * part) / overtone
+                    values[begin : begin + length] += 0.03 * wave * np.exp(-2 * part)
+    return values.astype(np.float32)
+
+
+KINDS = ("digital silence", "noise, -70 dBFS", "hum", "music")
+
+
+def quiet(url: str, num_clips: int) -> Iterator[dict[str, Any]]:
+    """Every kind, length and place; a cell is right when its text is that of the clips alone."""
+    rng = np.random.default_rng(3)
+    pairs = []
+    for language in ("English", "Chinese"):
+        chosen = clips(language)
+        picked = rng.choice(len(chosen), 2 * num_clips, replace=False)
+        pairs += [(chosen[i], chosen[j]) for i, j in picked.reshape(-1, 2)]
+    alone, _ = ask_all(url, [flac(clip.samples) for pair in pairs for clip in pair])
+    for kind in KINDS:
+        for seconds in QUIET_S:
+            for place in PLACES:
+                recordings, expected = [], []
+                for index, (first, second) in enumerate(pairs):
+                    gap = sounds(kind, seconds * SAMPLE_RATE_HZ, rng)
+                    said = [alone[2 * index]]
+                    parts = [gap, first.samples]
+                    if place == "after":
+                        parts.reverse()
+                    elif place == "between":
+                        parts, said = [first.samples, gap, second.samples], alone[2 * index :][:2]
+                    recordings.append(flac(np.concatenate(parts)))
+                    expected.append((" " if first.language == "English" else "").join(said))
+                texts, _ = ask_all(url, recordings)
+                wrong = [(e, t) for e, t in zip(expected, texts, strict=True) if e != t]
+                yield {
+                    "set": f"{seconds} s of {kind} {place}",
+                    "equal": len(texts) - len(wrong),
+                    "of": len(texts),
+                    **({"wrong": wrong} if wrong else {}),
+                }
+
+
+def write_hours(path: Path, hours: float, every_s: float) -> list[Clip]:
+    """A FLAC file in which somebody speaks every so often."""
+    chosen, rng = clips("English"), np.random.default_rng(4)
+    used = []
+    with soundfile.SoundFile(path, "w", SAMPLE_RATE_HZ, 1, "PCM_16", format="FLAC") as file:
+        num_samples = 0
+        while num_samples < hours * 3600 * SAMPLE_RATE_HZ:
+            clip = chosen[rng.integers(len(chosen))]
+            block = rng.normal(0, 1e-4, int(every_s * SAMPLE_RATE_HZ)).astype(np.float32)
+            block[SAMPLE_RATE_HZ:][: len(clip.samples)] += clip.samples
+            file.write(block)
+            used.append(clip)
+            num_samples += len(block)
+    return used
+
+
+def hours(url: str, pid: int, length: float, every_s: float) -> Iterator[dict[str, Any]]:
+    """One recording of so many hours, and what the server's processes hold meanwhile."""
+    seen: list[tuple[float, float]] = []
+    with tempfile.TemporaryDirectory() as folder, Memory(pid) as memory:
+        path = Path(folder) / "hours.flac"
+        used = write_hours(path, length, every_s)
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            answer = follow(url, file, "audio/flac", lambda s: seen.append((time.monotonic(), s)))
+    errors = Errors()
+    errors.add(reference(used), answer.pop("text"), "English")
+    last_s = length * 3600
+
+    def at(second: float) -> float:
+        return next((moment for moment, end_s in seen if end_s >= second), seen[-1][0])
+
+    yield {
+        "set": f"{length:g} h, somebody speaks every {every_s:g} s",
+        "bytes": size,
+        **errors.row(),
+        **answer,
+        "memory_mib": {
+            "at minute 1": memory.most(at(0), at(60)),
+            "first tenth": memory.most(at(0), at(last_s / 10)),
+            "last tenth": memory.most(at(0.9 * last_s), at(last_s)),
+            "most": memory.most(at(0), at(last_s)),
+        },
+    }
+
+
+@contextmanager
+def running(port: int, spool: Path) -> Iterator[tuple[str, int]]:
+    """A server for long recordings; its URL and process id."""
+    flags = ["--max_audio_s=86400", "--request_timeout_s=86400", f"--spool_dir={spool}"]
+    with server("tiny", port, *flags) as url:
+        [pid] = [
+            child.pid for child in psutil.Process().children() if "predictor" in child.cmdline()
+        ]
+        yield url, pid
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--parts", nargs="+", default=["joins", "no pause", "pace", "quiet"])
+    parser.add_argument("--port", type=int, default=18090)
+    parser.add_argument("--length_s", type=float, default=3600.0, help="of a join")
+    parser.add_argument("--clips", type=int, default=2, help="pairs of each language in a cell")
+    parser.add_argument("--hours", type=float, default=10.0)
+    parser.add_argument("--every_s", type=float, default=120.0)
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    arguments = parser.parse_args()
+    result = json.loads(arguments.output.read_text()) if arguments.output.exists() else {}
+    with (
+        tempfile.TemporaryDirectory() as spool,
+        running(arguments.port, Path(spool)) as (url, pid),
+    ):
+        runs: dict[str, Iterator[dict[str, Any]]] = {
+            "joins": joins(url, arguments.length_s),
+            "no pause": no_pause(url, min(arguments.length_s, 300.0)),
+            "pace": pace(url, min(arguments.length_s, 600.0)),
+            "quiet": quiet(url, arguments.clips),
+            "hours": hours(url, pid, arguments.hours, arguments.every_s),
+        }
+        for part in arguments.parts:
+            name = f"hours {arguments.hours:g}" if part == "hours" else part
+            rows: list[dict[str, Any]] = []
+            result[name] = {"environment": describe(), "rows": rows}
+            result[name]["load_average"] = os.getloadavg()[0]
+            for row in runs[part]:
+                rows.append(row)
+                print(json.dumps(row, ensure_ascii=False), flush=True)
+                text = json.dumps(result, indent=1, ensure_ascii=False)
+                arguments.output.write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""Components on a cluster: each that dev-cpu takes starts and answers; keys; metrics."""
+
+from __future__ import annotations
+
+import base64
+import secrets
+
+import httpx
+import pytest
+
+from tests.cluster.conftest import Deploy, Record, Target
+from tests.cluster.service_api import Object
+from tests.cluster.status import is_ready
+from tests.manifests.combinations import ADDED, together
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800)]
+NAME = "qwen3-asr-api-keys"
+# Alone in tests of their own: canary-knative is a patch of test_knative.py, jobs of test_jobs.py.
+ALONE = [name for name in ADDED["dev-cpu"] if name not in ("canary-knative", "jobs", "api-keys")]
+ADMIN = "import urllib.request as u; print(u.urlopen('http://127.0.0.1:8082/metrics').read()[:900])"
+
+
+def keys(**named: str) -> Object:
+    """The Secret that the component api-keys mounts."""
+    data = {name: base64.b64encode(key.encode()).decode() for name, key in named.items()}
+    metadata = {"name": NAME}
+    return {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "data": data}
+
+
+@pytest.mark.parametrize("component", ALONE)
+def test_a_component_starts_and_answers(component: str, deploy: Deploy, record: Record) -> None:
+    deployment = deploy("dev-cpu", (component,))
+    ready = deployment.service.wait("the service ready", is_ready)
+    answer = deployment.client(ready["status"]["url"]).transcribe()
+    assert answer.status_code == 200, answer.text
+    record["missing"] = deployment.missing
+
+
+def test_all_components_together_start_and_answer(deploy: Deploy, record: Record) -> None:
+    key = secrets.token_urlsafe()
+    deployment = deploy("dev-cpu", together(ADDED["dev-cpu"]), beside=(keys(team=key),))
+    ready = deployment.service.wait("the service ready", is_ready)
+    answer = deployment.client(ready["status"]["url"]).transcribe(key)
+    assert answer.status_code == 200, answer.text
+    record["missing"] = deployment.missing
+
+
+def test_keys_are_asked_for_and_change_without_a_restart(
+    deploy: Deploy, target: Target, record: Record
+) -> None:
+    old, new = secrets.token_urlsafe(), secrets.token_urlsafe()
+    deployment = deploy("dev-cpu", ("api-keys",), beside=(keys(team=old),))
+    ready = deployment.service.wait("the service ready", is_ready)
+    main = deployment.client(ready["status"]["url"])
+    pods = {pod.metadata.name for pod in deployment.service.pods()}
+    assert main.transcribe().status_code == 401
+    assert main.transcribe(old).status_code == 200
+    changed = keys(team=new)
+    changed["metadata"]["namespace"] = deployment.namespace
+    target.cluster.apply([changed])
+
+    def is_taken(response: httpx.Response) -> bool:
+        return response.status_code == 200
+
+    main.until(
+        "the new key", is_taken, lambda: main.transcribe(new)
+    )  # the kubelet looks each minute
+    assert main.transcribe(old).status_code == 401
+    assert {pod.metadata.name for pod in deployment.service.pods()} == pods
+
+
+def test_metrics_are_on_the_admin_port_only(deploy: Deploy, target: Target) -> None:
+    deployment = deploy("dev-cpu", ("monitoring", "admin-port"))
+    ready = deployment.service.wait("the service ready", is_ready)
+    assert deployment.client(ready["status"]["url"]).get("/metrics").status_code == 404
+    [pod] = deployment.service.pods()
+    asking = ["python", "-c", ADMIN]
+    said = target.run_in(deployment.namespace, pod.metadata.name, asking)
+    assert "qwen3_asr_" in said
