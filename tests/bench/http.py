@@ -242,6 +242,7 @@ def ask_clients(tasks: list[Task], server_pid: int) -> tuple[Answers, Counter[st
     for output in outputs:
         answers.first_s += output["first_s"]
         answers.last_s += output["last_s"]
+        answers.num_all += output["num_all"]
         errors.update(output["errors"])
     return answers, errors, looks
 

@@ -48,6 +48,7 @@ class Answers:
 
     first_s: list[float] = field(default_factory=list)
     last_s: list[float] = field(default_factory=list)
+    num_all: int = 0  # outside the window too
 
 
 async def closed_loop(
@@ -63,12 +64,15 @@ async def closed_loop(
     async def client(index: int) -> None:
         offset_s = 0.5 * warm_s * index / in_flight
         await asyncio.sleep(max(0.0, window.start_s + offset_s - time.monotonic()))
-        while (began_s := time.monotonic()) < window.end_s:
+        began_s = time.monotonic()
+        while began_s < window.end_s or not answers.num_all:
             first_s = await ask(index)
+            answers.num_all += 1
             ended_s = time.monotonic()
             if window.begin_s <= ended_s < window.end_s:
                 answers.first_s.append(first_s)
                 answers.last_s.append(ended_s - began_s)
+            began_s = ended_s
 
     await asyncio.gather(*(client(i) for i in range(in_flight)))
     return answers
@@ -81,6 +85,7 @@ def row(load: Load, answers: Answers, shares: Shares, window_s: float) -> dict[s
         "value": num * load.duration_s / window_s,
         "unit": "RTFx",
         "num_answers": num,
+        "num_all_answers": answers.num_all,
         "tokens_per_s": shares.num_new_tokens / window_s,
         "latency": quantiles(answers.last_s) if num else None,
         "window_s": window_s,

@@ -30,7 +30,7 @@ from predictor.engine.cuda.prefill_graphs import PrefillGraphs, _cost, _PrefillG
 from predictor.engine.cuda.runner import GraphOptions, GraphRunner
 from predictor.engine.options import StepStats
 from predictor.engine.protocol import Emission
-from predictor.startup import keep_freed_memory
+from predictor.processes.heap import keep_freed_memory
 from predictor.types import SAMPLE_RATE_HZ, ExtendRequest
 from tests.bench.environment import describe
 from tests.bench.load import options, without_end

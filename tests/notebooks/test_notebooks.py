@@ -16,7 +16,7 @@ from tests.notebooks import render
 from tests.notebooks.local_site import EARLY, ROOT, TINY, LocalSite, local_canary, local_site
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-BENCHMARK = ROOT / "tests" / "bench" / "results" / "http-h100.json"
+BENCHMARK = ROOT / "tests" / "bench" / "results" / "http-h200.json"
 MAX_CODE_CELLS = 8
 
 
@@ -76,7 +76,7 @@ def test_capacity(monkeypatch: pytest.MonkeyPatch) -> None:
     rtfx = read_benchmark(BENCHMARK, mean_duration_s=10).rtfx
     peak_audio_s = 50_000 / (0.55 * 24)  # a second at the peak hour: the mean is 55 % of it
     assert f"{rtfx:.0f} audio seconds a second" in shown
-    assert "NVIDIA H100" in shown
+    assert "NVIDIA H200" in shown
     assert "256 x 10 s" in shown
     assert "<svg" in shown
     assert f"replicas at the peak: {-(-peak_audio_s // (rtfx / 2)):.0f}\n" in shown
