@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
 
-from pipelines import options
+from pipelines import options, rollout_options
 from pipelines.lib.errors import PipelineError, ServiceDown
 from pipelines.output import ExitCode
 
@@ -204,8 +204,8 @@ def build_parser() -> argparse.ArgumentParser:
     command = _command(added, "plan", PLAN, "commands:run_plan")
     options.add_planning(command)
     command = _command(added, "promote", PROMOTE, "rollout_commands:run_promote")
-    options.add_cluster(command)
-    options.add_candidate(command)
+    rollout_options.add_cluster(command)
+    rollout_options.add_candidate(command)
     options.add_service(command, ingress=True)
     options.add_data(command, required=False)
     options.add_scoring(command)
@@ -216,19 +216,19 @@ def build_parser() -> argparse.ArgumentParser:
         help="hand the stable version's transcripts to a candidate that takes drafts; latency is "
         "not judged then",
     )
-    options.add_plan(command)
+    rollout_options.add_plan(command)
     options.add_out(command, required=False)
     for name, text in (("rollback", ROLLBACK), ("abort", ABORT), ("pause", PAUSE)):
         command = _command(added, name, text, f"rollout_commands:run_{name}")
-        options.add_cluster(command)
+        rollout_options.add_cluster(command)
         command.add_argument("--reason", default="asked for by hand", help="kept in the state")
         if name != "pause":
-            options.add_plan(command)
+            rollout_options.add_plan(command)
     command = _command(added, "resume", RESUME, "rollout_commands:run_resume")
-    options.add_cluster(command)
+    rollout_options.add_cluster(command)
     options.add_service(command, ingress=True)
-    options.add_plan(command)
-    options.add_cluster(_command(added, "status", STATUS, "rollout_commands:run_status"))
+    rollout_options.add_plan(command)
+    rollout_options.add_cluster(_command(added, "status", STATUS, "rollout_commands:run_status"))
     command = _command(added, "compile", COMPILE, "commands:run_compile")
     options.add_compile(command)
     command = _command(added, "submit", SUBMIT, "commands:run_submit")

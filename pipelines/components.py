@@ -34,17 +34,43 @@ def shards(
     checkpoint: str,
     name: str,
     namespace: str,
+    model: str,
+    journals: str,
+    run_id: str,
+    reuse: bool,
     manifest: Input[Dataset],
 ) -> List[dict]:  # noqa: UP006
     """The parts that the recordings are transcribed in, each with all it must know."""
-    from pipelines.evaluation_steps import shards
     from pipelines.rollout_steps import service_url
+    from pipelines.shard_steps import plan_shards
 
     if not checkpoint:
         url = service_url(url, host_header, name, namespace)
-    return shards(
-        manifest.path, num_shards, url=url, host_header=host_header, checkpoint=checkpoint
-    )
+    return plan_shards(
+        manifest.path, num_shards, services=[(url, host_header)], checkpoint=checkpoint,
+        model=model, journals=journals, run_id=run_id, reuse=reuse,
+    )  # fmt: skip
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def shards_of_both(
+    num_shards: int,
+    stable_url: str,
+    stable_host: str,
+    candidate_url: str,
+    candidate_host: str,
+    model: str,
+    journals: str,
+    run_id: str,
+    manifest: Input[Dataset],
+) -> List[dict]:  # noqa: UP006
+    """As `shards`, for two versions. A decision is made from answers of its own run only."""
+    from pipelines.shard_steps import plan_shards
+
+    return plan_shards(
+        manifest.path, num_shards, checkpoint="", model=model, journals=journals, run_id=run_id,
+        services=[(stable_url, stable_host), (candidate_url, candidate_host)], reuse=False,
+    )  # fmt: skip
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
@@ -52,6 +78,7 @@ def transcribe(
     shard: dict,
     model: str,
     protocol: str,
+    send_language: bool,
     concurrency: int,
     max_failed: float,
     cpu: str,
@@ -64,12 +91,35 @@ def transcribe(
     Fails when more than `max_failed` (a share) of its recordings were not answered. `cpu` and
     `memory` are what the step may use: KFP brings a parameter into a loop only as an input.
     """
-    from pipelines.shard_steps import transcribe_or_fail
+    from pipelines.shard_steps import Asking, transcribe_or_fail
 
-    transcribe_or_fail(
-        manifest.path, journal.path, shard,
-        model=model, protocol=protocol, concurrency=concurrency, max_failed=max_failed,
-    )  # fmt: skip
+    asking = Asking(model, protocol, concurrency, max_failed, send_language)
+    transcribe_or_fail(manifest.path, [journal.path], shard, asking)
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def transcribe_both(
+    shard: dict,
+    model: str,
+    protocol: str,
+    send_language: bool,
+    drafts: bool,
+    concurrency: int,
+    max_failed: float,
+    cpu: str,
+    memory: str,
+    manifest: Input[Dataset],
+    stable: Output[Dataset],
+    candidate: Output[Dataset],
+):
+    """Transcribe one shard with both versions, asked in turn: neither has the quiet hour.
+
+    With `drafts` the candidate is handed the stable version's transcripts, if it takes them.
+    """
+    from pipelines.shard_steps import Asking, transcribe_or_fail
+
+    asking = Asking(model, protocol, concurrency, max_failed, send_language, drafts)
+    transcribe_or_fail(manifest.path, [stable.path, candidate.path], shard, asking)
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)

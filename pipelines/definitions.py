@@ -12,7 +12,9 @@ from kfp import dsl
 from pipelines import components
 from pipelines.tasks import (
     DATA_PATH,
+    JOURNALS_PATH,
     evaluated,
+    evaluated_together,
     prepared,
     sized,
     small,
@@ -22,6 +24,8 @@ from pipelines.tasks import (
 )
 
 DEFAULT_STEPS = [5, 25, 50, 100]
+DEPLOYED = ("stable_url", "stable_host", "candidate_url", "candidate_host")
+RUN_ID = dsl.PIPELINE_JOB_ID_PLACEHOLDER
 
 
 @dsl.pipeline(
@@ -42,20 +46,26 @@ def evaluate(
     host_header: str = "",
     model: str = "qwen3-asr",
     protocol: str = "v2",
+    send_language: bool = False,
     concurrency: int = 8,
     cluster_by: str = "auto",
     price_per_hour: float = 0.0,
     title: str = "evaluation",
     max_failed: float = 0.05,
+    journals: str = JOURNALS_PATH,
+    reuse: bool = True,
     cpu: str = "1",
     memory: str = "2Gi",
 ) -> None:
     manifest = prepared(data, data_pvc, layout, split, language, limit)
-    evaluated(
-        manifest, data_pvc, num_shards, title, cluster_by, price_per_hour,
-        url=url, host_header=host_header, name=name, namespace=namespace, model=model,
-        protocol=protocol, concurrency=concurrency, max_failed=max_failed, cpu=cpu, memory=memory,
-    )  # fmt: skip
+    where = {"url": url, "host_header": host_header, "name": name, "namespace": namespace,
+             "num_shards": num_shards, "journals": journals, "run_id": RUN_ID,
+             "reuse": reuse}  # fmt: skip
+    asked = {"model": model, "protocol": protocol, "send_language": send_language,
+             "concurrency": concurrency, "max_failed": max_failed, "cpu": cpu,
+             "memory": memory}  # fmt: skip
+    scoring = {"title": title, "cluster_by": cluster_by, "price_per_hour": price_per_hour}
+    evaluated(manifest, data_pvc, where, asked, scoring, cached=True)
 
 
 @dsl.pipeline(
@@ -72,20 +82,24 @@ def evaluate_in_process(
     language: str = "",
     limit: int = 0,
     num_shards: int = 1,
+    send_language: bool = False,
     concurrency: int = 64,
     cluster_by: str = "auto",
     price_per_hour: float = 0.0,
     title: str = "evaluation",
     max_failed: float = 0.05,
+    journals: str = JOURNALS_PATH,
     cpu: str = "4",
     memory: str = "16Gi",
 ) -> None:
     manifest = prepared(data, data_pvc, layout, split, language, limit)
-    evaluated(
-        manifest, data_pvc, num_shards, title, cluster_by, price_per_hour,
-        checkpoint=checkpoint, checkpoint_pvc=checkpoint_pvc, concurrency=concurrency,
-        max_failed=max_failed, cpu=cpu, memory=memory,
-    )  # fmt: skip
+    where = {"checkpoint": checkpoint, "num_shards": num_shards, "journals": journals,
+             "run_id": RUN_ID, "reuse": False}  # fmt: skip
+    asked = {"model": "qwen3-asr", "protocol": "v2", "send_language": send_language,
+             "concurrency": concurrency, "max_failed": max_failed, "cpu": cpu,
+             "memory": memory}  # fmt: skip
+    scoring = {"title": title, "cluster_by": cluster_by, "price_per_hour": price_per_hour}
+    evaluated(manifest, data_pvc, where, asked, scoring, checkpoint_pvc=checkpoint_pvc)
 
 
 @dsl.pipeline(
@@ -106,6 +120,8 @@ def promote(
     ingress: str = "",
     model: str = "qwen3-asr",
     protocol: str = "v2",
+    send_language: bool = False,
+    drafts: bool = False,
     concurrency: int = 8,
     cluster_by: str = "auto",
     limits: dict = {},  # noqa: B006 - KFP wants the literal
@@ -116,11 +132,12 @@ def promote(
     webhook: str = "",
     fail_when_refused: bool = True,
     max_failed: float = 0.5,  # what is less, the gate judges
+    journals: str = JOURNALS_PATH,
     cpu: str = "1",
     memory: str = "2Gi",
 ) -> None:
     run = {"name": name, "namespace": namespace, "webhook": webhook, "plan": plan,
-           "run_id": dsl.PIPELINE_JOB_ID_PLACEHOLDER}  # fmt: skip
+           "run_id": RUN_ID}  # fmt: skip
     reached = {"ingress": ingress, "prometheus": prometheus, "model": model}
     last = small(uncached(components.settle(**run)))
     with dsl.ExitHandler(exit_task=last, name="never-half-way"):
@@ -129,22 +146,18 @@ def promote(
             storage_uri=storage_uri, accepted_report=accepted_report, **reached, **run
         )
         with_key(with_data(small(uncached(deployed)), data_pvc))
-        asked = {"model": model, "protocol": protocol, "concurrency": concurrency,
-                 "max_failed": max_failed, "cpu": cpu, "memory": memory}  # fmt: skip
-        reports = {
-            version: evaluated(
-                manifest, data_pvc, num_shards, version, cluster_by, 0.0,
-                url=deployed.outputs[f"{version}_url"],
-                host_header=deployed.outputs[f"{version}_host"], **asked,
-            )
-            for version in ("stable", "candidate")
-        }  # fmt: skip
+        asked = {"model": model, "protocol": protocol, "send_language": send_language,
+                 "drafts": drafts, "concurrency": concurrency, "max_failed": max_failed,
+                 "cpu": cpu, "memory": memory}  # fmt: skip
+        where = {key: deployed.outputs[key] for key in DEPLOYED}
+        where |= {"num_shards": num_shards, "journals": journals, "run_id": RUN_ID}
+        reports = evaluated_together(manifest, data_pvc, where, asked, cluster_by)
         judged = components.judge(
             limits=limits,
             stable=reports["stable"].outputs["report"],
             candidate=reports["candidate"].outputs["report"],
         )
-        sized(judged, cpu, memory)
+        sized(uncached(judged), cpu, memory)
         decision = judged.outputs["decision"]
         with dsl.If(judged.outputs["Output"] == 1, name="accepted"):
             shifted = components.shift(
@@ -173,6 +186,7 @@ def scheduled(
     host_header: str = "",
     model: str = "qwen3-asr",
     protocol: str = "v2",
+    send_language: bool = False,
     concurrency: int = 4,
     cluster_by: str = "auto",
     limits: dict = {},  # noqa: B006
@@ -180,15 +194,19 @@ def scheduled(
     webhook: str = "",
     fail_on_drift: bool = True,
     max_failed: float = 0.05,
+    journals: str = JOURNALS_PATH,
     cpu: str = "1",
     memory: str = "2Gi",
 ) -> None:
     manifest = prepared(data, data_pvc, layout, "", "", limit)
-    scored = evaluated(
-        manifest, data_pvc, num_shards, title, cluster_by, 0.0,
-        url=url, host_header=host_header, name=name, namespace=namespace, model=model,
-        protocol=protocol, concurrency=concurrency, max_failed=max_failed, cpu=cpu, memory=memory,
-    )  # fmt: skip
+    where = {"url": url, "host_header": host_header, "name": name, "namespace": namespace,
+             "num_shards": num_shards, "journals": journals, "run_id": RUN_ID,
+             "reuse": False}  # fmt: skip
+    asked = {"model": model, "protocol": protocol, "send_language": send_language,
+             "concurrency": concurrency, "max_failed": max_failed, "cpu": cpu,
+             "memory": memory}  # fmt: skip
+    scoring = {"title": title, "cluster_by": cluster_by, "price_per_hour": 0.0}
+    scored = evaluated(manifest, data_pvc, where, asked, scoring)
     found = components.drift(baseline=baseline, limits=limits, report=scored.outputs["report"])
     with_data(sized(uncached(found), cpu, memory), data_pvc)
     with dsl.If(found.outputs["Output"] == 1, name="drifted"):

@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipelines.lib.client import API_KEY_ENV, ServiceOptions
 from pipelines.lib.drift import DriftLimits, find_drift
-from pipelines.lib.errors import JournalError, OptionError, PipelineError
+from pipelines.lib.errors import JournalError, PipelineError
 from pipelines.lib.evaluation import ScoringOptions, build_report, read_report, write_report
 from pipelines.lib.gate import GateLimits, judge_reports
 from pipelines.lib.identity import Identity
@@ -27,19 +25,11 @@ from pipelines.lib.render import (
     report_html,
     report_markdown,
 )
-from pipelines.lib.sharding import shard as shard_of
 from pipelines.lib.spoken import with_languages
 from pipelines.lib.tracking import report_metrics
-from pipelines.lib.transcribe import transcribe
 from pipelines.lib.webhook import NotifyError, webhook
-from pipelines.local_service import LocalService
 
 Numbers = dict[str, float]
-
-# Every shard is four nodes of the workflow object, which etcd keeps whole (1.5 MB at most): two
-# times two shards made 630 kB. A shard asks as many recordings at once as `concurrency` says, so
-# more of them are no faster.
-MAX_SHARDS = 4
 
 
 class AlarmError(PipelineError):
@@ -57,54 +47,6 @@ def prepare(
     if said:
         logging.getLogger("pipelines.evaluation").warning("%s", said)
     write_manifest(manifest, found)
-
-
-def shards(
-    manifest: str, num_shards: int, *, url: str, host_header: str, checkpoint: str
-) -> list[dict[str, Any]]:
-    """The parts that the recordings are transcribed in, each with all it must know.
-
-    At most MAX_SHARDS, however many are asked for.
-
-    One value and not several: KFP's local runner puts the loop's item in the place of any other
-    step's output that is used inside a loop.
-    """
-    if num_shards < 1:
-        raise OptionError(f"num_shards: {num_shards} is below 1")
-    number = min(num_shards, MAX_SHARDS, len(read_manifest(manifest)))
-    where = {"url": url, "host_header": host_header, "checkpoint": checkpoint}
-    return [{"index": i, "of": number, **where} for i in range(number)]
-
-
-def transcribe_shard(
-    manifest: str,
-    journal: str,
-    shard: Mapping[str, Any],
-    *,
-    model: str,
-    protocol: str,
-    concurrency: int,
-    send_language: bool = False,
-) -> None:
-    """One part of the recordings, with a service or with a checkpoint loaded here."""
-    clips = shard_of(read_manifest(manifest), int(shard["index"]), int(shard["of"]))
-
-    def ask(address: str) -> None:
-        service = ServiceOptions(
-            url=address,
-            model=model,
-            protocol=protocol,  # type: ignore[arg-type]  # checked by ServiceOptions
-            host_header=shard["host_header"] or None,
-            api_key=os.environ.get(API_KEY_ENV),
-            send_language=send_language,
-        )
-        transcribe(clips, service, Path(journal), concurrency=concurrency)
-
-    if shard["checkpoint"]:
-        with LocalService(Path(shard["checkpoint"])) as local:
-            ask(local.url)
-    else:
-        ask(shard["url"])
 
 
 def score(

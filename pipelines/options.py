@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,6 @@ from pipelines.lib.readers import LAYOUTS, read_dataset
 from pipelines.lib.render import AUDIO_BUDGET_BYTES
 from pipelines.lib.spoken import with_languages
 from pipelines.output import note
-from pipelines.rollout.kube import Patience
-from pipelines.rollout.plan import Plan
-from pipelines.rollout.watch import WatchLimits
 
 
 def add_service(
@@ -151,7 +148,7 @@ def add_gate(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--slices", default="", metavar="TAG,…", help="tags judged as languages are")
     group.add_argument("--wer-margin", default=GateLimits().wer_margin, help="default %(default)s")
-    _add_fields(group, GateLimits, leave_out=("language_margins", "slices", "wer_margin"))
+    add_fields(group, GateLimits, leave_out=("language_margins", "slices", "wer_margin"))
 
 
 def add_planning(parser: argparse.ArgumentParser) -> None:
@@ -184,52 +181,6 @@ def expected(parsed: argparse.Namespace) -> Expected:
     """The evaluation to come."""
     values = {f.name: getattr(parsed, f.name) for f in fields(Expected) if f.name != "rate"}
     return Expected(rate=parsed.rate or 0.0, **values)
-
-
-def add_plan(parser: argparse.ArgumentParser) -> None:
-    """How traffic moves and what is watched meanwhile."""
-    group = parser.add_argument_group("rollout (times in seconds)")
-    group.add_argument(
-        "--steps",
-        type=lambda text: tuple(int(part) for part in text.split(",")),
-        default=Plan().steps,
-        help="percent for the candidate, rising to 100 (default 5,25,50,100)",
-    )
-    _add_fields(group, Plan, leave_out=("steps",))
-    group.add_argument("--run-id", help="name of this run; the same name takes its own lease up")
-    group = parser.add_argument_group("watch during the soak")
-    group.add_argument("--prometheus", help="URL of Prometheus; without it only readiness is seen")
-    _add_fields(group, WatchLimits, prefix="watch-")
-    parser.add_argument("--webhook", help="URL that is told of each step, as JSON")
-
-
-def add_cluster(parser: argparse.ArgumentParser) -> None:
-    """Which InferenceService."""
-    parser.add_argument("name", help="of the InferenceService")
-    group = parser.add_argument_group("cluster")
-    group.add_argument("--namespace", default="default", help="default %(default)s")
-    group.add_argument("--kubeconfig", type=Path, help="default: as kubectl, or the pod's own")
-    group.add_argument("--context", help="of the kubeconfig")
-    group.add_argument(
-        "--api-attempts",
-        type=int,
-        default=Patience().attempts,
-        help="while the Kubernetes API is away (default %(default)s)",
-    )
-
-
-def add_candidate(parser: argparse.ArgumentParser) -> None:
-    """What to roll out."""
-    group = parser.add_mutually_exclusive_group(required=True)
-    group.add_argument("--storage-uri", help="the stable version with these weights")
-    group.add_argument(
-        "--candidate", type=Path, help="YAML file with an InferenceService or a predictor"
-    )
-    group.add_argument(
-        "--full",
-        action="store_true",
-        help="promote the accepted candidate under way at once: no more steps, no soak",
-    )
 
 
 def add_out(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
@@ -339,27 +290,7 @@ def gate_limits(parsed: argparse.Namespace) -> GateLimits:
     return GateLimits.from_mapping(values)
 
 
-def plan(parsed: argparse.Namespace) -> Plan:
-    """How traffic moves."""
-    return Plan(**{f.name: getattr(parsed, f.name) for f in fields(Plan)})
-
-
-def watch_limits(parsed: argparse.Namespace) -> WatchLimits:
-    """What is watched; the gate's limit for latency is the watch's, unless it has its own."""
-    limits = WatchLimits(
-        **{f.name: getattr(parsed, f"watch_{f.name}") for f in fields(WatchLimits)}
-    )
-    gate = getattr(parsed, "p95_latency_ratio", None)
-    if gate is None or limits.p95_latency_ratio != WatchLimits().p95_latency_ratio:
-        return limits
-    return replace(limits, p95_latency_ratio=gate)
-
-
-def _number(text: str) -> float | None:
-    return None if text.lower() in NOT_JUDGED else float(text)
-
-
-def _add_fields(
+def add_fields(
     group: Any, options: type, *, prefix: str = "", leave_out: tuple[str, ...] = ()
 ) -> None:
     """An option for each number of a dataclass, with its default."""
@@ -374,3 +305,7 @@ def _add_fields(
             default=default,
             help="default: not judged" if default is None else "default %(default)s",
         )
+
+
+def _number(text: str) -> float | None:
+    return None if text.lower() in NOT_JUDGED else float(text)

@@ -10,15 +10,15 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
-from pipelines import options
+from pipelines import options, rollout_options
 from pipelines.lib.client import ServiceOptions
 from pipelines.lib.errors import OptionError
 from pipelines.lib.webhook import webhook
 from pipelines.output import note, write, write_json
 from pipelines.promote import PromoteOptions, Result, promote, read_candidate, with_storage_uri
+from pipelines.rollout.asker import Asker
 from pipelines.rollout.cluster import Cluster, connect
 from pipelines.rollout.driver import PausedError
-from pipelines.rollout.identity import Asker
 from pipelines.rollout.kube import Patience
 from pipelines.rollout.lease import TakenOverError
 from pipelines.rollout.machine import Outcome, Rollout
@@ -151,11 +151,11 @@ def _cluster(parsed: argparse.Namespace) -> Cluster:
 def _rollout(parsed: argparse.Namespace, cluster: Cluster, asker: Asker | None = None) -> Rollout:
     watcher = None
     if parsed.prometheus:
-        limits = options.watch_limits(parsed)
+        limits = rollout_options.watch_limits(parsed)
         watcher = PrometheusWatcher(parsed.prometheus, parsed.namespace, limits)
     return Rollout(
         cluster,
-        options.plan(parsed),
+        rollout_options.plan(parsed),
         owner=parsed.run_id,
         watcher=watcher,
         log=note,

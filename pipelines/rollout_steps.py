@@ -19,8 +19,8 @@ from pipelines.lib.client import API_KEY_ENV, ServiceOptions
 from pipelines.lib.errors import OptionError, PipelineError, RolloutError
 from pipelines.lib.webhook import webhook
 from pipelines.promote import with_storage_uri
+from pipelines.rollout.asker import Asker
 from pipelines.rollout.cluster import Cluster, InferenceService, connect
-from pipelines.rollout.identity import Asker
 from pipelines.rollout.machine import Rollout
 from pipelines.rollout.modes import main_url, mode_name
 from pipelines.rollout.plan import Plan

@@ -15,6 +15,8 @@ SMALL_CPU, SMALL_MEMORY = "100m", "512Mi"
 MAX_SECONDS_OF_BACKOFF = "60s"
 
 DATA_PATH = "/data"
+JOURNALS_PATH = DATA_PATH + "/journals"
+PARALLEL = 2  # shards at once
 MODELS_PATH = "/models"
 API_KEY_SECRET, API_KEY_SECRET_KEY = "qwen3-asr-api-key", "api-key"
 GPU = "nvidia.com/gpu"
@@ -27,56 +29,60 @@ def prepared(data: Any, data_pvc: Any, layout: Any, split: Any, language: Any, l
 
 
 def evaluated(
-    manifest: Any,
-    data_pvc: Any,
-    num_shards: Any,
-    title: Any,
-    cluster_by: Any,
-    price_per_hour: Any,
-    *,
-    url: Any = "",
-    host_header: Any = "",
-    checkpoint: Any = "",
-    checkpoint_pvc: Any = None,
-    model: Any = "qwen3-asr",
-    protocol: Any = "v2",
-    concurrency: Any,
-    max_failed: Any,
-    cpu: Any,
-    memory: Any,
-    name: Any = "",
-    namespace: Any = "",
-) -> Any:
-    """All shards transcribed, and scored together.
+    manifest: Any, data_pvc: Any, where: dict[str, Any], asked: dict[str, Any],
+    scoring: dict[str, Any], *, checkpoint_pvc: Any = None, cached: bool = False,
+) -> Any:  # fmt: skip
+    """All shards transcribed by one service, or by a checkpoint, and scored together.
 
-    `name` and `namespace` are the InferenceService's whose address is asked for without `url`.
+    `where` are the inputs of `shards`; `cached` leaves it to KFP whether a shard's answers of an
+    earlier run are taken (see `plan_shards` for what they depend on).
     """
-    parts = components.shards(
-        num_shards=num_shards, url=url, host_header=host_header, checkpoint=checkpoint,
-        name=name, namespace=namespace, manifest=manifest,
-    )  # fmt: skip
-    small(uncached(parts))
-    with dsl.ParallelFor(parts.output, parallelism=2) as shard:
-        asked = components.transcribe(
-            shard=shard, model=model, protocol=protocol, concurrency=concurrency,
-            max_failed=max_failed, cpu=cpu, memory=memory, manifest=manifest,
-        )  # fmt: skip
-        sized(uncached(asked), cpu, memory)
-        # For pods that are lost: KFP does not try a step again that has failed. What a service
-        # answers badly is tried again inside the step.
-        asked.set_retry(num_retries=2, backoff_max_duration=MAX_SECONDS_OF_BACKOFF)
-        with_data(asked, data_pvc)
-        with_key(asked)
+    unset = dict.fromkeys(("url", "host_header", "checkpoint", "name", "namespace"), "")
+    parts = components.shards(manifest=manifest, model=asked["model"], **{**unset, **where})
+    with_key(with_data(small(uncached(parts)), data_pvc))
+    with dsl.ParallelFor(parts.output, parallelism=PARALLEL) as shard:
+        task = components.transcribe(shard=shard, manifest=manifest, **asked)
+        _shard_task(task, data_pvc, asked, cached=cached)
         if checkpoint_pvc is not None:
-            asked.set_container_image(components.IMAGE + components.GPU_SUFFIX)
-            asked.set_accelerator_type(GPU).set_accelerator_limit(1)
-            kubernetes.add_toleration(asked, key=GPU, operator="Exists", effect="NoSchedule")
-            kubernetes.mount_pvc(asked, pvc_name=checkpoint_pvc, mount_path=MODELS_PATH)
-    scored = components.score(
-        title=title, cluster_by=cluster_by, price_per_hour=price_per_hour,
-        manifest=manifest, journals=dsl.Collected(asked.outputs["journal"]),
-    )  # fmt: skip
-    return with_data(sized(scored, cpu, memory), data_pvc)
+            task.set_container_image(components.IMAGE + components.GPU_SUFFIX)
+            task.set_accelerator_type(GPU).set_accelerator_limit(1)
+            kubernetes.add_toleration(task, key=GPU, operator="Exists", effect="NoSchedule")
+            kubernetes.mount_pvc(task, pvc_name=checkpoint_pvc, mount_path=MODELS_PATH)
+    return _scored(manifest, data_pvc, task.outputs["journal"], asked, scoring)
+
+
+def evaluated_together(
+    manifest: Any, data_pvc: Any, where: dict[str, Any], asked: dict[str, Any], cluster_by: Any
+) -> dict[str, Any]:
+    """Both versions asked in turn, each recording of both at about the same time; two reports."""
+    parts = components.shards_of_both(manifest=manifest, model=asked["model"], **where)
+    with_data(small(uncached(parts)), data_pvc)
+    with dsl.ParallelFor(parts.output, parallelism=PARALLEL) as shard:
+        task = components.transcribe_both(shard=shard, manifest=manifest, **asked)
+        _shard_task(task, data_pvc, asked, cached=False)
+    return {
+        version: _scored(
+            manifest, data_pvc, task.outputs[version], asked,
+            {"title": version, "cluster_by": cluster_by, "price_per_hour": 0.0},
+        )
+        for version in ("stable", "candidate")
+    }  # fmt: skip
+
+
+def _shard_task(task: Any, data_pvc: Any, asked: dict[str, Any], *, cached: bool) -> None:
+    sized(task if cached else uncached(task), asked["cpu"], asked["memory"])
+    # For pods that are lost: KFP does not try a step again that has failed. What a service
+    # answers badly is tried again inside the step.
+    task.set_retry(num_retries=2, backoff_max_duration=MAX_SECONDS_OF_BACKOFF)
+    with_data(task, data_pvc)
+    with_key(task)
+
+
+def _scored(
+    manifest: Any, data_pvc: Any, journal: Any, asked: dict[str, Any], scoring: dict[str, Any]
+) -> Any:
+    task = components.score(manifest=manifest, journals=dsl.Collected(journal), **scoring)
+    return with_data(sized(uncached(task), asked["cpu"], asked["memory"]), data_pvc)
 
 
 def with_data(task: Any, data_pvc: Any) -> Any:
@@ -102,5 +108,8 @@ def small(task: Any) -> Any:
 
 
 def uncached(task: Any) -> Any:
-    """A step whose result depends on more than its inputs: a service, a cluster, a folder."""
+    """A step whose result depends on more than its parameters: a service, a cluster, a file.
+
+    KFP's cache compares parameters and the names of artifacts, not what is in them.
+    """
     return task.set_caching_options(enable_caching=False)

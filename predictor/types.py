@@ -134,7 +134,9 @@ class TextRequest:
     with_words: bool = False  # say when each word was said
     for_cues: bool = False  # the same for subtitles, which do without where that is not known
     said: str | None = None  # what was said, of which times are asked and nothing else
-    draft: str = ""  # what may be said: it changes the time of the first piece, never its text
+    # What may be said: it changes the time of the first piece, never its text. Where no language is
+    # forced it begins with `language NAME<asr_text>`, as the model's answer does.
+    draft: str = ""
 
 
 @dataclass(frozen=True, slots=True)

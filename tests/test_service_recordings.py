@@ -243,3 +243,26 @@ async def test_memory_does_not_grow_with_the_recording(
     short = max(peak for minutes, peak in peaks if minutes == 5)
     long = max(peak for minutes, peak in peaks if minutes == 120)
     assert long < short + 30_000  # kB; its samples are 460 MB
+
+
+async def test_a_draft_is_what_the_model_would_write(
+    tokenizer: TextTokenizer, start: Callable[..., AudioDecoder]
+) -> None:
+    """Where no language is forced, the answer begins with it: a draft of the text alone is none."""
+    decoder = start()
+    whole = "language English<asr_text>turn it on"
+    header, _, text = whole.rpartition("<asr_text>")
+    encode = tokenizer.encode_plain
+    with_header = [*encode(header), tokenizer.asr_text, *encode(text)]
+    for language, draft, given in (
+        ("English", text, encode(text)),
+        ("English", whole, encode(text)),
+        (None, whole, with_header),
+        (None, text, []),
+        (None, "", []),
+    ):
+        engine = says(tokenizer)
+        asked = Task(decoder.source(flac(2.0)), TextRequest(language=language, draft=draft))
+        scribe, _ = transcriber(engine)
+        await RecordingRunner(decoder).run(scribe, [asked])
+        assert list(engine.requests[0].draft) == list(given)

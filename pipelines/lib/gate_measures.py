@@ -37,12 +37,11 @@ def _moved(name: str, found: dict[str, Any], margin: float) -> Check:
 
     def kept(scale: float = 1.0) -> bool:
         scaled = estimate.scaled(scale)
-        ends = (scaled.lower(MISS_AT_MARGIN), scaled.upper(MISS_AT_MARGIN))
-        return -margin <= ends[0] and ends[1] <= margin
+        return scaled.below(margin, MISS_AT_MARGIN) and scaled.above(-margin, MISS_AT_MARGIN)
 
     def broken(scale: float = 1.0) -> bool:
         scaled = estimate.scaled(scale)
-        return scaled.lower(MISS_REFUSED) > margin or scaled.upper(MISS_REFUSED) < -margin
+        return scaled.above(margin, MISS_REFUSED) or scaled.below(-margin, MISS_REFUSED)
 
     def clips_needed() -> int | None:
         factor = scale_that(lambda scale: kept(scale) or broken(scale))

@@ -8,14 +8,13 @@ clip is something that can be played and sent again.
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from pipelines.lib.errors import ManifestError
-from pipelines.lib.manifest import Clip
+from pipelines.lib.manifest import Clip, read_objects
 from pipelines.lib.rows import row_clip
 
 METADATA_FILES = ("metadata.jsonl", "metadata.csv")
@@ -60,17 +59,13 @@ def _table_files(path: Path, split: str | None) -> list[Path]:
 
 
 def _metadata(file: Path) -> Iterator[Entry]:
-    text = file.read_text(encoding="utf-8-sig")
     if file.suffix == ".csv":
+        text = file.read_text(encoding="utf-8-sig")
         for number, row in enumerate(csv.DictReader(text.splitlines()), start=2):
             yield file, number, dict(row)
         return
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            try:
-                yield file, number, json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ManifestError(f"{file}:{number}: not JSON: {error}") from error
+    for number, row in read_objects(file):
+        yield file, number, row
 
 
 def _table_rows(file: Path) -> Iterator[Entry]:
@@ -87,7 +82,7 @@ def _table_rows(file: Path) -> Iterator[Entry]:
             for row in batch.to_pylist():
                 number += 1
                 yield file, number, row
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: not UTF-8, not a date
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ManifestError(f"{file}: is damaged after row {number}: {reason}") from error
 
@@ -99,6 +94,7 @@ def _batches(file: Path, pa: Any, parquet: Any) -> Iterator[Any]:
         return
     with pa.memory_map(str(file)) as source:
         for batch in pa.ipc.open_stream(source):
+            batch.validate(full=True)  # damaged offsets would be read from beyond the file
             for first in range(0, batch.num_rows, BATCH_ROWS):
                 yield batch.slice(first, BATCH_ROWS)
 

@@ -1,11 +1,13 @@
 """Who answers: the model behind a service, from what the service says of itself.
 
-V2 metadata names server and model, the metric `qwen3_asr_model_info` the checkpoint and its
-precision. Any other service says less; what it does not say is not compared.
+V2 metadata names server and model, and in `properties.model_identity` a digest of the weights; the
+metric `qwen3_asr_model_info` names the checkpoint and its precision. Any other service says less;
+what it does not say is not compared.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -19,6 +21,7 @@ INFO = re.compile(r"^\w*asr_model_info\{(.*)\} 1(?:\.0)?$", re.MULTILINE)
 LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 TIMEOUT_S = 10.0
 PLACE = ("device",)  # where it runs: the same model may move
+DIGEST = "model_identity"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,14 @@ class Identity:
     def as_json(self) -> dict[str, Any]:
         return {k: v for k, v in asdict(self).items() if v and k != "inputs"}
 
+    @property
+    def fingerprint(self) -> str | None:
+        """Equal for the same model wherever it runs; None when it does not say enough."""
+        if not self.known:
+            return None
+        details = {key: value for key, value in self.details.items() if key not in PLACE}
+        return json.dumps([self.server, self.model, self.checkpoint, details], sort_keys=True)
+
     def difference(self, other: Mapping[str, Any]) -> str | None:
         """In words, how another one (as JSON) is not the same model; None when it may be."""
         mine = self.as_json()
@@ -56,10 +67,10 @@ async def fetch_identity(http: httpx.AsyncClient, model: str) -> Identity:
     """Ask the metadata routes. Raises ServiceError when nobody can be reached."""
     server = await _json(http, "v2")
     named = await _json(http, f"v2/models/{model}")
-    labels = await _labels(http, model)
+    metrics = await _get(http, "metrics")
+    labels = metric_labels(metrics.text, model) if metrics is not None else {}
     name = " ".join(str(server[key]) for key in ("name", "version") if server.get(key))
-    properties = named.get("properties") or named.get("parameters") or {}
-    details = {key: str(value) for key, value in properties.items()}
+    details = {key: str(value) for key, value in _properties(named).items()}
     details |= {k: v for k, v in labels.items() if k not in ("model_name", "checkpoint", "version")}
     return Identity(
         server=name or None,
@@ -68,6 +79,30 @@ async def fetch_identity(http: httpx.AsyncClient, model: str) -> Identity:
         details=details,
         inputs=tuple(str(each.get("name")) for each in named.get("inputs") or ()),
     )
+
+
+def model_digest(document: Any) -> str | None:
+    """The digest of the weights in V2 metadata; None when it does not say."""
+    found = _properties(document).get(DIGEST)
+    return str(found) if found else None
+
+
+def metric_labels(page: str, model: str | None = None) -> dict[str, str]:
+    """Labels of the model's information metric on a page of metrics; empty when there is none."""
+    for found in INFO.finditer(page):
+        labels = dict(LABEL.findall(found[1]))
+        if model is None or labels.get("model_name", model) == model:
+            return labels
+    return {}
+
+
+def _properties(document: Any) -> dict[str, Any]:
+    """KServe calls them `properties`, others `parameters`."""
+    for key in ("properties", "parameters"):
+        found = document.get(key) if isinstance(document, dict) else None
+        if isinstance(found, dict) and found:
+            return found
+    return {}
 
 
 async def _json(http: httpx.AsyncClient, path: str) -> dict[str, Any]:
@@ -79,15 +114,6 @@ async def _json(http: httpx.AsyncClient, path: str) -> dict[str, Any]:
     except ValueError:
         return {}
     return body if isinstance(body, dict) else {}
-
-
-async def _labels(http: httpx.AsyncClient, model: str) -> dict[str, str]:
-    response = await _get(http, "metrics")
-    for found in INFO.finditer(response.text) if response is not None else ():
-        labels = dict(LABEL.findall(found[1]))
-        if labels.get("model_name", model) == model:
-            return labels
-    return {}
 
 
 async def _get(http: httpx.AsyncClient, path: str) -> httpx.Response | None:

@@ -28,6 +28,7 @@ KEYS = (
     "context",
 )  # fmt: skip
 MIXED_JOINER = "+"  # "Chinese+English": more than one language in the recording
+MAX_SECONDS = 1e7  # of one recording
 NO_LANGUAGE = ("", "none", "null", "auto")
 
 Tags = Mapping[str, tuple[str, ...]]
@@ -135,16 +136,22 @@ def _fingerprint(rows: Iterable[Sequence[str | None]]) -> str:
 
 def is_url(audio: str) -> bool:
     """Whether `audio` is a URL of a scheme other than file."""
-    return "://" in audio and urlsplit(audio).scheme != "file"
+    return "://" in audio and not audio.startswith("file://")
 
 
-def resolve_audio(audio: str, folder: Path) -> str:
-    """An absolute path for a path or file URL, the URL itself for any other URL."""
+def resolve_audio(audio: str, folder: Path, where: str) -> str:
+    """An absolute path for a path or file URL, the URL itself for any other URL.
+
+    Raises ManifestError, beginning with `where`, for what no file can be called.
+    """
     if is_url(audio):
         return audio
     if audio.startswith("file://"):
         audio = unquote(urlsplit(audio).path)
-    return str((folder / audio).resolve())
+    try:
+        return str((folder / audio).resolve())
+    except (OSError, ValueError) as error:
+        raise ManifestError(f"{where}: audio {audio[:80]!r}: {error}") from error
 
 
 def read_objects(path: Path) -> Iterator[tuple[int, dict[str, object]]]:
@@ -159,7 +166,7 @@ def read_objects(path: Path) -> Iterator[tuple[int, dict[str, object]]]:
             continue
         try:
             entry = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:  # also numbers and nesting beyond all reason
             raise ManifestError(f"{path}:{number}: not JSON: {error}") from error
         if not isinstance(entry, dict):
             raise ManifestError(f"{path}:{number}: expected an object, found {line[:40]!r}")
@@ -180,7 +187,7 @@ class _Entry:
             raise self._error("audio", "must not be empty")
         return Clip(
             id=self._string("id") or audio,
-            audio=resolve_audio(audio, self.path.parent.resolve()),
+            audio=resolve_audio(audio, self.path.parent.resolve(), f"{self.path}:{self.number}"),
             text=self._text(),
             language=self._language(),
             duration_s=self._duration(),
@@ -225,7 +232,11 @@ class _Entry:
         value = self.values.get("duration_s", self.values.get("duration"))
         if value is None:
             return None
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e7:
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or not 0 <= value < MAX_SECONDS
+        ):
             raise self._error("duration_s", f"expected seconds of at least 0, found {value!r}")
         return float(value)
 

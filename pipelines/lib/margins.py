@@ -13,7 +13,7 @@ from pipelines.lib.verdict import Outcome
 
 # Chances of a wrong acceptance when the candidate is worse by the margin, and by twice the margin.
 # Promised are 3 % and 0.5 %; the gate aims lower, because its bounds are approximations.
-MISS_AT_MARGIN, MISS_AT_TWICE = 0.02, 0.003
+MISS_AT_MARGIN, MISS_AT_TWICE = 0.015, 0.002
 MISS_REFUSED = 0.025  # chance of a wrong refusal, over all languages and slices together
 
 
@@ -30,7 +30,7 @@ class Excess:
     def kept(self, scale: float = 1.0) -> bool:
         once, twice = self._estimate(1).scaled(scale), self._estimate(2).scaled(scale)
         limit = self.margin.absolute
-        return once.upper(MISS_AT_MARGIN) <= limit and twice.upper(MISS_AT_TWICE) <= 2 * limit
+        return once.below(limit, MISS_AT_MARGIN) and twice.below(2 * limit, MISS_AT_TWICE)
 
     def clips_needed(self) -> int | None:
         """Recordings that would decide, if the rates stay as they are."""
@@ -38,7 +38,7 @@ class Excess:
         limit = self.margin.absolute
 
         def decides(scale: float) -> bool:
-            return self.kept(scale) or once.scaled(scale).lower(MISS_REFUSED) > limit
+            return self.kept(scale) or once.scaled(scale).above(limit, MISS_REFUSED)
 
         factor = scale_that(decides)
         return None if factor is None else int(self.found["num_clips"] * factor) + 1

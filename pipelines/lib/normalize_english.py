@@ -13,7 +13,7 @@ from functools import cache
 
 _REPLACED = (
     (re.compile(r"\s*(?:\.{3,}|…)\s*"), " "),
-    (re.compile(r"\b((?:[a-z]\.){1,}[a-z])\.(?=s\b|'s\b)"), lambda m: m[1].replace(".", "")),
+    (re.compile(r"\b((?:[a-z]\.)+[a-z])\.(?=s(?![.\w])|'s\b)"), lambda m: m[1].replace(".", "")),
     (re.compile(r"\b((?:[a-z]\.\s?)+[a-z])\.(?=\W|$)"), lambda m: re.sub(r"[.\s]", "", m[1])),
     (re.compile(r"\b((?:[a-z]\.)+[a-z])\b"), lambda m: m[1].replace(".", "")),
     (re.compile(r"\b([a-z])-(?=[a-z]{2,})"), r"\1"),

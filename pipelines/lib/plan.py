@@ -16,7 +16,7 @@ from scipy import special
 
 from pipelines.lib.errors import OptionError
 from pipelines.lib.evaluation import Report
-from pipelines.lib.intervals import MIN_CLUSTERS, SPARSE, Estimate, scale_that
+from pipelines.lib.intervals import MIN_CLUSTERS, Estimate, scale_that
 from pipelines.lib.limits import Margin
 from pipelines.lib.margins import MISS_AT_MARGIN, MISS_AT_TWICE
 from pipelines.lib.score import Kind
@@ -115,7 +115,6 @@ def _accepts(expected: Expected, limit: float, clips: float) -> bool:
     alike = 1 + (expected.clips_per_speaker - 1) * expected.speaker_share
     variance = per_clip * alike / clips
     changed = clips * (1 - math.exp(-one_sided * expected.words / expected.burst))
-    sparse = max(0.0, 1 - changed / SPARSE)
     speakers = clips / expected.clips_per_speaker
     luck = float(special.ndtri(expected.power)) * math.sqrt(variance)
     estimate = Estimate(
@@ -123,7 +122,8 @@ def _accepts(expected: Expected, limit: float, clips: float) -> bool:
         variance=variance,
         df=max(1.0, speakers - 1),
         skewness=0.0,
-        step=math.sqrt(sparse) * max(1.0, expected.burst) / (clips * expected.words),
+        step=max(1.0, expected.burst) / (clips * expected.words),
+        num_changed=changed,
         num_clusters=int(speakers + 1e-6),
     )
-    return estimate.upper(MISS_AT_MARGIN) <= limit and estimate.upper(MISS_AT_TWICE) <= 2 * limit
+    return estimate.below(limit, MISS_AT_MARGIN) and estimate.below(2 * limit, MISS_AT_TWICE)

@@ -6,13 +6,14 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from pipelines.lib.errors import ManifestError, OptionError
 from pipelines.lib.hf_dataset import is_hf_dataset, read_hf_dataset
-from pipelines.lib.manifest import Clip, parse_clip_language, read_manifest
+from pipelines.lib.manifest import Clip, clip_to_json, parse_clip_language, read_manifest
 from pipelines.lib.readers_more import (
     TABLE_SUFFIXES,
     is_kaldi,
@@ -49,7 +50,11 @@ def read_dataset(
         spoken = parse_clip_language(language)
     except InvalidInput as error:
         raise OptionError(error.message) from error
-    clips = LAYOUTS[layout](path, split, spoken)
+    try:
+        clips = LAYOUTS[layout](path, split, spoken)
+    except (OSError, ValueError, csv.Error) as error:  # not UTF-8, no number, no such file
+        reason = str(error).replace("\n", " ")
+        raise ManifestError(f"{path}: cannot be read as layout {layout}: {reason}") from error
     if not clips:
         raise ManifestError(f"{path}: no recordings found in layout {layout}, split {split}")
     seen: set[str] = set()
@@ -57,7 +62,16 @@ def read_dataset(
         if clip.id in seen:
             raise ManifestError(f"{path}: id {clip.id!r} is there twice")
         seen.add(clip.id)
+        _check_text(path, clip)
     return clips
+
+
+def _check_text(path: Path, clip: Clip) -> None:
+    """JSON can hold halves of characters, which nothing can be written with."""
+    try:
+        json.dumps(clip_to_json(clip), ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise ManifestError(f"{path}: id {clip.id!r}: {error}") from error
 
 
 def detect_layout(path: Path) -> str:

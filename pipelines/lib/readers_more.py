@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 from pipelines.lib.errors import ManifestError
-from pipelines.lib.manifest import Clip, parse_clip_language, read_objects, resolve_audio
+from pipelines.lib.manifest import (
+    MAX_SECONDS,
+    Clip,
+    parse_clip_language,
+    read_objects,
+    resolve_audio,
+)
 from pipelines.lib.rows import ID_COLUMNS, row_clip
 from predictor.errors import InvalidInput
 
@@ -21,7 +28,7 @@ def is_nemo(path: Path) -> bool:
     try:
         with path.open(encoding="utf-8-sig") as file:
             first = json.loads(next(line for line in file if line.strip()))
-    except (OSError, ValueError, StopIteration):
+    except (OSError, ValueError, RecursionError, StopIteration):
         return False
     return isinstance(first, dict) and NEMO_AUDIO in first and "audio" not in first
 
@@ -95,7 +102,7 @@ def read_kaldi(path: Path, split: str | None, language: str | None) -> list[Clip
             raise ManifestError(f"{where}: {name} is a command; write the recordings out first")
         if name not in texts:
             raise ManifestError(f"{where}: {name} has no line in {path / 'text'}")
-        audio = resolve_audio(place, path.resolve())
+        audio = resolve_audio(place, path.resolve(), where)
         if "://" not in audio and not Path(audio).is_file():
             raise ManifestError(f"{where}: audio {audio} does not exist")
         try:
@@ -108,11 +115,23 @@ def read_kaldi(path: Path, split: str | None, language: str | None) -> list[Clip
                 audio=audio,
                 text=texts[name][1],
                 language=spoken or language,
-                duration_s=float(durations[name][1]) if name in durations else None,
-                speaker=speakers[name][1] if name in speakers else None,
+                duration_s=_seconds(path / "utt2dur", *durations[name])
+                if name in durations
+                else None,
+                speaker=speakers[name][1] or None if name in speakers else None,
             )
         )
     return clips
+
+
+def _seconds(path: Path, number: int, text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds < MAX_SECONDS:
+        raise ManifestError(f"{path}:{number}: expected seconds of at least 0, found {text!r}")
+    return seconds
 
 
 def _pairs(path: Path, *, optional: bool = False) -> dict[str, tuple[int, str]]:
@@ -125,7 +144,7 @@ def _pairs(path: Path, *, optional: bool = False) -> dict[str, tuple[int, str]]:
         raise ManifestError(f"{path}: cannot be read: {error}") from error
     found: dict[str, tuple[int, str]] = {}
     for number, line in enumerate(lines, start=1):
-        name, _, rest = line.strip().partition(" ")
+        name, rest = [*line.split(maxsplit=1), "", ""][:2]  # by tabs too
         if name in found:
             raise ManifestError(f"{path}:{number}: {name} is already on line {found[name][0]}")
         if name:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.lib.errors import ManifestError
-from pipelines.lib.manifest import Clip, parse_clip_language, resolve_audio
+from pipelines.lib.manifest import MAX_SECONDS, Clip, parse_clip_language, resolve_audio
 from predictor.errors import InvalidInput
 
 AUDIO_COLUMNS = ("file_name", "audio", "path", "file", "filename", "audio_path", "audio_filepath")
@@ -55,7 +55,7 @@ def _audio(row: Mapping[str, Any], where: str, folder: Path, audio: str | None) 
     name = audio or _first(row, AUDIO_COLUMNS)
     if not isinstance(name, str):
         raise ManifestError(f"{where}: has neither file_name nor an audio column")
-    path = resolve_audio(name, folder.resolve())
+    path = resolve_audio(name, folder.resolve(), where)
     if "://" not in path and not Path(path).is_file():
         raise ManifestError(f"{where}: audio {path} does not exist")
     return path
@@ -65,9 +65,9 @@ def _duration(row: Mapping[str, Any]) -> float | None:
     value = _first(row, DURATION_COLUMNS)
     try:
         seconds = float(value) if isinstance(value, int | float | str) else math.nan
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
-    return seconds if 0 <= seconds < 1e7 else None
+    return seconds if 0 <= seconds < MAX_SECONDS else None
 
 
 def _is_tag(key: str, value: object) -> bool:

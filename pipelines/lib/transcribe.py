@@ -30,6 +30,7 @@ MAX_UNWANTED = 20  # first recordings all refused for who we are or where we ask
 UNWANTED = (401, 403, 404, 405)
 ABSENT = (None, 502, 503, 504)  # no answer, or a gateway's word for it, after all attempts
 DRAFT_INPUT = "draft"
+ANSWER_MARK = "<asr_text>"  # between the language and the text in the model's own answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,11 +248,19 @@ class _Run:
         return Record(**place, **values, drafted=True if draft else None)
 
     def _draft(self, side: _Side, clip: Clip) -> str | None:
-        """What the first service wrote, for the second."""
+        """What the first service wrote, for the second.
+
+        Where the second is to find the language itself, its answer begins with the language's
+        name; a draft that does not is of no use to it.
+        """
         if not self._ask.drafts or side is self._sides[0] or not side.takes_drafts:
             return None
         first = self._sides[0].journal.records.get(clip.id)
-        return first.text or None if first is not None and first.error is None else None
+        if first is None or first.error is not None or not first.text:
+            return None
+        if _forced_language(side.options, clip) is not None or first.language is None:
+            return first.text
+        return f"language {first.language}{ANSWER_MARK}{first.text}"
 
 
 def _forced_language(options: ServiceOptions, clip: Clip) -> str | None:

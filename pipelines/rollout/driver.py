@@ -16,12 +16,12 @@ from typing import Any, Protocol
 
 from pipelines.lib.errors import RolloutError
 from pipelines.lib.webhook import Notifier, NotifyError
+from pipelines.rollout.asker import Asker
 from pipelines.rollout.cluster import Cluster, InferenceService
-from pipelines.rollout.identity import Asker, Identities, IdentityError, fits
 from pipelines.rollout.knative import KnativeMode
 from pipelines.rollout.kube import ConflictError
 from pipelines.rollout.lease import Lease, TakenOverError
-from pipelines.rollout.modes import Endpoints, Mode, main_url, storage_uri
+from pipelines.rollout.modes import Endpoints, Mode
 from pipelines.rollout.plan import Plan
 from pipelines.rollout.standard import StandardMode
 from pipelines.rollout.state import Phase, State
@@ -293,91 +293,6 @@ class Driver:
         return PausedError(
             f"paused at {state.percent} %: {reason}; `resume` goes on, `rollback` goes back"
         )
-
-    # -- who answers -------------------------------------------------------------------------
-
-    def identify(self, state: State) -> State:
-        """Ask both versions at their own addresses what they are, and keep that.
-
-        IdentityError when one is not what it was when it was asked before, or when the candidate's
-        address is answered by the stable version's model although their weights differ.
-        """
-        if self.asker is None:
-            return state
-        endpoints = self.endpoints(state)
-        found = Identities(
-            self.asker.only(endpoints.stable, self._more_time()),
-            self.asker.only(endpoints.candidate, self._more_time()),
-        )
-        before = Identities(state.stable_identity, state.candidate_identity)
-        if before != Identities(None, None) and before != found:
-            raise IdentityError(
-                f"other models answer than before: stable {found.stable}, was {before.stable}; "
-                f"candidate {found.candidate}, was {before.candidate}"
-            )
-        if not found.said:
-            self.log("the service does not say which model it is (properties.model_identity)")
-        elif found.stable == found.candidate:
-            if storage_uri(state.stable) != storage_uri(state.candidate):
-                raise IdentityError(
-                    f"{endpoints.candidate} is answered by the stable version's model "
-                    f"{found.stable}, and the candidate's weights should be others"
-                )
-            self.log(f"both versions serve the same model {found.stable}")
-        return self.write(
-            replace(state, stable_identity=found.stable, candidate_identity=found.candidate)
-        )
-
-    def check_visible(self, state: State) -> None:
-        """RolloutError when a split has to be seen here, and cannot be."""
-        known = Identities(state.stable_identity, state.candidate_identity)
-        if not self.plan.split_samples or (self.asker is not None and known.differ):
-            return
-        said = (
-            f"{state.mode} mode: whether traffic follows the status cannot be seen, as "
-            "the versions do not say different identities (properties.model_identity)"
-        )
-        if MODES[state.mode].split_must_be_seen:
-            raise RolloutError(
-                f"{said}; KServe 0.20.0 writes the status and leaves the routes as they are. With "
-                "0.21 or later, --split-samples 0 goes on without looking"
-            )
-        self.log(said)
-
-    def split_problem(self, state: State) -> str | None:
-        """What is wrong with who answers at the service's own address; None = it is as asked."""
-        known = Identities(state.stable_identity, state.candidate_identity)
-        number = self.plan.split_samples
-        if self.asker is None or not number or not known.differ:
-            return None
-        more_time = self._more_time()
-        while True:
-            self.mine(state)  # or a rollback meanwhile would be noticed at the time-out only
-            url = main_url(self.cluster.read(), direct=self.asker.direct)
-            try:
-                found = self.asker.count(url, number)
-                hits = found[known.candidate]
-                others = number - hits - found[known.stable]
-                said = f"{hits} of {number} answers are the candidate's at {state.percent} %"
-                said += f", {others} nobody's" if others else ""
-                right = not others and fits(hits, number, state.percent)
-            except IdentityError as error:
-                said, right = str(error), False
-            if right:
-                self.log(said)
-                return None
-            if not more_time():
-                return f"{said}: the routes do not follow the status"
-
-    def _more_time(self) -> Callable[[], bool]:
-        """Lets a poll's time pass, True until the time for routes to follow is over."""
-        deadline = time.monotonic() + self.plan.split_timeout_s
-
-        def wait() -> bool:
-            self.lease.wait(self.plan.poll_s)
-            return time.monotonic() < deadline
-
-        return wait
 
     def hold(self, state: State) -> State:
         """Wait while the rollout is paused."""

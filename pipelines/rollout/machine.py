@@ -19,7 +19,8 @@ from typing import Any
 
 from pipelines.lib.errors import PipelineError, RolloutError
 from pipelines.lib.webhook import Notifier
-from pipelines.rollout import way_back
+from pipelines.rollout import way_back, who_answers
+from pipelines.rollout.asker import Asker
 from pipelines.rollout.cluster import Cluster, InferenceService
 from pipelines.rollout.driver import (
     MODES,
@@ -29,7 +30,6 @@ from pipelines.rollout.driver import (
     PausedError,
     Watcher,
 )
-from pipelines.rollout.identity import Asker
 from pipelines.rollout.kube import ConflictError, UnreachableError
 from pipelines.rollout.lease import TakenOverError
 from pipelines.rollout.modes import Endpoints, Mode, mode_name
@@ -140,7 +140,9 @@ class Rollout:
         RolloutError when the split of the traffic would have to be seen, and could not be.
         """
         with self.held():
-            self._driver.check_visible(self._driver.identify(self._take()))
+            who_answers.check_visible(
+                self._driver, who_answers.identify(self._driver, self._take())
+            )
 
     def shift(self, reasons: Sequence[str]) -> Outcome:
         """Step the accepted candidate's traffic up and promote it; roll back when it does badly."""
@@ -183,7 +185,10 @@ class Rollout:
         self._mark(reason or "by hand")
 
     def resume(self) -> bool:
-        """Traffic moves on; False when no run is alive to move it."""
+        """Traffic moves on; False when no run is alive to move it: then `shift` does."""
+        state = self._driver.current()
+        if state.finished and not state.done:
+            return False  # a run died before its last word was applied
         self._mark("")
         holder = self._driver.lease.current()
         return holder is not None and holder.alive
@@ -241,7 +246,7 @@ class Rollout:
             if (state.phase, state.percent) != (Phase.CANARY, percent):
                 state = driver.enter(driver.ensure(state), Phase.CANARY, percent, reasons)
             state = driver.settle(state)
-            if problem := driver.split_problem(state):
+            if problem := who_answers.split_problem(driver, state):
                 return _outcome(way_back.undo(driver, state, (problem,)))
             state, problems = driver.soak(state, next_percent)
             if problems:

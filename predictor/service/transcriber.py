@@ -23,7 +23,7 @@ from predictor.service.word_times import WordTimes, no_aligner
 from predictor.text.echo import is_echo, is_quiet
 from predictor.text.joining import Piece, Seams, finish_reason, join_pieces, segment
 from predictor.text.languages import needs_space
-from predictor.text.output import OutputParser, ParsedOutput
+from predictor.text.output import ASR_TEXT, OutputParser, ParsedOutput
 from predictor.text.prompt import Prompt, PromptBuilder
 from predictor.text.tokenizer import TextTokenizer
 from predictor.types import (
@@ -332,11 +332,15 @@ class Transcriber:
         )
 
     def _draft(self, request: TextRequest) -> tuple[int, ...]:
-        """Tokens of the text that may be said, for the first piece; the answer to a request that
-        forces no language begins with the language's name, which nobody knows yet."""
-        if not request.draft or request.language is None:
+        """Tokens of the answer that may be given, for the first piece. Where no language is forced
+        the answer begins with its name, so a draft helps only if it begins so too."""
+        header, marker, text = request.draft.rpartition(ASR_TEXT)
+        if request.language is not None:
+            return tuple(self._tokenizer.encode_plain(text))
+        if not marker:
             return ()
-        return tuple(self._tokenizer.encode_plain(request.draft))
+        encode, tokenizer = self._tokenizer.encode_plain, self._tokenizer
+        return (*encode(header), tokenizer.asr_text, *encode(text))
 
     async def _read(
         self, stream: TokenStream, parser: OutputParser, feed: Feed | None

@@ -16,10 +16,10 @@ from predictor.text.languages import CODES
 from predictor.text.repetition import RepeatTracker, kept_indices
 from predictor.text.tokenizer import TextTokenizer
 
-_MARKER = "<asr_text>"
+ASR_TEXT = "<asr_text>"  # between the language and what is said
 _HEADER = "language "
 _HALF_MARKERS = re.compile(
-    "(?:" + "|".join(_MARKER[:n] for n in range(len(_MARKER) - 1, 0, -1)) + r")+\Z"
+    "(?:" + "|".join(ASR_TEXT[:n] for n in range(len(ASR_TEXT) - 1, 0, -1)) + r")+\Z"
 )
 
 
@@ -83,8 +83,8 @@ class OutputParser:
                 # Bytes of a character that is not complete yet wait inside the decoder.
                 said.append(decode(bytes_of(token_id)))
             elif self._text_start is None:  # a second marker says nothing
-                said.append(_MARKER)
-                self._text_start = end + len(_MARKER)
+                said.append(ASR_TEXT)
+                self._text_start = end + len(ASR_TEXT)
             else:
                 said.append("")
             end += len(said[-1])
@@ -186,14 +186,14 @@ class OutputParser:
 
 def _without_markers(text: str) -> str:
     """Without markers that were spelled in ordinary characters."""
-    while _MARKER in text:
-        text = text.replace(_MARKER, "")
+    while ASR_TEXT in text:
+        text = text.replace(ASR_TEXT, "")
     return text
 
 
 def language_of_header(header: str) -> str | None:
     """The language in `language English<asr_text>`; None for `language None` and for no name."""
-    line = header.removesuffix(_MARKER).strip().split("\n", 1)[0].strip()
+    line = header.removesuffix(ASR_TEXT).strip().split("\n", 1)[0].strip()
     if line.lower().startswith(_HEADER):
         line = line[len(_HEADER) :].strip()
     return line if line in CODES else None

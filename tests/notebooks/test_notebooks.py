@@ -64,6 +64,7 @@ def test_canary(tmp_path: Path, site: LocalSite) -> None:
     assert "**Accepted**" in shown
     assert "<svg" in shown
     assert "promoted=True" in shown
+    assert "crash" not in shown  # pods that start are no failure
     tiny_shares = [split.get(TINY, 0) for split in cluster.routed]
     assert sorted(set(tiny_shares)) == [0, 10, 50, 100]
     assert cluster.split() == {EARLY: 100}  # reverted by the last cell

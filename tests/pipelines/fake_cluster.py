@@ -223,10 +223,12 @@ class FakeCluster:
             self.routed.append(split)
 
     def is_ready(self, workload: Workload) -> bool:
-        broken = workload.uri in self.broken and (
+        return workload.age >= self.ready_after and not self.is_broken(workload)
+
+    def is_broken(self, workload: Workload) -> bool:
+        return workload.uri in self.broken and (
             self.broken_names is None or workload.name in self.broken_names
         )
-        return workload.age >= self.ready_after and not broken
 
     def _template(self, predictor: Object) -> Object:
         return {
@@ -249,7 +251,7 @@ class FakeCluster:
         created = list(self.workloads)[-1]
         ready = [n for n, w in self.workloads.items() if self.is_ready(w)]
         status["latestCreatedRevision"] = created
-        self._conditions(ready[-1:] == [created])
+        self._ready_condition(self.workloads[created], is_ready=ready[-1:] == [created])
         if not ready:
             return
         status["latestReadyRevision"] = ready[-1]
@@ -342,7 +344,15 @@ class FakeCluster:
             }
             for c in canaries
         ]
-        self._conditions(self.is_ready(self.workloads[self._deployment(stable)]))
+        workload = self.workloads[self._deployment(stable)]
+        self._ready_condition(workload, is_ready=self.is_ready(workload))
+
+    def _ready_condition(self, workload: Workload, *, is_ready: bool) -> None:
+        """Pods that start are no failure yet."""
+        if is_ready or self.is_broken(workload):
+            self._conditions(is_ready)
+        else:
+            self._conditions(None, {"reason": "Deploying", "message": "not yet ready"})
 
     def _conditions(self, ready: bool | None, why: Object | None = None) -> None:
         """None: neither ready nor not, as during a rollout of Knative's own."""

@@ -17,11 +17,13 @@ HOP_HEADERS = ("host", "content-length", "transfer-encoding", "connection")
 
 @dataclass
 class Proxy:
-    """`backends` is where each storage URI is served; `sent` counts recordings by it."""
+    """`backends` is where each storage URI is served; `sent` counts recordings by it, `order` says
+    in which order they came."""
 
     cluster: FakeCluster
     backends: dict[str, str]
     sent: dict[str, int] = field(default_factory=dict)
+    order: list[str] = field(default_factory=list)
     owed: dict[str, float] = field(default_factory=dict)
 
     def app(self) -> Starlette:
@@ -35,6 +37,7 @@ class Proxy:
         uri = self._pick(shares)
         if request.method == "POST":  # not those that ask who answers
             self.sent[uri] = self.sent.get(uri, 0) + 1
+            self.order.append(uri)
         headers = {k: v for k, v in request.headers.items() if k not in HOP_HEADERS}
         async with httpx.AsyncClient(base_url=self.backends[uri], timeout=60) as client:
             answer = await client.request(

@@ -12,6 +12,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from pipelines.cli import main
 from pipelines.lib.client import ServiceOptions, encode_v2
 from pipelines.lib.errors import PipelineError
 from pipelines.lib.evaluation import read_report
+from pipelines.lib.journal import read_journal
 from pipelines.lib.manifest import read_manifest
 from pipelines.lib.transcribe import transcribe
 from pipelines.local_service import LocalService
@@ -178,7 +180,9 @@ def test_the_pipeline_promotes_the_better_and_refuses_the_worse(
         plan=plan,
         accepted_report=str(accepted),
         fail_when_refused=False,
+        journals=str(tmp_path / "journals"),
     )
+    assert_asked_in_turn(kfp_outputs, most_apart=4)
     (state,) = gateway.cluster.config_maps.values()
     found = json.loads(state["data"]["state.json"])
     assert found["phase"] == verdict, found["reasons"]
@@ -190,6 +194,17 @@ def test_the_pipeline_promotes_the_better_and_refuses_the_worse(
     assert ("<b>Accepted</b>" in page.read_text()) == promoted
     if not promoted:
         assert found["reasons"][0].startswith("error rate in ")
+
+
+def assert_asked_in_turn(outputs: Path, most_apart: int) -> None:
+    """Neither version has the quiet hour: at any time both were asked about as often."""
+    started: list[tuple[float, int]] = []
+    for version, step in (("stable", 1), ("candidate", -1)):
+        (journal,) = outputs.glob(f"*/transcribe-both/{version}")
+        started += [(record.started_at, step) for record in read_journal(journal)[1]]
+    apart = list(accumulate(step for _, step in sorted(started)))
+    assert max(map(abs, apart)) <= most_apart
+    assert apart[-1] == 0
 
 
 def test_a_killed_evaluation_continues_where_it_was(tmp_path: Path, serve_app: Serve) -> None:

@@ -13,7 +13,7 @@ from starlette.routing import Route
 
 from pipelines.lib.client import ServiceOptions
 from pipelines.lib.errors import RolloutError
-from pipelines.rollout.identity import Asker, Identities, IdentityError, fits
+from pipelines.rollout.asker import Asker, Identities, IdentityError, fits
 from pipelines.rollout.modes import main_url
 from pipelines.rollout.plan import Plan
 from tests.pipelines.conftest import Serve

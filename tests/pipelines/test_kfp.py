@@ -14,11 +14,10 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from pipelines.compile import compile_all, compile_one, typed_arguments
-from pipelines.evaluation_steps import MAX_SHARDS, AlarmError, shards
+from pipelines.evaluation_steps import AlarmError
 from pipelines.lib.errors import OptionError, PipelineError
 from pipelines.lib.evaluation import read_report
 from pipelines.rollout_steps import Run, deploy, refuse, service_url, shift
-from pipelines.shard_steps import transcribe_or_fail
 from tests.pipelines.conftest import Serve
 from tests.pipelines.service import Service
 from tests.pipelines.test_promote import CANDIDATE, NUM_CLIPS, STABLE, Site, answers, write_clips
@@ -89,7 +88,8 @@ def test_evaluate_runs_locally(tmp_path: Path, kfp_outputs: Path, serve_app: Ser
 
     write_clips(tmp_path)
     url = serve_app(Service(answers(4)).app())
-    evaluate(url=url, data=str(tmp_path / "manifest.jsonl"), num_shards=2, title="local")
+    data, journals = str(tmp_path / "manifest.jsonl"), str(tmp_path / "journals")
+    evaluate(url=url, data=data, num_shards=2, title="local", journals=journals)
     (path,) = kfp_outputs.glob("*/score/report")
     report = read_report(path)
     assert report["title"] == "local"
@@ -105,6 +105,7 @@ def test_a_pipeline_that_breaks_off_leaves_nothing_half_way(
     from pipelines.definitions import promote
 
     site = Site(tmp_path, serve_app, "Knative", {STABLE: 20, CANDIDATE: 2})
+    site.services[CANDIDATE].inputs = ("audio", "draft")
     monkeypatch.setenv("KUBECONFIG", str(site.kubeconfig))
     values: dict[str, Any] = {"plan": {"steps": [25, 100], "soak_s": 0.01, "poll_s": 0.002}}
     with pytest.raises(RuntimeError):
@@ -115,9 +116,19 @@ def test_a_pipeline_that_breaks_off_leaves_nothing_half_way(
             data=str(site.manifest),
             ingress=site.ingress,
             num_shards=1,
+            concurrency=1,
+            send_language=True,
+            drafts=True,
+            journals=str(tmp_path / "journals"),
             cluster_by="room",  # no recording says its room: scoring fails
             **values,
         )
+    assert site.proxy.order == [STABLE, CANDIDATE] * NUM_CLIPS  # each recording of both in turn
+    stable, candidate = (site.services[uri].asked for uri in (STABLE, CANDIDATE))
+    assert {said.language for said in (*stable, *candidate)} == {"English"}
+    assert {said.draft for said in stable} == {None}
+    heard = [site.services[STABLE].answer(said.audio)["text"] for said in candidate]
+    assert [said.draft for said in candidate] == heard
     assert site.cluster.split() == {STABLE: 100}
     (state,) = site.cluster.config_maps.values()
     found = json.loads(state["data"]["state.json"])
@@ -143,7 +154,8 @@ def test_drift_fails_a_scheduled_run_after_its_report_is_kept(
     evaluate(read_manifest(manifest), ServiceOptions(before), tmp_path / "accepted")
     now = serve_app(Service(answers(30)).app())
     webhook = serve_app(Starlette(routes=[Route("/", hook, methods=["POST"])]))
-    given = {"baseline": str(tmp_path / "accepted/report.json"), "data": str(manifest)}
+    given = {"baseline": str(tmp_path / "accepted/report.json"), "data": str(manifest),
+             "journals": str(tmp_path / "journals")}  # fmt: skip
     with pytest.raises(RuntimeError, match="alarm"):
         scheduled(url=now, webhook=webhook + "/", **given)
     (summary,) = kfp_outputs.glob("*/drift/summary")
@@ -178,46 +190,18 @@ def test_every_parameter_that_a_step_uses_reaches_its_group() -> None:
                 assert wanted <= declared.keys(), (path.name, name, wanted - declared.keys())
 
 
-def test_the_workflow_object_does_not_grow_with_the_shards(tmp_path: Path) -> None:
-    """Argo keeps every node of every loop turn in one object; two times two shards were 630 kB of
-    the 1.5 MB that etcd takes. Each turn repeats what its step is compiled to in its four nodes.
-    """
-    manifest = tmp_path / "manifest.jsonl"
-    lines = [json.dumps({"audio": f"{i}.wav", "text": "one"}) for i in range(200)]
-    manifest.write_text("\n".join(lines))
-    where = {"url": "http://asr", "host_header": "", "checkpoint": ""}
-    turns = len(shards(str(manifest), 64, **where))
-    assert turns == len(shards(str(manifest), MAX_SHARDS, **where)) == MAX_SHARDS
-    measured, measured_turns = 630_000, 4
-    for name, loops in (("evaluate", 1), ("evaluate-in-process", 1), ("promote", 2)):
-        spec = next(yaml.safe_load_all((COMPILED / f"{name}.yaml").read_text()))
-        step = {
-            "component": spec["components"]["comp-transcribe"],
-            "executor": spec["deploymentSpec"]["executors"]["exec-transcribe"],
+def test_answers_alone_are_cached_by_what_they_depend_on() -> None:
+    """KFP compares a step's parameters and the names of its artifacts, not what is in them."""
+    for path in COMPILED.glob("*.yaml"):
+        spec = next(yaml.safe_load_all(path.read_text()))
+        steps = {
+            name
+            for part in (spec["root"], *spec["components"].values())
+            for name, task in part.get("dag", {}).get("tasks", {}).items()
+            if task.get("cachingOptions", {}).get("enableCache")
+            and "executorLabel" in spec["components"][task["componentRef"]["name"]]
         }
-        turn = 4 * len(json.dumps(step))
-        assert measured + (loops * turns - measured_turns) * turn < 1_000_000, name
-
-
-def test_a_shard_that_is_not_answered_fails_and_says_what_to_do(
-    tmp_path: Path, serve_app: Serve
-) -> None:
-    manifest = write_clips(tmp_path)
-    service = Service(answers(0), failures=[JSONResponse({"error": "no"}, 400)] * 3 * NUM_CLIPS)
-    shard = {"index": 0, "of": 1, "first": 0, "step": 1, "host_header": "", "checkpoint": ""}
-    shard["url"] = serve_app(service.app())
-    paused: list[float] = []
-    given = {"model": "qwen3-asr", "protocol": "v2", "concurrency": 4}
-    journal = str(tmp_path / "journal.jsonl")
-    message = r"40 of 40 recordings were not answered \(.*\); .* At most 5% may fail"
-    with pytest.raises(PipelineError, match=message):
-        transcribe_or_fail(
-            str(manifest), journal, shard, max_failed=0.05, sleep=paused.append, **given
-        )
-    assert len(paused) == 2  # what may pass by itself was waited for
-    service.failures.clear()
-    transcribe_or_fail(str(manifest), journal, shard, max_failed=0.05, sleep=paused.append, **given)
-    assert len(paused) == 2
+        assert steps == ({"transcribe"} if path.stem == "evaluate" else set()), path.name
 
 
 def use(monkeypatch: pytest.MonkeyPatch, site: Site) -> None:

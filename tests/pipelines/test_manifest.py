@@ -117,7 +117,7 @@ def test_what_is_written_is_read_back(
 def test_paths_below_the_manifest_are_written_relative(tmp_path: Path) -> None:
     write_manifest(tmp_path / "m.jsonl", [Clip("1", str(tmp_path / "a/1.wav"), "x")])
     assert json.loads((tmp_path / "m.jsonl").read_text())["audio"] == "a/1.wav"
-    assert resolve_audio("a/1.wav", tmp_path) == str(tmp_path / "a/1.wav")
+    assert resolve_audio("a/1.wav", tmp_path, "m.jsonl:1") == str(tmp_path / "a/1.wav")
 
 
 def test_digest_follows_the_question_not_the_place() -> None:

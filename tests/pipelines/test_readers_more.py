@@ -190,3 +190,18 @@ def test_languages_are_found_and_said_where_from() -> None:
         assert source in said
     assert with_languages(clips[6:]) == (clips[6:], "")
     assert "from --language" in with_languages(clips[4:5], "Dutch")[1]
+
+
+def test_damaged_arrow_offsets_are_named(tmp_path: Path) -> None:
+    """pyarrow takes offsets as they are: reading beyond the file would end the process."""
+    pa = pytest.importorskip("pyarrow")
+    put(tmp_path / "a.wav")
+    path = tmp_path / "data-00000-of-00001.arrow"
+    arrow(path, pa.table({"file_name": ["a.wav"], "text": ["one two"]}))
+    whole = path.read_bytes()
+    offsets = (0).to_bytes(4, "little") + (7).to_bytes(4, "little")
+    before, found, after = whole.rpartition(offsets)
+    assert found
+    path.write_bytes(before + offsets[:4] + (2**31 - 1).to_bytes(4, "little") + after)
+    with pytest.raises(ManifestError, match="is damaged after row 0"):
+        read_dataset(tmp_path)

@@ -4,53 +4,93 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
-from tests.pipelines.simulation import Cell, simulate, summarize
+from pipelines.lib.intervals import DECIDING, REPORTED, paired_sums
+from tests.pipelines.simulation import (
+    PROMISED,
+    WITHIN,
+    WORLDS,
+    Cell,
+    evaluations,
+    simulate,
+    summarize,
+)
+from tests.pipelines.simulation_rows import Rows
 
 FIGURES = Path(__file__).with_name("gate_simulation.json")
 README = Path(__file__).parents[2] / "pipelines" / "README.md"
 SHORT = 150
+SOME = [
+    Cell(0.003, 0, 50, heavy=False, worse="at the margin"),
+    Cell(0.02, 10, 200, heavy=False, worse="at the margin"),
+    Cell(0.08, 40, 200, heavy=True, worse="equal"),
+    Cell(0.2, 0, 50, heavy=True, worse="at twice the margin"),
+]
 
 
-@pytest.mark.parametrize(
-    "cell",
-    [
-        Cell(0.003, 0, 50, heavy=False, worse="at the margin"),
-        Cell(0.02, 10, 200, heavy=False, worse="at the margin"),
-        Cell(0.08, 40, 200, heavy=True, worse="equal"),
-        Cell(0.2, 0, 200, heavy=False, worse="at twice the margin"),
-    ],
-)
+@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize("cell", SOME)
+def test_many_at_once_are_judged_as_the_library_judges_one(cell: Cell, world: str) -> None:
+    drawn = evaluations(np.random.default_rng(3), cell, 0.005, WORLDS[world], 25)
+    first, second, words, owners = drawn
+    rows = Rows.of(*drawn)
+    for limit, miss, care in ((0.0, 0.025, REPORTED), (0.005, 0.015, DECIDING)):
+        below, above = rows.below(limit, miss, care), rows.above(limit, miss, care)
+        for i in range(25):
+            one = paired_sums(first[i], second[i], words[i], owners.tolist()).estimate()
+            assert (one.below(limit, miss, care), one.above(limit, miss, care)) == (
+                below[i], above[i],
+            )  # fmt: skip
+
+
+@pytest.mark.parametrize("cell", SOME)
 def test_a_short_simulation(cell: Cell) -> None:
     """Three standard errors around what the long one promises."""
     found = simulate(cell, SHORT)
     assert found.covered >= 0.93 - 3 * (0.93 * 0.07 / SHORT) ** 0.5
-    allowed = {"equal": 1.0, "at the margin": 0.03, "at twice the margin": 0.005}[cell.worse]
+    allowed = PROMISED.get(cell.worse, 1.0)
     assert found.accepted <= allowed + 3 * (allowed * (1 - allowed) / SHORT) ** 0.5 + 1 / SHORT
 
 
-def test_the_recorded_figures_keep_the_promises() -> None:
-    recorded = json.loads(FIGURES.read_text(encoding="utf-8"))
-    assert recorded["summary"] == summarize(recorded["cells"])
-    assert recorded["summary"]["coverage"]["least"] >= 0.93
-    assert recorded["summary"]["rate_coverage"]["least"] >= 0.93
-    assert recorded["summary"]["accepted_at_the_margin"]["most"] <= 0.03
-    assert recorded["summary"]["accepted_at_twice_the_margin"]["most"] <= 0.005
+def figures() -> dict[str, Any]:
+    recorded: dict[str, Any] = json.loads(FIGURES.read_text(encoding="utf-8"))
+    return recorded
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_the_recorded_figures_keep_the_promises(world: str) -> None:
+    recorded = figures()
+    cells, summary = (recorded["worlds"][world][key] for key in ("cells", "summary"))
+    assert len(cells) == 216
+    assert summary == json.loads(json.dumps(summarize(cells)))
+    low, high = (
+        3 * (at * (1 - at) / recorded["repetitions"]) ** 0.5 for at in WITHIN
+    )  # of one cell
+    assert summary["coverage"]["least"] >= WITHIN[0] - low
+    assert summary["rate_coverage"]["least"] >= WITHIN[0] - low
+    assert summary["accepted_at_the_margin"]["most"] <= PROMISED["at the margin"]
+    assert summary["accepted_at_twice_the_margin"]["most"] <= PROMISED["at twice the margin"]
+    assert summary["within_93_to_97"] >= 0.8
+    # Wider than promised only where few recordings decide: then no answer is that fine.
+    wide = [cell["deciding"] for cell in cells if cell["covered"] > WITHIN[1] + high]
+    assert max(wide, default=0) <= 8
 
 
 def test_the_readme_quotes_the_recorded_figures() -> None:
-    summary = json.loads(FIGURES.read_text(encoding="utf-8"))["summary"]
     text = README.read_text(encoding="utf-8")
-    coverage = summary["coverage"]
-    for number in (
-        f"{coverage['least']:.1%}",
-        f"{coverage['mean']:.1%}",
-        f"{summary['accepted_at_the_margin']['most']:.1%}",
-        f"{summary['accepted_at_twice_the_margin']['most']:.1%}",
-    ):
-        assert number.replace("%", " %") in text
+    for found in figures()["worlds"].values():
+        summary = found["summary"]
+        for number in (
+            f"{summary['coverage']['mean']:.1%}",
+            f"{summary['within_93_to_97']:.0%}",
+            f"{summary['accepted_at_the_margin']['most']:.1%}",
+            f"{summary['accepted_at_twice_the_margin']['most']:.1%}",
+        ):
+            assert number.replace("%", " %") in text
 
 
 @pytest.mark.soak
@@ -59,9 +99,10 @@ def test_the_readme_quotes_the_recorded_figures() -> None:
 @pytest.mark.parametrize("speakers", [0, 10, 40])
 def test_a_long_simulation(wer: float, speakers: int) -> None:
     """Every kind of evaluation of the recorded figures, anew with another seed."""
-    for heavy in (False, True):
-        for clips in (50, 200, 1000):
-            for worse, allowed in (("at the margin", 0.03), ("at twice the margin", 0.005)):
-                found = simulate(Cell(wer, speakers, clips, heavy, worse), 2000, seed=2)
-                assert found.covered >= 0.925
-                assert found.accepted <= allowed + 0.005
+    for world in WORLDS:
+        for heavy in (False, True):
+            for clips in (50, 200, 1000):
+                for worse in ("at the margin", "at twice the margin"):
+                    found = simulate(Cell(wer, speakers, clips, heavy, worse), 2000, 2, world)
+                    assert found.covered >= 0.925
+                    assert found.accepted <= PROMISED[worse] + 0.005

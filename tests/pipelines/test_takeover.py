@@ -219,6 +219,27 @@ class TestKillMatrix:
             shares = stage.shares()
             assert shares[:-1] == sorted(shares[:-1])
 
+    def test_then_resume(self, start: Start, mode: str, lost: bool) -> None:
+        """Whatever had traffic is promoted by it, also where only the last write is missing."""
+        for stage in self.killed(start, mode, lost):
+            state = stage.reach().read_state()
+            rollout = stage.rollout("resume")
+            if state is None:
+                with pytest.raises(RolloutError, match="there is no rollout"):
+                    rollout.resume()
+                continue
+            if state.phase is Phase.PROMOTED and state.done:
+                with pytest.raises(RolloutError, match="nothing moves"):
+                    rollout.resume()
+            else:
+                assert rollout.resume() is False  # nobody is alive to go on
+            if state.phase is Phase.DARK:  # not judged yet: `promote` again
+                assert whole(stage, "run-2").promoted
+            else:
+                assert rollout.shift(state.reasons).promoted
+            assert stage.fake.split() == {CANDIDATE: 100}
+            assert stage.rollout("look").status()["settled"]
+
     def test_then_another_candidate(self, start: Start, mode: str, lost: bool) -> None:
         for stage in self.killed(start, mode, lost):
             state = stage.reach().read_state()

@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from starlette.responses import JSONResponse, Response
@@ -200,20 +201,30 @@ def test_two_versions_are_asked_in_turn(tmp_path: Path, serve_app: Serve) -> Non
     assert order == []
 
 
+@pytest.mark.parametrize("forced", [False, True])
 @pytest.mark.parametrize("inputs", [("audio",), ("audio", "draft")])
 def test_drafts_go_to_a_candidate_that_takes_them(
-    tmp_path: Path, serve_app: Serve, inputs: tuple[str, ...]
+    tmp_path: Path, serve_app: Serve, inputs: tuple[str, ...], forced: bool
 ) -> None:
+    """As its own answer would begin: with the language, unless that is forced."""
     clips = make_clips(tmp_path, 4)
     candidate = Service(checkpoint="new", inputs=inputs)
-    stable = Service(lambda audio: {"text": "heard " + audio.decode()}, inputs=("audio", "draft"))
+
+    def heard(audio: bytes) -> dict[str, Any]:
+        return {"text": "heard " + audio.decode(), "language": "English"}
+
+    stable = Service(heard, inputs=("audio", "draft"))
     targets = [
-        Target(options(serve_app(service.app())), tmp_path / f"{i}.jsonl")
+        Target(
+            replace(options(serve_app(service.app())), send_language=forced),
+            tmp_path / f"{i}.jsonl",
+        )
         for i, service in enumerate((stable, candidate))
     ]
     _, records = transcribe_together(clips, targets, AskOptions(drafts=True))
     assert {said.draft for said in stable.asked} == {None}
-    wanted = {f"heard words {i}" for i in range(4)} if "draft" in inputs else {None}
+    header = "" if forced else "language English<asr_text>"
+    wanted = {f"{header}heard words {i}" for i in range(4)} if "draft" in inputs else {None}
     assert {said.draft for said in candidate.asked} == wanted
     assert [r.drafted for r in records] == ["draft" in inputs or None] * 4
 

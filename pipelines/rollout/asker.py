@@ -7,22 +7,19 @@ Services that do not say are told apart by the status only, and that is logged.
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
 
 from pipelines.lib.client import ServiceOptions
 from pipelines.lib.errors import PipelineError
+from pipelines.lib.identity import metric_labels, model_digest
 
 NUM_ASKED = 12  # in a row, of one version's own address
 ALPHA = 1e-6  # chance to call a right split wrong
-PROPERTY = "model_identity"
-INFO = re.compile(r"^qwen3_asr_model_info\{(.*)\} 1(?:\.0)?$", re.MULTILINE)
 FROM_METRICS = "metrics: "
 
 
@@ -70,7 +67,7 @@ class Asker:
                 for _ in range(number):
                     response = http.get(f"{base}/v2/models/{self._service.model}")
                     response.raise_for_status()
-                    found[_identity(response.json()) or _from_metrics(http, base)] += 1
+                    found[model_digest(response.json()) or _from_metrics(http, base)] += 1
         except httpx.HTTPStatusError as error:
             said = f"HTTP {error.response.status_code}"
             raise IdentityError(f"{url}: metadata cannot be asked: {said}") from error
@@ -97,15 +94,6 @@ class Asker:
                 raise IdentityError(f"{url}: several models answer at one address: {who}")
 
 
-def _identity(document: Any) -> str | None:
-    """From V2 metadata; None when it does not say."""
-    for key in ("properties", "parameters"):
-        properties = document.get(key) if isinstance(document, dict) else None
-        if isinstance(properties, dict) and properties.get(PROPERTY):
-            return str(properties[PROPERTY])
-    return None
-
-
 def _from_metrics(http: httpx.Client, base: str) -> str | None:
     """From `qwen3_asr_model_info`, for services whose metadata does not say it.
 
@@ -113,8 +101,8 @@ def _from_metrics(http: httpx.Client, base: str) -> str | None:
     nothing (see `Identities.differ`).
     """
     page = http.get(f"{base}/metrics")
-    labels = INFO.search(page.text) if page.is_success else None
-    return f"{FROM_METRICS}{labels[1]}" if labels else None
+    labels = metric_labels(page.text) if page.is_success else {}
+    return f"{FROM_METRICS}{labels}" if labels else None
 
 
 def fits(found: int, number: int, percent: int) -> bool:
