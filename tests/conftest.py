@@ -17,7 +17,8 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     if reporter is None or config.option.collectonly or len(session.items) < 100:
         return
     session.stash[_BEGAN] = time.monotonic()
-    before: dict[str, float] = (config.cache and config.cache.get(_KEY, {})) or {}
+    cache = getattr(config, "cache", None)  # not there with -p no:cacheprovider
+    before: dict[str, float] = (cache and cache.get(_KEY, {})) or {}
     number = len(session.items)
     nearest = min(before, key=lambda each: abs(int(each) - number), default=None)
     said = f"{number} tests"
@@ -31,11 +32,11 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Remember it for the next time."""
-    began_s = session.stash.get(_BEGAN, None)
-    if began_s is None or session.config.cache is None or session.shouldstop or session.shouldfail:
+    began_s, cache = session.stash.get(_BEGAN, None), getattr(session.config, "cache", None)
+    if began_s is None or cache is None or session.shouldstop or session.shouldfail:
         return
-    before: dict[str, float] = session.config.cache.get(_KEY, {})
+    before: dict[str, float] = cache.get(_KEY, {})
     number = len(session.items)
     kept = {each: s for each, s in before.items() if abs(int(each) - number) > number / 4}
     kept[str(number)] = time.monotonic() - began_s
-    session.config.cache.set(_KEY, kept)
+    cache.set(_KEY, kept)

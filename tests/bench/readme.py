@@ -71,6 +71,64 @@ HTTP_ROWS = {
     "8 x 8 s openai": "8 s WAV, 8 in flight",
     "one clip": "one 10 s WAV alone, whole",
 }
+_SHORT = ", with the plain prefill's short path"  # how the file calls what is served
+LIVE_ROWS = {"1000 x 4 s": (1000, 4.0), "500 x 24 s": (500, 24.0)}
+# (file of results, its row, what it is)
+SPEED_ROWS = (
+    ("http-h200", "1.7B fronts 256 x 30 s openai", (
+        "over HTTP, OpenAI's route: 30 s WAV, 256 in flight",
+        "经 HTTP，OpenAI 接口：30 秒 WAV，256 路并发",
+    )),
+    ("http-h200", "1.7B fronts 64 x 30 s openai", ("64 in flight", "64 路并发")),
+    ("http-h200", "1.7B fronts 256 x 10 s openai", (
+        "10 s WAV, 256 in flight",
+        "10 秒 WAV，256 路并发",
+    )),
+    ("http-h200", "1.7B fronts 256 x 30 s openai flac", (
+        "30 s FLAC, 256 in flight",
+        "30 秒 FLAC，256 路并发",
+    )),
+    ("http-h200", "1.7B fronts 256 x 30 s openai mp3", (
+        "30 s MP3, 48 kHz stereo, 256 in flight",
+        "30 秒 MP3，48 kHz 双声道，256 路并发",
+    )),
+    ("http-h200", "1.7B fronts one clip", (
+        "one 10 s WAV alone, whole",
+        "单条 10 秒 WAV，完整结果",
+    )),
+    ("live-sockets-h200", "1000 x 4 s", (
+        "live, 1,000 streams of utterances of 4 s: from audio to its text, p95",
+        "实时，1,000 路、每句 4 秒：从音频到文本，p95",
+    )),
+    ("live-sockets-h200", "500 x 24 s", (
+        "500 streams that do not pause for 24 s, p95",
+        "500 路、连续 24 秒不停顿，p95",
+    )),
+    ("offline-h200", "1.7B offline 30 s", (
+        "engine alone: 30 s clips, 512 at once",
+        "仅引擎：30 秒音频，512 路并发",
+    )),
+    ("reuse-h200", f"1.7B offline 10 s{_SHORT}", (
+        "10 s clips, 512 at once",
+        "10 秒音频，512 路并发",
+    )),
+    ("reuse-h200", f"1.7B one 10 s clip{_SHORT}", (
+        "one 10 s clip, to the last token",
+        "单条 10 秒音频，到最后一个 token",
+    )),
+    ("reuse-h200", f"1.7B one 30 s clip, first token{_SHORT}", (
+        "one 30 s clip, to the first token",
+        "单条 30 秒音频，到首个 token",
+    )),
+    ("reuse-h200", "1.7B 10 s draft", (
+        "one 10 s clip with a right draft, to the last token",
+        "单条 10 秒音频，草稿正确，到最后一个 token",
+    )),
+    ("offline-h200", "0.6B offline 30 s", (
+        "0.6B: 30 s clips, 512 at once",
+        "0.6B：30 秒音频，512 路并发",
+    )),
+)  # fmt: skip
 HTTP_HEADS = ("load", "measured", "median latency", "fronts", "decoders", "engine")
 OWN_WORK_ROWS = ("V2 binary", "V2 JSON", "OpenAI", "gRPC")
 OWN_WORK_HEADS = ("p50, one 10 s WAV at a time", *OWN_WORK_ROWS)
@@ -114,6 +172,22 @@ def performance(results: dict[str, Any], language: int) -> str:
             f"{_figure(row['value'], ratio=not unit)}{unit}",
             "" if bound is None else _figure(bound),
         ]
+        lines.append(f"| {names[language]} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def speed(results: dict[str, Any], language: int) -> str:
+    """The whole server, live speech and the engine alone, on one H200."""
+    lines = [f"| {' | '.join(HEADS[language])} |", "| --- | ---: | ---: |"]
+    for file, key, names in SPEED_ROWS:
+        rows, limits = results[file]["rows"], results["offline-h200"]["limits"]
+        if isinstance(rows, list):
+            [row] = [r for r in rows if (r["streams"], r["utterance_s"]) == LIVE_ROWS[key]]
+            value, unit = row["p95_ms"], "ms"
+        else:
+            value, unit = rows[key]["value"], rows[key]["unit"]
+        bound = limits.get(key.removesuffix(_SHORT))
+        cells = (f"{_figure(value)} {unit}", "" if bound is None else _figure(bound))
         lines.append(f"| {names[language]} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -228,7 +302,8 @@ def _read(name: str) -> dict[str, Any]:
 
 
 TABLES = (
-    Table("performance", performance, load_results, FILES),
+    Table("speed", speed, lambda: {file: _read(f"{file}.json") for file, *_ in SPEED_ROWS}, FILES),
+    Table("performance", performance, load_results, ENGINE),
     Table("http", http, lambda: _read("http-h200.json"), ENGINE),
     Table("own-work", own_work, lambda: _read("own-work.json"), ENGINE),
     Table("precision", precision, lambda: _read("precision-h100.json"), ENGINE),
