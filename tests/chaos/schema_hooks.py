@@ -1,19 +1,11 @@
-"""What schemathesis cannot guess: recordings, languages, contexts. Its command line loads this.
-
-And what a schema cannot say: that a tensor's data fit its shape, that a text is said in the
-recording, that a recording has one channel. Of a body that is meant to be valid such parts are
-made so before it is sent; bodies that are meant to be invalid are sent as they are.
-"""
+"""What schemathesis cannot guess: recordings, languages, contexts. Its command line loads this."""
 
 from __future__ import annotations
 
 import base64
 import io
-import json
-import struct
 import wave
 from pathlib import Path
-from typing import Any
 
 import schemathesis
 from hypothesis import strategies as st
@@ -22,7 +14,7 @@ SAID = "Remind me to call my sister at 7:30."
 SPEECH = (Path(__file__).parents[2] / "predictor" / "recordings" / "demo-en-1.flac").read_bytes()
 
 
-def _recording(num_samples: int) -> bytes:
+def recording_of(num_samples: int) -> bytes:
     buffer = io.BytesIO()
     with wave.open(buffer, "wb") as file:
         file.setnchannels(1)
@@ -32,7 +24,7 @@ def _recording(num_samples: int) -> bytes:
     return buffer.getvalue()
 
 
-_recordings = st.integers(800, 8000).map(_recording)
+_recordings = st.integers(800, 8000).map(recording_of)
 schemathesis.openapi.format("binary", _recordings)
 schemathesis.openapi.format("byte", _recordings.map(lambda data: base64.b64encode(data).decode()))
 schemathesis.openapi.format("language", st.sampled_from(["en", "zh-HK", "Français", "auto"]))
@@ -41,69 +33,3 @@ schemathesis.openapi.format("said", st.just(SAID))
 schemathesis.openapi.format("context", st.text(max_size=60))
 for media_type in ("audio/*", "video/*", "application/octet-stream"):
     schemathesis.openapi.media_type(media_type, _recordings)
-
-
-@schemathesis.hook
-def before_call(_context: Any, case: Any, _kwargs: Any) -> None:
-    """Makes valid what is meant to be."""
-    meta = case.meta
-    if meta is None or not meta.generation.mode.is_positive:
-        return
-    path = case.operation.path
-    if "model_name" in case.path_parameters:
-        case.path_parameters["model_name"] = "qwen3-asr"
-    if "/infer" in path:
-        _fit_tensors(case)
-    elif path.endswith("/alignments") and isinstance(case.body, dict):
-        case.body |= {"file": SPEECH, "text": SAID, "language": "en"}
-    elif path.endswith(("/transcriptions", "/v1/jobs")) and isinstance(case.body, dict):
-        _fit_format(case.body)
-    elif path.endswith(":predict") and case.media_type == "application/json":
-        case.query.clear()  # it is the form of raw bodies
-    for fields in _hearing_fields(case):
-        _fit_hearing(fields)
-
-
-def _hearing_fields(case: Any) -> list[dict[str, Any]]:
-    """Where a request may say which channel to hear."""
-    body = case.body if isinstance(case.body, dict) else {}
-    found = [case.query, body, body.get("parameters"), *body.get("instances", ())]
-    return [fields for fields in found if isinstance(fields, dict)]
-
-
-def _fit_hearing(fields: dict[str, Any]) -> None:
-    """One channel, one track, and a server without an aligner."""
-    for name, most in (("channel", ("mix", "separate", "")), ("track", ("",))):
-        if name in fields and fields[name] not in most:
-            fields[name] = "0"
-    if "words" in fields:
-        fields["words"] = False if fields["words"] in (True, False) else "false"
-    for name in ("timestamp_granularities[]", "timestamp_granularities"):
-        if name in fields:
-            fields[name] = ["segment"] * min(1, len(fields[name]))
-
-
-def _fit_format(fields: dict[str, Any]) -> None:
-    """What goes with some forms of the answer only."""
-    chosen = fields.get("response_format", "json")
-    if chosen not in ("json", "text"):
-        fields.pop("stream", None)
-    if chosen != "json":
-        fields.pop("include[]", None)
-    if chosen != "verbose_json":
-        fields.pop("timestamp_granularities[]", None)
-
-
-def _fit_tensors(case: Any) -> None:
-    recording = _recording(1600)
-    tensor: dict[str, Any] = {"name": "audio", "datatype": "BYTES", "shape": [1]}
-    if case.media_type == "application/json":
-        case.headers.pop("Inference-Header-Content-Length", None)
-        case.body.get("parameters", {}).pop("sample_rate", None)  # it goes with waveforms
-        case.body["inputs"] = [{**tensor, "data": [base64.b64encode(recording).decode()]}]
-        return
-    raw = struct.pack("<I", len(recording)) + recording
-    tensor["parameters"] = {"binary_data_size": len(raw)}
-    head = json.dumps({"inputs": [tensor]}).encode()
-    case.headers["Inference-Header-Content-Length"] = str(len(head))
-    case.body = head + raw
