@@ -112,9 +112,9 @@ class RealtimeConfig:
         if "final_redecode" in fields:
             redecode = _boolean("session.final_redecode", fields["final_redecode"])
             config = replace(config, final_redecode=redecode)
-        audio = _object("session.audio", fields.get("audio") or {})
+        audio = _object("session.audio", _given(fields, "audio"))
         _known("session.audio", audio, ("input",))
-        return config._with_input(audio.get("input") or {}, served_names)
+        return config._with_input(_given(audio, "input"), served_names)
 
     def _with_input(self, given: object, served_names: Sequence[str]) -> RealtimeConfig:
         name = "session.audio.input"
@@ -146,7 +146,8 @@ class RealtimeConfig:
         if "language" in fields or "languages" in fields:
             config = replace(config, language=_language(name, fields))
         if "prompt" in fields:
-            config = replace(config, prompt=_text(f"{name}.prompt", fields["prompt"] or ""))
+            prompt = "" if fields["prompt"] is None else fields["prompt"]
+            config = replace(config, prompt=_text(f"{name}.prompt", prompt))
         if "keywords" in fields:
             config = replace(config, keywords=_keywords(f"{name}.keywords", fields["keywords"]))
         if fields.get("delay") is not None:
@@ -165,7 +166,7 @@ def from_legacy(session: object) -> dict[str, Any]:
     _known("session", fields, names)
     given: dict[str, Any] = {}
     if (wire := fields.get("input_audio_format")) is not None:
-        if wire not in LEGACY_FORMATS:
+        if not isinstance(wire, str) or wire not in LEGACY_FORMATS:
             raise _bad("session.input_audio_format", wire, list(LEGACY_FORMATS))
         given["format"] = {"type": LEGACY_FORMATS[wire]}
     for theirs, ours in (
@@ -188,7 +189,7 @@ def _wire(name: str, given: object) -> WireFormat:
     fields = _object(name, given)
     _known(name, fields, ("type", "rate"))
     kind = fields.get("type", "audio/pcm")
-    if kind not in FORMATS:
+    if not isinstance(kind, str) or kind not in FORMATS:
         raise _bad(f"{name}.type", kind, list(FORMATS))
     if FORMATS[kind] == "pcmu":
         return WireFormat("pcmu", 8_000)
@@ -209,7 +210,7 @@ def _turns(name: str, given: object, before: TurnDetection | None) -> TurnDetect
     if fields.get("type", "server_vad") != "server_vad":
         raise _bad(f"{name}.type", fields["type"], ["server_vad", None])
     for unusable in UNUSABLE:
-        if fields.get(unusable) not in (None, False):
+        if fields.get(unusable) is not None and fields[unusable] is not False:
             raise _bad(f"{name}.{unusable}", fields[unusable], "left out: sessions only transcribe")
     turns = before or TurnDetection()
     return TurnDetection(
@@ -267,6 +268,11 @@ def _object(name: str, given: object) -> Json:
     if not isinstance(given, dict):
         raise _bad(name, given, "an object")
     return given
+
+
+def _given(fields: Json, name: str) -> object:
+    """The field, {} for one that is null or left out."""
+    return {} if fields.get(name) is None else fields[name]
 
 
 def _known(name: str, fields: Json, allowed: Sequence[str]) -> None:

@@ -62,8 +62,8 @@ _TURNS = object_of(
     {
         "type": {"const": "server_vad"},
         "threshold": nullable({"type": "number", "minimum": 0, "maximum": 1}),
-        "prefix_padding_ms": nullable({"type": "integer", "minimum": 0, "maximum": 2000}),
-        "silence_duration_ms": nullable({"type": "integer", "minimum": 100, "maximum": 5000}),
+        "prefix_padding_ms": nullable({"type": "number", "minimum": 0, "maximum": 2000}),
+        "silence_duration_ms": nullable({"type": "number", "minimum": 100, "maximum": 5000}),
         **{name: {"enum": [None, False]} for name in UNUSABLE},
     },
     [],

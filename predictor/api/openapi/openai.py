@@ -48,7 +48,7 @@ TRANSCRIPTIONS = route(
         "text/plain": {"schema": STRING},
         "application/x-subrip": {"schema": STRING},
         "text/vtt": {"schema": STRING},
-        "text/event-stream": {"schema": STRING},
+        "text/event-stream": {},
     },
     body=form(
         openai.FILE_FIELD,
@@ -135,7 +135,7 @@ CHAT_COMPLETIONS = route(
                 }
             )
         ),
-        "text/event-stream": {"schema": STRING},
+        "text/event-stream": {},
     },
     body=json_content(
         object_of(
