@@ -46,7 +46,7 @@ FIELDS = (
     *HEARING_FIELDS,
     *CUE_LIMITS,
 )
-_BOOLEANS: Final = {"true": True, "1": True, "false": False, "0": False}
+BOOLEANS: Final = {"true": True, "1": True, "false": False, "0": False}
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,7 +228,7 @@ def _chunking_has_numbers(fields: dict[str, str]) -> bool:
 
 
 def _stream(given: str, response_format: ResponseFormat) -> bool:
-    stream = _BOOLEANS.get(given.strip().lower())
+    stream = BOOLEANS.get(given.strip().lower())
     if stream is None:
         raise InvalidInput("stream: must be true or false", field="stream", value=given[:60])
     if stream and response_format not in ("json", "text"):

@@ -30,6 +30,5 @@ schemathesis.openapi.format("byte", _recordings.map(lambda data: base64.b64encod
 schemathesis.openapi.format("language", st.sampled_from(["en", "zh-HK", "Français", "auto"]))
 schemathesis.openapi.format("model", st.just("qwen3-asr"))
 schemathesis.openapi.format("said", st.just(SAID))
-schemathesis.openapi.format("context", st.text(max_size=60))
 for media_type in ("audio/*", "video/*", "application/octet-stream"):
     schemathesis.openapi.media_type(media_type, _recordings)

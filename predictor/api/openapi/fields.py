@@ -31,14 +31,12 @@ MODEL: Schema = {
 }
 CONTEXT: Schema = {
     "type": "string",
-    "format": "context",
     "description": "Hot words or any text that helps.",
 }
 
 
 DRAFT: Schema = {
     "type": "string",
-    "format": "context",
     "maxLength": MAX_DRAFT_CHARS,
     "description": "What may be said: with a language, an answer that agrees comes sooner. The "
     "answer is the same whatever stands here.",

@@ -63,7 +63,10 @@ TRANSCRIPTIONS = route(
             ),
             openai.INCLUDE: list_of({"const": "logprobs"}, description="With json only."),
             "chunking_strategy": {"const": "auto"},
-            "stream": {**BOOLEAN, "description": "True with json and text only."},
+            "stream": {
+                "enum": [True, False, *openai.BOOLEANS, ""],
+                "description": "True with json and text only.",
+            },
             **HEARING,
             **CUES,
         },
@@ -93,7 +96,11 @@ ALIGNMENTS = route(
 _AUDIO_PART = object_of(
     {
         "type": {"const": "input_audio"},
-        "input_audio": object_of({"data": {"type": "string", "format": "byte"}, "format": STRING}),
+        "input_audio": object_of(
+            {"data": {"type": "string", "format": "byte"}, "format": {}},
+            ["data"],
+            additionalProperties=False,
+        ),
     }
 )
 _TEXT_PART = object_of({"type": {"const": "text"}, "text": STRING})
