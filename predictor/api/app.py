@@ -101,7 +101,7 @@ def create_app(
         client_timeout_s=options.client_timeout_s,
         spool=spool,
     )
-    app.add_middleware(RefuseWhenFull, check_room=dataplane.model.check_room)
+    app.add_middleware(RefuseWhenFull, check_room=lambda: dataplane.model.check_room())
     app.add_middleware(RequireKey, keys=keys, routes=app.routes)
     app.add_middleware(HeadAndOptions, routes=app.routes)
     if options.cors_origins:
