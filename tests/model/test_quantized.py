@@ -98,11 +98,10 @@ def test_weights_are_rounded_to_the_nearest_of_their_rows_steps() -> None:
 
 
 def test_a_quantized_model_is_near_the_float_one(checkpoint: Path) -> None:
-    """Of logits: shift and scale of a few percent, far from the 140 % of an unrelated model. A
-    processor without VNNI gets half as many steps."""
+    """Of logits: shift and scale of a few percent, far from the 140 % of an unrelated model."""
     exact = logits(load_model(checkpoint, device=CPU, dtype=torch.float32))
     error = relative(logits(load(checkpoint)), exact)
-    assert 0.0005 < error < (0.1 if torch.cpu._is_vnni_supported() else 0.2)
+    assert 0.0005 < error < 0.1
 
 
 def test_every_large_matrix_of_layers_and_head_is_replaced(checkpoint: Path) -> None:
