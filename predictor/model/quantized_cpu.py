@@ -22,7 +22,6 @@ ENGINE = "fbgemm"  # the one whose operator takes float rows and gives float row
 DECODER_LINEARS = ("qkv", "attention_out", "gate_up", "ffn_out")
 ENCODER_LINEARS = ("qkv", "attention_out", "ffn_in", "ffn_out")
 WEIGHT_MAX = 127
-ZERO_POINT = 128  # the operator wants unsigned inputs
 LEAST_PEAK = 1e-30  # of a row: one of zeros has a scale, too
 CHUNK_ROWS = 4096  # of a weight that are quantized at once: bounds the copies
 
@@ -68,7 +67,8 @@ class Int8Linear(nn.Module):
         values, scale = quantize_rows(weight, WEIGHT_MAX)
         self._packed = _packed(values, scale)
         self._bias = None if bias is None else bias.detach().float()
-        self._step = 1 / input_max()
+        most = input_max()
+        self._step, self._zero_point = 1 / most, most + 1
 
     def forward(self, x: Tensor) -> Tensor:
         """[T, K] -> [T, N]"""
@@ -76,7 +76,7 @@ class Int8Linear(nn.Module):
         # for every row.
         peak = x.abs().amax(-1, keepdim=True).clamp_min_(LEAST_PEAK)  # [T, 1]
         y: Tensor = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(
-            x / peak, self._step, ZERO_POINT, self._packed
+            x / peak, self._step, self._zero_point, self._packed
         )
         y *= peak
         return y if self._bias is None else y.add_(self._bias)
@@ -112,7 +112,8 @@ def input_max() -> int:
     """Steps from zero to a row's peak.
 
     Without VNNI the products of two neighbours are added in 16 bits, where two of eight bits
-    overflow; one bit less in what goes in and they do not.
+    overflow. Inputs are unsigned there, about a zero point of one more than this: with one bit
+    less 127 is the largest, and 2 x 127 x 127 fits.
     """
     return 127 if torch.cpu._is_vnni_supported() else 63
 
