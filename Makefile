@@ -11,7 +11,8 @@ PIP = $(PY) -m pip install --progress-bar off --disable-pip-version-check
 TORCH_CPU_INDEX ?=
 LOCK = $(if $(TORCH_CPU_INDEX),<(awk '/^[a-z]/ {torch = /^(torch|torchaudio|triton|(nvidia|cuda)-[a-z0-9-]+)==/} !torch' requirements.lock),requirements.lock)
 CLIENTS := tests/clients/node_modules/.ready
-HALF := tests/align tests/api tests/audio tests/bench
+FIRST := tests/align tests/api tests/audio tests/bench
+SECOND := tests/manifests tests/model tests/notebooks tests/pipelines tests/settings tests/text
 SOAK_S ?= 600
 PORT ?= 8080
 
@@ -55,14 +56,16 @@ lint: setup ## ruff and mypy
 format: setup ## let ruff rewrite the files
 	@$(PY) -m ruff check --fix . && $(PY) -m ruff format .
 
-# Most tests wait for other processes, so two halves run side by side, each with one thread for torch:
+# Most tests wait for other processes, so three parts run side by side, each with one thread for torch:
 # threads that wait for each other on a busy processor would be several times as slow.
 test: setup lint $(CLIENTS) ## everything that needs no GPU and no cluster
 	@export OMP_NUM_THREADS=1; \
-	  $(PY) -m pytest -q -rs $(HALF) > $(VENV)/half.log 2>&1 & half=$$!; \
-	  $(PY) -m pytest -q -rs $(addprefix --ignore=,$(HALF)); rest_status=$$?; \
-	  wait $$half; half_status=$$?; cat $(VENV)/half.log; \
-	  exit $$((half_status + rest_status))
+	  $(PY) -m pytest -q -rs $(FIRST) > $(VENV)/first.log 2>&1 & first=$$!; \
+	  $(PY) -m pytest -q -rs $(SECOND) > $(VENV)/second.log 2>&1 & second=$$!; \
+	  $(PY) -m pytest -q -rs $(addprefix --ignore=,$(FIRST) $(SECOND)); status=$$?; \
+	  wait $$first || status=1; cat $(VENV)/first.log; \
+	  wait $$second || status=1; cat $(VENV)/second.log; \
+	  exit $$status
 
 soak: setup ## the long tests: hostile requests for SOAK_S seconds, whole sets through live sessions
 	@SOAK_S=$(SOAK_S) $(PY) -m pytest -q -s --timeout=0 tests/chaos

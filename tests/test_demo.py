@@ -11,7 +11,7 @@ from predictor.demo import RECORDINGS
 
 def run(*flags: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "predictor.demo", *flags]
-    return subprocess.run(command, capture_output=True, text=True, timeout=200)
+    return subprocess.run(command, capture_output=True, text=True, timeout=800)
 
 
 def test_the_demo_hears_what_was_said() -> None:

@@ -54,7 +54,7 @@ def heard(aliased: Any, wav_file: Path) -> dict[str, Any]:
     if not (HERE / "node_modules").is_dir():
         pytest.skip("npm ci has not been run in tests/clients: Node's clients are NOT tested")
     command = [node, "sessions.mjs", f"{aliased.url}/v1", str(wav_file)]
-    done = subprocess.run(command, cwd=HERE, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(command, cwd=HERE, capture_output=True, text=True, timeout=800)
     assert done.returncode == 0, done.stderr
     answer: dict[str, Any] = json.loads(done.stdout)
     return answer
@@ -88,7 +88,7 @@ def test_javas_http_client(server: Any, wav_file: Path, said: list[dict[str, Any
     java = _needs("java")
     url = f"{server.url}/v1/models/{MODEL}:predict"
     command = [java, str(HERE / "H2c.java"), url, str(wav_file)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=800)
     assert done.returncode == 0, done.stderr
     answers = [json.loads(line) for line in done.stdout.splitlines() if line]
     assert [a["predictions"][0]["text"] for a in answers] == [said[0]["text"]] * 2
@@ -120,7 +120,7 @@ def test_openais_realtime_client_for_node(
     command = [node, "realtime.mjs", base, str(tmp_path / "two.pcm"), "right"]
     environment = {**os.environ, "NODE_EXTRA_CA_CERTS": str(cert)}
     done = subprocess.run(
-        command, cwd=HERE, capture_output=True, text=True, timeout=240, env=environment
+        command, cwd=HERE, capture_output=True, text=True, timeout=800, env=environment
     )
     assert done.returncode == 0, done.stderr
     heard = json.loads(done.stdout)
