@@ -200,7 +200,7 @@ def assert_asked_in_turn(outputs: Path, most_apart: int) -> None:
     """Neither version has the quiet hour: at any time both were asked about as often."""
     started: list[tuple[float, int]] = []
     for version, step in (("stable", 1), ("candidate", -1)):
-        (journal,) = outputs.glob(f"*/transcribe-both/{version}")
+        (journal,) = outputs.glob(f"**/transcribe-both/{version}")
         started += [(record.started_at, step) for record in read_journal(journal)[1]]
     apart = list(accumulate(step for _, step in sorted(started)))
     assert max(map(abs, apart)) <= most_apart
