@@ -145,7 +145,7 @@ class JobStore:
         now = self._clock()
         with self._transaction() as connection:
             row = connection.execute(
-                f"SELECT id FROM jobs WHERE {_UNFINISHED} AND held_until_s <= ?"  # noqa: S608
+                f"SELECT id FROM jobs WHERE {_UNFINISHED} AND held_until_s <= ?"  # noqa: S608  constants of this file
                 " ORDER BY created_s, id LIMIT 1",
                 (now,),
             ).fetchone()
@@ -242,7 +242,7 @@ class JobStore:
         now = self._clock()
         with self._transaction() as connection:
             connection.execute("DELETE FROM jobs WHERE ended_s <= ?", (now - self.limits.ttl_s,))
-            rows = connection.execute(f"SELECT id FROM jobs WHERE {_UNFINISHED}")  # noqa: S608
+            rows = connection.execute(f"SELECT id FROM jobs WHERE {_UNFINISHED}")  # noqa: S608  constants of this file
             needed = {row["id"] for row in rows}
         for path in self._audio.iterdir():
             try:
@@ -340,7 +340,7 @@ class JobStore:
         """A transaction of the job's holder, whose lease begins anew."""
         with self._transaction() as connection:
             renewed = connection.execute(
-                f"UPDATE jobs SET held_until_s = ? WHERE id = ? AND holder = ? AND {_UNFINISHED}",  # noqa: S608
+                f"UPDATE jobs SET held_until_s = ? WHERE id = ? AND holder = ? AND {_UNFINISHED}",  # noqa: S608  constants of this file
                 (self._clock() + self.limits.lease_s, job_id, holder),
             )
             if not renewed.rowcount:
@@ -355,7 +355,7 @@ class JobStore:
     def _rows(
         connection: sqlite3.Connection, where: str, values: tuple[Any, ...]
     ) -> list[JobRecord]:
-        query = f"SELECT * FROM jobs WHERE {where}"  # noqa: S608
+        query = f"SELECT * FROM jobs WHERE {where}"  # noqa: S608  constants of this file
         return [_record(row) for row in connection.execute(query, values).fetchall()]
 
 

@@ -64,6 +64,8 @@ class Metrics:
         figures = CollectorRegistry() if is_shared else registry
         self.registry = figures  # what a scrape reads
         self._declare_requests(registry)
+        self._declare_decoding(registry)
+        self._declare_aligner(registry)
         self._declare_audio(registry)
         self._declare_model(registry)
         self._declare_live(registry)
@@ -112,6 +114,15 @@ class Metrics:
             buckets=LATENCY_BUCKETS_S,
             registry=registry,
         )
+        self.requests_in_flight = Gauge(
+            "qwen3_asr_requests_in_flight",
+            "Requests being handled now.",
+            ["protocol"],
+            multiprocess_mode="livesum",
+            registry=registry,
+        )
+
+    def _declare_decoding(self, registry: CollectorRegistry) -> None:
         self.audio_decode_seconds = Histogram(
             "qwen3_asr_audio_decode_seconds",
             "Decoding and resampling one recording, waiting for a decoder included.",
@@ -130,6 +141,8 @@ class Metrics:
             "Decoder processes that crashed, or took longer than they may, and were replaced.",
             registry=registry,
         )
+
+    def _declare_aligner(self, registry: CollectorRegistry) -> None:
         self.aligner_waiting = Gauge(
             "qwen3_asr_aligner_waiting",
             "Pieces that wait for the times of their words, or get them now.",
@@ -149,13 +162,6 @@ class Metrics:
             "qwen3_asr_aligner_seconds",
             "Times of the words of one piece, waiting for the aligner included.",
             buckets=LATENCY_BUCKETS_S,
-            registry=registry,
-        )
-        self.requests_in_flight = Gauge(
-            "qwen3_asr_requests_in_flight",
-            "Requests being handled now.",
-            ["protocol"],
-            multiprocess_mode="livesum",
             registry=registry,
         )
 
