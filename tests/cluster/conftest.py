@@ -128,7 +128,7 @@ def real_target() -> Target:
         versions["knative"] = _version(apps, "controller", "knative-serving")
 
     def run_in(namespace: str, pod: str, command: list[str]) -> str:
-        said: str = stream.stream(
+        session = stream.stream(
             cluster.core.connect_get_namespaced_pod_exec,
             pod,
             namespace,
@@ -138,7 +138,11 @@ def real_target() -> Target:
             stdin=False,
             stdout=True,
             tty=False,
+            _preload_content=False,  # else the client leaves its socket open
         )
+        with contextlib.closing(session):
+            session.run_forever(timeout=60)
+            said: str = session.read_all()
         return said
 
     gateway = Entry(os.environ.get("QWEN3_ASR_GATEWAY", os.environ.get("QWEN3_ASR_ENTRY")))

@@ -81,7 +81,7 @@ def test_a_scale_down_loses_no_session(deploy: Deploy, target: Target, record: R
         service["metadata"]["annotations"] |= {
             SCALING + "initial-scale": "2",
             SCALING + "window": "6s",
-            SCALING + "scale-down-delay": "30s",  # time to open the sessions
+            SCALING + "scale-down-delay": "120s",  # time to open the sessions
         }
         predictor = service["spec"]["predictor"]
         predictor["timeout"] = 300
