@@ -24,6 +24,9 @@ knative() {
     # Without a domain every service is the cluster's own, and Kourier's address knows none.
     kubectl patch configmap config-domain --namespace knative-serving --type merge --patch '{"data": {"example.com": ""}}'
     kubectl patch service kourier --namespace kourier-system --patch "{\"spec\": {\"externalIPs\": [\"$NODE\"]}}"
+    # A node of two cores: what is left of them is for the tests.
+    kubectl set resources deployment --all --namespace knative-serving --requests=cpu=50m
+    kubectl set resources deployment --all --namespace kourier-system --requests=cpu=50m
     kubectl wait --for=condition=Available deployment --all --namespace knative-serving --timeout=10m
     kubectl wait --for=condition=Available deployment --all --namespace kourier-system --timeout=10m
 }
@@ -83,7 +86,9 @@ data:
     gateway: {controllerName: gateway.envoyproxy.io/gatewayclass-controller}
     provider:
       type: Kubernetes
-      kubernetes: {shutdownManager: {image: "dev.local/envoy-gateway:v$ENVOY_GATEWAY"}}
+      kubernetes:
+        shutdownManager: {image: "dev.local/envoy-gateway:v$ENVOY_GATEWAY"}
+        leaderElection: {disable: true}  # a crowded node loses its lease, and then nothing is routed
     logging: {level: {default: info}}
 ---
 apiVersion: batch/v1

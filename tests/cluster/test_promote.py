@@ -10,12 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from kubernetes import watch
 
 from tests.cluster.answers import Caller, Client, Entry
 from tests.cluster.conftest import Deploy, Record, Target
 from tests.cluster.deployment import CLAIM, Deployment
-from tests.cluster.service_api import Object
+from tests.cluster.service_api import Object, watched
 from tests.cluster.status import is_ready
 from tests.manifests.objects import ROOT
 
@@ -72,7 +71,7 @@ class Rollout:
 
     def _wait(self, phase: str, percent: int) -> None:
         service = self._deployment.service
-        events = watch.Watch().stream(
+        events = watched(
             service.cluster.core.list_namespaced_config_map,
             service.namespace,
             field_selector=f"metadata.name={service.name}-rollout",
