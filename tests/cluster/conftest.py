@@ -143,6 +143,7 @@ def real_target() -> Target:
         with contextlib.closing(session):
             session.run_forever(timeout=60)
             said: str = session.read_all()
+        session.sock.shutdown()
         return said
 
     gateway = Entry(os.environ.get("QWEN3_ASR_GATEWAY", os.environ.get("QWEN3_ASR_ENTRY")))
@@ -229,7 +230,9 @@ def record(request: pytest.FixtureRequest, target: Target) -> Iterator[Record]:
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
     figures |= {"ended": ended, "machine": machine(), "commit": commit.stdout.strip()}
     RESULTS.mkdir(exist_ok=True)
-    name = request.node.name.replace("/", "-").replace("[", "-").rstrip("]")
+    module = request.node.path.stem.removeprefix("test_")
+    name = f"{module}-{request.node.name.removeprefix('test_')}"
+    name = name.replace("/", "-").replace("[", "-").rstrip("]")
     text = json.dumps({"versions": target.versions, **figures}, indent=2, sort_keys=True)
     (RESULTS / f"{name}.json").write_text(text + "\n")
 

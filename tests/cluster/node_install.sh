@@ -37,6 +37,11 @@ kserve() {
     kubectl create namespace kserve --dry-run=client --output yaml | $APPLY --filename -
     $APPLY --filename "$module/install/v$KSERVE/kserve-crds.yaml" \
         --filename "$(go env GOMODCACHE)/sigs.k8s.io/gateway-api@v$GATEWAY_API/config/crd/standard"
+    # KEDA's kinds without KEDA: production-standard's replicas stay as many as KServe starts.
+    module keda github.com/kedacore/keda/v2/apis/keda/v1alpha1 <<<"module tools
+go 1.25.0
+require github.com/kedacore/keda/v2 v$KEDA"
+    $APPLY --filename "$(go env GOMODCACHE)/github.com/kedacore/keda/v2@v$KEDA/config/crd/bases"
     certificate kserve DNS:kserve-webhook-server-service.kserve.svc
     kubectl create secret tls kserve-webhook-server-cert --namespace kserve --cert kserve.crt --key kserve.key \
         --dry-run=client --output yaml | $APPLY --filename -
