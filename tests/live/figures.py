@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +133,7 @@ def flatness(studio: Studio, engine: EngineClient, rounds: int) -> dict[str, Any
                 "decoded tokens": sum(
                     len(r.outcome.tokens) - r.outcome.num_accepted for r in steps
                 ),
+                "cpu s": round(sum(r.cpu_s for r in steps), 2),
             }
         )
     return {"round s": round(period / RATE, 1), "rounds": rounds, "rows": rows}
@@ -201,7 +203,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path)
     parser.add_argument("--seconds", type=float, default=222.0, help="of each conversation")
-    parser.add_argument("--steps", type=float, nargs="+", default=[0.5])
+    parser.add_argument(
+        "--steps", type=float, nargs="*", default=[0.5], help="without any the file keeps its rows"
+    )
     parser.add_argument("--minutes", type=int, default=60, help="of the stream that shows flatness")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -229,7 +233,12 @@ def main() -> None:
     print(json.dumps(flat), flush=True)
     engine.stop()
     if args.out:
-        result = {"environment": describe(), "rows": rows, "flatness": flat}
+        result = json.loads(args.out.read_text("utf-8")) if args.out.exists() else {}
+        environment = describe() | {"load average": round(os.getloadavg()[0], 1)}
+        if rows:
+            result |= {"environment": environment, "rows": rows}
+        if flat:
+            result["flatness"] = {"environment": environment, **flat}
         args.out.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
 
 
