@@ -209,6 +209,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=int, default=60, help="of the stream that shows flatness")
     args = parser.parse_args()
     torch.set_num_threads(1)
+    environment = describe() | {"load average": round(os.getloadavg()[0], 1)}
     options = EngineOptions(max_num_seqs=16, max_model_len=1024)
     engine = EngineClient([build_engine(CHECKPOINT, "cpu", "float32", options)])
     engine.start()
@@ -234,7 +235,6 @@ def main() -> None:
     engine.stop()
     if args.out:
         result = json.loads(args.out.read_text("utf-8")) if args.out.exists() else {}
-        environment = describe() | {"load average": round(os.getloadavg()[0], 1)}
         if rows:
             result |= {"environment": environment, "rows": rows}
         if flat:
