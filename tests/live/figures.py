@@ -177,6 +177,14 @@ def table(result: dict[str, Any]) -> str:
         f"The same {flat['round s']} s of talk, {flat['rounds']} times in one stream: {cost[0]} "
         f"tokens in the first round, {cost[-1]} in the last, {min(cost)} to {max(cost)} in all.",
     ]
+    if "cpu s" in flat["rows"][0]:
+        tenth = max(1, flat["rounds"] // 10)
+        spent = [row["cpu s"] for row in flat["rows"]]
+        first, last = (np.median(part) for part in (spent[:tenth], spent[-tenth:]))
+        lines[-1] += (
+            f" Processor time of a round's steps: {first:.2f} s in the first tenth of the rounds, "
+            f"{last:.2f} s in the last (medians)."
+        )
     return "\n".join(lines)
 
 
