@@ -64,7 +64,8 @@ class Doors:
         self._settings = settings
         self._behind = behind
         self._shares_ports = shares_ports
-        self._held = HeldBytes(settings.max_pending_bytes)
+        pending = settings.max_pending_bytes
+        self._held = HeldBytes(pending, max_promised=pending // 2)  # gRPC's messages
         keys = KeyRing(settings.api_keys, _key_file(settings))
         self._live = LiveDoor(
             dataplane=behind.dataplane,
