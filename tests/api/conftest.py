@@ -72,7 +72,8 @@ class Server:
 StartServer = Callable[..., Server]
 
 
-def _start(*flags: str, until: str = "ready") -> Server:
+def _start(*flags: str, until: str = "ready", before: Callable[[], None] | None = None) -> Server:
+    """`before` runs in the new process."""
     command = [sys.executable, "-m", "predictor", f"--model_dir={CHECKPOINT}", "--device=cpu"]
     command += ["--http_port=0", "--grpc_port=0", "--host=127.0.0.1"]
     process = subprocess.Popen(
@@ -82,6 +83,7 @@ def _start(*flags: str, until: str = "ready") -> Server:
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         cwd=PREDICTOR.parent,
+        preexec_fn=before,
     )
     server = Server(process)
     ready, has_ended = threading.Event(), threading.Event()
@@ -120,8 +122,10 @@ def start_server() -> Iterator[StartServer]:
     """Starts servers with more flags, and ends them with the session."""
     started: list[Server] = []
 
-    def start(*flags: str, until: str = "ready") -> Server:
-        started.append(_start(*flags, until=until))
+    def start(
+        *flags: str, until: str = "ready", before: Callable[[], None] | None = None
+    ) -> Server:
+        started.append(_start(*flags, until=until, before=before))
         return started[-1]
 
     yield start
