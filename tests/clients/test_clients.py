@@ -85,7 +85,7 @@ def test_vercels_ai_sdk(heard: dict[str, Any], said: list[dict[str, Any]]) -> No
 
 
 def test_litellm(aliased: Any, wav_file: Path, said: list[dict[str, Any]]) -> None:  # noqa: F811
-    """In a folder of its own: what it depends on would not fit beside our locked packages."""
+    """In a folder of its own: it asks for other versions than our locked packages have."""
     if not (HERE / "litellm").is_dir():
         pytest.skip("make test has not installed LiteLLM into tests/clients: it is NOT tested")
     command = [sys.executable, "litellm_session.py", f"{aliased.url}/v1", str(wav_file)]
