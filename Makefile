@@ -11,7 +11,7 @@ PIP = $(PY) -m pip install --progress-bar off --disable-pip-version-check
 TORCH_CPU_INDEX ?=
 LOCK = $(if $(TORCH_CPU_INDEX),<(awk '/^[a-z]/ {torch = /^(torch|torchaudio|triton|(nvidia|cuda)-[a-z0-9-]+)==/} !torch' requirements.lock),requirements.lock)
 CLIENTS := tests/clients/node_modules/.ready
-LITELLM := tests/clients/litellm/.ready
+LITELLM := $(VENV)/litellm/.ready
 FIRST := tests/align tests/api tests/audio tests/bench
 SECOND := tests/manifests tests/model tests/notebooks tests/pipelines tests/settings tests/text
 SOAK_S ?= 600
@@ -78,8 +78,8 @@ $(CLIENTS): tests/clients/package-lock.json
 	  else echo "npm is not installed: Node's clients will NOT be tested"; fi
 
 # Beside the locked packages, since it asks for other versions of some; without what only its proxy needs.
-$(LITELLM): tests/clients/litellm.txt
-	@$(PIP) --quiet --require-hashes --no-deps --upgrade --target tests/clients/litellm -r $< && touch $@ \
+$(LITELLM): tests/clients/litellm.txt | setup
+	@$(PIP) --quiet --require-hashes --no-deps --upgrade --target $(@D) -r $< && touch $@ \
 	  || echo "LiteLLM could not be installed: it will NOT be tested"
 
 lock: setup ## write requirements.lock anew from pyproject.toml
@@ -112,4 +112,4 @@ kind: ## bring overlays/dev-cpu up on a kind cluster with KServe (docker, kind, 
 	manifests/kind/up.sh
 
 clean: ## remove .venv and caches
-	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis dist build tests/clients/node_modules tests/clients/litellm
+	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis dist build tests/clients/node_modules

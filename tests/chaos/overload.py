@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tests.api.conftest import Server, _start
+from tests.api.conftest import Server, start
 from tests.bench.environment import describe
 from tests.chaos.offered import CLIP_S, PROTOCOLS, Offered, offer
 
@@ -98,7 +98,7 @@ def main() -> None:
     parser.add_argument("--protocols", nargs="+", default=[*PROTOCOLS], choices=PROTOCOLS)
     arguments = parser.parse_args()
     began = {"at": time.strftime("%Y-%m-%d %H:%M", time.gmtime()), "load_average": os.getloadavg()}
-    server = _start(f"--max_held_audio_s={MAX_HELD_S}")
+    server = start(f"--max_held_audio_s={MAX_HELD_S}")
     try:
         measured = {
             protocol: rounds(server, protocol, arguments.rounds, arguments.seconds)

@@ -86,10 +86,11 @@ def test_vercels_ai_sdk(heard: dict[str, Any], said: list[dict[str, Any]]) -> No
 
 def test_litellm(aliased: Any, wav_file: Path, said: list[dict[str, Any]]) -> None:  # noqa: F811
     """In a folder of its own: it asks for other versions than our locked packages have."""
-    if not (HERE / "litellm").is_dir():
-        pytest.skip("make test has not installed LiteLLM into tests/clients: it is NOT tested")
+    folder = Path(sys.prefix) / "litellm"
+    if not folder.is_dir():
+        pytest.skip(f"make test has not installed LiteLLM into {folder}: it is NOT tested")
     command = [sys.executable, "litellm_session.py", f"{aliased.url}/v1", str(wav_file)]
-    environment = {**os.environ, "PYTHONPATH": str(HERE / "litellm")}
+    environment = {**os.environ, "PYTHONPATH": str(folder)}
     environment["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # else it asks the network for prices
     done = subprocess.run(
         command, cwd=HERE, capture_output=True, text=True, timeout=800, env=environment
