@@ -30,8 +30,8 @@ def run(*arguments: str) -> str:
 
 
 def test_the_cluster_tests_run_against_the_fake() -> None:
-    """All of them but those about KServe 0.21 and gRPC, and what tests/pipelines tries in less time:
-    the death of a rollout at each step, a worse candidate, routes that do not follow."""
+    """All of them but those about KServe 0.21 and gRPC, and what tests/pipelines tries in less
+    time: the death of a rollout at each step, a worse candidate, routes that do not follow."""
     # Each component is built with dev-cpu by test_combinations too; one deploys as all do.
     fewer = "not (starts_and_answers and not tracing) and not refused"
     fewer += " and not killed_at_each_step and not routes_that_do_not_follow"
