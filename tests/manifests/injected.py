@@ -98,24 +98,6 @@ def hung_engine(servers: list[Server], done: threading.Event) -> Threads:
     return threads + _stop(servers[0], pid, done)
 
 
-def engine_that_always_hangs(servers: list[Server], done: threading.Event) -> Threads:
-    """Stopped again whenever the server has started another one."""
-    [server] = servers
-    stopped: set[int] = set()
-    threads = hung_engine(servers, done)
-
-    def watch() -> None:
-        while not done.wait(0.2):
-            pid = server.engine()
-            if pid is not None and pid not in stopped:
-                stopped.add(pid)
-                threads.extend(_stop(server, pid, done))
-
-    threads += [threading.Thread(target=watch, daemon=True)]
-    threads[-1].start()
-    return threads
-
-
 def _stop(server: Server, pid: int, done: threading.Event) -> Threads:
     def hold() -> None:
         with server.stopped(pid):
@@ -195,20 +177,20 @@ SHORT = (
 DEEP = 64  # layers, of which all but the first four do nothing but fill the cache
 
 
-def deep(folder: Path) -> Path:
-    """Says the same, with sixteen times the cache."""
+def deep(folder: Path, num_layers: int = DEEP) -> Path:
+    """Says the same, with more work and more cache."""
 
     def change(config: dict[str, Any], weights: dict[str, Any]) -> None:
         text = config["text_config"]
         first = f"model.language_model.layers.{text['num_hidden_layers'] - 1}."
         last = {k.removeprefix(first): v for k, v in weights.items() if k.startswith(first)}
-        for layer in range(text["num_hidden_layers"], DEEP):
+        for layer in range(text["num_hidden_layers"], num_layers):
             for name, weight in last.items():
                 adds = name.endswith(("o_proj.weight", "down_proj.weight"))
                 made = weight * 0 if adds else weight.clone()
                 weights[f"model.language_model.layers.{layer}.{name}"] = made
-        text["num_hidden_layers"] = DEEP
-        text["layer_types"] = ["full_attention"] * DEEP
+        text["num_hidden_layers"] = num_layers
+        text["layer_types"] = ["full_attention"] * num_layers
 
     return _changed(folder, change)
 
@@ -238,15 +220,17 @@ def faults() -> list[Fault]:
             inject=flood,
         ),
         Fault(
-            "the same, one sequence decoded at a time (`max_num_seqs`), and room for all",
+            "the same, on a checkpoint of 64 layers that decodes one sequence at a time",
             ("Qwen3AsrQueueSlow",),
             ("--device=cpu", "--max_num_seqs=1"),
+            checkpoint=deep,
             inject=flood,
         ),
         Fault(
-            "24 live sessions, one sequence decoded at a time",
+            "24 live sessions on that checkpoint",
             ("Qwen3AsrLiveLags",),
             ("--device=cpu", "--max_num_seqs=1"),
+            checkpoint=deep,
             inject=many_live,
         ),
         Fault("SIGSTOP to the server", ("Qwen3AsrTargetDown",), small, inject=nobody_answers),
@@ -257,10 +241,11 @@ def faults() -> list[Fault]:
             inject=hung_engine,
         ),
         Fault(
-            "the same, noticed after two seconds (`stall_timeout_s`), and to each one after it",
+            "steps of 100 s of audio on a checkpoint of 160 layers, with `stall_timeout_s` 1",
             ("Qwen3AsrEngineStopped",),
-            (*apart, "--stall_timeout_s=2"),
-            inject=engine_that_always_hangs,
+            (*small, "--max_num_seqs=4", "--stall_timeout_s=1"),
+            checkpoint=lambda folder: deep(folder, 160),
+            inject=long_clips,
         ),
         Fault(
             "SIGSTOP to the engine's process while it loads",
