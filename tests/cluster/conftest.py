@@ -6,9 +6,10 @@ import contextlib
 import json
 import os
 import secrets
+import subprocess
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,7 @@ RESULTS = Path(__file__).parent / "results"
 IMAGE = "dev.local/qwen3-asr/predictor:0.1.0-cpu"
 Deploy = Callable[..., Deployment]
 Record = dict[str, Any]
+_ENDED = pytest.StashKey[str]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -191,13 +193,37 @@ def http() -> Iterator[httpx.Client]:
         yield session
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Remembers how a test's own part ended, for its figures."""
+    report = yield
+    if report.when == "call":
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else ""
+        item.stash[_ENDED] = reason.replace("Skipped", "skipped") or report.outcome
+    return report
+
+
+def machine() -> str:
+    """Where the tests run: the node too, where node.sh made it."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return f"{os.cpu_count()} cores, {memory:.0f} GiB"
+
+
 @pytest.fixture
 def record(request: pytest.FixtureRequest, target: Target) -> Iterator[Record]:
-    """Figures of a test; they and all versions become a file in results."""
+    """Figures of a test; they, how it ended and all versions become a file in results.
+
+    A test that failed leaves none: its figures say nothing.
+    """
     figures: Record = {}
     yield figures
-    if target.is_fake:
+    ended = request.node.stash.get(_ENDED, "failed")
+    if target.is_fake or ended == "failed":
         return
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
+    figures |= {"ended": ended, "machine": machine(), "commit": commit.stdout.strip()}
     RESULTS.mkdir(exist_ok=True)
     name = request.node.name.replace("/", "-").replace("[", "-").rstrip("]")
     text = json.dumps({"versions": target.versions, **figures}, indent=2, sort_keys=True)

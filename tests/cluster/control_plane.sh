@@ -7,6 +7,9 @@
 set -euo pipefail
 KUBERNETES=1.34.4 KSERVE=0.20.0 KNATIVE=0.48.1 GATEWAY_API=1.5.1 KEDA=2.18.0  # Knative 0.48.1 is 1.21.1
 ACTION=${1:?up or down} FOLDER=$(mkdir -p "${2:?a folder}" && cd "$2" && pwd)
+# node.sh sets these: where programs run, and where the API server is reached.
+WITHIN="" API=127.0.0.1 WITHOUT_NODES=--disable-admission-plugins=ServiceAccount
+CONTROLLERS=*,-nodelifecycle,-nodeipam,-cloud-node-lifecycle,-node-route-controller,-service-lb-controller
 cd "$FOLDER"
 
 down() {
@@ -22,7 +25,7 @@ down() {
 start() { # name, command...
     local name=$1
     shift
-    nohup nice "$@" >"$name.log" 2>&1 &
+    nohup nice ${WITHIN:-} "$@" >"$name.log" 2>&1 &
     echo $! >"$name.pid"
 }
 
@@ -77,7 +80,7 @@ api_server() {
     cat >kubeconfig <<YAML
 apiVersion: v1
 kind: Config
-clusters: [{name: it, cluster: {server: "https://127.0.0.1:16443", certificate-authority: $FOLDER/ca.crt}}]
+clusters: [{name: it, cluster: {server: "https://$API:16443", certificate-authority: $FOLDER/ca.crt}}]
 users: [{name: me, user: {token: $token}}]
 contexts: [{name: it, context: {cluster: it, user: me}}]
 current-context: it
@@ -91,12 +94,12 @@ YAML
         --token-auth-file=tokens.csv --authorization-mode=RBAC --enable-aggregator-routing=true \
         --service-account-issuer=https://kubernetes.default.svc --service-account-key-file=sa.key \
         --service-account-signing-key-file=sa.key --service-cluster-ip-range=10.96.0.0/16 \
-        --disable-admission-plugins=ServiceAccount
+        $WITHOUT_NODES
     curl --silent --cacert ca.crt --retry 60 --retry-all-errors --retry-delay 1 --fail \
-        --header "Authorization: Bearer $token" https://127.0.0.1:16443/readyz >/dev/null
+        --header "Authorization: Bearer $token" "https://$API:16443/readyz" >/dev/null
     start controllers ./kube-controller-manager --kubeconfig=kubeconfig --leader-elect=false \
         --service-account-private-key-file=sa.key --root-ca-file=ca.crt --secure-port=0 \
-        --controllers='*,-nodelifecycle,-nodeipam,-cloud-node-lifecycle,-node-route-controller,-service-lb-controller'
+        --controllers="$CONTROLLERS"
 }
 
 webhook_service() { # name, namespace, port
@@ -112,6 +115,18 @@ kind: Endpoints
 metadata: {name: $1, namespace: $2}
 subsets: [{addresses: [{ip: $ADDRESS}], ports: [{name: https, port: $3}]}]
 YAML
+}
+
+trust_webhooks() { # KServe's, without those of managers that do not run here
+    for kind in validatingwebhookconfiguration mutatingwebhookconfiguration; do
+        kubectl get $kind -o name | grep -E 'llminference|localmodel' | xargs --no-run-if-empty kubectl delete
+        for name in $(kubectl get $kind -o name | grep kserve); do
+            for index in $(seq 0 $(($(kubectl get "$name" -o jsonpath='{range .webhooks[*]}x{end}' | wc -c) - 1))); do
+                kubectl patch "$name" --type json -p "[{\"op\": \"add\",
+                    \"path\": \"/webhooks/$index/clientConfig/caBundle\", \"value\": \"$(base64 -w0 ca.crt)\"}]"
+            done
+        done
+    done
 }
 
 install() {
@@ -131,15 +146,7 @@ install() {
     # Versions as an installed KServe and Knative show them, without pods.
     kubectl create deployment kserve-controller-manager -n kserve --image="manager:v$KSERVE" --replicas=0
     kubectl create deployment controller -n knative-serving --image=controller:v1.21.1 --replicas=0
-    for kind in validatingwebhookconfiguration mutatingwebhookconfiguration; do
-        kubectl get $kind -o name | grep -E 'llminference|localmodel' | xargs --no-run-if-empty kubectl delete
-        for name in $(kubectl get $kind -o name | grep kserve); do
-            for index in $(seq 0 $(($(kubectl get "$name" -o jsonpath='{range .webhooks[*]}x{end}' | wc -c) - 1))); do
-                kubectl patch "$name" --type json -p "[{\"op\": \"add\",
-                    \"path\": \"/webhooks/$index/clientConfig/caBundle\", \"value\": \"$(base64 -w0 ca.crt)\"}]"
-            done
-        done
-    done
+    trust_webhooks
     webhook_service kserve-webhook-server-service kserve 9443
     webhook_service webhook knative-serving 8443
 }
@@ -156,6 +163,7 @@ managers() {
     POD_NAME=controller-0 start knative-controller ./knative-controller -kubeconfig kubeconfig
 }
 
+[ "$0" = "${BASH_SOURCE[0]}" ] || return 0
 case $ACTION in
 up)
     down

@@ -12,6 +12,7 @@ from typing import Any
 from tests.manifests.combinations import replaced
 
 FOLDER = Path(__file__).parent
+ABOUT = ("versions", "machine", "commit", "ended")  # beside the figures
 BEGIN, END = "<!-- results:begin -->\n", "<!-- results:end -->"
 
 
@@ -30,13 +31,13 @@ def table(results: dict[str, dict[str, Any]]) -> str:
     """A row for each test: its versions, and its figures by name."""
     if not results:
         return "No run on a cluster is recorded here.\n"
-    rows = ["| test | on | figures |", "| --- | --- | --- |"]
+    rows = ["| test | ended | figures | on |", "| --- | --- | --- | --- |"]
     for name, each in results.items():
-        versions = _shown(each["versions"])
+        where = f"{_shown(each['versions'])}; {each['machine']}; {each['commit']}"
         figures = "; ".join(
-            f"{key} {_shown(value)}" for key, value in sorted(each.items()) if key != "versions"
+            f"{key} {_shown(value)}" for key, value in sorted(each.items()) if key not in ABOUT
         )
-        rows.append(f"| {name} | {versions} | {figures} |")
+        rows.append(f"| {name} | {each['ended']} | {figures} | {where} |")
     return "\n".join(rows) + "\n"
 
 

@@ -15,7 +15,15 @@ def test_the_readme_has_the_table_of_the_results() -> None:
 
 
 def test_a_row_has_versions_and_figures(tmp_path: Path) -> None:
-    figures = {"versions": {"kserve": "0.20.0"}, "10 %": {"tiny": 180, "early": 20}, "tag_s": 1.25}
-    (tmp_path / "test_a.json").write_text(json.dumps(figures))
+    figures = {"10 %": {"tiny": 180, "early": 20}, "tag_s": 1.25}
+    about = {
+        "versions": {"kserve": "0.20.0"},
+        "machine": "2 cores",
+        "commit": "a1",
+        "ended": "passed",
+    }
+    (tmp_path / "test_a.json").write_text(json.dumps({**figures, **about}))
     row = report.table(report.load(tmp_path)).splitlines()[-1]
-    assert row == "| test_a | kserve 0.20.0 | 10 % early 20, tiny 180; tag_s 1.25 |"
+    assert row == (
+        "| test_a | passed | 10 % early 20, tiny 180; tag_s 1.25 | kserve 0.20.0; 2 cores; a1 |"
+    )

@@ -69,27 +69,74 @@ def test_a_daemon_set_that_selects_nothing_is_caught() -> None:
     assert "does not match its template" in next(service_rules.selectors(objects))
 
 
-def test_the_gateways_listener_covers_kserves_host_names() -> None:
+# As KServe 0.20.0 installs it, and then as its documentation has it for a Knative without Istio.
+KSERVES_INGRESS = """{
+    "enableGatewayApi": false,
+    "kserveIngressGateway": "kserve/kserve-ingress-gateway",
+    "ingressGateway" : "knative-serving/knative-ingress-gateway",
+    "localGateway" : "knative-serving/knative-local-gateway",
+    "localGatewayService" : "knative-local-gateway.istio-system.svc.cluster.local",
+    "ingressDomain"  : "example.com",
+    "ingressClassName" : "istio",
+    "domainTemplate": "{{ .Name }}-{{ .Namespace }}.{{ .IngressDomain }}",
+    "urlScheme": "http",
+    "disableIstioVirtualHost": true,
+    "disableIngressCreation": false,
+    "disableHTTPRouteTimeout": false
+}"""
+
+
+def ingress_after(before: str, hostname: str, folder: Path) -> dict[str, Any]:
+    """KServe's `ingress` once cluster/gateway/apply.sh has run against a `kubectl` of ours."""
+    kubectl, patch = folder / "kubectl", folder / "patch"
+    (folder / "before").write_text(before)
+    kubectl.write_text(
+        f"""#!/bin/sh
+case "$1 $2" in
+"get --filename") printf '%s' '{hostname}' ;;
+"get configmap") cat '{folder}/before' ;;
+"patch configmap") while [ "$1" != --patch ]; do shift; done; printf '%s' "$2" >'{patch}' ;;
+esac
+"""
+    )
+    kubectl.chmod(0o755)
+    path = {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}"}
+    subprocess.run([MANIFESTS / "cluster/gateway/apply.sh"], env=path, check=True)
+    found: dict[str, Any] = json.loads(yaml.safe_load(patch.read_text())["data"]["ingress"])
+    return found
+
+
+def test_the_gateways_listener_covers_kserves_host_names(tmp_path: Path) -> None:
     """By KServe's own template of a service's host name, filled in as its controller does."""
-    folder = MANIFESTS / "cluster/gateway"
-    gateway = yaml.safe_load((folder / "gateway.yaml").read_text())
+    gateway = yaml.safe_load((MANIFESTS / "cluster/gateway/gateway.yaml").read_text())
     [listener] = gateway["spec"]["listeners"]
-    [substituted] = re.findall(r'sed "(s/.*/)" kserve', (folder / "apply.sh").read_text())
-    command = [
-        "sh",
-        "-c",
-        f'domain="{listener["hostname"]}"; sed "{substituted}" kserve-ingress.yaml',
-    ]
-    text = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout
-    ingress = json.loads(yaml.safe_load(text)["data"]["ingress"])
+    ingress = ingress_after(KSERVES_INGRESS, listener["hostname"], tmp_path)
     filled = {"Name": "qwen3-asr", "Namespace": "speech", "IngressDomain": ingress["ingressDomain"]}
     host = re.sub(r"{{ \.(\w+) }}", lambda found: filled[found[1]], ingress["domainTemplate"])
     assert host == "qwen3-asr-speech.asr.example.com"
     assert listener["hostname"] == "*." + host.split(".", 1)[1]
     assert ingress["urlScheme"] == listener["protocol"].lower() == "https"
+    assert ingress["enableGatewayApi"] is True
     where = f"{gateway['metadata']['namespace']}/{gateway['metadata']['name']}"
     assert ingress["kserveIngressGateway"] == where
-    assert ingress["ingressGateway"]  # KServe refuses its configuration without
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        KSERVES_INGRESS,
+        '{"disableIstioVirtualHost": true, "urlScheme": "http"}',
+        '{"pathTemplate": "/{{ .Name }}"}',
+        "{}",
+    ],
+)
+def test_the_gateway_leaves_kserves_other_settings(before: str, tmp_path: Path) -> None:
+    """Kourier needs disableIstioVirtualHost: without it nobody answers at status.url."""
+    ours = ingress_after("{}", "*.asr.example.com", tmp_path)
+    after = ingress_after(before, "*.asr.example.com", tmp_path)
+    assert after == {**json.loads(before), **ours}
+    again = ingress_after(json.dumps(after), "*.asr.example.com", tmp_path)
+    assert again == after
 
 
 @needs_kustomize
@@ -108,7 +155,7 @@ def test_what_the_clusters_scripts_send_fits_its_schemas() -> None:
         *MANIFESTS.glob("cluster/knative/config-*.yaml"),
         *MANIFESTS.glob("cluster/gateway/*.yaml"),
     ]
-    assert len(files) == 5
+    assert len(files) == 4
     objects = [yaml.safe_load(file.read_text()) for file in files]
     assert [problem for each in objects for problem in problems(each)] == []
 
