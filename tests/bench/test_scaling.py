@@ -105,7 +105,7 @@ def test_no_audio_is_lost() -> None:
     rng = np.random.default_rng(7)
     came = 0.0
     for now in range(600):
-        clips, longs = int(rng.poisson(400)), int(rng.random() < 0.02)
+        clips, longs = int(rng.poisson(800)), int(rng.random() < 0.02)
         came += clips * 10 + longs * 3600
         before = len(service.long_remaining)
         service.step(now, clips, longs, 0)
