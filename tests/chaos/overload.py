@@ -20,7 +20,7 @@ from typing import Any
 
 import httpx
 
-from tests.api.conftest import RECORDINGS, Server, _start
+from tests.api.conftest import RECORDINGS, Server, start
 from tests.bench.environment import describe
 
 PATH = "/api/v1/recognize"
@@ -108,7 +108,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seconds", type=float, default=60.0)
     arguments = parser.parse_args()
-    server = _start(f"--max_held_audio_s={MAX_HELD_S}")
+    server = start(f"--max_held_audio_s={MAX_HELD_S}")
     try:
         load(server, 8, arguments.seconds / 4)  # warm-up
         rounds = [

@@ -12,9 +12,9 @@ import pytest
 from tests.api.conftest import (  # noqa: F401  # the same servers and recordings
     START_TIMEOUT_S,
     Server,
-    StartServer,
     recordings,
     speech,
+    start,
     start_server,
     talk,
     wav,
@@ -88,9 +88,11 @@ class Jobs:
 
 
 @pytest.fixture(scope="session")
-def jobs_server(start_server: StartServer, tmp_path_factory: pytest.TempPathFactory) -> Server:  # noqa: F811
+def jobs_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("jobs")
-    return start_server(f"--jobs_dir={folder}", "--segment_s=3", "--log_level=debug")
+    server = start(f"--jobs_dir={folder}", "--segment_s=3", "--log_level=debug")
+    yield server
+    server.end()
 
 
 @pytest.fixture
