@@ -72,7 +72,10 @@ def declared(*groups: str) -> set[str]:
     return {Requirement(line).name for line in lines} - {PROJECT["name"]}
 
 
-OPTIONAL = {"predictor": ("cjk", "nvml", "tracing"), "pipelines": ("pipelines", "languages", "tracking")}
+OPTIONAL = {
+    "predictor": ("cjk", "nvml", "tracing"),
+    "pipelines": ("pipelines", "languages", "tracking"),
+}
 
 
 @pytest.mark.parametrize("package", OPTIONAL)

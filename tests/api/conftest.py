@@ -72,8 +72,9 @@ class Server:
 StartServer = Callable[..., Server]
 
 
-def start(*flags: str, until: str = "ready") -> Server:
-    """A server of the embedded checkpoint, once it has said `until`; whoever asks ends it."""
+def start(*flags: str, until: str = "ready", before: Callable[[], None] | None = None) -> Server:
+    """A server of the embedded checkpoint, once it has said `until`; whoever asks ends it.
+    `before` runs in the new process."""
     command = [sys.executable, "-m", "predictor", f"--model_dir={CHECKPOINT}", "--device=cpu"]
     command += ["--http_port=0", "--grpc_port=0", "--host=127.0.0.1"]
     process = subprocess.Popen(
@@ -83,6 +84,7 @@ def start(*flags: str, until: str = "ready") -> Server:
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         cwd=PREDICTOR.parent,
+        preexec_fn=before,
     )
     server = Server(process)
     ready, has_ended = threading.Event(), threading.Event()
@@ -121,8 +123,10 @@ def start_server() -> Iterator[StartServer]:
     """Starts servers with more flags, and ends them with the module: each holds half a gigabyte."""
     started: list[Server] = []
 
-    def start_one(*flags: str, until: str = "ready") -> Server:
-        started.append(start(*flags, until=until))
+    def start_one(
+        *flags: str, until: str = "ready", before: Callable[[], None] | None = None
+    ) -> Server:
+        started.append(start(*flags, until=until, before=before))
         return started[-1]
 
     yield start_one
