@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Sequence as Batch
 from dataclasses import replace
 from typing import Any
 
@@ -20,7 +19,7 @@ from predictor.engine.cuda.pending import PendingPrefill
 from predictor.engine.cuda.prefills import Prefills
 from predictor.engine.cuda.runner import GraphOptions, GraphRunner
 from predictor.engine.runner import TorchRunner
-from predictor.engine.sequence import Sequence
+from predictor.engine.sequence import Batch, Sequence
 from predictor.model.checkpoint.weights import load_model
 from predictor.model.model import Model
 from predictor.types import EngineRequest
@@ -49,7 +48,7 @@ def held_up(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     begin, beside = Prefills.start, []
     start_steps = GraphRunner._start
 
-    def late(self: Prefills, sequences: Batch[Sequence]) -> PendingPrefill:
+    def late(self: Prefills, sequences: Batch) -> PendingPrefill:
         if self._stream is not None:
             with self._behind_all_steps():
                 torch.cuda._sleep(HELD_UP_CYCLES)

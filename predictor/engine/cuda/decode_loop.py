@@ -7,17 +7,16 @@ host but the list of slots, and new pages, and those only when they change.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from collections.abc import Sequence as Batch
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from predictor.engine.cuda.capture import Capturer
-from predictor.engine.sequence import Sequence
+from predictor.engine.sequence import Batch, Sequence
 from predictor.model.attention import to_device
 from predictor.model.cuda.decoder import FusedDecoder, StepPlaces
-from predictor.model.cuda.small_batch import MAX_ROWS, ThinDecoder
+from predictor.model.cuda.small_batch import MAX_ROWS, SmallBatchDecoder
 
 
 class DecodeLoop:
@@ -26,7 +25,7 @@ class DecodeLoop:
     def __init__(
         self,
         fused: FusedDecoder,
-        thin: ThinDecoder | None,
+        small_batch: SmallBatchDecoder | None,
         *,
         num_slots: int,
         max_length: int,
@@ -35,7 +34,7 @@ class DecodeLoop:
     ) -> None:
         """`tables` as `page_tables` makes them."""
         self._fused = fused
-        self._thin = thin
+        self._small_batch = small_batch
         self._max_length = max_length
         self._page_tokens = page_tokens
         self._device = device = tables.device
@@ -54,11 +53,11 @@ class DecodeLoop:
         self.rows = torch.full((num_slots,), self.scratch, dtype=long, device=device)
         self.results = torch.zeros(num_slots, 2, device=device)
 
-    def own(self, sequences: Batch[Sequence]) -> None:
+    def own(self, sequences: Batch) -> None:
         """The device holds the state of these now: a prefill put it there."""
         self._owners.update((s.slot, s) for s in sequences)
 
-    def bring_pages(self, sequences: Batch[Sequence]) -> None:
+    def bring_pages(self, sequences: Batch) -> None:
         """The device's tables list the pages of these, for all that is started from here on."""
         changed = []
         for sequence in sequences:
@@ -135,8 +134,8 @@ class DecodeLoop:
         positions = self.positions.index_select(0, slots).clamp_(max=last)
         where = StepPlaces.of(slots, positions, self.tables, self._page_tokens)
         newest = self.tokens.index_select(0, slots)
-        if self._thin is not None and bucket <= MAX_ROWS:
-            tokens, logprobs = self._thin.decode(newest, where)
+        if self._small_batch is not None and bucket <= MAX_ROWS:
+            tokens, logprobs = self._small_batch.decode(newest, where)
         else:
             tokens, logprobs = self._fused.choose(self._fused.decode(newest, where))
         self.tokens.index_copy_(0, slots, tokens)

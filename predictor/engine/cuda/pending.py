@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from collections.abc import Sequence as Batch
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor
 
 from predictor.engine.prompts import PromptLayout, prefilled, verified
-from predictor.engine.sequence import Prefilled, Sequence
+from predictor.engine.sequence import Batch, Prefilled, Sequence
 
 
 class Marks:
@@ -78,7 +77,7 @@ class PendingStep:
     marks: Marks
 
     @classmethod
-    def of(cls, sequences: Batch[Sequence], results: Tensor, marks: Marks) -> PendingStep:
+    def of(cls, sequences: Batch, results: Tensor, marks: Marks) -> PendingStep:
         """Decode steps; results [steps, rows, 2] float32: token ids and log-probabilities."""
         return cls(*_identity(sequences), results, marks)
 
@@ -116,7 +115,7 @@ class PendingPrefill(PendingStep):
     @classmethod
     def start(
         cls,
-        sequences: Batch[Sequence],
+        sequences: Batch,
         layout: PromptLayout,
         results: Tensor,
         loudest: Tensor,
@@ -145,7 +144,7 @@ class PendingPrefill(PendingStep):
 
 
 def _identity(
-    sequences: Batch[Sequence],
+    sequences: Batch,
 ) -> tuple[tuple[Sequence, ...], frozenset[Sequence], tuple[int, ...]]:
     return tuple(sequences), frozenset(sequences), tuple(s.num_preempted for s in sequences)
 

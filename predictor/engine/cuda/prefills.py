@@ -14,7 +14,6 @@ have work to start (`Capturer`). Two things order them:
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence as Batch
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
@@ -28,7 +27,7 @@ from predictor.engine.cuda.pending import Marks, PendingPrefill
 from predictor.engine.cuda.prefill_graphs import PrefillGraphs
 from predictor.engine.cuda.verify import Checks, settle
 from predictor.engine.prompts import PromptLayout
-from predictor.engine.sequence import Sequence
+from predictor.engine.sequence import Batch
 from predictor.model.attention import KvCache, Packing, Prefix, to_device
 from predictor.model.cuda.decoder import FusedDecoder
 from predictor.model.cuda.encoder import FusedEncoder
@@ -61,7 +60,7 @@ class Prefills:
         self._stream = stream
         self.under_way: deque[PendingPrefill] = deque()  # beside decode steps, oldest first
 
-    def start(self, sequences: Batch[Sequence]) -> PendingPrefill:
+    def start(self, sequences: Batch) -> PendingPrefill:
         """Start encoding audio and prompt of each sequence into its pages."""
         with self._behind_all_steps():
             marks = Marks(self._device)
@@ -87,7 +86,7 @@ class Prefills:
 
     def _start(
         self,
-        sequences: Batch[Sequence],
+        sequences: Batch,
         layout: PromptLayout,
         stretches: list[Stretch],
         marks: Marks,

@@ -9,8 +9,7 @@ run a few steps too many; the engine drops those. Prefills run beside decode ste
 from __future__ import annotations
 
 import logging
-from collections import deque
-from collections.abc import Sequence as Batch
+from collections import abc, deque
 from dataclasses import dataclass, field
 
 import torch
@@ -24,11 +23,11 @@ from predictor.engine.cuda.prefills import Prefills
 from predictor.engine.pages import PAGE_TOKENS
 from predictor.engine.protocol import StepOutput
 from predictor.engine.runner import TorchRunner
-from predictor.engine.sequence import Sequence
+from predictor.engine.sequence import Batch, Sequence
 from predictor.model.cuda.decoder import FusedDecoder, Fusion
 from predictor.model.cuda.encoder import FusedEncoder
 from predictor.model.cuda.mel import DeviceLogMel
-from predictor.model.cuda.small_batch import ThinDecoder
+from predictor.model.cuda.small_batch import SmallBatchDecoder
 from predictor.model.model import Model
 
 logger = logging.getLogger(__name__)
@@ -99,12 +98,12 @@ class GraphRunner(TorchRunner):
             self._fused = FusedDecoder(
                 model.decoder, self._cache, fusion, max_length=max_model_len, tables=tables
             )
-            thin = None
-            if fusion.thin:
-                thin = ThinDecoder(model.decoder, self._cache, self._fused.table)
+            small_batch = None
+            if fusion.small_batch:
+                small_batch = SmallBatchDecoder(model.decoder, self._cache, self._fused.table)
             self._loop = DecodeLoop(
                 self._fused,
-                thin,
+                small_batch,
                 num_slots=num_slots,
                 max_length=max_model_len,
                 page_tokens=page_tokens,
@@ -163,7 +162,7 @@ class GraphRunner(TorchRunner):
         return least is not None and self._num_decoding >= least
 
     @torch.inference_mode()
-    def prefill(self, sequences: Batch[Sequence]) -> StepOutput:
+    def prefill(self, sequences: Batch) -> StepOutput:
         """Start encoding audio and prompt of each sequence into its pages; `decode` has the
         rest."""
         for sequence in sequences:  # what was read before it was preempted is made anew
@@ -190,7 +189,7 @@ class GraphRunner(TorchRunner):
         return wanted
 
     @torch.inference_mode()
-    def decode(self, sequences: Batch[Sequence]) -> StepOutput:
+    def decode(self, sequences: Batch) -> StepOutput:
         """What has arrived for each sequence, at least for one; the device is kept busy."""
         wanted = self._join_prefills(tuple(sequences))
         if not (self._pending and self._pending[-1].members.issuperset(wanted)):
@@ -254,7 +253,7 @@ class GraphRunner(TorchRunner):
         most = max(s.max_new_tokens - len(s.tokens) for s in sequences) - started
         return max(1, min(planned, most))
 
-    def scrub(self, pages: Batch[int]) -> None:
+    def scrub(self, pages: abc.Sequence[int]) -> None:
         """Zero pages whose contents are not numbers, before others use them."""
         self._join_prefills(())
         super().scrub([*pages, self._page_size.count])
