@@ -55,7 +55,7 @@ def held_up(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         return begin(self, sequences)
 
     def counted(self: GraphRunner, sequences: tuple[Sequence, ...]) -> None:
-        if any(not prefill.marks.are_done for prefill in self._prefills.under_way):
+        if any(not prefill.timer.is_done for prefill in self._prefills.under_way):
             beside.append(len(sequences))
         start_steps(self, sequences)
 

@@ -43,7 +43,7 @@ class DecodeLoop:
         self._in_tables: dict[int, tuple[Sequence, int, int]] = {}  # slot -> whose pages, how many
         self.scratch = num_slots  # rows that only fill a bucket write to it
         self.graphs: dict[int, torch.cuda.CUDAGraph] = {}
-        self._owners: dict[int, Sequence] = {}  # slot -> whose state the device holds
+        self._synced: dict[int, Sequence] = {}  # slot -> whose state the device holds
         self._in_rows: tuple[Sequence, ...] = ()  # what `rows` lists
         long = torch.int64
         # Each slot's newest token, and where it belongs.
@@ -53,9 +53,9 @@ class DecodeLoop:
         self.rows = torch.full((num_slots,), self.scratch, dtype=long, device=device)
         self.results = torch.zeros(num_slots, 2, device=device)
 
-    def own(self, sequences: Batch) -> None:
+    def mark_synced(self, sequences: Batch) -> None:
         """The device holds the state of these now: a prefill put it there."""
-        self._owners.update((s.slot, s) for s in sequences)
+        self._synced.update((s.slot, s) for s in sequences)
 
     def bring_pages(self, sequences: Batch) -> None:
         """The device's tables list the pages of these, for all that is started from here on."""
@@ -82,11 +82,11 @@ class DecodeLoop:
     @property
     def knows_any(self) -> bool:
         """Whether it holds on to sequences, which may have ended."""
-        return bool(self._owners or self._in_rows or self._in_tables)
+        return bool(self._synced or self._in_rows or self._in_tables)
 
     def forget(self) -> None:
         """The host's word counts again, for every sequence."""
-        self._owners.clear()
+        self._synced.clear()
         self._in_tables.clear()
         self._in_rows = ()
 
@@ -98,7 +98,7 @@ class DecodeLoop:
         `ahead`: tokens that were read, but not handed out.
         """
         self.bring_pages(sequences)
-        unknown = [s for s in sequences if self._owners.get(s.slot) is not s]
+        unknown = [s for s in sequences if self._synced.get(s.slot) is not s]
         if unknown:
             said = [[*s.tokens[-1:], *ahead.get(s, [])] for s in unknown]
             lengths = [s.length + len(ahead.get(s, [])) for s in unknown]
@@ -108,7 +108,7 @@ class DecodeLoop:
             ).unbind()
             self.tokens.index_copy_(0, slots, tokens)
             self.positions.index_copy_(0, slots, positions)
-            self.own(unknown)
+            self.mark_synced(unknown)
         if self._in_rows == sequences:
             return
         rows = np.full(self.scratch, self.scratch, dtype=np.int64)

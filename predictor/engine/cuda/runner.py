@@ -17,7 +17,7 @@ import torch
 from predictor.engine.cuda.capture import Capturer
 from predictor.engine.cuda.decode_loop import DecodeLoop, page_tables
 from predictor.engine.cuda.parity import checked
-from predictor.engine.cuda.pending import Arrived, Marks, PendingStep, host_results
+from predictor.engine.cuda.pending import Arrived, PendingStep, StepTimer, host_results
 from predictor.engine.cuda.prefill_graphs import PrefillGraphs
 from predictor.engine.cuda.prefills import Prefills
 from predictor.engine.pages import PAGE_TOKENS
@@ -182,9 +182,9 @@ class GraphRunner(TorchRunner):
         while under_way:
             entering = {s for prefill in under_way for s in prefill.members}
             must_wait = entering.issuperset(wanted) or not all(p.is_intact for p in under_way)
-            if not (must_wait or under_way[0].marks.are_done):
+            if not (must_wait or under_way[0].timer.is_done):
                 return tuple(s for s in wanted if s not in entering)
-            under_way[0].marks.hold_back()
+            under_way[0].timer.hold_back()
             self._pending.append(under_way.popleft())
         return wanted
 
@@ -202,7 +202,7 @@ class GraphRunner(TorchRunner):
         ):
             step = self._pending.popleft()
             self._take(step)
-            device_s += step.marks.seconds()
+            device_s += step.timer.seconds()
         claimed = [self._unclaimed.pop(s, Arrived(s, [], [])) for s in sequences]
         # Without a slot it has ended or is to begin again, and these are steps too many.
         self._unclaimed = {s: arrived for s, arrived in self._unclaimed.items() if s.slot >= 0}
@@ -239,10 +239,10 @@ class GraphRunner(TorchRunner):
         ahead = {s: arrived.tokens for s, arrived in self._unclaimed.items()}
         self._loop.point_rows_at(sequences, ahead)
         results = host_results(self._num_steps(sequences), bucket, self._device)
-        marks = Marks(self._device)
+        timer = StepTimer(self._device)
         self._loop.run(bucket, results)
-        marks.end_of("decode")
-        self._pending.append(PendingStep.of(sequences, results, marks))
+        timer.end_of("decode")
+        self._pending.append(PendingStep.of(sequences, results, timer))
 
     def _num_steps(self, sequences: tuple[Sequence, ...]) -> int:
         """By the batch's size, but no more than the sequence with most left to say can use."""
@@ -319,12 +319,12 @@ class GraphRunner(TorchRunner):
             self.capture_prefill()
 
     def idle(self) -> bool:
-        """Let go of what has ended, or capture one graph that is missing still, the smallest."""
+        """Release what has ended, or capture one graph that is missing still, the smallest."""
         self._join_prefills(())
         if self._pending or self._unclaimed or self._loop.knows_any:
             # Steps too many for sequences that have ended, whose samples nobody needs any more.
             while self._pending:
-                self._pending.popleft().marks.wait()
+                self._pending.popleft().timer.wait()
             self._unclaimed.clear()
             self._loop.forget()
             return True
