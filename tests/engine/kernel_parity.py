@@ -71,7 +71,7 @@ def main() -> None:
         model = load_model(TINY, device="cpu", dtype=dtype)
         fusion = Fusion()
         if dtype == torch.bfloat16:  # the interpreter multiplies bfloat16 matrices as integers
-            fusion = Fusion(attention="masked", thin=False, encoder=False, prefill=False)
+            fusion = Fusion(attention="masked", small_batch=False, encoder=False, prefill=False)
         for kv_dtype in (dtype, FP8) if dtype != torch.float32 else (dtype,):
             errors = kernel_errors(fusion, model, kv_dtype)
             if errors:

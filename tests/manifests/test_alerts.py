@@ -54,7 +54,7 @@ def test_rules_are_valid(tmp_path: Path) -> None:
     (tmp_path / "rules.yaml").write_text(yaml.safe_dump(rule_file()))
     checked = promtool("check", "rules", tmp_path / "rules.yaml")
     assert checked.returncode == 0, checked.stderr
-    assert "24 rules found" in checked.stdout
+    assert "26 rules found" in checked.stdout
 
 
 def test_alerts_fire_when_they_should_and_only_then(tmp_path: Path) -> None:
@@ -154,27 +154,19 @@ def test_queries_of_panels_and_scalers_are_valid(monitored: list[Object], tmp_pa
     assert checked.returncode == 0, checked.stderr
 
 
-def test_the_scaler_sees_all_audio_of_its_namespace(
-    monitored: list[Object], tmp_path: Path
-) -> None:
+def test_the_scaler_sees_the_load_of_its_namespace(monitored: list[Object], tmp_path: Path) -> None:
     [(_, query)] = scaler_queries(monitored)
 
-    def series(name: str, namespace: str, pod: str, value: int) -> Object:
+    def series(namespace: str, pod: str, value: float) -> Object:
         labels = f'namespace="{namespace}",pod="{pod}"'
-        return {"series": f"qwen3_asr_{name}{{{labels}}}", "values": str(value)}
+        return {"series": f"qwen3_asr_load{{{labels}}}", "values": str(value)}
 
     here, elsewhere = "qwen3-asr", "other"
-    names = ("audio_waiting_seconds", "audio_in_flight_seconds", "live_sessions")
-    pods = [(here, "a", (600, 900, 10)), (here, "b", (0, 500, 0)), (elsewhere, "c", (7000, 900, 9))]
-    given = [
-        series(name, where, pod, value)
-        for where, pod, values in pods
-        for name, value in zip(names, values, strict=True)
-    ]
+    given = [series(here, "a", 0.75), series(here, "b", 1.5), series(elsewhere, "c", 8.0)]
     cases = {
         "tests": [
             {"interval": "1m", "input_series": inputs, "promql_expr_test": [expected(query, value)]}
-            for inputs, value in ((given, 2140), (given[6:], 0))
+            for inputs, value in ((given, 225), (given[2:], 0))
         ]
     }
     (tmp_path / "cases.yaml").write_text(yaml.safe_dump(cases))
