@@ -70,7 +70,7 @@ test: setup lint $(CLIENTS) $(LITELLM) ## everything that needs no GPU and no cl
 
 soak: setup ## the long tests: hostile requests for SOAK_S seconds, whole sets through live sessions
 	@SOAK_S=$(SOAK_S) $(PY) -m pytest -q -s --timeout=0 tests/chaos
-	@$(PY) -m pytest -q -m soak
+	@SOAK_S=$(SOAK_S) $(PY) -m pytest -q -s --timeout=0 -m soak
 
 $(CLIENTS): tests/clients/package-lock.json
 	@if command -v npm >/dev/null; \

@@ -163,6 +163,7 @@ def _sender(
 
 async def _arrive(one: Callable[[], Awaitable[None]], a_second: float, until: float) -> None:
     """Poisson arrivals, which wait for no answer; returns when all are answered."""
+    assert a_second > 0, "nothing was answered at capacity: the machine has no time for this"
     rng, due = random.Random(1), time.monotonic()
     async with asyncio.TaskGroup() as tasks:
         while due < until:

@@ -64,7 +64,7 @@ def test_mutated_requests_over_all_protocols(
     with ThreadPoolExecutor(NUM_THREADS) as pool:
         list(pool.map(attack, range(NUM_THREADS)))
     late = memory_bytes(whole)
-    assert late < 1.1 * early[0] + 64 * MIB
+    assert late < (1.05 * early[0] if IS_SOAK else 1.1 * early[0] + 64 * MIB)
     after = httpx.post(whole.url + "/api/v1/recognize", files={"audio": speech}, timeout=60)
     assert after.json()["text"] == said[0]["text"]
     assert whole.process.poll() is None

@@ -30,7 +30,7 @@ RUNBOOK = MANIFESTS / "RUNBOOK.md"
 BEGIN, END = "<!-- tried:begin -->\n", "<!-- tried:end -->"
 FACTOR = 60
 UNIT_S = {"s": 1, "m": 60, "h": 3600}
-PATIENCE_S = 240.0
+PATIENCE_S = 150.0
 CANDIDATE = "qwen3-asr-predictor-00002"
 
 
