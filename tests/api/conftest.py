@@ -21,7 +21,7 @@ import soundfile
 PREDICTOR = Path(__file__).parents[2] / "predictor"
 CHECKPOINT = PREDICTOR / "checkpoints" / "tiny"
 RECORDINGS = PREDICTOR / "recordings"
-START_TIMEOUT_S = 120
+START_TIMEOUT_S = 300  # on a busy machine
 
 
 @dataclass

@@ -53,7 +53,7 @@ def predictors() -> Iterator[dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def small_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_small_set(tmp_path_factory.mktemp("set"), per_language=20, non_speech=6)
+    return write_small_set(tmp_path_factory.mktemp("set"), per_language=16, non_speech=6)
 
 
 class Gateway:
