@@ -14,7 +14,7 @@ from typing import Final
 logger = logging.getLogger(__name__)
 
 PERIOD_S: Final = 15.0
-MIN_GROWTH_BYTES: Final = 64 * 1024 * 1024  # since it was last given back; less is not worth it
+MIN_GROWTH_BYTES: Final = 64 * 1024 * 1024  # above the least there ever was; less is not worth it
 _PAGE_BYTES: Final = 4096
 
 
@@ -33,15 +33,18 @@ def trim() -> None:
 
 
 async def give_back_memory() -> None:
-    """Runs beside the server until cancelled; trims in a thread, and only after growth."""
-    after_last = resident_bytes()
+    """Runs beside the server until cancelled; trims in a thread, while there is more than at best.
+
+    Not only after growth: what was in use at one trim may be free at the next.
+    """
+    least = resident_bytes()
     while True:
         await asyncio.sleep(PERIOD_S)
         now = resident_bytes()
-        if now - after_last < MIN_GROWTH_BYTES:
-            after_last = min(after_last, now)
+        least = min(least, now)
+        if now - least < MIN_GROWTH_BYTES:
             continue
         await asyncio.to_thread(trim)
-        after_last = resident_bytes()
-        if now - after_last >= MIN_GROWTH_BYTES:
-            logger.info("memory was given back", extra={"fields": {"num_bytes": now - after_last}})
+        given = now - resident_bytes()
+        if given >= MIN_GROWTH_BYTES:
+            logger.info("memory was given back", extra={"fields": {"num_bytes": given}})
