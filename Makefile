@@ -11,6 +11,7 @@ PIP = $(PY) -m pip install --progress-bar off --disable-pip-version-check
 TORCH_CPU_INDEX ?=
 LOCK = $(if $(TORCH_CPU_INDEX),<(awk '/^[a-z]/ {torch = /^(torch|torchaudio|triton|(nvidia|cuda)-[a-z0-9-]+)==/} !torch' requirements.lock),requirements.lock)
 CLIENTS := tests/clients/node_modules/.ready
+LITELLM := $(VENV)/litellm/.ready
 FIRST := tests/align tests/api tests/audio tests/bench
 SECOND := tests/manifests tests/model tests/notebooks tests/pipelines tests/settings tests/text
 SOAK_S ?= 600
@@ -58,7 +59,7 @@ format: setup ## let ruff rewrite the files
 
 # Most tests wait for other processes, so three parts run side by side, each with one thread for torch:
 # threads that wait for each other on a busy processor would be several times as slow.
-test: setup lint $(CLIENTS) ## everything that needs no GPU and no cluster
+test: setup lint $(CLIENTS) $(LITELLM) ## everything that needs no GPU and no cluster
 	@export OMP_NUM_THREADS=1; \
 	  $(PY) -m pytest -q -rs $(FIRST) > $(VENV)/first.log 2>&1 & first=$$!; \
 	  $(PY) -m pytest -q -rs $(SECOND) > $(VENV)/second.log 2>&1 & second=$$!; \
@@ -69,12 +70,17 @@ test: setup lint $(CLIENTS) ## everything that needs no GPU and no cluster
 
 soak: setup ## the long tests: hostile requests for SOAK_S seconds, whole sets through live sessions
 	@SOAK_S=$(SOAK_S) $(PY) -m pytest -q -s --timeout=0 tests/chaos
-	@$(PY) -m pytest -q -m soak
+	@SOAK_S=$(SOAK_S) $(PY) -m pytest -q -s --timeout=0 -m soak
 
 $(CLIENTS): tests/clients/package-lock.json
 	@if command -v npm >/dev/null; \
 	  then npm --prefix tests/clients ci --silent --no-audit --no-fund && touch $@; \
 	  else echo "npm is not installed: Node's clients will NOT be tested"; fi
+
+# Beside the locked packages, since it asks for other versions of some; without what only its proxy needs.
+$(LITELLM): tests/clients/litellm.txt | setup
+	@$(PIP) --quiet --require-hashes --no-deps --upgrade --target $(@D) -r $< && touch $@ \
+	  || echo "LiteLLM could not be installed: it will NOT be tested"
 
 lock: setup ## write requirements.lock anew from pyproject.toml
 	@$(PY) -m pip install --quiet uv && $(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 \

@@ -1,13 +1,16 @@
 """Transcribe an archive: a folder, bucket or manifest of recordings to JSONL, text and subtitles.
 
 Resumable: the journal holds every answer, and what was answered is not asked again when the archive
-has grown. Each recording's files lie under the same name as the recording does.
+has grown; a recording that was changed since is. Each recording's files lie under the same name as
+the recording does.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Sequence
+from hashlib import sha256
 from importlib import import_module
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -30,6 +33,7 @@ AUDIO_SUFFIXES = frozenset(
     }
 )  # fmt: skip
 JOURNAL, TRANSCRIPTS = "journal.jsonl", "transcripts.jsonl"
+MAX_NAME_BYTES = 255  # of a file, on every usual file system
 
 
 def transcribe_archive(
@@ -55,14 +59,17 @@ def transcribe_archive(
     for clip, record in zip(clips, records, strict=True):
         for name in formats:
             if name in FORMATS and record.error is None:
-                path = out / name / f"{clip.id}.{name}"
+                path = _written_to(out / name, f"{clip.id}.{name}")
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(FORMATS[name](record), encoding="utf-8")
     return records
 
 
 def find_recordings(source: str, *, allow_remote: bool, language: str | None) -> list[Clip]:
-    """Every recording of a folder or bucket (by its ending, at any depth), or of a manifest."""
+    """Every recording of a folder or bucket (by its ending, at any depth), or of a manifest.
+
+    Hidden files are left out: other systems keep what is no recording under its name.
+    """
     if is_url(source):
         if not allow_remote:
             raise ManifestError(f"{source}: is remote, and remote audio was not allowed")
@@ -71,12 +78,15 @@ def find_recordings(source: str, *, allow_remote: bool, language: str | None) ->
         root = Path(source).resolve()
         files = sorted(file for file in root.rglob("*") if file.is_file())
         found = {file.relative_to(root).as_posix(): str(file) for file in files}
+    elif Path(source).is_file() and Path(source).suffix.lower() in AUDIO_SUFFIXES:
+        found = {Path(source).name: str(Path(source).resolve())}
     else:
-        return [_named(clip) for clip in read_dataset(source, language=language)]
+        return _named(read_dataset(source, language=language))
     clips = [
         Clip(name, audio, None, language)
         for name, audio in sorted(found.items())
         if PurePosixPath(name).suffix.lower() in AUDIO_SUFFIXES
+        and not any(part.startswith(".") for part in PurePosixPath(name).parts)
     ]
     if not clips:
         raise ManifestError(f"{source}: holds no recordings ({', '.join(sorted(AUDIO_SUFFIXES))})")
@@ -100,11 +110,35 @@ def _bucket(source: str) -> dict[str, str]:
     return {name.removeprefix(root).strip("/"): f"{scheme}://{name.lstrip('/')}" for name in names}
 
 
-def _named(clip: Clip) -> Clip:
-    """Ids become file names: none leads out of the folder."""
-    parts = [part for part in PurePosixPath(clip.id).parts if part not in ("/", "..", ".")]
-    return Clip("/".join(parts), clip.audio, None, clip.language, clip.duration_s, clip.speaker,
-                clip.context)  # fmt: skip
+def _named(clips: Sequence[Clip]) -> list[Clip]:
+    """Ids become file names: none leads out of the folder, and no two lead to one file."""
+    named: dict[str, Clip] = {}
+    for clip in clips:
+        parts = [part for part in PurePosixPath(clip.id).parts if part not in ("/", "..", ".")]
+        name = "/".join(parts)
+        if not name or "\0" in name:
+            raise ManifestError(f"id {clip.id!r}: cannot be a file's name")
+        if name in named:
+            raise ManifestError(
+                f"ids {named[name].id!r} and {clip.id!r}: both would be written to {name!r}"
+            )
+        named[name] = clip
+    return [
+        Clip(name, clip.audio, None, clip.language, clip.duration_s, clip.speaker, clip.context)
+        for name, clip in named.items()
+    ]
+
+
+def _written_to(folder: Path, name: str) -> Path:
+    """A recording's file; a part that is too long for a name ends in its digest instead."""
+    parts = []
+    for part in PurePosixPath(name).parts:
+        if len(os.fsencode(part)) > MAX_NAME_BYTES:
+            end = f"-{sha256(os.fsencode(part)).hexdigest()[:12]}{PurePosixPath(part).suffix}"
+            kept = os.fsencode(part)[: MAX_NAME_BYTES - len(os.fsencode(end))]
+            part = kept.decode("utf-8", "ignore") + end
+        parts.append(part)
+    return folder.joinpath(*parts)
 
 
 def _write_jsonl(path: Path, clips: Sequence[Clip], records: Sequence[Record]) -> None:
@@ -119,7 +153,8 @@ def _write_jsonl(path: Path, clips: Sequence[Clip], records: Sequence[Record]) -
         entry |= {key: value for key, value in more.items() if value is not None}
         lines.append(json.dumps(entry, ensure_ascii=False) + "\n")
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(lines), encoding="utf-8")
+    # Names may be no text (they are bytes): JSON says such a byte as \udcXX.
+    path.write_text("".join(lines), encoding="utf-8", errors="backslashreplace")
 
 
 def _segments(record: Record) -> list[Segment]:

@@ -149,6 +149,9 @@ def main(arguments: Sequence[str]) -> int:
     except PipelineError as error:
         sys.stderr.write(f"error: {error}\n")
         return ExitCode.MISTAKE
+    except OSError as error:  # a full disk, a folder that may not be written
+        sys.stderr.write(f"error: {error}\n")
+        return ExitCode.MISTAKE
     except Terminated:
         sys.stderr.write("terminated; the same command continues\n")
         return ExitCode.TERMINATED

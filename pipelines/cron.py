@@ -34,7 +34,7 @@ DESCRIPTORS = {
     "@midnight": "0 0 0 * * *",
     "@hourly": "0 0 * * * *",
 }
-HORIZON_DAYS = 5 * 366  # robfig/cron gives up after five years
+HORIZON_YEARS = 5  # robfig/cron gives up after the fifth year to come
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +50,15 @@ class Schedule:
         """Times after a time, in its time zone; ends when there is none within five years."""
         seconds, minutes, hours, *_ = self.allowed
         day = after.replace(hour=0, minute=0, second=0, microsecond=0)
-        for _ in range(HORIZON_DAYS):
+        last = after
+        while day.year <= (last + timedelta(seconds=1)).year + HORIZON_YEARS:
             if self._on(day):
                 for hour in sorted(hours):
                     for minute in sorted(minutes):
                         for second in sorted(seconds):
                             at = day.replace(hour=hour, minute=minute, second=second)
                             if at > after:
+                                last = at
                                 yield at
             day += timedelta(days=1)
 

@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 
+from predictor import __version__
 from predictor.errors import InvalidInput
 from predictor.logs import configure_logging
 from predictor.model.config import CheckpointError
@@ -22,6 +23,9 @@ logger = logging.getLogger("predictor")
 
 def main() -> None:
     """Serve until told to stop; exits 2 on bad settings, 1 when the model cannot be loaded."""
+    if sys.argv[1:] == ["--version"]:
+        sys.stdout.write(f"qwen3-asr {__version__}\n")
+        return
     try:
         settings = load_settings(sys.argv[1:], os.environ)
         parse_language(settings.language)

@@ -22,6 +22,7 @@ request_id_var: ContextVar[str] = ContextVar("request_id", default="")
 _noted: ContextVar[dict[str, object] | None] = ContextVar("noted", default=None)
 _MAX_REPEATS: Final = 20  # of one warning or error
 _WINDOW_S: Final = 60.0
+_JSON: Final = json.JSONEncoder(ensure_ascii=False, default=str)  # json.dumps would make one a line
 
 
 @contextmanager
@@ -84,7 +85,7 @@ class JsonFormatter(logging.Formatter):
             line.update(fields)
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False, default=str)
+        return _JSON.encode(line)
 
 
 class TextFormatter(logging.Formatter):

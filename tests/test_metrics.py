@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,7 @@ from predictor.engine.options import EngineStats
 from predictor.engine.tally import Speed
 from predictor.logs import noting
 from predictor.metrics import Capacity, Metrics, watch_fronts
+from predictor.metrics.histograms import native_bucket
 from predictor.service.model import AsrModel, ModelOptions
 from predictor.types import Transcription, Usage
 
@@ -155,6 +158,46 @@ def test_fronts_are_counted_with_those_that_died(tmp_path: Path) -> None:
     watch_fronts(metrics.front_figures, None)  # a server that is alone
     assert pod.fronts() == (3, 0, 1)
     assert values(metrics)['qwen3_asr_front_processes{state="ready"}'] == 1
+
+
+@given(st.floats(1e-30, 1e12))
+def test_a_fine_bucket_is_nine_percent_wide_and_holds_its_value(value: float) -> None:
+    """Prometheus: bucket n of schema 3 is above 2 ** ((n - 1) / 8), up to 2 ** (n / 8)."""
+    bucket = int(native_bucket(value))
+    assert 2 ** ((bucket - 1) / 8) * (1 - 1e-12) < value <= 2 ** (bucket / 8) * (1 + 1e-12)
+
+
+def test_fine_buckets_end_at_powers_of_two() -> None:
+    values = (0.0, 0.5, 1.0, 1.0000001, 2.0)
+    assert [native_bucket(value) for value in values] == ["zero", "-8", "0", "1", "8"]
+
+
+FRONTS = """
+import os, sys
+from opentelemetry import trace
+from prometheus_client import CollectorRegistry
+from predictor.metrics import Metrics, scrape
+metrics = Metrics(CollectorRegistry(), is_shared=True, native=True)
+sampled = trace.SpanContext(int(sys.argv[1]), 7, False, trace.TraceFlags(1))
+with trace.use_span(trace.NonRecordingSpan(sampled)):
+    metrics.request_seconds.labels(protocol="v1").observe(0.2)
+for accept in ("application/openmetrics-text", "io.prometheus.client.MetricFamily"):
+    sys.stdout.buffer.write(scrape(metrics.registry, accept)[0])
+"""
+
+
+def test_a_front_adds_its_traces_to_the_counts_of_all(tmp_path: Path) -> None:
+    environ = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
+    for number in (1, 2):
+        front = [sys.executable, "-c", FRONTS, str(number)]
+        told = subprocess.run(front, env=environ, capture_output=True, check=True).stdout
+    lines = [line for line in told.decode("utf-8", "replace").splitlines() if "# {" in line]
+    [line] = lines
+    bucket, _, exemplar = line.partition(" # ")
+    assert bucket == 'qwen3_asr_request_seconds_bucket{le="0.25",protocol="v1"} 2.0'
+    assert exemplar.startswith(f'{{span_id="{7:016x}",trace_id="{2:032x}"}} 0.2 ')
+    assert b"native_buckets" not in told
+    assert told.count(bytes([0x62, 4, 8, 0x23, 0x10, 1, 0x68, 4])) == 1  # bucket -18, twice
 
 
 @pytest.fixture

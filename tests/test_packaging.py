@@ -27,6 +27,7 @@ DISTRIBUTIONS = {
     "mlflow": "mlflow-skinny",
     "opentelemetry": "opentelemetry-api",
     "prometheus_client": "prometheus-client",
+    "pynvml": "nvidia-ml-py",
     "whisper_normalizer": "whisper-normalizer",
     "yaml": "pyyaml",
 }
@@ -71,7 +72,10 @@ def declared(*groups: str) -> set[str]:
     return {Requirement(line).name for line in lines} - {PROJECT["name"]}
 
 
-OPTIONAL = {"predictor": ("cjk", "tracing"), "pipelines": ("pipelines", "languages", "tracking")}
+OPTIONAL = {
+    "predictor": ("cjk", "nvml", "tracing"),
+    "pipelines": ("pipelines", "languages", "tracking"),
+}
 
 
 @pytest.mark.parametrize("package", OPTIONAL)

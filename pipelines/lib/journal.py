@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self, TextIO
@@ -54,8 +54,12 @@ class Journal:
 
         Raises JournalError naming the first key that differs, or when another run has it open.
         """
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("a", encoding="utf-8")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # A name that is no text is bytes: JSON says such a byte as \udcXX.
+            file = path.open("a", encoding="utf-8", errors="backslashreplace")
+        except OSError as error:
+            raise JournalError(f"{path}: cannot be written: {error.strerror}") from error
         try:
             _lock(path, file)
             lines = _complete_lines(path)
@@ -75,6 +79,11 @@ class Journal:
         """Write a record through to the operating system; it survives the process's death."""
         self._write({k: v for k, v in asdict(record).items() if v is not None})
         self.records[record.clip_id] = record
+
+    def forget(self, clip_ids: Iterable[str]) -> None:
+        """Take recordings as not asked yet; what is added for them counts from then on."""
+        for clip_id in clip_ids:
+            self.records.pop(clip_id, None)
 
     def close(self) -> None:
         """Close the file."""

@@ -49,7 +49,7 @@ class AskOptions:
     allow_remote: bool = False  # fetch recordings that the manifest names by URL
     show_progress: bool = False
     keep_segments: bool = False  # write segments with their times to the journal
-    growing: bool = False  # an archive: the journal is continued though recordings have been added
+    growing: bool = False  # an archive: continued though recordings were added or changed
     drafts: bool = False  # send the first service's transcript to the second, if it takes drafts
 
     def __post_init__(self) -> None:
@@ -168,7 +168,10 @@ class _Side:
         except ServiceError as error:
             raise ServiceDown(_what_to_do(target.service, error)) from error
         header = journal_header(() if ask.growing else clips, target.service, identity)
-        return cls(target.service, client, Journal.open(target.journal, header), identity)
+        journal = Journal.open(target.journal, header)
+        if ask.growing:
+            journal.forget([c.id for c in clips if _changed(c, journal.records.get(c.id))])
+        return cls(target.service, client, journal, identity)
 
     def seen(self, error: ServiceError | None) -> None:
         """Count an outcome; ServiceDown once it is clear that going on is of no use."""
@@ -261,6 +264,16 @@ class _Run:
         if _forced_language(side.options, clip) is not None or first.language is None:
             return first.text
         return f"language {first.language}{ANSWER_MARK}{first.text}"
+
+
+def _changed(clip: Clip, record: Record | None) -> bool:
+    """Whether the recording's file was written after it was asked for."""
+    try:
+        written_at = Path(clip.audio).stat().st_mtime
+    except (OSError, ValueError):  # elsewhere, or gone: reading it will tell
+        return False
+    # A clock that is ahead is not believed: the recording would be asked for each time.
+    return record is not None and record.started_at < written_at <= time.time()
 
 
 def _forced_language(options: ServiceOptions, clip: Clip) -> str | None:

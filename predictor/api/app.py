@@ -13,6 +13,7 @@ from starlette.responses import Response
 
 from predictor import __version__
 from predictor.api.auth import KeyRing, RequireKey
+from predictor.api.body_limit import BodyLimit
 from predictor.api.dataplane import AsrDataPlane, ClosedRepository
 from predictor.api.errors import answer_error, error_response, speaks_openai
 from predictor.api.held_bytes import HeldBytes
@@ -20,16 +21,15 @@ from predictor.api.jobs import JobDoor, jobs_router
 from predictor.api.live_frames import live_router
 from predictor.api.methods import Cors, HeadAndOptions
 from predictor.api.middleware import (
-    BodyLimit,
     ClientGone,
     Deadline,
-    RefuseWhenFull,
     RequestContext,
     ReserveForProbes,
 )
 from predictor.api.openai_routes import openai_router
 from predictor.api.page import Page, page_router
 from predictor.api.realtime import LiveDoor, realtime_router
+from predictor.api.refuse_when_full import RefuseWhenFull
 from predictor.api.routes import (
     health_router,
     recognize_router,
@@ -101,14 +101,20 @@ def create_app(
         client_timeout_s=options.client_timeout_s,
         spool=spool,
     )
-    app.add_middleware(RefuseWhenFull, check_room=lambda: dataplane.model.check_room())
     app.add_middleware(RequireKey, keys=keys, routes=app.routes)
     app.add_middleware(HeadAndOptions, routes=app.routes)
-    if options.cors_origins:
-        app.add_middleware(Cors, origins=options.cors_origins)
     app.add_middleware(ReserveForProbes)
     app.add_middleware(Deadline, timeout_s=options.request_timeout_s)
     app.add_middleware(RequestContext, metrics=metrics, model_identity=lambda: _digest(dataplane))
+    app.add_middleware(
+        RefuseWhenFull,
+        check_room=lambda: dataplane.model.check_room(),
+        keys=keys,
+        metrics=metrics,
+        model_identity=lambda: _digest(dataplane),
+    )
+    if options.cors_origins:  # outside, so that a browser may read every refusal
+        app.add_middleware(Cors, origins=options.cors_origins)
     app.openapi()  # made now: it takes a tenth of a second, which no request should cost others
     return app
 

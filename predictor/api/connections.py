@@ -21,6 +21,7 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from predictor.api.errors import error_body
+from predictor.api.handshake import Handshake
 from predictor.errors import AsrError, HeadTooLarge, InvalidInput, TooSlow
 
 logger = logging.getLogger(__name__)
@@ -69,7 +70,7 @@ class Connections:
 
     def __init__(self, limits: ConnectionLimits) -> None:
         self.limits = limits
-        self._open: dict[GuardedProtocol, None] = {}
+        self._open: dict[GuardedProtocol | Handshake, None] = {}
         self._has_warned = False
 
     def __len__(self) -> int:
@@ -79,7 +80,7 @@ class Connections:
         """What uvicorn calls for each connection."""
         return GuardedProtocol(self, **uvicorns)
 
-    def add(self, connection: GuardedProtocol) -> bool:
+    def add(self, connection: GuardedProtocol | Handshake) -> bool:
         """Whether it is one too many; then the oldest that does nothing may have to go."""
         self._open[connection] = None
         is_reserve = len(self._open) > self.limits.max_connections
@@ -94,7 +95,7 @@ class Connections:
             (oldest or connection).abort()
         return is_reserve
 
-    def remove(self, connection: GuardedProtocol) -> None:
+    def remove(self, connection: GuardedProtocol | Handshake) -> None:
         """It ended, or became a WebSocket."""
         self._open.pop(connection, None)
 

@@ -23,9 +23,9 @@ from predictor.api.grpc_health import health_handler
 from predictor.api.grpc_message import read_grpc
 from predictor.api.held_bytes import HeldBytes
 from predictor.api.live_grpc import serve_stream, stream_handler
-from predictor.api.middleware import request_id_of, trace_of
 from predictor.api.reading import off_loop
 from predictor.api.realtime import LiveDoor
+from predictor.api.request_line import request_id_of, trace_of
 from predictor.errors import AsrError, DeadlineExceeded, InvalidInput, Overloaded, TooSlow
 from predictor.logs import noting, request_id_var
 from predictor.metrics import CLIENT_CLOSED_REQUEST, Metrics

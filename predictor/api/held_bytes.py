@@ -12,9 +12,13 @@ from predictor.errors import Overloaded
 class HeldBytes:
     """Counts bytes of bodies against one limit; used from the event loop alone."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, max_promised: int | None = None) -> None:
+        """`max_promised`: of the limit, for bodies that may come in and whose size is not known;
+        who promises and sends nothing must leave room for others. None: all of it."""
         self.limit = limit
         self.num_bytes = 0
+        self._max_promised = limit if max_promised is None else max_promised
+        self._num_promised = 0
         self._changed = asyncio.Event()
 
     def add(self, num_bytes: int) -> None:
@@ -42,20 +46,34 @@ class HeldBytes:
         """
         try:
             async with asyncio.timeout(timeout_s):
-                while self.num_bytes and self.num_bytes + num_bytes > self.limit:
+                while not self._may_promise(num_bytes):
                     self._changed.clear()
                     await self._changed.wait()
         except TimeoutError:
-            self.check(num_bytes)
-        held = num_bytes
+            raise Overloaded(
+                f"{self.num_bytes} bytes of request bodies are held or awaited, "
+                f"the limit is {self.limit}"
+            ) from None
+        held = promised = num_bytes
         self.add(held)
+        self._num_promised += promised
 
         def hold(size: int) -> None:
-            nonlocal held
+            nonlocal held, promised
+            self._num_promised -= promised
+            promised = 0
             self.add(size - held)
             held = size
 
         try:
             yield hold
         finally:
+            self._num_promised -= promised
             self.add(-held)
+
+    def _may_promise(self, num_bytes: int) -> bool:
+        """What is alone always fits."""
+        promised = self._num_promised
+        return (not promised or promised + num_bytes <= self._max_promised) and (
+            not self.num_bytes or self.num_bytes + num_bytes <= self.limit
+        )

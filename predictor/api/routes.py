@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import orjson
 from fastapi import APIRouter
-from prometheus_client import CollectorRegistry, exposition
+from prometheus_client import CollectorRegistry
 from starlette.convertors import StringConvertor, register_url_convertor
 from starlette.requests import Request
 from starlette.responses import Response
@@ -22,6 +22,7 @@ from predictor.api.reading import off_loop, query_of, read_body, read_recording
 from predictor.api.recognize import recognize_call
 from predictor.api.v1 import v1_call
 from predictor.errors import NotReady
+from predictor.metrics import scrape
 from predictor.service.calls import Call
 
 _JSON_LENGTH = "inference-header-content-length"
@@ -67,8 +68,8 @@ def health_router(
 
     async def metrics(request: Request) -> Response:
         assert registry is not None
-        encode, content_type = exposition.choose_encoder(request.headers.get("accept", ""))
-        return Response(encode(registry), headers={"content-type": content_type})
+        body, content_type = scrape(registry, request.headers.get("accept", ""))
+        return Response(body, headers={"content-type": content_type})
 
     async def root(request: Request) -> Response:
         return page.index(request) if page and wants_page(request) else await live()

@@ -12,7 +12,7 @@ from typing import Any
 from predictor.api.details import details
 from predictor.api.hearing import HEARING_FIELDS, read_hearing
 from predictor.api.json_body import LongText, decode_base64, load_json
-from predictor.api.media import media_type
+from predictor.api.media import checked_content_type, media_type
 from predictor.api.tensors import checked_draft, refuse_unknown
 from predictor.api.words import WORDS_FIELD, read_words
 from predictor.audio.file_part import MappedFile
@@ -39,6 +39,7 @@ def v1_call(
         refuse_unknown(query, (), "query of a JSON body")
         return Call("v1", _instances(load_json(memoryview(body)), max_items), _render, indexed=True)
     if kind.startswith(("audio/", "video/")) or kind in _RAW_TYPES:
+        content_type = checked_content_type(content_type)
         recording = _recording(
             query, data=memoryview(body), content_type=content_type, place="query"
         )

@@ -58,7 +58,7 @@ class EngineClient:
             core.start()
 
     def stop(self, timeout_s: float = 10.0) -> None:
-        """Let go of the cores; streams in flight raise NotReady."""
+        """Release the cores; streams in flight raise NotReady."""
         for core in self._cores:
             core.stop(timeout_s)
 

@@ -235,7 +235,7 @@ class EngineCore:
             return
         seconds = time.monotonic() - began_s
         with self._changed:
-            self._tally.speed.worked(seconds)
+            self._tally.worked(seconds, step.sequences)
         self._deliver(self._commit(step, output))
         self._observe(step, output, began_s, seconds)
 

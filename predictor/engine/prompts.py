@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence as Batch
+from collections import abc
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from predictor.engine.sequence import Prefilled, Sequence
+from predictor.engine.sequence import Batch, Prefilled
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -30,7 +30,7 @@ class PromptLayout:
     reads_cache: bool  # some sequence attends to what was cached before
 
     @classmethod
-    def of(cls, sequences: Batch[Sequence], page_tokens: int) -> PromptLayout:
+    def of(cls, sequences: Batch, page_tokens: int) -> PromptLayout:
         """Audio placeholders have token id 0: their embeddings are replaced.
 
         Written for rounds of many small steps: what is done for each sequence is done in lists,
@@ -56,7 +56,7 @@ class PromptLayout:
 
 
 def _tokens(
-    sequences: Batch[Sequence], cached: list[int], counts: list[int]
+    sequences: Batch, cached: list[int], counts: list[int]
 ) -> tuple[list[int], Ints, tuple[list[int], list[bool]]]:
     """Token ids of what is not cached, packed; which of them are audio; and of the rows that need
     logits the token that is known to follow, and whether it is taken whatever is likelier."""
@@ -82,7 +82,7 @@ def _tokens(
 
 
 def _places(
-    sequences: Batch[Sequence], cached: list[int], lengths: list[int], page_tokens: int
+    sequences: Batch, cached: list[int], lengths: list[int], page_tokens: int
 ) -> tuple[Ints, Ints]:
     """Of each packed token its position within its sequence, and its place in the cache."""
     sizes = np.array(lengths, dtype=np.int64)
@@ -133,7 +133,7 @@ def verified(
 
 
 def prefilled(
-    found: Batch[tuple[tuple[float, ...], int]], loudest: Batch[Batch[float]]
+    found: abc.Sequence[tuple[tuple[float, ...], int]], loudest: abc.Sequence[abc.Sequence[float]]
 ) -> tuple[Prefilled, ...]:
     """`found` as `verified` gives it, with what each sequence's stretches heard."""
     return tuple(

@@ -5,14 +5,14 @@ Plain data in and out, no torch.
 
 from __future__ import annotations
 
+from collections import abc
 from collections.abc import Callable
-from collections.abc import Sequence as Batch
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
 from predictor.engine.options import EngineStats
 from predictor.engine.pages import PageSize
-from predictor.engine.sequence import Limits, Prefilled, Sequence
+from predictor.engine.sequence import Batch, Limits, Prefilled, Sequence
 from predictor.errors import AsrError
 from predictor.types import EngineRequest, ExtendRequest, TokenChunk
 
@@ -46,17 +46,17 @@ class Runner(Protocol):
         """Prefills that the device works on while others decode; None = one or the other."""
         ...
 
-    def prefill(self, sequences: Batch[Sequence]) -> StepOutput:
+    def prefill(self, sequences: Batch) -> StepOutput:
         """Encode audio and prompt of each sequence into its pages, behind what is cached; its first
         token and those of its draft that hold, unless that is left to `decode`."""
         ...
 
-    def decode(self, sequences: Batch[Sequence]) -> StepOutput:
+    def decode(self, sequences: Batch) -> StepOutput:
         """The next token of each sequence, or of some: those whose prefill is under way beside come
         later. Their last one is not in the cache yet."""
         ...
 
-    def scrub(self, pages: Batch[int]) -> None:
+    def scrub(self, pages: abc.Sequence[int]) -> None:
         """Wipe pages whose contents are not numbers, before others use them."""
         ...
 
@@ -77,7 +77,7 @@ class Runner(Protocol):
 Emission: TypeAlias = tuple[str, TokenChunk | AsrError]  # a request's id, and what is new for it
 # Takes what a step gave to requests; an error ends its request. Called by a core's threads: it must
 # be quick, and must not raise.
-Receive: TypeAlias = Callable[[Batch[Emission]], None]
+Receive: TypeAlias = Callable[[abc.Sequence[Emission]], None]
 
 
 class Core(Protocol):

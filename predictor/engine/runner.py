@@ -6,7 +6,7 @@ when the chosen tokens come back.
 
 from __future__ import annotations
 
-from collections.abc import Sequence as Batch
+from collections import abc
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 from predictor.engine.pages import PAGE_TOKENS, PageSize
 from predictor.engine.prompts import PromptLayout, prefilled, verified
 from predictor.engine.protocol import StepOutput
-from predictor.engine.sequence import Limits, Sequence
+from predictor.engine.sequence import Batch, Limits
 from predictor.model.attention import CacheView, Packing, Prefix, to_device
 from predictor.model.mel import LogMel
 from predictor.model.model import Model
@@ -79,7 +79,7 @@ class TorchRunner:
         return None
 
     @torch.inference_mode()
-    def prefill(self, sequences: Batch[Sequence]) -> StepOutput:
+    def prefill(self, sequences: Batch) -> StepOutput:
         """Encode audio and prompt of each sequence into its slot; its first token."""
         audio, loudest = self._encode(sequences)  # [sum of audio tokens, hidden]
         layout = PromptLayout.of(sequences, self._cache.page_tokens)
@@ -96,7 +96,7 @@ class TorchRunner:
         return StepOutput(ids, logprobs, prefilled=dict(zip(sequences, results, strict=True)))
 
     @torch.inference_mode()
-    def decode(self, sequences: Batch[Sequence]) -> StepOutput:
+    def decode(self, sequences: Batch) -> StepOutput:
         """The next token of each sequence, whose last one is not in the cache yet."""
         lengths = [s.length for s in sequences]
         size = self._cache.page_tokens
@@ -116,7 +116,7 @@ class TorchRunner:
         return StepOutput([[int(i)] for i in ids], [[value] for value in logprobs])
 
     @torch.inference_mode()
-    def scrub(self, pages: Batch[int]) -> None:
+    def scrub(self, pages: abc.Sequence[int]) -> None:
         """Zero pages whose contents are not numbers, before others use them."""
         for page in pages:
             self._cache.data[:, :, page].zero_()
@@ -138,7 +138,7 @@ class TorchRunner:
         except RuntimeError:
             return False
 
-    def _prefix(self, sequences: Batch[Sequence], layout: PromptLayout) -> Prefix | None:
+    def _prefix(self, sequences: Batch, layout: PromptLayout) -> Prefix | None:
         return Prefix.of(
             [s.pages for s in sequences],
             [s.num_cached for s in sequences],
@@ -147,7 +147,7 @@ class TorchRunner:
             device=self._device,
         )
 
-    def _encode(self, sequences: Batch[Sequence]) -> tuple[Tensor, list[list[float]]]:
+    def _encode(self, sequences: Batch) -> tuple[Tensor, list[list[float]]]:
         """The audio that a step needs, and of each sequence what its stretches heard."""
         parts = [sequence.stretches() for sequence in sequences]
         if not any(parts):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence as Tokens
+from collections import abc
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from predictor.engine.checks import check_request, check_samples
 from predictor.engine.options import EngineOptions
@@ -114,12 +115,12 @@ class Sequence:
         return self.num_prompt_tokens + len(self.request.forced) + len(self.tokens)
 
     @property
-    def draft(self) -> Tokens[int]:
+    def draft(self) -> abc.Sequence[int]:
         """Expected tokens that the next prefill verifies: no more than may be answered."""
         return () if self.tokens else self._draft
 
     @property
-    def given(self) -> Tokens[int]:
+    def given(self) -> abc.Sequence[int]:
         """What a prefill appends to the prompt: forced tokens, the answer so far, or a draft."""
         return (*self.request.forced, *self.tokens, *self.draft)
 
@@ -201,7 +202,7 @@ class Sequence:
             known = self.utterance.loudest[:first] + found.loudest
             self.utterance.loudest = known[: windows.num_closed(num_samples)]
 
-    def extend(self, tokens: Tokens[int], logprobs: Tokens[float]) -> TokenChunk:
+    def extend(self, tokens: abc.Sequence[int], logprobs: abc.Sequence[float]) -> TokenChunk:
         """Take on what one step produced, up to where the sequence ends; the rest is dropped."""
         first = len(self.tokens)
         if not first:
@@ -282,7 +283,7 @@ class Sequence:
             )
 
 
-def merged(chunks: Tokens[TokenChunk]) -> TokenChunk:
+def merged(chunks: abc.Sequence[TokenChunk]) -> TokenChunk:
     """Chunks of one sequence, one after another, as one."""
     last = chunks[-1]
     if len(chunks) == 1:
@@ -297,3 +298,6 @@ def merged(chunks: Tokens[TokenChunk]) -> TokenChunk:
         forced_logprobs=last.forced_logprobs,
         times=last.times,
     )
+
+
+Batch: TypeAlias = abc.Sequence[Sequence]  # that go through one step together

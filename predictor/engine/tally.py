@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Final
 
@@ -64,6 +65,13 @@ class Tally:
         if is_first and has_prefix and sequence.utterance is None:
             self._prefix_hits += sequence.num_cached > 0
             self._prefix_misses += sequence.num_cached == 0
+
+    def worked(self, seconds: float, sequences: Iterable[Sequence]) -> None:
+        """On a step of these. Live steps have their part of it, since their audio does not count:
+        else a replica that mostly listens would seem to be slow."""
+        counted = [sequence.utterance is None for sequence in sequences]
+        if any(counted):
+            self.speed.worked(seconds * sum(counted) / len(counted))
 
     def finished(self, sequence: Sequence) -> None:
         """It has its whole answer. Steps of kept sequences hear the same audio again and again."""

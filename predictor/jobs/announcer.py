@@ -20,6 +20,7 @@ import orjson
 from predictor.jobs.outbound import Headers, Outbound
 from predictor.jobs.records import JobRecord
 from predictor.jobs.store import JobStore
+from predictor.settings.webhook_key import webhook_key
 
 logger = logging.getLogger(__name__)
 
@@ -27,17 +28,16 @@ _LOOK_S: Final = 1.0
 _FIRST_WAIT_S: Final = 5.0
 _MAX_WAIT_S: Final = 3600.0
 _MAX_TRIES: Final = 12  # 5 s, 10 s, 20 s, … 1 h: some 2.5 hours in all
-_KEY_MARK: Final = "whsec_"
 
 
 class Announcer:
     """Tells what the store has to tell, until cancelled."""
 
     def __init__(self, store: JobStore, outbound: Outbound, secret: str) -> None:
-        """`secret`: signs what is told; `whsec_` and base64, or any text."""
+        """`secret`: signs what is told; see `webhook_key`."""
         self._store = store
         self._outbound = outbound
-        self._key = key_of(secret)
+        self._key = webhook_key(secret)
 
     async def run(self) -> None:
         """One at a time: a receiver that hangs costs at most half a minute."""
@@ -93,13 +93,6 @@ def signature(key: bytes, message_id: str, timestamp_s: int, body: bytes) -> str
     """`v1,` and the base64 of HMAC-SHA256 over `id.timestamp.body`."""
     signed = f"{message_id}.{timestamp_s}.".encode() + body
     return "v1," + base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest()).decode()
-
-
-def key_of(secret: str) -> bytes:
-    """The bytes of a secret. Raises ValueError for `whsec_` without base64 behind it."""
-    if secret.startswith(_KEY_MARK):
-        return base64.b64decode(secret.removeprefix(_KEY_MARK), validate=True)
-    return secret.encode()
 
 
 def wait_s(num_tries: int) -> float:

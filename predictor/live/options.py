@@ -19,6 +19,9 @@ class LiveOptions:
 
     header_s: float = 1.0  # of speech before a detected language is committed
     first_step_s: float = 0.5  # of speech before the first look
+    detector_warm_up_s: float = (
+        0.5  # of a session: who speaks at once is noticed late, so all counts
+    )
     max_silence_s: float = 0.3  # after speech, given to the model: more makes it forget
     shrink_from_s: float = 6.0  # of utterance, from where shorter and shorter pauses end it
     shrink_to_s: float = 16.0  # of utterance, from where `min_pause_s` ends it

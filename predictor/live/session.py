@@ -185,11 +185,14 @@ class LiveSession:
         turns = self.config.turns
         if self._endpointer.starts(turns, probability, start):
             speech_start = self._endpointer.speech_start or 0
-            self._begin(speech_start, speech_start - round(turns.lead_in_s * SAMPLE_RATE_HZ))
+            is_cold = speech_start <= round(self._options.detector_warm_up_s * SAMPLE_RATE_HZ)
+            lead_in = round(turns.lead_in_s * SAMPLE_RATE_HZ)
+            self._begin(speech_start, 0 if is_cold else speech_start - lead_in)
             return
         # A manual turn in which no speech is found is looked at all the same, as far as it fits.
         is_unheard = self.config.is_manual and self._item is None
-        keep_s = self._options.max_utterance_s if is_unheard else turns.lead_in_s
+        lead_in_s = max(turns.lead_in_s, self._options.detector_warm_up_s)
+        keep_s = self._options.max_utterance_s if is_unheard else lead_in_s
         keep = round(keep_s * SAMPLE_RATE_HZ) + 2 * FRAME_SAMPLES
         while self._num_before() - len(self._before[0]) >= keep:
             self._before.popleft()

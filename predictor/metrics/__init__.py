@@ -1,4 +1,5 @@
-"""Every metric: what is counted (`counters`), what is read at a scrape (`figures`, `nvml`)."""
+"""Every metric: what is counted (`counters`), what is read at a scrape (`figures`, `nvml`),
+and what a scrape is answered (`exposition`)."""
 
 from predictor.metrics.counters import (
     CLIENT_CLOSED_REQUEST,
@@ -8,6 +9,7 @@ from predictor.metrics.counters import (
     Capacity,
     Metrics,
 )
+from predictor.metrics.exposition import scrape
 from predictor.metrics.figures import EngineGauges, Figures, WatchedCore, watch_fronts, watch_jobs
 
 __all__ = [
@@ -20,6 +22,7 @@ __all__ = [
     "Figures",
     "Metrics",
     "WatchedCore",
+    "scrape",
     "watch_fronts",
     "watch_jobs",
 ]

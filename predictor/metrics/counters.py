@@ -11,12 +11,11 @@ any other does.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.metrics_core import Metric
-from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from predictor.metrics.figures import (
     FRONTS,
@@ -26,6 +25,7 @@ from predictor.metrics.figures import (
     engine_figures,
     watch_engines,
 )
+from predictor.metrics.histograms import Histogram, SharedCounts, fine_counts
 from predictor.metrics.nvml import device_figures, watch_devices
 
 # Label values. `code` is the HTTP status of the answer (the error table's for gRPC, 499 when the
@@ -59,10 +59,14 @@ class Capacity:
 class Metrics:
     """All counters, gauges and histograms; handed to whoever counts."""
 
-    def __init__(self, registry: CollectorRegistry, *, is_shared: bool = False) -> None:
-        """`is_shared`: several fronts count together, in files of PROMETHEUS_MULTIPROC_DIR."""
+    def __init__(
+        self, registry: CollectorRegistry, *, is_shared: bool = False, native: bool = False
+    ) -> None:
+        """`is_shared`: several fronts count together, in files of PROMETHEUS_MULTIPROC_DIR;
+        `native`: histograms are native ones too."""
         figures = CollectorRegistry() if is_shared else registry
         self.registry = figures  # what a scrape reads
+        self._histogram = partial(Histogram, native=fine_counts(registry) if native else None)
         self._declare_requests(registry)
         self._declare_decoding(registry)
         self._declare_aligner(registry)
@@ -74,7 +78,7 @@ class Metrics:
         self._declare_sessions(figures)
         if is_shared:
             known = {metric.name for metric in figures.collect()}
-            figures.register(_Shared(known))
+            figures.register(SharedCounts(registry, known))
 
     def _declare_requests(self, registry: CollectorRegistry) -> None:
         self.requests = Counter(
@@ -95,20 +99,20 @@ class Metrics:
             ["protocol", "finish_reason"],
             registry=registry,
         )
-        self.request_seconds = Histogram(
+        self.request_seconds = self._histogram(
             "qwen3_asr_request_seconds",
             "From the request's last header to the last byte of the answer.",
             ["protocol"],
             buckets=LATENCY_BUCKETS_S,
             registry=registry,
         )
-        self.queue_seconds = Histogram(
+        self.queue_seconds = self._histogram(
             "qwen3_asr_queue_seconds",
             "Time a piece of audio waited in the engine's queue before it joined the batch.",
             buckets=LATENCY_BUCKETS_S,
             registry=registry,
         )
-        self.time_to_first_token_seconds = Histogram(
+        self.time_to_first_token_seconds = self._histogram(
             "qwen3_asr_time_to_first_token_seconds",
             "From submitting a piece of audio to the engine until its first token.",
             buckets=LATENCY_BUCKETS_S,
@@ -123,7 +127,7 @@ class Metrics:
         )
 
     def _declare_decoding(self, registry: CollectorRegistry) -> None:
-        self.audio_decode_seconds = Histogram(
+        self.audio_decode_seconds = self._histogram(
             "qwen3_asr_audio_decode_seconds",
             "Decoding and resampling one recording, waiting for a decoder included.",
             buckets=LATENCY_BUCKETS_S,
@@ -158,7 +162,7 @@ class Metrics:
         self.aligner_words = Counter(
             "qwen3_asr_aligner_words_total", "Words that got their times.", registry=registry
         )
-        self.aligner_seconds = Histogram(
+        self.aligner_seconds = self._histogram(
             "qwen3_asr_aligner_seconds",
             "Times of the words of one piece, waiting for the aligner included.",
             buckets=LATENCY_BUCKETS_S,
@@ -182,7 +186,7 @@ class Metrics:
             ["error"],
             registry=registry,
         )
-        self.audio_duration_seconds = Histogram(
+        self.audio_duration_seconds = self._histogram(
             "qwen3_asr_audio_duration_seconds",
             "Length of the recordings that were transcribed.",
             buckets=DURATION_BUCKETS_S,
@@ -219,7 +223,7 @@ class Metrics:
         )
 
     def _declare_model(self, registry: CollectorRegistry) -> None:
-        self.batch_size = Histogram(
+        self.batch_size = self._histogram(
             "qwen3_asr_batch_size",
             "Sequences decoded together, one observation a step.",
             buckets=BATCH_BUCKETS,
@@ -244,7 +248,7 @@ class Metrics:
             multiprocess_mode="livemax",
             registry=registry,
         )
-        self.confidence = Histogram(
+        self.confidence = self._histogram(
             "qwen3_asr_confidence",
             "Confidence of the transcriptions, a ratio from 0 to 1.",
             buckets=CONFIDENCE_BUCKETS,
@@ -299,7 +303,7 @@ class Metrics:
             "Audio that live sessions heard, silence included.",
             registry=registry,
         )
-        self.live_step_seconds = Histogram(
+        self.live_step_seconds = self._histogram(
             "qwen3_asr_live_step_seconds",
             "From the arrival of a step's last audio until its text was there; kind is partial "
             "or final.",
@@ -352,15 +356,3 @@ class Metrics:
         self.load.set_function(lambda: held_audio_s() / full() + live_share())
         watch_engines(self.engine_figures, cores)
         watch_devices(self.device_figures, [core.device for core in cores])
-
-
-class _Shared(MultiProcessCollector):
-    """What all fronts counted, but for what the answering one says itself."""
-
-    def __init__(self, known: set[str]) -> None:
-        super().__init__(None)  # type: ignore[no-untyped-call]
-        self._known = known
-
-    def collect(self) -> Iterable[Metric]:
-        counted = super().collect()  # type: ignore[no-untyped-call]
-        return [metric for metric in counted if metric.name not in self._known]

@@ -38,7 +38,7 @@ def build_server(
     KServe's own metrics are in the default `registry`; another one is for tests. `place` is that
     of one front among several.
     """
-    metrics = Metrics(registry, is_shared=place is not None)
+    metrics = Metrics(registry, is_shared=place is not None, native=settings.native_histograms)
     engine_lost: Future[None] = Future()
     book = None if place is None else place.book
     share: Callable[[int], int] = (lambda whole: whole) if place is None else place.share

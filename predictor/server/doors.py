@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -25,6 +26,7 @@ from predictor.api.connections import (
 from predictor.api.dataplane import AsrDataPlane, ClosedRepository
 from predictor.api.give_back import give_back_memory
 from predictor.api.grpc_server import AsrServicer, GrpcLimits, create_grpc_server
+from predictor.api.handshake import SecuredListener
 from predictor.api.held_bytes import HeldBytes
 from predictor.api.jobs import JobDoor
 from predictor.api.key_file import KeyFile
@@ -64,7 +66,8 @@ class Doors:
         self._settings = settings
         self._behind = behind
         self._shares_ports = shares_ports
-        self._held = HeldBytes(settings.max_pending_bytes)
+        pending = settings.max_pending_bytes
+        self._held = HeldBytes(pending, max_promised=pending // 2)  # gRPC's messages
         keys = KeyRing(settings.api_keys, _key_file(settings))
         self._live = LiveDoor(
             dataplane=behind.dataplane,
@@ -81,14 +84,16 @@ class Doors:
             client_timeout_s=settings.client_timeout_s,
             idle_timeout_s=_KEEP_ALIVE_S,
         )
-        self._http = _HttpServer(_http_config(settings, self.app, self._limits, self._held))
+        connections = Connections(self._limits)
+        secured = None
         if self._certificate is not None:
-            self._http.config.load()
-            self._http.config.ssl = self._certificate.context
+            context, timeout_s = self._certificate.context, settings.client_timeout_s
+            secured = SecuredListener(connections, context, timeout_s)
+        self._http = _HttpServer(_http_config(settings, self.app, connections, self._held), secured)
         self._admin = _HttpServer(
             uvicorn.Config(
                 create_admin_app(behind.dataplane, behind.metrics),
-                http=_guarded(replace(self._limits, max_connections=RESERVED)),
+                http=_guarded(Connections(replace(self._limits, max_connections=RESERVED))),
                 log_config=None,
                 access_log=False,
                 lifespan="off",
@@ -199,7 +204,28 @@ class Doors:
 
 
 class _HttpServer(uvicorn.Server):
-    """Leaves signals to us: one handler decides the order in which things end."""
+    """Leaves signals to us: one handler decides the order in which things end. Connections that
+    begin with TLS are accepted by `secured`."""
+
+    def __init__(self, config: uvicorn.Config, secured: SecuredListener | None = None) -> None:
+        super().__init__(config)
+        self._secured = secured
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        if self._secured is None:
+            await super().startup(sockets)
+            return
+        await super().startup([])
+        protocol = cast(Callable[..., asyncio.Protocol], self.config.http_protocol_class)
+        state, app_state = self.server_state, self.lifespan.state
+        for listener in sockets or ():
+            make = partial(protocol, config=self.config, server_state=state, app_state=app_state)
+            self._secured.open(listener, make)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if self._secured is not None:
+            self._secured.close()
+        await super().shutdown(sockets)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -207,11 +233,11 @@ class _HttpServer(uvicorn.Server):
 
 
 def _http_config(
-    settings: Settings, app: FastAPI, limits: ConnectionLimits, held: HeldBytes
+    settings: Settings, app: FastAPI, connections: Connections, held: HeldBytes
 ) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http=_guarded(limits),
+        http=_guarded(connections),
         ws=cast(Any, partial(GuardedWebSocket, held)),
         ws_max_size=MAX_MESSAGE_BYTES,
         ws_per_message_deflate=False,  # a few bytes would be megabytes
@@ -224,8 +250,8 @@ def _http_config(
     )
 
 
-def _guarded(limits: ConnectionLimits) -> Any:
-    return cast(Any, Connections(limits).protocol)
+def _guarded(connections: Connections) -> Any:
+    return cast(Any, connections.protocol)
 
 
 def _key_file(settings: Settings) -> KeyFile | None:

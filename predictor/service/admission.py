@@ -38,6 +38,7 @@ class Admission:
         self._num_leases = 0
         self._metrics = metrics
         self._done: deque[tuple[float, float]] = deque()  # (time, audio seconds) lately
+        self._done_s = 0.0  # their sum; a refusal must not cost a walk through them
         self._lately_s: deque[float] = deque(maxlen=_LATELY)  # of recordings that were let in
         self._line: list[Lease] = []  # that want to grow and wait for room, in order
         self._sleepers: list[asyncio.Future[None]] = []
@@ -160,6 +161,7 @@ class Admission:
     def _count(self, audio_s: float) -> None:
         self._metrics.audio_accepted_seconds.inc(audio_s)
         self._done.append((time.monotonic(), audio_s))
+        self._done_s += audio_s
         self._forget_old()
 
     def _seconds_for(self, audio_s: float) -> int:
@@ -168,12 +170,12 @@ class Admission:
         if not self._done:
             return 1
         elapsed_s = max(1.0, time.monotonic() - self._done[0][0])
-        pace = sum(audio for _, audio in self._done) / elapsed_s
+        pace = self._done_s / elapsed_s
         return min(_MAX_RETRY_AFTER_S, max(1, math.ceil(audio_s / max(pace, 1e-6))))
 
     def _forget_old(self) -> None:
         while self._done and self._done[0][0] < time.monotonic() - _WINDOW_S:
-            self._done.popleft()
+            self._done_s -= self._done.popleft()[1]
 
 
 class Lease:

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from predictor.settings.addresses import allowed_prefix
 from predictor.settings.fields import AUDIO_TOKENS_PER_S, PROMPT_TOKENS
+from predictor.settings.webhook_key import webhook_key
 
 _MODEL_NAME: Final = re.compile(
     r"(?!.{129})[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9._-]+)*"
@@ -62,6 +63,11 @@ def contradictions(values: Mapping[str, Any], sources: Mapping[str, str]) -> lis
                 refuse(setting, str(error))
     if values["job_webhook_prefixes"] and not values["job_webhook_secret"]:
         refuse("job_webhook_prefixes", "needs job_webhook_secret, by which receivers know us")
+    if values["job_webhook_prefixes"] and values["job_webhook_secret"]:
+        try:
+            webhook_key(values["job_webhook_secret"])
+        except ValueError:  # the secret itself is not shown
+            refuse("job_webhook_prefixes", "job_webhook_secret needs base64 behind whsec_")
     devices = values["devices"] or ()
     if any(not index.isdigit() for index in devices) or len(set(devices)) < len(devices):
         refuse("devices", "must be different whole numbers, separated by commas")

@@ -205,6 +205,9 @@ class Settings(SessionFields):
     log_text: bool = setting(
         False, "add the transcript to a request's log line; else no text is ever logged"
     )
+    native_histograms: bool = setting(
+        False, "count histograms natively as well, for a Prometheus that scrapes protobuf"
+    )
 
     # Audio
     max_audio_s: float = setting(

@@ -1,10 +1,11 @@
-"""What can be said about a start before anything heavy is imported: folder and ports.
+"""What can be said about a start before anything heavy is imported: folders, device and ports.
 
 Each answer is one line that names the setting, its value and what to do, or None.
 """
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import socket
@@ -21,6 +22,14 @@ def problems(settings: Settings) -> list[str]:
     found = []
     if settings.model_dir is not None and (problem := checkpoint_problem(settings.model_dir)):
         found.append(problem)
+    aligner = settings.aligner_dir
+    if aligner is not None and (problem := checkpoint_problem(aligner, "aligner_dir")):
+        found.append(problem)
+    if settings.device == "cuda" and not has_driver():
+        found.append(
+            "device=cuda: this machine has no CUDA driver (libcuda.so.1); run the container with "
+            "its GPUs (docker run --gpus all), or set device to cpu or auto"
+        )
     for name in ("api_keys_file", "tls_cert_file", "tls_key_file"):
         path: Path | None = getattr(settings, name)
         if path is not None and not os.access(path, os.R_OK):
@@ -42,13 +51,22 @@ def problems(settings: Settings) -> list[str]:
     return found
 
 
-def checkpoint_problem(folder: Path) -> str | None:
+def has_driver() -> bool:
+    """Whether NVIDIA's driver is here; it is not started, which forked processes would not bear."""
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return True
+
+
+def checkpoint_problem(folder: Path, setting: str = "model_dir") -> str | None:
     """Why `folder` cannot be served as far as its files say."""
-    said = f"model_dir {folder}:"
+    said = f"{setting} {folder}:"
     try:
         names = os.listdir(folder)
     except OSError as error:
-        return f"{said} {_reason(error)}"
+        return f"{said} {_reason(error, setting)}"
     if _CONFIG not in names:
         what = "is empty" if not names else f"holds no {_CONFIG}"
         return f"{said} {what}; it must be a checkpoint's folder (config.json, *.safetensors)"
@@ -64,9 +82,9 @@ def checkpoint_problem(folder: Path) -> str | None:
 _UNREADABLE: Final = "cannot be read by user {uid}; chmod it, or run as its owner"
 
 
-def _reason(error: OSError) -> str:
+def _reason(error: OSError, setting: str) -> str:
     if error.errno == errno.ENOENT:
-        return "no such folder; mount the checkpoint there or set model_dir"
+        return f"no such folder; mount the checkpoint there or set {setting}"
     if error.errno == errno.ENOTDIR:
         return "is a file; give the folder that holds config.json"
     if error.errno in (errno.EACCES, errno.EPERM):

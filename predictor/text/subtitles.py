@@ -61,7 +61,7 @@ def cues_of(segments: Iterable[Segment], options: SubtitleOptions | None = None)
     for segment in segments:
         by_channel.setdefault(segment.channel, []).extend(_cues(segment, options))
     shown = []
-    for cues in by_channel.values():
+    for cues in filter(None, by_channel.values()):
         ends = [*(cue.start_s for cue in cues[1:]), math.inf]
         shown += [_shown_longer(cue, end_s, options) for cue, end_s in zip(cues, ends, strict=True)]
     return sorted(shown, key=lambda cue: cue.start_s)

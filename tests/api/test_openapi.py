@@ -76,6 +76,11 @@ def test_every_documented_route_is_there(server: Any, document: dict[str, Any]) 
         assert httpx.request(other, url).status_code == 405, path
 
 
+def test_without_a_folder_there_are_no_jobs(server: Any) -> None:
+    assert httpx.get(server.url + "/v1/jobs").status_code == 404
+    assert httpx.post(server.url + "/v1/jobs", data={"model": MODEL}).status_code == 404
+
+
 def test_every_operation_says_what_it_takes_and_gives(document: dict[str, Any]) -> None:
     for path, item in document["paths"].items():
         for method, operation in item.items():

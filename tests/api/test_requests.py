@@ -127,6 +127,21 @@ def test_content_types_that_are_none(content_type: str) -> None:
         checked_content_type(content_type)
 
 
+@pytest.mark.parametrize("name", ["rate*", "rate*0*", "channels*", "encoding*", "x*"])
+def test_a_parameter_in_another_charset(server: Any, name: str) -> None:
+    """RFC 2231, over the wire: as the body's type, and as that of a form's part."""
+    content_type = f"audio/pcm; {name}=utf-8''16000"
+    raw = httpx.post(
+        f"{server.url}/v1/models/{MODEL}:predict",
+        content=bytes(100),
+        headers={"content-type": content_type},
+    )
+    form = httpx.post(
+        f"{server.url}/api/v1/recognize", files={"audio": ("a", bytes(100), content_type)}
+    )
+    assert (raw.status_code, form.status_code) == (400, 400)
+
+
 def test_names_do_not_come_back_long(server: Any) -> None:
     tensor = {"name": "n" * 5_000_000, "shape": [1], "datatype": "BYTES", "data": ["AAAA"]}
     bodies: list[dict[str, Any]] = [

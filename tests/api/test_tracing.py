@@ -9,7 +9,9 @@ import importlib.util
 import itertools
 import json
 import os
+import shutil
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -26,6 +28,7 @@ from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
 
 from tests.api.conftest import RECORDINGS, Server, StartServer
+from tests.manifests.prometheus import Prometheus
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("opentelemetry.sdk") is None
@@ -140,7 +143,7 @@ def server(collector: Collector, start_server: StartServer) -> Iterator[Server]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in values.items():
             patch.setenv(name, value)
-        running = start_server()
+        running = start_server("--native_histograms=true")
     yield running
     running.end()
 
@@ -278,3 +281,55 @@ def test_the_log_line_has_the_trace_and_the_wait(server: Server) -> None:
     [line] = server.wait_for_log("traced")
     assert line["trace_id"] == trace_id
     assert line["queue_s"] >= 0
+
+
+OPENMETRICS = "application/openmetrics-text; version=1.0.0"
+TARGET: list[dict[str, Any]] = [
+    {
+        "kind": "PodMonitor",
+        "metadata": {"name": "one", "namespace": "here"},
+        "spec": {"podMetricsEndpoints": [{"path": "/metrics", "relabelings": []}]},
+    },
+    {"kind": "PrometheusRule", "spec": {"groups": []}},
+]
+
+
+@pytest.mark.skipif(
+    shutil.which("prometheus") is None, reason="prometheus is not on the PATH (Debian: prometheus)"
+)
+@pytest.mark.parametrize("is_native", [False, True], ids=["OpenMetrics", "protobuf"])
+def test_prometheus_stores_the_trace_of_a_bucket(
+    server: Server, tmp_path: Path, is_native: bool
+) -> None:
+    """Scraped as OpenMetrics; and, where it takes native histograms, as protobuf."""
+    name = "qwen3_asr_request_seconds"
+    seen = name if is_native else f"{name}_bucket"
+    features = "exemplar-storage" + (",native-histograms" if is_native else "")
+    begun = time.time()
+    trace_id, headers = caller()
+    headers["content-type"] = "audio/flac"
+    url = server.url + "/v1/models/qwen3-asr:predict"
+    assert httpx.post(url, content=CLIP.read_bytes(), headers=headers, timeout=60).is_success
+    openmetrics = httpx.get(server.url + "/metrics", headers={"accept": OPENMETRICS}).text
+    assert trace_id in openmetrics
+    with Prometheus(TARGET, {"one": server.url}, tmp_path, features=features) as prometheus:
+
+        def stored() -> list[dict[str, Any]]:
+            return prometheus.exemplars(f'{seen}{{protocol="v1"}}', begun - 600, begun + 600)
+
+        prometheus.wait("an exemplar", lambda: bool(stored()), timeout_s=60)
+        traces = {each["labels"]["trace_id"] for each in stored()}
+        # Of a native histogram Prometheus 2.42 takes one exemplar only, that of the lowest bucket.
+        assert trace_id in (openmetrics if is_native else traces)
+        assert all(each in openmetrics for each in traces)
+        counted = server.metric(f"{name}_count", protocol="v1")
+        series = f'{name}{{protocol="v1"}}' if is_native else f'{name}_count{{protocol="v1"}}'
+        count = f"histogram_count({series})" if is_native else series
+        assert [value for _, value in prometheus.query(count)] == [counted]
+        if is_native:
+            [(_, lowest)] = prometheus.query(f"histogram_quantile(0, {series})")
+            [(_, highest)] = prometheus.query(f"histogram_quantile(1, {series})")
+            [first, *_] = stored()
+            assert lowest <= float(first["value"]) <= highest
+        queued = "qwen3_asr_queue_seconds"  # seen in the engine, without a trace: no exemplar
+        assert prometheus.exemplars(queued, begun - 600, begun + 600) == []

@@ -1,7 +1,7 @@
 """The CPU path for small machines: speed, memory and error rates of each precision.
 
     python -m tests.bench.edge --output tests/bench/results/edge-cpu.json      (about half an hour)
-    python -m tests.bench.edge --shape tiny --repeats 1 --rows engine          (a smoke test)
+    python -m tests.bench.edge --shape tiny --repeats 1 --threads 1 --rows engine   (a smoke test)
 
 Precisions take turns, one clip each, so that whatever else the machine does meets them alike;
 each has a process of its own. The file is written anew after each row.
@@ -195,6 +195,7 @@ def _rounded(value: Any) -> Any:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--shape", default="0.6B", choices=("0.6B", "tiny"))
+    parser.add_argument("--threads", type=int, nargs="+", default=[2, 1])
     parser.add_argument("--repeats", type=int, default=7, help="clips for each engine")
     parser.add_argument("--rows", default=",".join(ROWS), help="which kinds, comma-separated")
     parser.add_argument("--folder", type=Path, help="a checkpoint written before, of that shape")
@@ -206,9 +207,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = arguments.folder or write_checkpoint(Path(scratch) / "model", arguments.shape)
         if "engine" in kinds:
-            for num_threads in (2, 1):
+            for num_threads in arguments.threads:
                 bench.engines(arguments.shape, folder, num_threads)
-            bench.engines("tiny checkpoint", TINY, 1)
+            if arguments.shape != "tiny":
+                bench.engines("tiny checkpoint", TINY, 1)
         if "compile" in kinds:
             for precision in PRECISIONS:
                 command = [sys.executable, "-m", "tests.bench.edge_compile"]

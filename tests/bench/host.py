@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence as Batch
+from collections import abc
 
 import numpy as np
 
 from predictor.engine import EngineClient, EngineCore
 from predictor.engine.pages import PAGE_TOKENS, PageSize
 from predictor.engine.protocol import StepOutput
-from predictor.engine.sequence import Limits, Sequence
+from predictor.engine.sequence import Batch, Limits
 from predictor.types import EngineRequest
 from tests.bench.load import Shares, all_at_once, options
 
@@ -35,15 +35,15 @@ class InstantRunner:
         self._steps = steps
         self._logprobs = [-0.1] * steps
 
-    def prefill(self, sequences: Batch[Sequence]) -> StepOutput:
+    def prefill(self, sequences: Batch) -> StepOutput:
         return StepOutput([[1] for _ in sequences], [[-0.1] for _ in sequences])
 
-    def decode(self, sequences: Batch[Sequence]) -> StepOutput:
+    def decode(self, sequences: Batch) -> StepOutput:
         first = len(sequences[0].tokens)
         tokens = list(range(first, first + self._steps))
         return StepOutput([tokens for _ in sequences], [self._logprobs for _ in sequences])
 
-    def scrub(self, pages: Batch[int]) -> None:
+    def scrub(self, pages: abc.Sequence[int]) -> None:
         raise AssertionError(f"nothing spoilt pages {pages}")
 
     def idle(self) -> bool:

@@ -15,7 +15,6 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from collections.abc import Sequence as Batch
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from predictor.engine import CoreProcess, EngineClient, EngineCore, EngineSpec, 
 from predictor.engine.options import EngineOptions, StepStats
 from predictor.engine.pages import PAGE_TOKENS
 from predictor.engine.protocol import StepOutput
-from predictor.engine.sequence import Sequence
+from predictor.engine.sequence import Batch
 from tests.bench.host import InstantRunner
 from tests.bench.http_load import Load, Window, closed_loop, difference, row
 from tests.bench.load import TOKENS_PER_AUDIO_S, Clips, Shares, one, options, without_end
@@ -42,11 +41,11 @@ class PacedRunner(InstantRunner):
     def __init__(self) -> None:
         super().__init__(PACED_STEPS)
 
-    def prefill(self, sequences: Batch[Sequence]) -> StepOutput:
+    def prefill(self, sequences: Batch) -> StepOutput:
         time.sleep(sum(s.audio_s for s in sequences) / PACED_RTFX)
         return super().prefill(sequences)
 
-    def decode(self, sequences: Batch[Sequence]) -> StepOutput:
+    def decode(self, sequences: Batch) -> StepOutput:
         time.sleep(PACED_STEP_S * PACED_STEPS)
         return super().decode(sequences)
 

@@ -15,7 +15,6 @@ Writes tests/bench/results/long-cpu.json; parts that are not measured stay as th
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import os
 import tempfile
@@ -23,57 +22,38 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
 import psutil
-import soundfile
 from rapidfuzz.distance import Levenshtein
 
 from predictor.audio.cut import Cutter
 from predictor.audio.limits import CutOptions
-from predictor.types import SAMPLE_RATE_HZ, Samples
-from tests.bench.accuracy import EVAL, server
+from predictor.types import SAMPLE_RATE_HZ
+from tests.bench.accuracy import server
 from tests.bench.environment import describe
+from tests.bench.long_recordings import (
+    KINDS,
+    Clip,
+    clips,
+    flac,
+    grouped,
+    joined,
+    reference,
+    sounds,
+    write_hours,
+)
 from tests.bench.resident import Memory
 from tests.tiny.evaluate import units
 
 RESULTS = Path(__file__).parent / "results" / "long-cpu.json"
 MODEL = "qwen3-asr"
 AT_ONCE = 8  # as many pieces of one recording as the server works on
-EDGE_S = 0.02  # kept about a clip's words where no pause is left
 QUIET_S = (1, 5, 20, 60)
 PLACES = ("before", "between", "after")
-
-
-@dataclass(frozen=True)
-class Clip:
-    """One clip of the evaluation set."""
-
-    samples: Samples
-    spoken: Samples  # from its first word to its last, without a pause about them
-    text: str
-    language: str
-
-
-def clips(language: str) -> list[Clip]:
-    """The short ones."""
-    rows = map(json.loads, (EVAL / "words.jsonl").read_text("utf-8").splitlines())
-    words = {row["audio"]: row["words"] for row in rows}
-    found = []
-    for line in (EVAL / "manifest.jsonl").read_text("utf-8").splitlines():
-        row = json.loads(line)
-        if row["language"] != language or "short" not in row["tags"]:
-            continue
-        samples, _ = soundfile.read(EVAL / row["audio"], dtype="float32")
-        first, last = words[row["audio"]][0], words[row["audio"]][-1]
-        begin = max(0, int((first["start_s"] - EDGE_S) * SAMPLE_RATE_HZ))
-        end = int((last["end_s"] + EDGE_S) * SAMPLE_RATE_HZ)
-        found.append(Clip(samples, samples[begin:end], row["text"], language))
-    return found
 
 
 class Errors:
@@ -90,12 +70,6 @@ class Errors:
     def row(self) -> dict[str, Any]:
         percent = round(100 * self.wrong / max(1, self.total), 2)
         return {"error %": percent, "wrong": self.wrong, "units": self.total}
-
-
-def flac(samples: Samples) -> bytes:
-    out = io.BytesIO()
-    soundfile.write(out, samples, SAMPLE_RATE_HZ, format="FLAC", subtype="PCM_16")
-    return out.getvalue()
 
 
 def ask(url: str, data: bytes, **fields: str) -> str:
@@ -151,41 +125,6 @@ def follow(url: str, data: Any, kind: str, seen: Callable[[float], None]) -> dic
         "first_segment_s": round(first_s or 0.0, 2),
         "wall_s": round(time.monotonic() - began_s, 1),
     }
-
-
-def joined(
-    chosen: Sequence[Clip], length_s: float, most_s: float, *, spoken: bool, seed: int
-) -> tuple[Samples, list[Clip]]:
-    """Clips in random order with pauses up to `most_s`, until `length_s` are full."""
-    rng = np.random.default_rng(seed)
-    parts: list[Samples] = []
-    used: list[Clip] = []
-    num_samples = 0
-    while num_samples < length_s * SAMPLE_RATE_HZ:
-        for index in rng.permutation(len(chosen)):
-            clip = chosen[index]
-            pause = np.zeros(int(rng.uniform(0, most_s) * SAMPLE_RATE_HZ), np.float32)
-            parts += [clip.spoken if spoken else clip.samples, pause]
-            used.append(clip)
-            num_samples += len(parts[-2]) + len(pause)
-            if num_samples >= length_s * SAMPLE_RATE_HZ:
-                break
-    return np.concatenate(parts), used
-
-
-def grouped(used: Sequence[Clip], longest_s: float) -> list[list[Clip]]:
-    """Clips in a row that fit into a piece: cuts between words, which only we can know."""
-    groups: list[list[Clip]] = [[]]
-    for clip in used:
-        sum_s = sum(len(c.spoken) for c in groups[-1]) / SAMPLE_RATE_HZ
-        if groups[-1] and sum_s + len(clip.spoken) / SAMPLE_RATE_HZ > longest_s:
-            groups.append([])
-        groups[-1].append(clip)
-    return groups
-
-
-def reference(used: Sequence[Clip]) -> str:
-    return (" " if used[0].language == "English" else "").join(clip.text for clip in used)
 
 
 def joins(url: str, length_s: float) -> Iterator[dict[str, Any]]:
@@ -260,31 +199,6 @@ def _without_pauses(
     yield {"set": f"{language}, no pause, as the server cuts", **errors.row(), **answer}
 
 
-def sounds(kind: str, num_samples: int, rng: np.random.Generator) -> Samples:
-    """Quiet of a kind."""
-    t = np.arange(num_samples) / SAMPLE_RATE_HZ
-    if kind == "digital silence":
-        values = np.zeros(num_samples)
-    elif kind == "noise, -70 dBFS":
-        values = rng.normal(0, 10 ** (-70 / 20), num_samples)
-    elif kind == "hum":
-        values = 0.02 * np.sin(2 * np.pi * 50 * t) + 0.01 * np.sin(2 * np.pi * 150 * t)
-    else:  # music: chords of three with overtones, a new one every 0.6 s
-        values = np.zeros(num_samples)
-        length = int(0.6 * SAMPLE_RATE_HZ)
-        for begin in range(0, num_samples, length):
-            part = t[begin : begin + length] - t[begin]
-            for step in rng.choice([0, 4, 7, 12, 16], 3, replace=False):
-                tone = 220 * 2 ** (step / 12)
-                for overtone in (1, 2, 3):
-                    wave = np.sin(2 * np.pi * tone * overtone * part) / overtone
-                    values[begin : begin + length] += 0.03 * wave * np.exp(-2 * part)
-    return values.astype(np.float32)
-
-
-KINDS = ("digital silence", "noise, -70 dBFS", "hum", "music")
-
-
 def quiet(url: str, num_clips: int) -> Iterator[dict[str, Any]]:
     """Every kind, length and place; a cell is right when its text is that of the clips alone."""
     rng = np.random.default_rng(3)
@@ -316,22 +230,6 @@ def quiet(url: str, num_clips: int) -> Iterator[dict[str, Any]]:
                     "of": len(texts),
                     **({"wrong": wrong} if wrong else {}),
                 }
-
-
-def write_hours(path: Path, hours: float, every_s: float) -> list[Clip]:
-    """A FLAC file in which somebody speaks every so often."""
-    chosen, rng = clips("English"), np.random.default_rng(4)
-    used = []
-    with soundfile.SoundFile(path, "w", SAMPLE_RATE_HZ, 1, "PCM_16", format="FLAC") as file:
-        num_samples = 0
-        while num_samples < hours * 3600 * SAMPLE_RATE_HZ:
-            clip = chosen[rng.integers(len(chosen))]
-            block = rng.normal(0, 1e-4, int(every_s * SAMPLE_RATE_HZ)).astype(np.float32)
-            block[SAMPLE_RATE_HZ:][: len(clip.samples)] += clip.samples
-            file.write(block)
-            used.append(clip)
-            num_samples += len(block)
-    return used
 
 
 def hours(url: str, pid: int, length: float, every_s: float) -> Iterator[dict[str, Any]]:

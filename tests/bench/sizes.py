@@ -76,7 +76,6 @@ def measured(results: dict[str, Any]) -> str:
         f"{2 * FULL_BATCH * PIECE_S:,}, two full batches of {PIECE_S} s |",
         f"| `scaleTarget` (`components/knative-autoscaling`) | 32 | {target(results)} |",
         f"| `containerConcurrency` | 64 | {FULL_BATCH} |",
-        f"| `value` (`components/keda`) | 640 | {target(results) * CLIP_S:,} |",
     ]
     return "\n".join(lines)
 

@@ -2,30 +2,31 @@
 
     python -m tests.chaos.overload --out tests/chaos/results/overload.json
 
-Answers are counted for each second of the processor's time that all of the server's processes
-take, so that other work on the machine changes nothing. Times of refusals are the clock's, and do
-tell of other work; the probe's beside them, which waits for nothing, says how much.
+Rounds take turns: eight clips in flight, which is what the server can bear, then ten times the
+requests a second that it answered. Clients are a process of their own that sends bytes made before.
+Answers are counted for each second of the clock, and for each second of the processor's time that
+all of the server's processes take, so that other work on the machine changes the second figure
+little. Times of refusals are the clock's; the probe's beside them, which waits for nothing, and the
+machine's load say how much of them is others' work.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
-import statistics
-import threading
 import time
 from pathlib import Path
 from typing import Any
 
-import httpx
-
-from tests.api.conftest import RECORDINGS, Server, _start
+from tests.api.conftest import Server, start
 from tests.bench.environment import describe
+from tests.chaos.offered import CLIP_S, PROTOCOLS, Offered, offer
 
-PATH = "/api/v1/recognize"
 MAX_HELD_S = 30.0  # nine of the clips
-CLIP = RECORDINGS / "demo-en-1.flac"
+IN_FLIGHT = 8
+TIMES = 10
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -48,86 +49,72 @@ def cpu_s(server: Server) -> float:
     return total / TICKS
 
 
-def load(server: Server, num_clients: int, seconds: float) -> dict[str, Any]:
-    """Clients that send one clip after the other, again at once when they are refused."""
-    data, until = CLIP.read_bytes(), time.monotonic() + seconds
-    statuses: list[int] = []
-    refused_s: list[float] = []
-    probe_s: list[float] = []
-
-    def client() -> None:
-        with httpx.Client(base_url=server.url, timeout=600) as http:
-            while time.monotonic() < until:
-                began = time.monotonic()
-                response = http.post(PATH, files={"audio": data})
-                statuses.append(response.status_code)
-                if response.status_code == 429:
-                    refused_s.append(time.monotonic() - began)
-                    time.sleep(0.2)
-
-    def probe() -> None:
-        with httpx.Client(base_url=server.url, timeout=600) as http:
-            while time.monotonic() < until:
-                began = time.monotonic()
-                http.get("/healthz").raise_for_status()
-                probe_s.append(time.monotonic() - began)
-                time.sleep(0.2)
-
+def load(server: Server, offered: Offered) -> dict[str, Any]:
+    """One round: what the clients saw, and what it cost the server."""
     decoded = "qwen3_asr_audio_decode_seconds_count"
     before_s, before = cpu_s(server), server.metric(decoded)
-    threads = [threading.Thread(target=work) for work in [client] * num_clients + [probe]]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        seen = pool.apply(offer, (server.url, server.grpc, offered))
     spent_s = cpu_s(server) - before_s
-    answered = statuses.count(200)
     return {
-        "clients": num_clients,
-        "seconds": seconds,
-        "answered": answered,
-        "refused": statuses.count(429),
-        "others": len(statuses) - answered - statuses.count(429),
+        **seen,
         "decoded": round(server.metric(decoded) - before),
         "cpu_s": round(spent_s, 2),
-        "answered_a_cpu_s": round(answered / spent_s, 3),
-        **{f"refusal_{name}_ms": value for name, value in _of(refused_s).items()},
-        **{f"probe_{name}_ms": value for name, value in _of(probe_s).items()},
+        "answered_a_cpu_s": round(seen["answered"] / spent_s, 3),
+        "load_average": os.getloadavg()[0],
     }
 
 
-def _of(times_s: list[float]) -> dict[str, float]:
-    if len(times_s) < 2:
-        return {}
-    cuts = statistics.quantiles(times_s, n=20)
-    return {"p50": round(1000 * statistics.median(times_s)), "p95": round(1000 * cuts[-1])}
+def rounds(server: Server, protocol: str, count: int, seconds: float) -> dict[str, Any]:
+    """At capacity and at ten times, `count` times in turn."""
+    load(server, Offered(protocol, seconds / 4, in_flight=IN_FLIGHT))  # warm-up
+    each = []
+    for _ in range(count):
+        capacity = load(server, Offered(protocol, seconds, in_flight=IN_FLIGHT))
+        rate = TIMES * capacity["answered_a_s"]
+        each.append(
+            {
+                "at_capacity": capacity,
+                "ten_times": load(server, Offered(protocol, seconds, a_second=rate)),
+            }
+        )
+
+    def share(name: str) -> float:
+        sums = [sum(r[which][name] for r in each) for which in ("ten_times", "at_capacity")]
+        return sums[0] / sums[1]
+
+    return {
+        "goodput_share": round(share("answered_a_s"), 3),
+        "goodput_share_a_cpu_s": round(share("answered") / share("cpu_s"), 3),
+        "rounds": each,
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--seconds", type=float, default=30.0)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--protocols", nargs="+", default=[*PROTOCOLS], choices=PROTOCOLS)
     arguments = parser.parse_args()
-    server = _start(f"--max_held_audio_s={MAX_HELD_S}")
+    began = {"at": time.strftime("%Y-%m-%d %H:%M", time.gmtime()), "load_average": os.getloadavg()}
+    server = start(f"--max_held_audio_s={MAX_HELD_S}")
     try:
-        load(server, 8, arguments.seconds / 4)  # warm-up
-        rounds = [
-            {"at_capacity": load(server, 8, arguments.seconds),
-             "ten_times": load(server, 80, arguments.seconds)}
-            for _ in range(2)
-        ]  # fmt: skip
+        measured = {
+            protocol: rounds(server, protocol, arguments.rounds, arguments.seconds)
+            for protocol in arguments.protocols
+        }
     finally:
         server.end()
-    goodputs = {
-        name: sum(r[name]["answered"] for r in rounds) / sum(r[name]["cpu_s"] for r in rounds)
-        for name in ("at_capacity", "ten_times")
-    }
     result = {
         "machine": describe(),
-        "clip_s": 3.245,
+        "began": began,
+        "clip_s": CLIP_S,
         "max_held_audio_s": MAX_HELD_S,
-        "goodput_share": round(goodputs["ten_times"] / goodputs["at_capacity"], 3),
-        "rounds": rounds,
+        "warm_up_s": arguments.seconds / 4,
+        "in_flight_at_capacity": IN_FLIGHT,
+        "offered": f"Poisson arrivals, {TIMES} times the answers a second of the round before",
+        "protocols": measured,
     }
     arguments.out.write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result, indent=1))

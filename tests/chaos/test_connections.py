@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import resource
+import ssl
 from typing import Any
 
 import httpx
 import pytest
 
+from tests.api.test_operators import write_certificate
 from tests.chaos.sockets import (
     answer,
     code,
@@ -149,6 +151,27 @@ def test_probes_get_in_when_there_are_too_many_connections(small: Any, speech: b
             connection.close()
     warnings = [line for line in small.lines if line["message"].startswith("out of connections")]
     assert len(warnings) == 1
+
+
+def test_handshakes_that_never_end_count_as_connections(start_server: Any, tmp_path: Any) -> None:
+    cert, key = write_certificate(tmp_path, 1)
+    secured = start_server(
+        f"--tls_cert_file={cert}",
+        f"--tls_key_file={key}",
+        f"--max_connections={MAX_CONNECTIONS}",
+        "--client_timeout_s=2",
+    )
+    trusting = ssl.create_default_context(cafile=str(cert))
+    probe = secured.url.replace("http:", "https:") + "/healthz"
+    with contextlib.ExitStack() as stack:
+        silent = [
+            stack.enter_context(connect(secured)) for _ in range(MAX_CONNECTIONS + RESERVED + 30)
+        ]
+        assert httpx.get(probe, verify=trusting, timeout=60).status_code == 200
+        for connection in (silent[0], silent[-1]):  # it had to go; it is too slow
+            connection.settimeout(30)  # asyncio's own limit is a minute
+            assert is_closed(connection)
+    assert any(line["message"].startswith("out of connections") for line in secured.lines)
 
 
 def test_more_connections_than_descriptors(start_server: Any, speech: bytes) -> None:

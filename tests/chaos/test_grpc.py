@@ -89,6 +89,25 @@ def test_a_probe_is_answered_while_messages_do_not_come(small: Any) -> None:
             messages.put(None)
 
 
+def test_calls_that_send_nothing_leave_room_for_bodies(small: Any) -> None:
+    """They hold what the largest message may take, until `client_timeout_s`."""
+    messages: queue.Queue[bytes | None] = queue.Queue()
+    with channels(small, 4) as made:
+        stalled = [
+            channel.stream_unary(SERVICE + "ModelInfer").future(iter(messages.get, None))
+            for channel in made
+        ]
+        statuses = {
+            httpx.post(f"{small.url}/v1/models/{MODEL}:predict", content=bytes(MIB), timeout=60)
+            for _ in range(5)
+        }
+        codes = {call.code() for call in stalled}
+        for _ in stalled:
+            messages.put(None)
+    assert {answer.status_code for answer in statuses} == {400}
+    assert codes <= REFUSED
+
+
 def many_empty_strings() -> bytes:
     """25 MB that are 12 million objects."""
     contents = b"\x42\x00" * (12 * MIB)

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,27 @@ def test_vercels_ai_sdk(heard: dict[str, Any], said: list[dict[str, Any]]) -> No
     assert vercel["durationInSeconds"] == pytest.approx(said[0]["duration"])
     assert vercel["segments"][0]["text"] == said[0]["text"]
     assert not vercel["warnings"]
+
+
+def test_litellm(aliased: Any, wav_file: Path, said: list[dict[str, Any]]) -> None:  # noqa: F811
+    """In a folder of its own: it asks for other versions than our locked packages have."""
+    folder = Path(sys.prefix) / "litellm"
+    if not folder.is_dir():
+        pytest.skip(f"make test has not installed LiteLLM into {folder}: it is NOT tested")
+    command = [sys.executable, "litellm_session.py", f"{aliased.url}/v1", str(wav_file)]
+    environment = {**os.environ, "PYTHONPATH": str(folder)}
+    environment["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # else it asks the network for prices
+    done = subprocess.run(
+        command, cwd=HERE, capture_output=True, text=True, timeout=800, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    answer, text = json.loads(done.stdout.splitlines()[-1]), said[0]["text"]
+    assert answer["json"]["text"] == answer["chat"] == answer["verbose"]["text"] == text
+    assert answer["verbose"]["language"] == "english"
+    assert answer["verbose"]["segments"][0]["text"].strip() == text
+    assert answer["verbose"]["duration"] == pytest.approx(said[0]["duration"])
+    assert answer["error"]["status"] == 400
+    assert "Klingon" in answer["error"]["message"]
 
 
 def test_javas_http_client(server: Any, wav_file: Path, said: list[dict[str, Any]]) -> None:  # noqa: F811

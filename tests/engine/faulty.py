@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import threading
+from collections import abc
 from collections.abc import Callable
-from collections.abc import Sequence as Batch
 from dataclasses import dataclass, field
 
 from predictor.engine.pages import PageSize
 from predictor.engine.protocol import StepOutput
 from predictor.engine.runner import TorchRunner
-from predictor.engine.sequence import Limits, Sequence
+from predictor.engine.sequence import Batch, Limits
 
 Ids = list[str]
 
@@ -42,17 +42,17 @@ class FaultyRunner:
     def num_prefills_beside(self) -> int | None:
         return self.inner.num_prefills_beside
 
-    def prefill(self, sequences: Batch[Sequence]) -> StepOutput:
+    def prefill(self, sequences: Batch) -> StepOutput:
         return self._run("prefill", self.inner.prefill, sequences)
 
-    def decode(self, sequences: Batch[Sequence]) -> StepOutput:
+    def decode(self, sequences: Batch) -> StepOutput:
         return self._run("decode", self.inner.decode, sequences)
 
     def _run(
         self,
         phase: str,
-        run: Callable[[Batch[Sequence]], StepOutput],
-        sequences: Batch[Sequence],
+        run: Callable[[Batch], StepOutput],
+        sequences: Batch,
     ) -> StepOutput:
         ids = [s.request.request_id for s in sequences]
         self.steps.append((phase, ids))
@@ -63,7 +63,7 @@ class FaultyRunner:
                 output.logprobs[i][0] = float("nan")
         return output
 
-    def scrub(self, pages: Batch[int]) -> None:
+    def scrub(self, pages: abc.Sequence[int]) -> None:
         self.scrubbed += pages
         self.inner.scrub(pages)
 

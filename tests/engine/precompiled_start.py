@@ -1,9 +1,10 @@
 """A program: what a start finds of shipped kernels, on a machine without a GPU.
 
-    python -m tests.engine.precompiled_start MODEL_FOLDER ARCH SHIPPED OWN
+    python -m tests.engine.precompiled_start MODEL_FOLDER ARCH SHIPPED OWN [PRECISIONS]
 
 Goes through a start's kernels again, under the same stand-in for the driver, with Triton's folder
-OWN and SHIPPED beneath it. Prints how many kernels it found and how many it had to compile.
+OWN and SHIPPED beneath it; in the precisions of the arch or those named. Prints how many kernels it
+found and how many it had to compile.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from predictor.model.config import ModelConfig
 
 def main() -> None:
     model, arch, shipped, own = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]), Path(sys.argv[4])
+    precisions = sys.argv[5].split(",") if sys.argv[5:] else precompile.precisions(arch)
     os.environ["TRITON_CACHE_DIR"] = str(own)
     kernel_cache.SHIPPED = shipped
     hits: list[bool] = []
@@ -32,7 +34,7 @@ def main() -> None:
         kernel_cache.use_kernels(arch)
         precompile._stand_in(arch, own, Path(library))
         config = ModelConfig.from_folder(Path(model))
-        for precision in precompile.precisions(arch):
+        for precision in precisions:
             precompile._compile_all(config, precision)
             if arch >= precompile.FP8_ARCH:
                 precompile._compile_all(config, precision, FP8)

@@ -11,7 +11,7 @@ import random
 
 import pytest
 
-from predictor.engine.cuda.pending import Marks
+from predictor.engine.cuda.pending import StepTimer
 from predictor.engine.cuda.runner import GraphOptions, GraphRunner
 from predictor.engine.pages import pages_of_slot
 from predictor.engine.sequence import Sequence
@@ -67,7 +67,7 @@ async def test_tokens_do_not_depend_on_when_a_prefill_ends(
     seed: int,
 ) -> None:
     chance = random.Random(seed)
-    monkeypatch.setattr(Marks, "are_done", property(lambda _: chance.random() < 0.2))
+    monkeypatch.setattr(StepTimer, "is_done", property(lambda _: chance.random() < 0.2))
     runner = watched(model)
     engine = start_engine(runner)
     await arrive_and_leave(engine, known, seed)
@@ -97,9 +97,9 @@ def test_steps_wait_for_a_prefill_whose_pages_are_free_again(
     runner.prefill([stays])
     while not stays.tokens:
         stays.tokens += runner.decode([stays]).tokens[0]
-    monkeypatch.setattr(Marks, "are_done", False)
+    monkeypatch.setattr(StepTimer, "is_done", False)
     held_back = []
-    monkeypatch.setattr(Marks, "hold_back", lambda self: held_back.append(self))
+    monkeypatch.setattr(StepTimer, "hold_back", lambda self: held_back.append(self))
     runner.prefill([leaves])
     runner.prefill([other])
     runner.decode([stays, leaves, other])
@@ -117,7 +117,7 @@ def test_steps_wait_for_a_prefill_whose_pages_are_free_again(
 def test_where_nobody_else_decodes_steps_follow_the_oldest_prefill(
     model: Model, known: list[Known], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Marks, "are_done", False)
+    monkeypatch.setattr(StepTimer, "is_done", False)
     runner = watched(model)
     runner._num_decoding = 1  # as it was until just now
     first, second = sequences(runner, known[:2])

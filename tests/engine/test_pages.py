@@ -7,7 +7,6 @@ pages must be that sequence's own text, from its first token on.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence as Batch
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,7 +18,7 @@ from predictor.engine.options import EngineOptions
 from predictor.engine.pages import PagePool, PageSize
 from predictor.engine.prompts import PromptLayout
 from predictor.engine.scheduler import Scheduler, Step
-from predictor.engine.sequence import Limits, Prefilled, Sequence
+from predictor.engine.sequence import Batch, Limits, Prefilled, Sequence
 from predictor.types import EngineRequest, ExtendRequest
 
 PAGE = 4
@@ -38,7 +37,7 @@ class TokenRunner:
         pages = sequence.pages
         return [self.cache[pages[i // PAGE] * PAGE + i % PAGE] for i in range(length)]
 
-    def prefill(self, sequences: Batch[Sequence]) -> None:
+    def prefill(self, sequences: Batch) -> None:
         layout = PromptLayout.of(sequences, PAGE)
         for token, _, place in layout.rows.T.tolist():
             self.cache[place] = token
@@ -47,7 +46,7 @@ class TokenRunner:
             sequence.prefilled(Prefilled(loudest=(0.0,) * len(sequence.stretches())))
             self.take(sequence, next_token(self.text(sequence, sequence.length)))
 
-    def decode(self, sequences: Batch[Sequence]) -> None:
+    def decode(self, sequences: Batch) -> None:
         for sequence in sequences:
             place = sequence.length - 1
             self.cache[sequence.pages[place // PAGE] * PAGE + place % PAGE] = sequence.tokens[-1]

@@ -29,7 +29,7 @@ from predictor.engine import (
 )
 from predictor.engine.link.channel import Inbox
 from predictor.engine.link.process import WORKER
-from predictor.engine.link.wire import Failed, Submit, encode
+from predictor.engine.link.wire import MAX_INLINE_BYTES, Failed, Submit, encode
 from predictor.errors import InternalError, InvalidInput, NotReady, Overloaded
 from predictor.model.config import CheckpointError
 from predictor.shared_samples import mapped
@@ -520,8 +520,9 @@ def test_a_request_whose_samples_are_lost_fails_alone(start_process: StartProces
         channel.connect(str(engine.process.address))
         inbox = Inbox(channel)
         for number in (1, 2):
-            samples = np.zeros(16_000, dtype=np.float32)
+            samples = np.zeros(2 * MAX_INLINE_BYTES, dtype=np.float32)  # too many for the frame
             message = Submit(number, EngineRequest(f"r{number}", samples, (1,), (2,), 5))
+            assert not message.is_inline
             channel.sendall(encode(message))
         failed: list[Failed] = []
         while len(failed) < 2:

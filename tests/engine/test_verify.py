@@ -21,8 +21,9 @@ LIMITS = Limits(max_model_len=400, vocab_size=VOCAB, eos_token_ids=frozenset({5}
 def sequence(slot: int, forced: list[int], draft: list[int]) -> Sequence:
     samples = np.zeros(16_000, np.float32)
     request = EngineRequest(
-        str(slot), samples, (1,), (2, 3), 40, forced=tuple(forced), draft=tuple(draft)
-    )
+        str(slot), samples, (1,), (2, 3), 40,
+        forced=tuple(forced), draft=tuple(draft), scores_forced=True,
+    )  # fmt: skip
     made = Sequence(request, LIMITS, EngineOptions())
     made.slot, made.pages = slot, [7 * slot]
     return made

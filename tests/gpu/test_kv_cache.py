@@ -27,7 +27,7 @@ from tests.model.kv_cache_checks import (
     Way,
     attended_newest,
     by_kernels,
-    by_the_thin_kernel,
+    by_the_small_batch_kernel,
     every_value,
     num_different,
     plainly,
@@ -44,7 +44,7 @@ SHAPES = [(16, 8, 128), (4, 2, 64), (8, 1, 32)]
 WAYS = {
     "split 1": by_kernels,
     "split 8": partial(by_kernels, splits=8),
-    "thin": by_the_thin_kernel,
+    "small_batch": by_the_small_batch_kernel,
     "twins": plainly,
     "view": through_a_view,
 }
@@ -130,7 +130,7 @@ def test_attention_equals_its_twin(
 @pytest.mark.parametrize("precision", ["bfloat16", "float16", "fp8", "int8"])
 @torch.inference_mode()
 def test_no_kernel_is_switched_off(precision: str) -> None:
-    """The thin step's, too, by the checks of a start."""
+    """The small-batch step's, too, by the checks of a start."""
     torch.manual_seed(0)
     dtype = torch.float16 if precision == "float16" else torch.bfloat16
     model = load_model(TINY, device=CUDA, dtype=dtype)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Sequence as Batch
 from dataclasses import replace
 from typing import Any
 
@@ -20,7 +19,7 @@ from predictor.engine.cuda.pending import PendingPrefill
 from predictor.engine.cuda.prefills import Prefills
 from predictor.engine.cuda.runner import GraphOptions, GraphRunner
 from predictor.engine.runner import TorchRunner
-from predictor.engine.sequence import Sequence
+from predictor.engine.sequence import Batch, Sequence
 from predictor.model.checkpoint.weights import load_model
 from predictor.model.model import Model
 from predictor.types import EngineRequest
@@ -49,14 +48,14 @@ def held_up(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     begin, beside = Prefills.start, []
     start_steps = GraphRunner._start
 
-    def late(self: Prefills, sequences: Batch[Sequence]) -> PendingPrefill:
+    def late(self: Prefills, sequences: Batch) -> PendingPrefill:
         if self._stream is not None:
             with self._behind_all_steps():
                 torch.cuda._sleep(HELD_UP_CYCLES)
         return begin(self, sequences)
 
     def counted(self: GraphRunner, sequences: tuple[Sequence, ...]) -> None:
-        if any(not prefill.marks.are_done for prefill in self._prefills.under_way):
+        if any(not prefill.timer.is_done for prefill in self._prefills.under_way):
             beside.append(len(sequences))
         start_steps(self, sequences)
 

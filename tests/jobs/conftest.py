@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -12,15 +15,18 @@ import pytest
 from tests.api.conftest import (  # noqa: F401  # the same servers and recordings
     START_TIMEOUT_S,
     Server,
-    StartServer,
     recordings,
     speech,
+    start,
     start_server,
     talk,
     wav,
 )
 
 MODEL = "qwen3-asr"
+KEYS = ("key-one", "key-two", "key-three")
+SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+MAX_JOBS = 20
 Job = dict[str, Any]
 
 
@@ -87,13 +93,79 @@ class Jobs:
         return self.http.post("/v1/audio/transcriptions", files={"file": data}, data=body)
 
 
+class Site:
+    """A web server of this machine: answers by path, and keeps what it is sent."""
+
+    def __init__(self) -> None:
+        self.answers: dict[str, list[tuple[int, dict[str, str], bytes]]] = {}
+        self.heard: list[tuple[dict[str, str], bytes]] = []
+        site = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                path = self.path.partition("?")[0]
+                status, headers, body = site.next(path)
+                self.send_response(status)
+                for name, value in {"content-length": str(len(body)), **headers}.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(body)
+
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["content-length"]))
+                site.heard.append(({k.lower(): v for k, v in self.headers.items()}, body))
+                self.do_GET()
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def next(self, path: str) -> tuple[int, dict[str, str], bytes]:
+        """The first of the answers at `path`; the last one stays."""
+        answers = self.answers.get(path, [(404, {}, b"")])
+        return answers.pop(0) if len(answers) > 1 else answers[0]
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
 @pytest.fixture(scope="session")
-def jobs_server(start_server: StartServer, tmp_path_factory: pytest.TempPathFactory) -> Server:  # noqa: F811
-    folder = tmp_path_factory.mktemp("jobs")
-    return start_server(f"--jobs_dir={folder}", "--segment_s=3", "--log_level=debug")
+def site() -> Iterator[Site]:
+    """Where recordings are fetched and ends of jobs are told."""
+    site = Site()
+    yield site
+    site.close()
+
+
+@pytest.fixture(scope="session")
+def jobs_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("jobs")
+
+
+@pytest.fixture(scope="session")
+def jobs_server(jobs_folder: Path, site: Site) -> Iterator[Server]:
+    """One for all: with keys, and with a site to fetch from and to tell."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("QWEN3_ASR_API_KEYS", ",".join(KEYS))
+        patch.setenv("QWEN3_ASR_JOB_WEBHOOK_SECRET", SECRET)
+        server = start(
+            f"--jobs_dir={jobs_folder}",
+            f"--max_jobs={MAX_JOBS}",
+            f"--job_url_prefixes={site.url}/in/",
+            f"--job_webhook_prefixes={site.url}/hook",
+            "--job_private_addresses=true",
+            "--segment_s=3",
+            "--log_level=debug",
+        )
+    yield server
+    server.end()
 
 
 @pytest.fixture
 def jobs(jobs_server: Server) -> Iterator[Jobs]:
-    with Jobs(jobs_server) as jobs:
+    with Jobs(jobs_server, KEYS[0]) as jobs:
         yield jobs

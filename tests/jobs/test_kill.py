@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 
 from predictor.jobs.store import JobLimits, JobStore
 from tests.api.conftest import Server, StartServer
@@ -44,74 +43,49 @@ def _stored(folder: Path, job_id: str) -> set[int]:
         store.close()
 
 
-@pytest.mark.parametrize("kills", [(0, 1, 9)])
 def test_killed_servers_lose_no_job_and_do_no_kept_piece_again(
     start_server: StartServer,
     tmp_path: Path,
     wav: Callable[..., bytes],
     talk: Callable[..., np.ndarray],
-    kills: tuple[int, ...],
 ) -> None:
-    """Killed when so many pieces are done, and at once after the answer that a job is stored."""
-    recording = wav(talk(60.0))
-    folder, job_id = tmp_path / "jobs", ""
-    kept: set[int] = set()
-    for num_pieces in kills:
-        server = start_server(f"--jobs_dir={folder}", *FLAGS)
-        with Jobs(server) as jobs:
-            job_id = job_id or jobs.made(recording)
-            shown = _when_done(jobs, job_id, num_pieces)["segments"]
-        _kill(server)
-        assert not kept & set(_done_by(server, job_id))
-        kept = _stored(folder, job_id)
-        assert {piece["id"] for piece in shown} <= kept
-    server = start_server(f"--jobs_dir={folder}", *FLAGS)
-    with Jobs(server) as jobs:
-        jobs.done(job_id)
-        expected: Any = jobs.transcription(recording, response_format="verbose_json").json()
-        assert jobs.result(job_id, "verbose_json").json() == nearly(expected)
-    assert len(kept) > 9
-    assert sorted([*kept, *_done_by(server, job_id)]) == sorted(_stored(folder, job_id))
+    """Killed in the middle of a job, when another was just stored; two others then share them.
+
+    One of these is killed as well, and the last one, which has several fronts, takes its work over.
+    """
+    folder, long, short = tmp_path / "jobs", wav(talk(45.0)), wav(talk(12.0))
+    flags = (f"--jobs_dir={folder}", *FLAGS)
+    first = start_server(*flags)
+    with Jobs(first) as jobs:
+        job_ids = [jobs.made(long)]
+        shown = _when_done(jobs, job_ids[0], 2)["segments"]
+        job_ids.append(jobs.made(short))
+    _kill(first)
+    kept = _stored(folder, job_ids[0])
+    assert {piece["id"] for piece in shown} <= kept
+
+    last = start_server(*flags, "--num_front_processes=2", "--engine_process=true")
+    second = start_server(*flags)
+    with Jobs(second) as jobs, Jobs(last) as rest:
+        job_ids += [jobs.made(long) for _ in range(2)]
+        until(
+            lambda: {"begun": _done_by(second, ""), "status": ""},
+            lambda found: bool(found["begun"]),
+        )
+        _kill(second)
+        job_ids.append(rest.made(short))
+        for job_id in job_ids:
+            rest.done(job_id)
+        for audio, job_id in ((long, job_ids[0]), (short, job_ids[1])):
+            expected: Any = rest.transcription(audio, response_format="verbose_json").json()
+            assert rest.result(job_id, "verbose_json").json() == nearly(expected)
+
+    assert not kept & {*_done_by(last, job_ids[0]), *_done_by(second, job_ids[0])}
+    for job_id in job_ids:
+        done = [
+            position for server in (first, second, last) for position in _done_by(server, job_id)
+        ]
+        assert max(Counter(done).values()) == 1
+        # The last line of one that was killed may be missing.
+        assert len(_stored(folder, job_id)) - len(done) in (0, 1)
     assert not list((folder / "audio").iterdir())
-
-
-def test_two_servers_on_one_folder_do_each_piece_once(
-    start_server: StartServer,
-    tmp_path: Path,
-    wav: Callable[..., bytes],
-    talk: Callable[..., np.ndarray],
-) -> None:
-    """Replicas on a shared volume; one is killed and the other takes its job over."""
-    servers = [start_server(f"--jobs_dir={tmp_path}", *FLAGS) for _ in range(2)]
-    with Jobs(servers[0]) as first, Jobs(servers[1]) as second:
-        job_ids = [first.made(wav(talk(30.0, seed=seed))) for seed in range(4)]
-        begun = until(
-            lambda: {"begun": [_done_by(server, "") for server in servers], "status": ""},
-            lambda found: any(found["begun"]),
-        )["begun"]
-        killed = 0 if begun[0] else 1  # one that works on a job; the other may not have one yet
-        _kill(servers[killed])
-        for job_id in job_ids:
-            (second, first)[killed].done(job_id)
-            done = Counter(_done_by(servers[0], job_id) + _done_by(servers[1], job_id))
-            assert max(done.values()) == 1
-            # A line of the one that was killed may be missing.
-            assert len(_stored(tmp_path, job_id)) - len(done) in (0, 1)
-
-
-def test_several_fronts_have_one_runner_for_a_job(
-    start_server: StartServer,
-    tmp_path: Path,
-    wav: Callable[..., bytes],
-    talk: Callable[..., np.ndarray],
-) -> None:
-    server = start_server(
-        f"--jobs_dir={tmp_path}", "--num_front_processes=2", "--engine_process=true", *FLAGS
-    )
-    with Jobs(server) as jobs:
-        job_ids = [jobs.made(wav(talk(15.0, seed=seed))) for seed in range(3)]
-        for job_id in job_ids:
-            jobs.done(job_id)
-            done = _done_by(server, job_id)
-            assert sorted(done) == sorted(set(done))
-            assert set(done) == _stored(tmp_path, job_id)

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import hashlib
-import hmac
 import json
-import threading
-from collections.abc import Iterator
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from standardwebhooks import Webhook, WebhookVerificationError
 
 from predictor.errors import InvalidInput, PayloadTooLarge
-from predictor.jobs.announcer import key_of, signature, wait_s
+from predictor.jobs.announcer import signature, wait_s
 from predictor.jobs.outbound import (
     FetchError,
     FetchLaterError,
@@ -28,57 +24,9 @@ from predictor.jobs.outbound import (
     is_public,
 )
 from predictor.jobs.store import JobStore
-from tests.jobs.conftest import Jobs, until
+from predictor.settings.webhook_key import webhook_key
+from tests.jobs.conftest import SECRET, Jobs, Site, until
 from tests.jobs.test_store import LIMITS, SPEC
-
-SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
-
-
-class Site:
-    """A web server of this machine: answers by path, and keeps what it is sent."""
-
-    def __init__(self) -> None:
-        self.answers: dict[str, list[tuple[int, dict[str, str], bytes]]] = {}
-        self.heard: list[tuple[dict[str, str], bytes]] = []
-        site = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                path = self.path.partition("?")[0]
-                status, headers, body = site.next(path)
-                self.send_response(status)
-                for name, value in {"content-length": str(len(body)), **headers}.items():
-                    self.send_header(name, value)
-                self.end_headers()
-                self.wfile.write(body)
-
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["content-length"]))
-                site.heard.append(({k.lower(): v for k, v in self.headers.items()}, body))
-                self.do_GET()
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-
-    def next(self, path: str) -> tuple[int, dict[str, str], bytes]:
-        """The first of the answers at `path`; the last one stays."""
-        answers = self.answers.get(path, [(404, {}, b"")])
-        return answers.pop(0) if len(answers) > 1 else answers[0]
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-
-
-@pytest.fixture
-def site() -> Iterator[Site]:
-    site = Site()
-    yield site
-    site.close()
 
 
 def fetched(outbound: Outbound, url: str, path: Path, max_bytes: int = 1000) -> bytes:
@@ -199,11 +147,18 @@ def test_any_text_is_refused_by_name_or_allowed_whole(text: str) -> None:
 
 
 def test_the_signature_is_that_of_standard_webhooks() -> None:
-    """The example that their own libraries test with."""
-    said = signature(
-        key_of(SECRET), "msg_p5jXN8AQM9LWM0D4loKWxJek", 1614265330, b'{"test": 2432232314}'
-    )
+    """The example of the specification's own tests, and whatever their library for Python signs."""
+    body = b'{"test": 2432232314}'
+    said = signature(webhook_key(SECRET), "msg_p5jXN8AQM9LWM0D4loKWxJek", 1614265330, body)
     assert said == "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
+    when = datetime.fromtimestamp(1790000000, UTC)
+    for secret in (SECRET, "whsec_AAECAwQFBgcICQoLDA0ODw==", "whsec_AAECAwQFBgcICQoLDA0ODw"):
+        theirs = Webhook(secret).sign("job_1", when, '{"text": "你好"}')
+        assert signature(webhook_key(secret), "job_1", 1790000000, '{"text": "你好"}'.encode()) == (
+            theirs
+        )
+    theirs = Webhook(b"any text").sign("job_1", when, "{}")
+    assert signature(webhook_key("any text"), "job_1", 1790000000, b"{}") == theirs
     assert [wait_s(n) for n in (0, 1, 2, 20)] == [5.0, 10.0, 20.0, 3600.0]
 
 
@@ -230,35 +185,23 @@ def test_what_is_to_be_told_waits_in_the_store_until_it_was_taken(tmp_path: Path
     store.close()
 
 
-def test_a_job_is_fetched_transcribed_and_told(
-    start_server: Any, site: Site, tmp_path: Path, speech: bytes, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_job_is_fetched_transcribed_and_told(jobs: Jobs, site: Site, speech: bytes) -> None:
     site.answers["/in/call.flac"] = [(503, {}, b""), (200, {}, speech)]
     site.answers["/hook"] = [(500, {}, b""), (204, {}, b"")]
-    monkeypatch.setenv("QWEN3_ASR_JOB_WEBHOOK_SECRET", SECRET)
-    server = start_server(
-        f"--jobs_dir={tmp_path}",
-        f"--job_url_prefixes={site.url}/in/",
-        f"--job_webhook_prefixes={site.url}/hook",
-        "--job_private_addresses=true",
-    )
-    with Jobs(server) as jobs:
-        asked = {"model": "qwen3-asr", "url": f"{site.url}/in/call.flac"}
-        form: dict[str, Any] = {name: (None, value) for name, value in asked.items()}
-        for name, value in (("url", f"{site.url}/out/x"), ("webhook", "https://example.com/")):
-            bad = jobs.http.post("/v1/jobs", files={**form, name: (None, value)})
-            assert (bad.status_code, bad.json()["error"]["param"]) == (400, name)
-        both = jobs.http.post("/v1/jobs", files={**form, "file": speech})
-        assert both.json()["error"]["param"] == "file"
-        made = jobs.http.post(
-            "/v1/jobs", files={**form, "webhook": (None, f"{site.url}/hook")}
-        ).json()
-        job = jobs.done(made["id"])
-        assert job["bytes"] == len(speech)
-        expected = jobs.transcription(speech).json()["text"]
-        assert jobs.result(made["id"]).json()["text"] == expected
-        told = until(lambda: jobs.job(made["id"]), lambda job: job["webhook"] != "pending")
-        assert told["webhook"] == "delivered"
+    asked = {"model": "qwen3-asr", "url": f"{site.url}/in/call.flac"}
+    form: dict[str, Any] = {name: (None, value) for name, value in asked.items()}
+    for name, value in (("url", f"{site.url}/out/x"), ("webhook", "https://example.com/")):
+        bad = jobs.http.post("/v1/jobs", files={**form, name: (None, value)})
+        assert (bad.status_code, bad.json()["error"]["param"]) == (400, name)
+    both = jobs.http.post("/v1/jobs", files={**form, "file": speech})
+    assert both.json()["error"]["param"] == "file"
+    made = jobs.http.post("/v1/jobs", files={**form, "webhook": (None, f"{site.url}/hook")}).json()
+    job = jobs.done(made["id"])
+    assert job["bytes"] == len(speech)
+    expected = jobs.transcription(speech).json()["text"]
+    assert jobs.result(made["id"]).json()["text"] == expected
+    told = until(lambda: jobs.job(made["id"]), lambda job: job["webhook"] != "pending")
+    assert told["webhook"] == "delivered"
     (first, body), (second, again) = site.heard[:2]
     assert body == again
     assert first["webhook-id"] == second["webhook-id"]
@@ -269,16 +212,20 @@ def test_a_job_is_fetched_transcribed_and_told(
         "error": None,
     }
     for headers in (first, second):
-        signed = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + body
-        key = base64.b64decode(SECRET.removeprefix("whsec_"))
-        code = base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest()).decode()
-        assert headers["webhook-signature"] == f"v1,{code}"
+        assert Webhook(SECRET).verify(body, headers) == json.loads(body)
+        with pytest.raises(WebhookVerificationError):
+            Webhook(SECRET).verify(body + b" ", headers)
 
 
-def test_a_webhook_needs_a_secret(start_server: Any, tmp_path: Path) -> None:
+def test_a_webhook_needs_a_secret(tmp_path: Path) -> None:
     from predictor.settings.read import SettingsError, load_settings
 
+    flags = [f"--jobs_dir={tmp_path}", "--job_webhook_prefixes=https://a.example/"]
     with pytest.raises(SettingsError, match="job_webhook_secret"):
-        load_settings([f"--jobs_dir={tmp_path}", "--job_webhook_prefixes=https://a.example/"], {})
+        load_settings(flags, {})
+    for secret in ("whsec_", "whsec_AAECA", "whsec_?!"):
+        with pytest.raises(SettingsError, match="base64 behind whsec_") as refused:
+            load_settings(flags, {"QWEN3_ASR_JOB_WEBHOOK_SECRET": secret})
+        assert f"={secret}" not in str(refused.value)
     with pytest.raises(SettingsError, match="only https"):
         load_settings(["--job_url_prefixes=http://a.example/"], {})

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from tests.api.conftest import Server
+from tests.jobs.conftest import KEYS
 
 CHAOS = Path(__file__).parents[1] / "chaos"
 
@@ -16,6 +17,7 @@ def test_schemathesis_finds_nothing(jobs_server: Server, tmp_path: Path) -> None
     command = [sys.executable, "-m", "schemathesis.cli"]
     command += ["--config-file", str(CHAOS / "schemathesis.toml")]
     command += ["run", f"{jobs_server.url}/openapi.json", "--no-color"]
+    command += ["--header", f"Authorization: Bearer {KEYS[0]}"]
     command += ["--include-path-regex", "/v1/jobs", "--max-examples", "10", "--seed", "1"]
     command += ["--suppress-health-check", "all", "--continue-on-failure"]
     environment = {

@@ -13,9 +13,11 @@ from predictor.engine.options import EngineOptions
 from predictor.text.prompt import PromptBuilder
 from predictor.text.tokenizer import TextTokenizer
 from tests.api import conftest as api_conftest
+from tests.api.conftest import Server
 from tests.live.play import Studio
 
-CHECKPOINT = Path(__file__).parents[2] / "predictor" / "checkpoints" / "tiny"
+CHECKPOINTS = Path(__file__).parents[2] / "predictor" / "checkpoints"
+CHECKPOINT, ALIGNER = CHECKPOINTS / "tiny", CHECKPOINTS / "tiny-aligner"
 
 
 @pytest.fixture(scope="session")
@@ -35,6 +37,32 @@ def studio() -> Studio:
     return Studio(PromptBuilder(tokenizer, 512), tokenizer, load_detector("silero"))
 
 
-# The running servers are those of the routes' tests.
-start_server = api_conftest.start_server
-server = api_conftest.server
+start_server = api_conftest.start_server  # as the routes' tests start theirs
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Server]:
+    """The server that most tests share: with the page, and with an aligner."""
+    server = api_conftest.start("--enable_page=true", f"--aligner_dir={ALIGNER}")
+    yield server
+    server.end()
+
+
+@pytest.fixture(scope="session")
+def guarded() -> Iterator[Server]:
+    """One with keys and the page, that takes two sessions of six seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("QWEN3_ASR_API_KEYS", "right,other")
+        server = api_conftest.start(
+            "--max_live_sessions=2", "--max_live_session_s=6", "--enable_page=true"
+        )
+    yield server
+    server.end()
+
+
+@pytest.fixture(scope="session")
+def brief() -> Iterator[Server]:
+    """One without page and gRPC, that ends each session after 4 s."""
+    server = api_conftest.start("--max_live_session_s=4", "--enable_grpc=false")
+    yield server
+    server.end()

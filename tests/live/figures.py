@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +133,7 @@ def flatness(studio: Studio, engine: EngineClient, rounds: int) -> dict[str, Any
                 "decoded tokens": sum(
                     len(r.outcome.tokens) - r.outcome.num_accepted for r in steps
                 ),
+                "cpu s": round(sum(r.cpu_s for r in steps), 2),
             }
         )
     return {"round s": round(period / RATE, 1), "rounds": rounds, "rows": rows}
@@ -175,6 +177,14 @@ def table(result: dict[str, Any]) -> str:
         f"The same {flat['round s']} s of talk, {flat['rounds']} times in one stream: {cost[0]} "
         f"tokens in the first round, {cost[-1]} in the last, {min(cost)} to {max(cost)} in all.",
     ]
+    if "cpu s" in flat["rows"][0]:
+        tenth = max(1, flat["rounds"] // 10)
+        spent = [row["cpu s"] for row in flat["rows"]]
+        first, last = (np.median(part) for part in (spent[:tenth], spent[-tenth:]))
+        lines[-1] += (
+            f" Processor time of a round's steps: {first:.2f} s in the first tenth of the rounds, "
+            f"{last:.2f} s in the last (medians)."
+        )
     return "\n".join(lines)
 
 
@@ -201,10 +211,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path)
     parser.add_argument("--seconds", type=float, default=222.0, help="of each conversation")
-    parser.add_argument("--steps", type=float, nargs="+", default=[0.5])
+    parser.add_argument(
+        "--steps", type=float, nargs="*", default=[0.5], help="without any the file keeps its rows"
+    )
     parser.add_argument("--minutes", type=int, default=60, help="of the stream that shows flatness")
     args = parser.parse_args()
     torch.set_num_threads(1)
+    environment = describe() | {"load average": round(os.getloadavg()[0], 1)}
     options = EngineOptions(max_num_seqs=16, max_model_len=1024)
     engine = EngineClient([build_engine(CHECKPOINT, "cpu", "float32", options)])
     engine.start()
@@ -229,7 +242,11 @@ def main() -> None:
     print(json.dumps(flat), flush=True)
     engine.stop()
     if args.out:
-        result = {"environment": describe(), "rows": rows, "flatness": flat}
+        result = json.loads(args.out.read_text("utf-8")) if args.out.exists() else {}
+        if rows:
+            result |= {"environment": environment, "rows": rows}
+        if flat:
+            result["flatness"] = {"environment": environment, **flat}
         args.out.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,11 +23,12 @@ from tests.live.streams import Stream
 
 @dataclass(frozen=True)
 class Ran:
-    """One step and when, in seconds of the stream, it was asked for."""
+    """One step, when it was asked for in seconds of the stream, and this process's time for it."""
 
     at_s: float
     step: Step
     outcome: Outcome
+    cpu_s: float  # of all threads: only where no other stream runs beside it is it the step's own
 
 
 @dataclass
@@ -83,8 +85,10 @@ async def answer(
 ) -> None:
     """Run a step, if there is one, and note what came of it."""
     if step is not None:
+        began_s = time.process_time()
         outcome = await engine.step(step)
-        played.steps.append(Ran(session.now_s, step, outcome))
+        cpu_s = time.process_time() - began_s
+        played.steps.append(Ran(session.now_s, step, outcome, cpu_s))
         session.take(outcome)
     played.events += [(session.now_s, event) for event in session.take_events()]
 

@@ -16,7 +16,7 @@ import websockets
 import websockets.exceptions
 
 from predictor.cli.main import run
-from tests.api.conftest import Server, StartServer
+from tests.api.conftest import Server
 from tests.live.server import pcm16
 from tests.live.streams import join
 
@@ -141,12 +141,6 @@ def test_a_bad_stream_has_the_code_of_the_table(server: Server, tmp_path: Path) 
     assert run.returncode != 0
     assert "INVALID_ARGUMENT" in run.stderr
     assert "rate" in run.stderr
-
-
-@pytest.fixture(scope="module")
-def brief(start_server: StartServer) -> Server:
-    """A server that ends each session after 4 s."""
-    return start_server("--max_live_session_s=4", "--enable_grpc=false")
 
 
 def test_the_command_line_goes_on_when_connections_end(

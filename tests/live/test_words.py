@@ -4,25 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import websockets
 
-from tests.api.conftest import Server, StartServer
+from tests.api.conftest import Server
 from tests.live.server import TRANSCRIPTION, append, client, pcm16, until
 from tests.live.streams import Stream, join
 
-ALIGNER = Path(__file__).parents[2] / "predictor" / "checkpoints" / "tiny-aligner"
 SILENCE = np.zeros(16_000, np.float32)
-
-
-@pytest.fixture(scope="module")
-def server(start_server: StartServer) -> Server:
-    """A server with an aligner."""
-    return start_server(f"--aligner_dir={ALIGNER}")
 
 
 @pytest.fixture(scope="module")

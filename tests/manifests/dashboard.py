@@ -69,7 +69,7 @@ def call_for(services: Mapping[str, LocalService], seconds: float) -> None:
         chosen = random.Random(seed)
         while since() < until:
             [caller] = chosen.choices(callers, weights)
-            send = chosen.choice(list(caller.protocols.values()))
+            send = chosen.choice([*caller.protocols.values(), caller.hinted])
             send(NOT_AUDIO if chosen.random() < 1 / 12 else chosen.choice(recordings))
 
     def speak(seed: int, until: float) -> None:
@@ -105,7 +105,8 @@ def main() -> None:
         overlay.mkdir()
         folder.mkdir()
         objects = combine(overlay, ("standard-mode", "monitoring", "keda"))
-        flags = ("--device=cpu", f"--max_held_audio_s={HELD_S}")
+        aligner = ROOT / "predictor" / "checkpoints" / "tiny-aligner"
+        flags = ("--device=cpu", f"--max_held_audio_s={HELD_S}", f"--aligner_dir={aligner}")
         services = {
             revision: stack.enter_context(
                 LocalService(ROOT / "predictor" / "checkpoints" / name, flags=flags)

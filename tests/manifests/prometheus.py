@@ -79,8 +79,10 @@ class Prometheus:
         pods: Mapping[str, str],  # revision -> its predictor's address
         folder: Path,
         interval_s: int = 1,
+        features: str = "",  # of --enable-feature
     ) -> None:
         self.address = ""
+        self._features = [f"--enable-feature={features}"] if features else []
         self._folder = folder
         config = configuration(objects, pods, interval_s)
         (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
@@ -95,6 +97,7 @@ class Prometheus:
                 f"--config.file={self._folder / 'prometheus.yml'}",
                 f"--storage.tsdb.path={self._folder / 'data'}",
                 "--web.listen-address=127.0.0.1:0",
+                *self._features,
             ],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -136,6 +139,11 @@ class Prometheus:
         """(labels, value) of each series now. ValueError for what Prometheus refuses."""
         found = self._get("query", query=expression)["result"]
         return [(each["metric"], float(each["value"][1])) for each in found]
+
+    def exemplars(self, expression: str, start: float, end: float) -> list[dict[str, Any]]:
+        """The exemplars of the series that the expression is made of, each with their labels."""
+        found = self._get("query_exemplars", query=expression, start=f"{start}", end=f"{end}")
+        return [{**e, "series": each["seriesLabels"]} for each in found for e in each["exemplars"]]
 
     def query_range(
         self, expression: str, start: float, end: float, step_s: int = 1

@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import subprocess
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -23,10 +24,16 @@ pytestmark = pytest.mark.skipif(
 CASES = Path(__file__).with_name("alerts.yaml")
 
 
+@cache
+def parsed(path: Path) -> Object:
+    """Read once: some of these files take PyYAML a tenth of a second."""
+    content: Object = yaml.safe_load(path.read_text())
+    return content
+
+
 def rule_file() -> Object:
-    text = (MANIFESTS / "components/monitoring/prometheus-rule.yaml").read_text()
-    spec: Object = yaml.safe_load(text)["spec"]
-    return spec
+    rules: Object = parsed(MANIFESTS / "components/monitoring/prometheus-rule.yaml")["spec"]
+    return copy.deepcopy(rules)
 
 
 def promtool(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -43,8 +50,7 @@ ALERTS = {
 def run_cases(folder: Path, rules: Object, only: str = "") -> subprocess.CompletedProcess[str]:
     """The unit tests of alerts.yaml, of one alert if named, against a rule file."""
     (folder / "rules.yaml").write_text(yaml.safe_dump(rules))
-    cases = yaml.safe_load(CASES.read_text())
-    cases["rule_files"] = ["rules.yaml"]
+    cases = {**parsed(CASES), "rule_files": ["rules.yaml"]}
     cases["tests"] = [case for case in cases["tests"] if case["name"].startswith(only)]
     (folder / "cases.yaml").write_text(yaml.safe_dump(cases, sort_keys=False))
     return promtool("test", "rules", folder / "cases.yaml")
@@ -54,7 +60,7 @@ def test_rules_are_valid(tmp_path: Path) -> None:
     (tmp_path / "rules.yaml").write_text(yaml.safe_dump(rule_file()))
     checked = promtool("check", "rules", tmp_path / "rules.yaml")
     assert checked.returncode == 0, checked.stderr
-    assert "24 rules found" in checked.stdout
+    assert "26 rules found" in checked.stdout
 
 
 def test_alerts_fire_when_they_should_and_only_then(tmp_path: Path) -> None:
@@ -122,7 +128,7 @@ def test_every_alert_has_a_case() -> None:
         rule["alert"] for g in rule_file()["groups"] for rule in g["rules"] if "alert" in rule
     }
     expected: dict[str, list[bool]] = {name: [] for name in alerts}
-    for case in yaml.safe_load(CASES.read_text())["tests"]:
+    for case in parsed(CASES)["tests"]:
         for check in case["alert_rule_test"]:
             expected[check["alertname"]].append(bool(check.get("exp_alerts")))
     assert {name for name, fires in expected.items() if set(fires) != {True, False}} == set()
@@ -131,9 +137,9 @@ def test_every_alert_has_a_case() -> None:
 @pytest.mark.parametrize("alert", sorted(ALERTS))
 def test_the_cases_notice_an_alert_that_never_fires(tmp_path: Path, alert: str) -> None:
     rules = rule_file()
-    for rule in rules["groups"][1]["rules"]:
-        if rule["alert"] == alert:
-            rule["expr"] = f"({rule['expr']}) and vector(0) > 1"
+    [rule] = [each for each in rules["groups"][1]["rules"] if each["alert"] == alert]
+    rule["expr"] = f"({rule['expr']}) and vector(0) > 1"
+    rules["groups"][1]["rules"] = [rule]  # the others have nothing to do with its cases
     tested = run_cases(tmp_path, rules, only=alert)
     assert tested.returncode != 0
     assert alert in tested.stdout + tested.stderr
@@ -154,27 +160,19 @@ def test_queries_of_panels_and_scalers_are_valid(monitored: list[Object], tmp_pa
     assert checked.returncode == 0, checked.stderr
 
 
-def test_the_scaler_sees_all_audio_of_its_namespace(
-    monitored: list[Object], tmp_path: Path
-) -> None:
+def test_the_scaler_sees_the_load_of_its_namespace(monitored: list[Object], tmp_path: Path) -> None:
     [(_, query)] = scaler_queries(monitored)
 
-    def series(name: str, namespace: str, pod: str, value: int) -> Object:
+    def series(namespace: str, pod: str, value: float) -> Object:
         labels = f'namespace="{namespace}",pod="{pod}"'
-        return {"series": f"qwen3_asr_{name}{{{labels}}}", "values": str(value)}
+        return {"series": f"qwen3_asr_load{{{labels}}}", "values": str(value)}
 
     here, elsewhere = "qwen3-asr", "other"
-    names = ("audio_waiting_seconds", "audio_in_flight_seconds", "live_sessions")
-    pods = [(here, "a", (600, 900, 10)), (here, "b", (0, 500, 0)), (elsewhere, "c", (7000, 900, 9))]
-    given = [
-        series(name, where, pod, value)
-        for where, pod, values in pods
-        for name, value in zip(names, values, strict=True)
-    ]
+    given = [series(here, "a", 0.75), series(here, "b", 1.5), series(elsewhere, "c", 8.0)]
     cases = {
         "tests": [
             {"interval": "1m", "input_series": inputs, "promql_expr_test": [expected(query, value)]}
-            for inputs, value in ((given, 2140), (given[6:], 0))
+            for inputs, value in ((given, 225), (given[2:], 0))
         ]
     }
     (tmp_path / "cases.yaml").write_text(yaml.safe_dump(cases))

@@ -64,6 +64,8 @@ def test_every_panel_has_data(prometheus: Prometheus, monitored: list[Object]) -
     queries = [query for _, board in dashboards(monitored) for query in panel_expressions(board)]
     assert len(queries) > 60
     for title, query in queries:  # some look at every 15 s only
+        if "qwen3_asr_device_" in query:  # NVML's, where there is a GPU
+            continue
         prometheus.wait(f"{title}: {query}", lambda asked=query: bool(prometheus.query(asked)))  # type: ignore[misc]
 
 
@@ -71,7 +73,7 @@ def test_every_rule_is_evaluated_without_error(
     prometheus: Prometheus, monitored: list[Object]
 ) -> None:
     rules = prometheus.rules()
-    assert len(rules) == 24
+    assert len(rules) == 26
     assert [rule for rule in rules if rule["health"] != "ok" or rule.get("lastError")] == []
     recorded = {rule["name"] for rule in rules if rule["type"] == "recording"}
     assert {name for name in recorded if not prometheus.query(name)} <= SILENT_RULES

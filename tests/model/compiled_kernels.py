@@ -1,7 +1,8 @@
 """A program: compiles the Triton kernels for sm_90 and prints what each one takes.
 
-Ends with an error where one does not compile, where a thin step's kernel waits for the kernel ahead
-of it before it has asked for its weights, or where an 8-bit cache is not widened by the hardware.
+Ends with an error where one does not compile, where a small-batch step's kernel waits for the one
+ahead of it before it has asked for its weights, or where an 8-bit cache is not widened by the
+hardware.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from predictor.model.cuda.kernels import encoder as encoder_kernels
 from predictor.model.cuda.kernels import mel as mel_kernels
 from predictor.model.cuda.kernels import prefill as prefill_kernels
 from predictor.model.cuda.kernels import quantized as quantized_kernels
-from predictor.model.cuda.kernels import small_batch as thin_kernels
-from predictor.model.cuda.kernels import small_batch_attention as thin_attention_kernels
+from predictor.model.cuda.kernels import small_batch as small_batch_kernels
+from predictor.model.cuda.kernels import small_batch_attention as attention_kernels
 
 HOPPER = GPUTarget("cuda", 90, 32)
 HALF, FLOAT, LONG, INT = "*bf16", "*fp32", "*i64", "*i32"
@@ -139,7 +140,7 @@ def compile_language_model() -> None:
     compiled(kernels._choose_kernel, {**parts, **chosen}, NUM_BLOCKS=19, BLOCK=32)
 
 
-def compile_thin() -> None:
+def compile_small_batch() -> None:
     """Rows of each matrix in bf16, and of one of them in 8 bits; attention; head."""
     matrices = [
         # weight, rows, width, norm, swiglu, add, rows and columns of a program
@@ -155,15 +156,15 @@ def compile_thin() -> None:
             types = {"eps": "fp32", "weight_ptr": weight}
             types |= {} if weight == HALF else {"scale_ptr": FLOAT}
             waiting.append(compiled(
-                thin_kernels._rows_kernel, types,
+                small_batch_kernels._rows_kernel, types,
                 ROWS=num_rows, N=n, K=k, BLOCK_N=block_n, BLOCK_K=block_k, NORM=norm,
                 SWIGLU=swiglu, ADD=add, SCALED=weight != HALF, PDL=True,
             ))  # fmt: skip
     parts = {"sums_ptr": FLOAT, "peak_ptr": FLOAT, "total_ptr": FLOAT}
-    splits = thin_attention_kernels.SPLITS
+    splits = attention_kernels.SPLITS
     for cache in CACHES:
         waiting.append(compiled(
-            thin_attention_kernels._attention_kernel,
+            attention_kernels._attention_kernel,
             {**parts, "slots_ptr": LONG, "positions_ptr": LONG, "scale": "fp32", "eps": "fp32"}
             | {"keys_ptr": cache, "values_ptr": cache, "tables_ptr": LONG},
             HEADS=HEADS, KV_HEADS=KV_HEADS, HALF=DIM // 2, TILE=16, BLOCK=64, PAGE=64,
@@ -172,17 +173,17 @@ def compile_thin() -> None:
         ))  # fmt: skip
         require_widened(waiting[-1], cache)
     waiting.append(compiled(
-        thin_attention_kernels._attended_kernel, parts,
+        attention_kernels._attended_kernel, parts,
         ROWS=1, N=HIDDEN, K=HEADS * DIM, DIM=DIM, BLOCK_N=8, BLOCK_K=2048, SPLITS=splits,
         SCALED=False, PDL=True,
     ))  # fmt: skip
     compiled(
-        thin_kernels._head_kernel,
+        small_batch_kernels._head_kernel,
         {"best_ptr": INT, "peak_ptr": FLOAT, "total_ptr": FLOAT, "eps": "fp32"},
         N=VOCAB, K=HIDDEN, BLOCK_N=8, BLOCK_K=2048, NUM_TILES=16, PDL=True,
     )  # fmt: skip
     if not all(asks_before_it_waits(ptx) for ptx in waiting):
-        raise SystemExit("a thin step's kernel waits before it has asked for its weights")
+        raise SystemExit("a small-batch step's kernel waits before it has asked for its weights")
 
 
 def compile_quantized() -> None:
@@ -209,7 +210,7 @@ def main() -> None:
         os.environ["TRITON_CACHE_DIR"] = folder
         compile_encoder()
         compile_language_model()
-        compile_thin()
+        compile_small_batch()
         compile_quantized()
 
 

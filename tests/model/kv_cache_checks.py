@@ -103,14 +103,14 @@ def by_kernels(qkv: Tensor, norm: Tensor, cache: KvCache, splits: int = 1) -> Te
     )
 
 
-def by_the_thin_kernel(qkv: Tensor, norm: Tensor, cache: KvCache) -> Tensor:
+def by_the_small_batch_kernel(qkv: Tensor, norm: Tensor, cache: KvCache) -> Tensor:
     """Written and read by one kernel; the output matrix changes nothing."""
-    from predictor.model.cuda.kernels import small_batch_attention as thin_attention_kernels
+    from predictor.model.cuda.kernels import small_batch_attention as attention_kernels
 
     rows = slots(qkv.device)
     width = HEADS * DIM
     x = torch.zeros(len(rows), width, device=qkv.device, dtype=qkv.dtype)
-    thin_attention_kernels.add_attended(
+    attention_kernels.add_attended(
         qkv, norm, _table(qkv), tables(rows.device), rows, torch.ones_like(rows), paged(cache, 0),
         torch.eye(width).to(x), None, x, EPS,
     )  # fmt: skip

@@ -19,12 +19,12 @@ from predictor.engine.cuda import parity
 from predictor.model.attention import FP8
 from predictor.model.checkpoint.weights import load_model
 from predictor.model.cuda.decoder import Fusion
-from predictor.model.cuda.small_batch import thin_difference
+from predictor.model.cuda.small_batch import small_batch_difference
 from tests.model.kv_cache_checks import (
     SHARED,
     attended_newest,
     by_kernels,
-    by_the_thin_kernel,
+    by_the_small_batch_kernel,
     wrongly_kept,
 )
 
@@ -35,7 +35,7 @@ TOLERANCE = 1e-3
 
 
 def check_newest() -> None:
-    ways = (by_kernels, partial(by_kernels, splits=8), by_the_thin_kernel)
+    ways = (by_kernels, partial(by_kernels, splits=8), by_the_small_batch_kernel)
     for dtype in (torch.float32, torch.float16):
         for way in ways:
             attended = attended_newest(way, CPU, dtype).float()
@@ -58,7 +58,7 @@ def check_differences() -> None:
         differences = {
             "rope": parity._rope(decoder, FP8),
             "attention": parity._attention(Fusion(), decoder, FP8),
-            "thin": thin_difference(decoder, FP8),
+            "small_batch": small_batch_difference(decoder, FP8),
         }
         for name, difference in differences.items():
             if not difference <= TOLERANCE:

@@ -37,11 +37,13 @@ LOOPING = 0.01
 MAX_RATE = 0.95
 REPETITIONS = 600
 AGAIN = 10  # times as many, anew, where wrong promotions look more frequent than promised
+LONGER = 5  # times as many, anew, where coverage looks to be outside WITHIN
 PROMISED = {"at the margin": 0.03, "at twice the margin": 0.005}
 WERS, SPEAKERS, SIZES = (0.003, 0.02, 0.08, 0.2), (0, 10, 40), (50, 200, 1000)
 WORSE = {"equal": 0.0, "at the margin": MARGIN, "at twice the margin": 2 * MARGIN}
 WITHIN = (0.93, 0.97)
 CLIPS_AT_ONCE = 100_000
+SIGNS = 6  # of so many clusters that differ, all in one direction, have a chance below 2.5 %
 CALIBRATIONS = 60_000
 
 Ints = NDArray[np.int64]
@@ -68,6 +70,7 @@ class Found:
     accepted: float  # the error-rate question was answered "kept"
     rate_covered: float | None  # the stable version's interval holds its true rate
     deciding: float  # recordings that decide it, on average: (Σ errors²)² / Σ errors⁴
+    few: float  # repetitions in which fewer than SIGNS clusters differ between the versions
 
 
 class World(Protocol):
@@ -150,14 +153,14 @@ def simulate(cell: Cell, repetitions: int, seed: int = 1, world: str = "chosen i
     truth = WORSE[cell.worse]
     rise, rate = _calibrated(world, cell.speakers, cell.wer, truth)
     rng = np.random.default_rng(seed)
-    totals, left = np.zeros(4), repetitions
+    totals, left = np.zeros(5), repetitions
     while left:
         number = min(left, max(1, CLIPS_AT_ONCE // cell.clips))
         totals += _some(evaluations(rng, cell, rise, WORLDS[world], number), cell, truth, rate)
         left -= number
-    covered, accepted, rate_covered, deciding = (totals / repetitions).tolist()
+    covered, accepted, rate_covered, deciding, few = (totals / repetitions).tolist()
     told = not cell.heavy and cell.worse == "equal"
-    return Found(covered, accepted, rate_covered if told else None, round(deciding, 1))
+    return Found(covered, accepted, rate_covered if told else None, round(deciding, 1), few)
 
 
 def _some(drawn: tuple[Ints, ...], cell: Cell, truth: float, rate: float) -> Floats:
@@ -173,7 +176,8 @@ def _some(drawn: tuple[Ints, ...], cell: Cell, truth: float, rate: float) -> Flo
         for errors, words in zip(first, units, strict=True):
             alone = rate_interval(errors, words, owners.tolist())
             held += alone is not None and alone.low <= rate <= alone.high
-    return np.array([covered.sum(), accepted.sum(), held, deciding.sum()])
+    few = np.count_nonzero(rows.gaps, axis=1) < SIGNS
+    return np.array([covered.sum(), accepted.sum(), held, deciding.sum(), few.sum()])
 
 
 def evaluations(
@@ -220,6 +224,7 @@ def _calibrated(world: str, speakers: int, wer: float, truth: float) -> tuple[fl
 def summarize(results: list[dict[str, Any]]) -> dict[str, Any]:
     """The figures that are quoted."""
     coverage = [r["covered"] for r in results]
+    above = [r for r in results if r["covered"] > WITHIN[1]]
     rate_coverage = [r["rate_covered"] for r in results if r["rate_covered"] is not None]
 
     def accepted(worse: str) -> dict[str, float]:
@@ -238,9 +243,11 @@ def summarize(results: list[dict[str, Any]]) -> dict[str, Any]:
         "cells": len(results),
         "within_93_to_97": within(coverage),
         "below_93": float(np.mean([c < WITHIN[0] for c in coverage])),
-        "above_97_decided_by_at_most": max(
-            (r["deciding"] for r in results if r["covered"] > WITHIN[1]), default=0.0
-        ),
+        "above_97": {
+            "cells": len(above),
+            "deciding_most": max((r["deciding"] for r in above), default=0.0),
+            "few_least": min((r["few"] for r in above), default=1.0),
+        },
         "rate_coverage": {"least": min(rate_coverage), "most": max(rate_coverage)},
         "accepted_at_the_margin": accepted("at the margin"),
         "accepted_at_twice_the_margin": accepted("at twice the margin"),
@@ -256,11 +263,19 @@ def environment() -> dict[str, str]:
 
 
 def measured(cell: Cell, repetitions: int, seed: int, world: str) -> dict[str, Any]:
-    """A cell and what came of it; one in doubt is simulated anew, longer."""
+    """A cell and what came of it; one in doubt is simulated anew, longer.
+
+    Of eleven kinds that are covered in 96 %, one looks to be above 97 % in 600 repetitions.
+    """
     found = simulate(cell, repetitions, seed, world)
-    if found.accepted > PROMISED.get(cell.worse, 1.0):
-        repetitions *= AGAIN
-        found = simulate(cell, repetitions, seed + AGAIN, world)
+    doubts = {
+        AGAIN: found.accepted > PROMISED.get(cell.worse, 1.0),
+        LONGER: not WITHIN[0] <= found.covered <= WITHIN[1],
+    }
+    if any(doubts.values()):
+        times = max(times for times, doubtful in doubts.items() if doubtful)
+        repetitions *= times
+        found = simulate(cell, repetitions, seed + times, world)
     return {**asdict(cell), "repetitions": repetitions, **asdict(found)}
 
 

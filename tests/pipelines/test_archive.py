@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -87,3 +88,82 @@ def test_manifests_and_buckets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     (tmp_path / "empty").mkdir()
     with pytest.raises(ManifestError, match="holds no recordings"):
         find_recordings(str(tmp_path / "empty"), allow_remote=False, language=None)
+
+
+def words(audio: bytes) -> dict[str, Any]:
+    return {"text": audio.decode(), "language": "English", "confidence": 0.9, "duration": 1.0}
+
+
+def test_names_that_file_systems_hold_and_silence(tmp_path: Path, serve_app: Serve) -> None:
+    """As found in archives: bytes that are no text, names as long as can be, files of other
+    systems, links to nothing, pipes, folders named as recordings, and recordings of nothing."""
+    folder = tmp_path / "in"
+    put(folder / "a.wav", "one")
+    put(folder / "a.mp3", "another")
+    put(folder / "silent.wav", "")
+    put(folder / "line\nend.wav", "two lines")
+    put(folder / f"{'x' * 251}.wav", "long")
+    put(Path(os.fsdecode(os.fsencode(folder) + b"/caf\xe9.wav")), "coffee")
+    put(folder / "._a.wav", "what another system keeps beside it")
+    (folder / "gone.wav").symlink_to("/nowhere")
+    (folder / "folder.wav").mkdir()
+    os.mkfifo(folder / "pipe.wav")
+    url = serve_app(Service(words).app())
+    out = tmp_path / "out"
+    for _ in range(2):  # and the journal is read back
+        fixed = [f"--url={url}", "--quiet", f"--out={out}"]
+        assert main(["transcribe", str(folder), *fixed]) == 0
+    found = map(json.loads, (out / "transcripts.jsonl").read_text().splitlines())
+    wanted = ["", "another", "coffee", "long", "one", "two lines"]
+    assert sorted(each["text"] for each in found) == wanted
+    texts = {os.fsencode(path.name): path.read_text() for path in (out / "txt").iterdir()}
+    assert sorted(texts.values()) == [f"{text}\n" for text in wanted]
+    assert texts[b"caf\xe9.wav.txt"] == "coffee\n"
+    assert all(len(name) <= 255 for name in texts)
+    assert (out / "srt" / "silent.wav.srt").read_text() == ""
+    assert main(["transcribe", str(folder / "a.wav"), *fixed[:2], f"--out={tmp_path / 'one'}"]) == 0
+    assert (tmp_path / "one/txt/a.wav.txt").read_text() == "one\n"
+
+
+def test_a_recording_that_was_changed_is_asked_for_again(tmp_path: Path, serve_app: Serve) -> None:
+    folder, service = tmp_path / "in", Service(words)
+    put(folder / "a.wav", "before")
+    put(folder / "b.wav", "as it was")
+    put(folder / "c.wav", "by a clock that is ahead")
+    os.utime(folder / "c.wav", (2e10, 2e10))
+    command = ["transcribe", str(folder), f"--url={serve_app(service.app())}", "--quiet",
+               f"--out={tmp_path / 'out'}"]  # fmt: skip
+    assert main(command) == 0
+    put(folder / "a.wav", "after")
+    assert main(command) == 0
+    assert len(service.asked) == 4
+    assert (tmp_path / "out/txt/a.wav.txt").read_text() == "after\n"
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        (["../up", "up"], "ids '../up' and 'up': both would be written to 'up'"),
+        ([".."], "id '..': cannot be a file's name"),
+        (["a\0b"], "cannot be a file's name"),
+    ],
+)
+def test_ids_that_are_no_names(tmp_path: Path, ids: list[str], message: str) -> None:
+    entries = [{"audio": f"{number}.wav", "text": None, "id": i} for number, i in enumerate(ids)]
+    put(tmp_path / "m.jsonl", "\n".join(map(json.dumps, entries)))
+    with pytest.raises(ManifestError, match=message):
+        find_recordings(str(tmp_path / "m.jsonl"), allow_remote=False, language=None)
+
+
+def test_a_place_that_cannot_be_written_is_named(
+    tmp_path: Path, serve_app: Serve, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put(tmp_path / "in/a.wav", "hello")
+    put(tmp_path / "file", "")
+    url = serve_app(Service(words).app())
+    command = ["transcribe", str(tmp_path / "in"), f"--url={url}", "--quiet"]
+    assert main([*command, f"--out={tmp_path / 'file'}"]) == 2
+    assert "file/journal.jsonl: cannot be written" in capsys.readouterr().err
+    put(tmp_path / "out/txt", "no folder")
+    assert main([*command, f"--out={tmp_path / 'out'}"]) == 2
+    assert capsys.readouterr().err.startswith("error: [Errno")

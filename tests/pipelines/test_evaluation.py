@@ -96,6 +96,15 @@ def test_summary_by_hand(report: Report) -> None:
     assert summary["calibration"]["auroc"] == 1.0  # the right one has the highest confidence
 
 
+def test_a_stray_confidence_is_clipped_and_said() -> None:
+    strays = [record(0, "the cat sat down", confidence=1.25), record(1, "good", confidence=-0.5)]
+    found = build_report(CLIPS[:2], strays, OPTIONS, title="made up")
+    assert found["summary"]["num_stray_confidences"] == 2
+    assert [each["confidence"] for each in found["clips"]] == [1.0, 0.0]
+    page = report_html(found, audio_budget_bytes=0)
+    assert "2 confidences lay outside 0..1 and were clipped." in page
+
+
 def test_slices_by_hand(report: Report) -> None:
     slices = report["slices"]
     assert set(slices) == {"language", "duration", "noise"}

@@ -20,7 +20,15 @@ from pipelines.lib.evaluation import read_report
 from pipelines.rollout_steps import Run, deploy, refuse, service_url, shift
 from tests.pipelines.conftest import Serve
 from tests.pipelines.service import Service
-from tests.pipelines.test_promote import CANDIDATE, NUM_CLIPS, STABLE, Site, answers, write_clips
+from tests.pipelines.test_promote import (
+    CANDIDATE,
+    FEW_LIMITS,
+    NUM_CLIPS,
+    STABLE,
+    Site,
+    answers,
+    write_clips,
+)
 
 COMPILED = Path(__file__).parents[2] / "pipelines" / "compiled"
 
@@ -133,6 +141,50 @@ def test_a_pipeline_that_breaks_off_leaves_nothing_half_way(
     (state,) = site.cluster.config_maps.values()
     found = json.loads(state["data"]["state.json"])
     assert (found["phase"], found["reasons"]) == ("rolled-back", ["the pipeline did not finish"])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "verdict"), [((20, 2), "promoted"), ((2, 20), "rolled-back")], ids=str
+)
+def test_the_pipeline_promotes_the_better_and_refuses_the_worse(
+    tmp_path: Path,
+    kfp_outputs: Path,
+    serve_app: Serve,
+    monkeypatch: pytest.MonkeyPatch,
+    wrong: tuple[int, int],
+    verdict: str,
+) -> None:
+    """Both branches after the gate; with real predictors in the long tests."""
+    from pipelines.definitions import promote
+
+    site = Site(tmp_path, serve_app, "Knative", dict(zip((STABLE, CANDIDATE), wrong, strict=True)))
+    monkeypatch.setenv("KUBECONFIG", str(site.kubeconfig))
+    accepted = tmp_path / "accepted" / "report.json"
+    plan = {"steps": [25, 100], "soak_s": 0.01, "poll_s": 0.002, "split_samples": 40}
+    promote(
+        name="qwen3-asr",
+        namespace="asr",
+        storage_uri=CANDIDATE,
+        data=str(site.manifest),
+        ingress=site.ingress,
+        num_shards=1,
+        limits=FEW_LIMITS,
+        plan=plan,
+        accepted_report=str(accepted),
+        fail_when_refused=False,
+        journals=str(tmp_path / "journals"),
+    )
+    promoted = verdict == "promoted"
+    (state,) = site.cluster.config_maps.values()
+    found = json.loads(state["data"]["state.json"])
+    assert found["phase"] == verdict, found["reasons"]
+    assert site.cluster.split() == {CANDIDATE if promoted else STABLE: 100}
+    assert max(split.get(CANDIDATE, 0) for split in site.cluster.routed) == 100 * promoted
+    assert accepted.exists() == promoted
+    (page,) = kfp_outputs.glob("*/judge/page")
+    assert ("<b>Accepted</b>" in page.read_text()) == promoted
+    if not promoted:
+        assert found["reasons"][0].startswith("error rate in English")
 
 
 def test_drift_fails_a_scheduled_run_after_its_report_is_kept(

@@ -170,6 +170,17 @@ def test_the_figures_in_the_repository_keep_to_the_limits() -> None:
     check(found)
 
 
+def test_the_figures_are_those_of_this_code() -> None:
+    """The same draws end as they did when the figures were written, to the last rollout."""
+    found = json.loads(FIGURES.read_text(encoding="utf-8"))
+    wanted = next(
+        each for each in found
+        if (each["candidate"], each["requests_per_s"], each["stable_failed"])
+        == ("5 % more failures", 30, 0.02)
+    )  # fmt: skip
+    assert cell("5 % more failures", 30, 0.45, 0.02, wanted["repetitions"]) == wanted
+
+
 def check(found: list[dict[str, object]]) -> None:
     """An identical candidate is promoted in 98 %, a bad one stopped before half in 95 %."""
     for each in found:

@@ -26,32 +26,39 @@ def planned(manifest: Path, url: str, num_shards: int = 1, **more: Any) -> list[
 
 
 def test_the_workflow_object_does_not_grow_with_the_shards(tmp_path: Path) -> None:
-    """Argo keeps every node of every loop turn in one object; two times two shards were 630 kB of
-    the 1.5 MB that etcd takes. Each turn repeats what its step is compiled to in its four nodes.
-    """
+    """Argo keeps every node of every loop's turn in one object, of which etcd takes 1.5 MB; a
+    `promote` of four turns made 630 kB on a real one. 64 turns would not fit, so there are four."""
     manifest = tmp_path / "manifest.jsonl"
     lines = [json.dumps({"audio": f"{i}.wav", "text": "one"}) for i in range(200)]
     manifest.write_text("\n".join(lines))
     turns = len(planned(manifest, "", 64, reuse=False))
-    assert turns == len(planned(manifest, "", MAX_SHARDS, reuse=False)) == MAX_SHARDS
-    measured, measured_turns = 630_000, 4
-    for name, step in (
-        ("evaluate", "transcribe"),
-        ("evaluate-in-process", "transcribe"),
-        ("scheduled", "transcribe"),
-        ("promote", "transcribe-both"),
-    ):
-        spec = next(yaml.safe_load_all((COMPILED / f"{name}.yaml").read_text()))
-        repeated = {
-            "component": spec["components"][f"comp-{step}"],
-            "executor": spec["deploymentSpec"]["executors"][f"exec-{step}"],
-        }
-        turn = 4 * len(json.dumps(repeated))
-        assert measured + max(0, turns - measured_turns) * turn < 1_000_000, name
-        text = (COMPILED / f"{name}.yaml").read_text()
-        assert text.count("iteratorConcurrencyLimit") <= 1 or name == "promote"
-        loops = [c for c in spec["components"] if c.startswith("comp-for-loop")]
-        assert len(loops) == 1, name  # both versions are asked in one
+    measured, measured_turns, most = 630_000, 4, 1_500_000
+    assert turns == MAX_SHARDS == measured_turns
+    for path in COMPILED.glob("*.yaml"):
+        spec, platform = yaml.safe_load_all(path.read_text())
+        loops = [name for name in spec["components"] if name.startswith("comp-for-loop")]
+        assert len(loops) == 1, path.name  # both versions are asked in one
+        if path.stem == "promote":
+            turn = least_bytes_of_a_turn(spec, platform, loops[0])
+            assert measured + 60 * turn > most
+            assert 2 * turn * measured_turns < measured  # the estimate is no more than was seen
+
+
+def least_bytes_of_a_turn(spec: Any, platform: Any, loop: str) -> int:
+    """What a loop's turn adds, by KFP's compiler for Argo (2.17): two drivers get what is compiled
+    for the loop and for its step; the step's driver gives a patch of the pod that holds command and
+    component, and its three nodes (a DAG, the retries, the pod) are given that again."""
+    (name,) = spec["components"][loop]["dag"]["tasks"]
+
+    def size(*parts: Any) -> int:
+        return sum(len(json.dumps(part, separators=(",", ":"))) for part in parts)
+
+    whole, component = spec["components"][loop], spec["components"][f"comp-{name}"]
+    container = spec["deploymentSpec"]["executors"][f"exec-{name}"]["container"]
+    executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    task = whole["dag"]["tasks"][name]
+    drivers = size(whole, component, task, container, executors[f"exec-{name}"])
+    return drivers + 4 * size(component, container)
 
 
 ASKING = Asking("qwen3-asr", "v2", 4, 0.05)

@@ -57,7 +57,7 @@ def test_vtt() -> None:
 
 
 def test_nothing_said() -> None:
-    assert to_srt([]) == ""
+    assert to_srt([]) == to_srt([_segment(0, 0.0, 2.0, "")]) == ""
     assert to_vtt([]) == "WEBVTT\n"
 
 

@@ -35,7 +35,10 @@ from predictor.api.openapi.schema import (
 LIVE = health("Whether the engine's loop turns", object_of({"status": {"enum": ["alive", "dead"]}}))
 V2_LIVE = health("Whether the engine's loop turns", object_of({"live": BOOLEAN}))
 V2_READY = health("Whether requests should be sent here", object_of({"ready": BOOLEAN}))
-METRICS = route("Prometheus metrics", {"text/plain": {"schema": STRING}})
+METRICS = route(
+    "Prometheus metrics",
+    {kind: {"schema": STRING} for kind in ("text/plain", "application/openmetrics-text")},
+)
 
 V2_METADATA = route(
     "Server metadata",

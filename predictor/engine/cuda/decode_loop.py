@@ -7,17 +7,16 @@ host but the list of slots, and new pages, and those only when they change.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from collections.abc import Sequence as Batch
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from predictor.engine.cuda.capture import Capturer
-from predictor.engine.sequence import Sequence
+from predictor.engine.sequence import Batch, Sequence
 from predictor.model.attention import to_device
 from predictor.model.cuda.decoder import FusedDecoder, StepPlaces
-from predictor.model.cuda.small_batch import MAX_ROWS, ThinDecoder
+from predictor.model.cuda.small_batch import MAX_ROWS, SmallBatchDecoder
 
 
 class DecodeLoop:
@@ -26,7 +25,7 @@ class DecodeLoop:
     def __init__(
         self,
         fused: FusedDecoder,
-        thin: ThinDecoder | None,
+        small_batch: SmallBatchDecoder | None,
         *,
         num_slots: int,
         max_length: int,
@@ -35,7 +34,7 @@ class DecodeLoop:
     ) -> None:
         """`tables` as `page_tables` makes them."""
         self._fused = fused
-        self._thin = thin
+        self._small_batch = small_batch
         self._max_length = max_length
         self._page_tokens = page_tokens
         self._device = device = tables.device
@@ -44,7 +43,7 @@ class DecodeLoop:
         self._in_tables: dict[int, tuple[Sequence, int, int]] = {}  # slot -> whose pages, how many
         self.scratch = num_slots  # rows that only fill a bucket write to it
         self.graphs: dict[int, torch.cuda.CUDAGraph] = {}
-        self._owners: dict[int, Sequence] = {}  # slot -> whose state the device holds
+        self._synced: dict[int, Sequence] = {}  # slot -> whose state the device holds
         self._in_rows: tuple[Sequence, ...] = ()  # what `rows` lists
         long = torch.int64
         # Each slot's newest token, and where it belongs.
@@ -54,11 +53,11 @@ class DecodeLoop:
         self.rows = torch.full((num_slots,), self.scratch, dtype=long, device=device)
         self.results = torch.zeros(num_slots, 2, device=device)
 
-    def own(self, sequences: Batch[Sequence]) -> None:
+    def mark_synced(self, sequences: Batch) -> None:
         """The device holds the state of these now: a prefill put it there."""
-        self._owners.update((s.slot, s) for s in sequences)
+        self._synced.update((s.slot, s) for s in sequences)
 
-    def bring_pages(self, sequences: Batch[Sequence]) -> None:
+    def bring_pages(self, sequences: Batch) -> None:
         """The device's tables list the pages of these, for all that is started from here on."""
         changed = []
         for sequence in sequences:
@@ -83,11 +82,11 @@ class DecodeLoop:
     @property
     def knows_any(self) -> bool:
         """Whether it holds on to sequences, which may have ended."""
-        return bool(self._owners or self._in_rows or self._in_tables)
+        return bool(self._synced or self._in_rows or self._in_tables)
 
     def forget(self) -> None:
         """The host's word counts again, for every sequence."""
-        self._owners.clear()
+        self._synced.clear()
         self._in_tables.clear()
         self._in_rows = ()
 
@@ -99,7 +98,7 @@ class DecodeLoop:
         `ahead`: tokens that were read, but not handed out.
         """
         self.bring_pages(sequences)
-        unknown = [s for s in sequences if self._owners.get(s.slot) is not s]
+        unknown = [s for s in sequences if self._synced.get(s.slot) is not s]
         if unknown:
             said = [[*s.tokens[-1:], *ahead.get(s, [])] for s in unknown]
             lengths = [s.length + len(ahead.get(s, [])) for s in unknown]
@@ -109,7 +108,7 @@ class DecodeLoop:
             ).unbind()
             self.tokens.index_copy_(0, slots, tokens)
             self.positions.index_copy_(0, slots, positions)
-            self.own(unknown)
+            self.mark_synced(unknown)
         if self._in_rows == sequences:
             return
         rows = np.full(self.scratch, self.scratch, dtype=np.int64)
@@ -135,8 +134,8 @@ class DecodeLoop:
         positions = self.positions.index_select(0, slots).clamp_(max=last)
         where = StepPlaces.of(slots, positions, self.tables, self._page_tokens)
         newest = self.tokens.index_select(0, slots)
-        if self._thin is not None and bucket <= MAX_ROWS:
-            tokens, logprobs = self._thin.decode(newest, where)
+        if self._small_batch is not None and bucket <= MAX_ROWS:
+            tokens, logprobs = self._small_batch.decode(newest, where)
         else:
             tokens, logprobs = self._fused.choose(self._fused.decode(newest, where))
         self.tokens.index_copy_(0, slots, tokens)

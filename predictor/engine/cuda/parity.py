@@ -31,7 +31,7 @@ from predictor.model.cuda.decoder import PAGE_TOKENS, Fusion
 from predictor.model.cuda.encoder import encoder_difference
 from predictor.model.cuda.mel import DeviceLogMel
 from predictor.model.cuda.quantized import Fp8Linear, quantize_fp8_rows
-from predictor.model.cuda.small_batch import thin_difference
+from predictor.model.cuda.small_batch import small_batch_difference
 from predictor.model.decoder import Decoder, DecoderLayer
 from predictor.model.model import Model
 
@@ -81,7 +81,11 @@ def kernel_errors(
     has_rows = fusion.rows and is_fp8(decoder) and decoder.norm.weight.is_cuda
     checks |= {"rows": _rows} if has_rows else {}
     checks |= {"head": _head} if fusion.head else {}
-    checks |= {"thin": lambda _, decoder: thin_difference(decoder, kv)} if fusion.thin else {}
+    checks |= (
+        {"small_batch": lambda _, decoder: small_batch_difference(decoder, kv)}
+        if fusion.small_batch
+        else {}
+    )
     checks |= {"encoder": lambda *_: encoder_difference(model.encoder)} if fusion.encoder else {}
     checks |= {"features": lambda *_: _features(model)} if fusion.features else {}
     is_16_bit = decoder.norm.weight.dtype != torch.float32
@@ -92,7 +96,7 @@ def kernel_errors(
     errors = {}
     for name, difference in _run_all(checks, fusion, decoder).items():
         tolerance = TOLERANCE[decoder.norm.weight.dtype]
-        if name == "rows" or (name == "thin" and (is_fp8(decoder) or kv == FP8)):
+        if name == "rows" or (name == "small_batch" and (is_fp8(decoder) or kv == FP8)):
             tolerance = ROWS_TOLERANCE
         if isinstance(difference, Exception):
             errors[name] = f"{type(difference).__name__}: {difference}"
@@ -105,7 +109,8 @@ def _run_all(
     checks: dict[str, Check], fusion: Fusion, decoder: Decoder
 ) -> dict[str, float | Exception]:
     """What each check gives or raises. On CUDA they compile at the same time, the first one alone:
-    it sets up the compiler."""
+    it sets up the compiler. Elsewhere one after the other, also where tensors only pretend to be on
+    a device: that pretence is the calling thread's."""
     is_inference = torch.is_inference_mode_enabled()  # each thread has its own mode, and device
 
     def run(check: Check) -> float | Exception:
@@ -117,7 +122,7 @@ def _run_all(
         except Exception as error:  # noqa: BLE001  a compiler can fail in any way
             return error
 
-    if not decoder.norm.weight.is_cuda:
+    if decoder.norm.weight.device.type != "cuda":
         return {name: run(check) for name, check in checks.items()}
     results: dict[str, float | Exception] = {}
     with ThreadPoolExecutor(max(1, len(checks)), "kernels") as pool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from collections.abc import Sequence as Batch
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,10 +10,10 @@ import torch
 from torch import Tensor
 
 from predictor.engine.prompts import PromptLayout, prefilled, verified
-from predictor.engine.sequence import Prefilled, Sequence
+from predictor.engine.sequence import Batch, Prefilled, Sequence
 
 
-class Marks:
+class StepTimer:
     """Events in the device's stream, each at the end of a named part; nothing on a CPU."""
 
     def __init__(self, device: torch.device) -> None:
@@ -24,7 +23,7 @@ class Marks:
         self._record()
 
     def end_of(self, part: str) -> None:
-        """The part that began with the mark before, or the making of this, ends here."""
+        """The part that began with the previous event, or the making of this, ends here."""
         self._names.append(part)
         self._record()
 
@@ -35,17 +34,17 @@ class Marks:
             self._events.append(event)
 
     @property
-    def are_done(self) -> bool:
-        """The device has reached the last mark."""
+    def is_done(self) -> bool:
+        """The device has reached the last event."""
         return not self._on_cuda or bool(self._events[-1].query())  # type: ignore[no-untyped-call]
 
     def hold_back(self) -> None:
-        """What is started on the current stream from here on begins behind the last mark."""
+        """What is started on the current stream from here on begins behind the last event."""
         if self._on_cuda:
             self._events[-1].wait()
 
     def wait(self) -> None:
-        """Until the device has reached the last mark."""
+        """Until the device has reached the last event."""
         if self._on_cuda:
             self._events[-1].synchronize()
 
@@ -75,12 +74,12 @@ class PendingStep:
     members: frozenset[Sequence]
     starts: tuple[int, ...]  # how often each had been preempted before
     results: Tensor  # on the host; see below
-    marks: Marks
+    timer: StepTimer
 
     @classmethod
-    def of(cls, sequences: Batch[Sequence], results: Tensor, marks: Marks) -> PendingStep:
+    def of(cls, sequences: Batch, results: Tensor, timer: StepTimer) -> PendingStep:
         """Decode steps; results [steps, rows, 2] float32: token ids and log-probabilities."""
-        return cls(*_identity(sequences), results, marks)
+        return cls(*_identity(sequences), results, timer)
 
     @property
     def num_steps(self) -> int:
@@ -94,7 +93,7 @@ class PendingStep:
 
     def read(self) -> Iterator[Arrived]:
         """Wait; what each sequence got that was not preempted meanwhile."""
-        self.marks.wait()
+        self.timer.wait()
         for arrived, start in zip(self._read(), self.starts, strict=True):
             if arrived.sequence.num_preempted == start:
                 yield arrived
@@ -116,12 +115,12 @@ class PendingPrefill(PendingStep):
     @classmethod
     def start(
         cls,
-        sequences: Batch[Sequence],
+        sequences: Batch,
         layout: PromptLayout,
         results: Tensor,
         loudest: Tensor,
         num_stretches: tuple[int, ...],
-        marks: Marks,
+        timer: StepTimer,
     ) -> PendingPrefill:
         """Let results and loudest bins, which are on the device, come to the host."""
         pinned = results.device.type == "cuda"
@@ -131,8 +130,8 @@ class PendingPrefill(PendingStep):
         if sum(num_stretches) > 0 and any(s.utterance is not None for s in sequences):
             heard = torch.empty(sum(num_stretches), pin_memory=pinned)
             heard.copy_(loudest[: len(heard)], non_blocking=True)
-        marks.end_of("prefill")
-        return cls(*_identity(sequences), on_host, marks, layout, heard, num_stretches)
+        timer.end_of("prefill")
+        return cls(*_identity(sequences), on_host, timer, layout, heard, num_stretches)
 
     def _read(self) -> Iterator[Arrived]:
         tokens, logprobs, given = self.results[0].double().numpy().T
@@ -145,7 +144,7 @@ class PendingPrefill(PendingStep):
 
 
 def _identity(
-    sequences: Batch[Sequence],
+    sequences: Batch,
 ) -> tuple[tuple[Sequence, ...], frozenset[Sequence], tuple[int, ...]]:
     return tuple(sequences), frozenset(sequences), tuple(s.num_preempted for s in sequences)
 

@@ -6,7 +6,7 @@ little audio each, and many places whose logits are asked for.
 
 from __future__ import annotations
 
-from collections.abc import Sequence as Batch
+from collections import abc
 from dataclasses import dataclass, field
 from math import inf, prod
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from predictor.engine.cuda.verify import Checks
 from predictor.engine.prompts import PromptLayout
 from predictor.engine.scheduler import MAX_CHECKS
-from predictor.engine.sequence import Sequence
+from predictor.engine.sequence import Batch
 from predictor.model.attention import TILE_TOKENS, prompt_tiles
 from predictor.model.config import TOKENS_PER_CHUNK
 from predictor.model.cuda.mel import chunk_table, loudest_before
@@ -54,7 +54,7 @@ class Size:
     is_plain: bool  # whole recordings, of each of which nothing but the next token is asked
 
     @classmethod
-    def of(cls, layout: PromptLayout, stretches: Batch[Stretch]) -> Size:
+    def of(cls, layout: PromptLayout, stretches: abc.Sequence[Stretch]) -> Size:
         return cls(
             len(layout.lengths),
             len(stretches),
@@ -185,9 +185,9 @@ class Bucket:
 
     def fill(
         self,
-        sequences: Batch[Sequence],
+        sequences: Batch,
         layout: PromptLayout,
-        stretches: Batch[Stretch],
+        stretches: abc.Sequence[Stretch],
         scratch: tuple[int, int],
     ) -> Ints:
         """All parts for a step, one after another; `scratch`: slot and first place of its page."""
@@ -230,7 +230,9 @@ class Bucket:
             sent[part.first : part.first + len(values)] = values
         return sent
 
-    def _encoder_rows(self, num_tokens: list[int], num_frames: Batch[int]) -> tuple[Ints, Ints]:
+    def _encoder_rows(
+        self, num_tokens: list[int], num_frames: abc.Sequence[int]
+    ) -> tuple[Ints, Ints]:
         """The rows of real audio among 13 for each second, and the windows' bounds."""
         kept = AudioPlan.kept_rows(num_frames)
         padding = self.num_audio_tokens - len(kept)

@@ -7,8 +7,7 @@ page. They are sequences of their own, so that nothing real ever sees them.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence as Batch
+from collections import Counter, abc
 
 import numpy as np
 import torch
@@ -20,7 +19,7 @@ from predictor.engine.cuda.decode_loop import DecodeLoop
 from predictor.engine.cuda.prefill_buckets import MORE_SAMPLES, Bucket, Size
 from predictor.engine.cuda.verify import Checks, go_on, settle
 from predictor.engine.prompts import PromptLayout
-from predictor.engine.sequence import Sequence
+from predictor.engine.sequence import Batch
 from predictor.model.attention import Packing
 from predictor.model.config import TOKENS_PER_CHUNK
 from predictor.model.cuda.decoder import FusedDecoder
@@ -107,7 +106,7 @@ class PrefillGraphs:
         self._graphs = dict(sorted(self._graphs.items(), key=lambda item: _cost(item[0])))
 
     def start(
-        self, sequences: Batch[Sequence], layout: PromptLayout, stretches: Batch[Stretch]
+        self, sequences: Batch, layout: PromptLayout, stretches: abc.Sequence[Stretch]
     ) -> tuple[Tensor, Tensor] | None:
         """Start a prefill where a graph holds it: results as `settle` makes them and the loudest
         bin of each stretch, on the device, until the next start. None = nothing was started."""
@@ -142,7 +141,7 @@ class _PrefillGraph:
         self._graph: torch.cuda.CUDAGraph | None = None
 
     def start(
-        self, sequences: Batch[Sequence], layout: PromptLayout, stretches: Batch[Stretch]
+        self, sequences: Batch, layout: PromptLayout, stretches: abc.Sequence[Stretch]
     ) -> tuple[Tensor, Tensor]:
         clips = [stretch.samples for stretch in stretches]
         pinned = self._device.type == "cuda"

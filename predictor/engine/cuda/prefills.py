@@ -14,7 +14,6 @@ have work to start (`Capturer`). Two things order them:
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence as Batch
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
@@ -24,11 +23,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from predictor.engine.cuda.decode_loop import DecodeLoop
-from predictor.engine.cuda.pending import Marks, PendingPrefill
+from predictor.engine.cuda.pending import PendingPrefill, StepTimer
 from predictor.engine.cuda.prefill_graphs import PrefillGraphs
 from predictor.engine.cuda.verify import Checks, settle
 from predictor.engine.prompts import PromptLayout
-from predictor.engine.sequence import Sequence
+from predictor.engine.sequence import Batch
 from predictor.model.attention import KvCache, Packing, Prefix, to_device
 from predictor.model.cuda.decoder import FusedDecoder
 from predictor.model.cuda.encoder import FusedEncoder
@@ -61,10 +60,10 @@ class Prefills:
         self._stream = stream
         self.under_way: deque[PendingPrefill] = deque()  # beside decode steps, oldest first
 
-    def start(self, sequences: Batch[Sequence]) -> PendingPrefill:
+    def start(self, sequences: Batch) -> PendingPrefill:
         """Start encoding audio and prompt of each sequence into its pages."""
         with self._behind_all_steps():
-            marks = Marks(self._device)
+            timer = StepTimer(self._device)
             layout = PromptLayout.of(sequences, self._cache.page_tokens)
             parts = [s.stretches() for s in sequences]
             stretches = [stretch for part in parts for stretch in part]
@@ -74,10 +73,10 @@ class Prefills:
             if self.graphs is not None:
                 started = self.graphs.start(sequences, layout, stretches)
             if started is None:
-                started = self._start(sequences, layout, stretches, marks)
-            self._loop.own(sequences)
+                started = self._start(sequences, layout, stretches, timer)
+            self._loop.mark_synced(sequences)
             counts = tuple(len(part) for part in parts)
-            return PendingPrefill.start(sequences, layout, *started, counts, marks)
+            return PendingPrefill.start(sequences, layout, *started, counts, timer)
 
     def _behind_all_steps(self) -> AbstractContextManager[object]:
         if self._stream is None:
@@ -87,13 +86,13 @@ class Prefills:
 
     def _start(
         self,
-        sequences: Batch[Sequence],
+        sequences: Batch,
         layout: PromptLayout,
         stretches: list[Stretch],
-        marks: Marks,
+        timer: StepTimer,
     ) -> tuple[Tensor, Tensor]:
         """Call by call; as `PrefillGraphs.start`."""
-        audio, loudest = self._encode_all(stretches, marks)  # [sum of audio tokens, hidden]
+        audio, loudest = self._encode_all(stretches, timer)  # [sum of audio tokens, hidden]
         num_tokens = layout.num_tokens
         # Rows that start at multiples of 16 bytes: a kernel is compiled once for each alignment.
         aligned = np.pad(layout.rows, ((0, 0), (0, num_tokens % 2)))
@@ -121,7 +120,7 @@ class Prefills:
         chosen = self._decoder.choose(logits)
         return settle(logits, chosen, positions, checks, state, self._loop.scratch), loudest
 
-    def _encode_all(self, stretches: list[Stretch], marks: Marks) -> tuple[Tensor, Tensor]:
+    def _encode_all(self, stretches: list[Stretch], timer: StepTimer) -> tuple[Tensor, Tensor]:
         """As the plain runner's, with silent chunks added up to a round number of them.
 
         The convolution library plans anew for every batch size that it has not met.
@@ -131,7 +130,7 @@ class Prefills:
             nothing = torch.zeros(0, width, device=self._device, dtype=self._model.dtype)
             return nothing, torch.zeros(0, device=self._device)
         mel = self._mel.of(stretches)
-        marks.end_of("features")
+        timer.end_of("features")
         plan = self._model.encoder.plan(mel.num_frames)
         chunks = mel.chunks
         missing = -len(chunks) % CHUNKS_AT_A_TIME
@@ -142,7 +141,7 @@ class Prefills:
                 kept = torch.arange(sum(plan.num_tokens), device=self._device)
             plan = replace(plan, kept=kept)
         audio = self._encoder(chunks, plan)
-        marks.end_of("encoder")
+        timer.end_of("encoder")
         return audio, mel.loudest
 
     def _to_device(self, array: np.ndarray[tuple[int, ...], np.dtype[np.int64]]) -> Tensor:

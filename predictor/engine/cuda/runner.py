@@ -9,8 +9,7 @@ run a few steps too many; the engine drops those. Prefills run beside decode ste
 from __future__ import annotations
 
 import logging
-from collections import deque
-from collections.abc import Sequence as Batch
+from collections import abc, deque
 from dataclasses import dataclass, field
 
 import torch
@@ -18,17 +17,17 @@ import torch
 from predictor.engine.cuda.capture import Capturer
 from predictor.engine.cuda.decode_loop import DecodeLoop, page_tables
 from predictor.engine.cuda.parity import checked
-from predictor.engine.cuda.pending import Arrived, Marks, PendingStep, host_results
+from predictor.engine.cuda.pending import Arrived, PendingStep, StepTimer, host_results
 from predictor.engine.cuda.prefill_graphs import PrefillGraphs
 from predictor.engine.cuda.prefills import Prefills
 from predictor.engine.pages import PAGE_TOKENS
 from predictor.engine.protocol import StepOutput
 from predictor.engine.runner import TorchRunner
-from predictor.engine.sequence import Sequence
+from predictor.engine.sequence import Batch, Sequence
 from predictor.model.cuda.decoder import FusedDecoder, Fusion
 from predictor.model.cuda.encoder import FusedEncoder
 from predictor.model.cuda.mel import DeviceLogMel
-from predictor.model.cuda.small_batch import ThinDecoder
+from predictor.model.cuda.small_batch import SmallBatchDecoder
 from predictor.model.model import Model
 
 logger = logging.getLogger(__name__)
@@ -99,12 +98,12 @@ class GraphRunner(TorchRunner):
             self._fused = FusedDecoder(
                 model.decoder, self._cache, fusion, max_length=max_model_len, tables=tables
             )
-            thin = None
-            if fusion.thin:
-                thin = ThinDecoder(model.decoder, self._cache, self._fused.table)
+            small_batch = None
+            if fusion.small_batch:
+                small_batch = SmallBatchDecoder(model.decoder, self._cache, self._fused.table)
             self._loop = DecodeLoop(
                 self._fused,
-                thin,
+                small_batch,
                 num_slots=num_slots,
                 max_length=max_model_len,
                 page_tokens=page_tokens,
@@ -163,7 +162,7 @@ class GraphRunner(TorchRunner):
         return least is not None and self._num_decoding >= least
 
     @torch.inference_mode()
-    def prefill(self, sequences: Batch[Sequence]) -> StepOutput:
+    def prefill(self, sequences: Batch) -> StepOutput:
         """Start encoding audio and prompt of each sequence into its pages; `decode` has the
         rest."""
         for sequence in sequences:  # what was read before it was preempted is made anew
@@ -183,14 +182,14 @@ class GraphRunner(TorchRunner):
         while under_way:
             entering = {s for prefill in under_way for s in prefill.members}
             must_wait = entering.issuperset(wanted) or not all(p.is_intact for p in under_way)
-            if not (must_wait or under_way[0].marks.are_done):
+            if not (must_wait or under_way[0].timer.is_done):
                 return tuple(s for s in wanted if s not in entering)
-            under_way[0].marks.hold_back()
+            under_way[0].timer.hold_back()
             self._pending.append(under_way.popleft())
         return wanted
 
     @torch.inference_mode()
-    def decode(self, sequences: Batch[Sequence]) -> StepOutput:
+    def decode(self, sequences: Batch) -> StepOutput:
         """What has arrived for each sequence, at least for one; the device is kept busy."""
         wanted = self._join_prefills(tuple(sequences))
         if not (self._pending and self._pending[-1].members.issuperset(wanted)):
@@ -203,7 +202,7 @@ class GraphRunner(TorchRunner):
         ):
             step = self._pending.popleft()
             self._take(step)
-            device_s += step.marks.seconds()
+            device_s += step.timer.seconds()
         claimed = [self._unclaimed.pop(s, Arrived(s, [], [])) for s in sequences]
         # Without a slot it has ended or is to begin again, and these are steps too many.
         self._unclaimed = {s: arrived for s, arrived in self._unclaimed.items() if s.slot >= 0}
@@ -240,10 +239,10 @@ class GraphRunner(TorchRunner):
         ahead = {s: arrived.tokens for s, arrived in self._unclaimed.items()}
         self._loop.point_rows_at(sequences, ahead)
         results = host_results(self._num_steps(sequences), bucket, self._device)
-        marks = Marks(self._device)
+        timer = StepTimer(self._device)
         self._loop.run(bucket, results)
-        marks.end_of("decode")
-        self._pending.append(PendingStep.of(sequences, results, marks))
+        timer.end_of("decode")
+        self._pending.append(PendingStep.of(sequences, results, timer))
 
     def _num_steps(self, sequences: tuple[Sequence, ...]) -> int:
         """By the batch's size, but no more than the sequence with most left to say can use."""
@@ -254,7 +253,7 @@ class GraphRunner(TorchRunner):
         most = max(s.max_new_tokens - len(s.tokens) for s in sequences) - started
         return max(1, min(planned, most))
 
-    def scrub(self, pages: Batch[int]) -> None:
+    def scrub(self, pages: abc.Sequence[int]) -> None:
         """Zero pages whose contents are not numbers, before others use them."""
         self._join_prefills(())
         super().scrub([*pages, self._page_size.count])
@@ -320,12 +319,12 @@ class GraphRunner(TorchRunner):
             self.capture_prefill()
 
     def idle(self) -> bool:
-        """Let go of what has ended, or capture one graph that is missing still, the smallest."""
+        """Release what has ended, or capture one graph that is missing still, the smallest."""
         self._join_prefills(())
         if self._pending or self._unclaimed or self._loop.knows_any:
             # Steps too many for sequences that have ended, whose samples nobody needs any more.
             while self._pending:
-                self._pending.popleft().marks.wait()
+                self._pending.popleft().timer.wait()
             self._unclaimed.clear()
             self._loop.forget()
             return True

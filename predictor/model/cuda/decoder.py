@@ -43,7 +43,7 @@ class Fusion:
     swiglu: bool = True
     rows: bool = True  # norm and SwiGLU that quantize what they give fp8 layers
     head: bool = True  # arg-max and log-probability
-    thin: bool = True  # whole decode steps of one or two sequences
+    small_batch: bool = True  # whole decode steps of one or two sequences
     encoder: bool = True  # first convolution, activations and norms of the audio tower
     features: bool = True  # frames and power of the log-mel
     prefill: bool = True  # attention inside prompts, in 16 bit
@@ -62,7 +62,7 @@ class Fusion:
 
 
 PLAIN = Fusion(
-    norm=False, rope=False, swiglu=False, rows=False, head=False, thin=False, encoder=False,
+    norm=False, rope=False, swiglu=False, rows=False, head=False, small_batch=False, encoder=False,
     features=False, prefill=False, attention="masked",
 )  # fmt: skip
 

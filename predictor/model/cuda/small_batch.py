@@ -21,7 +21,7 @@ from predictor.model.decoder import Decoder, DecoderLayer
 MAX_ROWS = 2  # beyond it matrix units are faster than a stream of weights
 
 
-class ThinDecoder:
+class SmallBatchDecoder:
     """Runs a Decoder's weights, or their quantized form, for few rows."""
 
     def __init__(self, decoder: Decoder, cache: KvCache, table: tuple[Tensor, Tensor]) -> None:
@@ -77,7 +77,7 @@ class ThinDecoder:
         return self._decoder.embedding.weight if head is None else head.weight
 
 
-def thin_difference(decoder: Decoder, kv_dtype: torch.dtype, max_length: int = 160) -> float:
+def small_batch_difference(decoder: Decoder, kv_dtype: torch.dtype, max_length: int = 160) -> float:
     """Relative distance of one layer and the head from their plain twins, on random inputs."""
     config, layer = decoder.config, decoder.layers[0]
     assert isinstance(layer, DecoderLayer)
@@ -104,10 +104,10 @@ def thin_difference(decoder: Decoder, kv_dtype: torch.dtype, max_length: int = 1
     rotation = decoder.rotation(torch.arange(max_length, device=weight.device))
     half = config.head_dim // 2
     table = (rotation.cos[:, 0, :half].contiguous(), rotation.sin[:, 0, half:].contiguous())
-    thin = ThinDecoder(decoder, _no_cache(decoder), table)
+    small_batch = SmallBatchDecoder(decoder, _no_cache(decoder), table)
     ours = x.clone()
-    thin.run_layer(layer, ours, where, (cache[0], cache[1]))
-    token, logprob = thin.choose(plain[:1])
+    small_batch.run_layer(layer, ours, where, (cache[0], cache[1]))
+    token, logprob = small_batch.choose(plain[:1])
     logits = decoder.logits(plain[:1]).to(weight.dtype)
     _, expected = plain_choose(logits)
     # A sum in another order may decide between two that are as likely.
@@ -138,13 +138,13 @@ def _matrix(linear: nn.Module) -> tuple[Tensor, Tensor | None]:
 
 def _attention_kernels() -> Any:
     """Imported late, like the others."""
-    from predictor.model.cuda.kernels import small_batch_attention as thin_attention_kernels
+    from predictor.model.cuda.kernels import small_batch_attention as attention_kernels
 
-    return thin_attention_kernels
+    return attention_kernels
 
 
 def _kernels() -> Any:
     """Imported late: Triton is there on CUDA machines only, and takes its time."""
-    from predictor.model.cuda.kernels import small_batch as thin_kernels
+    from predictor.model.cuda.kernels import small_batch as small_batch_kernels
 
-    return thin_kernels
+    return small_batch_kernels

@@ -16,8 +16,8 @@ from tests.bench.environment import ROOT
 from tests.bench.scaling.simulate import RESULTS
 
 PICTURE = ROOT / "manifests" / "scaling.png"
-CHOSEN = ("Knative, concurrency", "KEDA, load of 640 audio seconds or 45 sessions")
-COLORS = ("#3274d9", "#8f8f8f", "#e0b400", "#e0752d", "#56a64b", "#a352cc")
+CHOSEN = ("Knative, concurrency", "KEDA, qwen3_asr_load, full_load_s 0.5")
+COLORS = ("#3274d9", "#8f8f8f", "#e0b400", "#e0752d", "#56a64b", "#a352cc", "#0f8c8c")
 Rows = dict[str, dict[str, dict[str, float]]]
 
 

@@ -2,10 +2,11 @@
 
 python -m tests.bench.scaling.simulate   # writes results/scaling.json and manifests/SCALING.md
 
-A replica is what was measured on one H100 (results/http-h100.json): audio seconds a second by
-recordings in flight. Steps of a second, in which the replicas are in equilibrium; what exceeds
-their rate waits. Clips are served first come first served; a long recording has eight pieces under
-way at most and shares with them. Live sessions have places, and go before files.
+A replica is what was measured on one H200 (results/http-h200.json): audio seconds a second by the
+audio in flight. Steps of a second, in which the replicas are in equilibrium; what exceeds their
+rate waits. Clips are served first come first served; a long recording has eight pieces under way
+at most and shares with them. Live sessions have places, and go before files. The capacity that
+`qwen3_asr_load` divides by is learned as the server learns it, by its own code.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from predictor.engine.tally import Speed
+from predictor.metrics import Capacity
 from tests.bench.environment import ROOT
 from tests.bench.scaling import traffic as replay
 from tests.bench.scaling.controllers import Hpa, Kpa
@@ -28,19 +31,22 @@ BEGIN, END = "<!-- scaling:begin -->\n", "<!-- scaling:end -->"
 READY_S = 60  # until a new pod serves: assumed, of which the process itself takes 8 as measured
 MAX_PODS = 16
 SESSIONS_A_POD = 64  # max_live_sessions
+MAX_HELD_S = 7200.0  # max_held_audio_s
+LOAD_TARGET = 0.7  # of qwen3_asr_load, for each replica
+FULL_LOADS_S = (5.0, 1.0, 0.5, 0.25)  # full_load_s: the default, and what was tried
 SESSION_COST = 4.0  # audio seconds a second that a session takes of a replica: assumed
 CLIP_SLO_S = 2.0
 LONG_SLO_S = LONG_S / 10
 LONG_PIECES_S = 8 * 30.0  # of a long recording under way
-PEAK = 12_000.0  # audio seconds a second
+PEAK = 24_000.0  # audio seconds a second
 
 
 @dataclass(frozen=True)
 class Replica:
-    """Audio seconds a second (`rates`) by recordings in flight (`flights`), both rising."""
+    """Audio seconds a second (`rates`) by those in flight (`flights`), both rising from 0."""
 
     flights: tuple[float, ...]
-    rates: tuple[float, ...]
+    rates: tuple[float, ...]  # the second one is that of a clip alone
 
     @property
     def rate(self) -> float:
@@ -51,10 +57,13 @@ class Replica:
 
 
 def measured() -> Replica:
-    rows = json.loads((RESULTS / "http-h100.json").read_text())["rows"]
-    one = CLIP_S / (rows["1.7B own one clip"]["value"] / 1000)
-    rates = (0.0, one, *(rows[f"1.7B own {n} x 10 s"]["value"] for n in (64, 256)))
-    return Replica((0.0, 1.0, 64.0, 256.0), rates)
+    """From one clip to 256 at once, by their audio."""
+    rows = json.loads((RESULTS / "http-h200.json").read_text())["rows"]
+    one = CLIP_S / (rows["1.7B fronts one clip"]["value"] / 1000)
+    loads = [(8, 8), (64, 30), (256, 10)]  # recordings in flight, of so many seconds
+    rates = [rows[f"1.7B fronts {n} x {length} s openai"]["value"] for n, length in loads]
+    flights = [float(n * length) for n, length in loads]
+    return Replica((0.0, CLIP_S, *flights), (0.0, one, *rates))
 
 
 @dataclass(frozen=True)
@@ -65,6 +74,7 @@ class State:
     requests: float  # that arrived in this second
     held_s: float  # of audio
     sessions: int
+    speed: float  # audio seconds a second of work, as each replica has learned it; 0 at first
 
 
 @dataclass
@@ -80,6 +90,7 @@ class Service:
     served: list[float] = field(default_factory=list)
     late_longs: int = 0
     refused: int = 0
+    speed: Speed = field(default_factory=Speed)
 
     def ready(self, now: int) -> int:
         return sum(at <= now for at in self.pods)
@@ -99,12 +110,15 @@ class Service:
         self.arrived.append((self.arrived[-1] if self.arrived else 0.0) + clips * CLIP_S)
         self.served.append((self.served[-1] if self.served else 0.0) + clips_done)
         rate = (clips_done + long_done) / max(ready, 1)
-        flying_s = ready * self.replica.in_flight(rate) * CLIP_S
+        flying_s = ready * self.replica.in_flight(rate)
+        self.speed.worked(min(1.0, rate / self.replica.rates[1]))  # below a clip at a time it rests
+        self.speed.done(rate)
         num_long = len(self.long_remaining)
         held_clips_s = self.clips_s + flying_s * clips_done / max(clips_done + long_done, 1e-9)
         held_s = held_clips_s + self._longs_under_way()
         concurrency = held_clips_s / CLIP_S + num_long + len(self.sessions)
-        return State(concurrency, clips + longs + sessions, held_s, len(self.sessions))
+        num_sessions, speed = len(self.sessions), self.speed.audio_per_s
+        return State(concurrency, clips + longs + sessions, held_s, num_sessions, speed)
 
     def _longs_under_way(self) -> float:
         return sum(min(left, LONG_PIECES_S) for _, left in self.long_remaining)
@@ -162,23 +176,28 @@ class Policy:
 
 
 def policies(replica: Replica) -> list[Policy]:
-    """The manifests' (concurrency 32 at 70 %, a load of 640 audio seconds) and their rivals."""
+    """The manifests' (concurrency 32 at 70 %, a load of 70 %) and their rivals."""
     requests = replica.rate / CLIP_S * 0.7
     return [
         Policy("Knative, concurrency", Kpa, lambda s: s.concurrency, 32 * 0.7),
         Policy("Knative, requests a second", Kpa, lambda s: s.requests, requests),
-        Policy("KEDA, 960 audio seconds", Hpa, lambda s: s.held_s, 960),
-        *(_load(capacity_s) for capacity_s in (960, 640, 320)),
+        Policy("KEDA, 640 audio seconds held", Hpa, lambda s: s.held_s, 640),
+        *(_load(full_load_s) for full_load_s in FULL_LOADS_S),
     ]
 
 
-def _load(capacity_s: int) -> Policy:
-    """Audio seconds and live sessions, each by what one replica may have, as in qwen3_asr_load."""
+def load_name(full_load_s: float) -> str:
+    return f"KEDA, qwen3_asr_load, full_load_s {full_load_s:g}"
+
+
+def _load(full_load_s: float) -> Policy:
+    """The sum of qwen3_asr_load over all replicas: audio held and sessions, by what each may."""
+    capacity = Capacity(MAX_HELD_S, full_load_s)
 
     def signal(state: State) -> float:
-        return state.held_s / capacity_s + state.sessions / (SESSIONS_A_POD * 0.7)
+        return state.held_s / capacity.audio_s([state.speed]) + state.sessions / SESSIONS_A_POD
 
-    return Policy(f"KEDA, load of {capacity_s} audio seconds or 45 sessions", Hpa, signal, 1.0)
+    return Policy(load_name(full_load_s), Hpa, signal, LOAD_TARGET)
 
 
 def run(traffic: Traffic, policy: Policy, replica: Replica) -> dict[str, float]:
@@ -244,7 +263,7 @@ def table(rows: dict[str, dict[str, dict[str, float]]]) -> str:
 def main() -> None:
     """Replay everything, write the results and the table."""
     rows = all_runs()
-    result = {"replica": "results/http-h100.json, engine in its own process", "rows": rows}
+    result = {"replica": "results/http-h200.json, 1.7B, several fronts", "rows": rows}
     (RESULTS / "scaling.json").write_text(json.dumps(result, indent=1) + "\n")
     text = DOCUMENT.read_text()
     head, _, rest = text.partition(BEGIN)

@@ -1,5 +1,5 @@
-"""Triton kernels of a thin decode step's attention: the query's and key's way from the product to
-the residual sum. See `small_batch.py`, and `model/cuda/decoder.py` for the plain twins.
+"""Triton kernels of a small-batch decode step's attention: the query's and key's way from the
+product to the residual sum. See `small_batch.py`, and `model/cuda/decoder.py` for the plain twins.
 """
 
 from __future__ import annotations

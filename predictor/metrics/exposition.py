@@ -1,0 +1,177 @@
+"""What a scrape is answered: text, OpenMetrics with exemplars, or Prometheus' protobuf with native
+histograms, whichever the scraper asks for first and there is.
+
+prometheus_client writes no protobuf, which is the one format in which Prometheus takes native
+histograms. The messages are those of io.prometheus.client's metrics.proto, with the fields used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import groupby
+from typing import Any, Final
+
+from prometheus_client import CollectorRegistry, exposition
+from prometheus_client.metrics_core import Metric
+from prometheus_client.samples import Sample
+
+from predictor.metrics.histograms import FINE_COUNTS, SCHEMA, ZERO, ZERO_THRESHOLD, values_of
+
+PROTOBUF: Final = (
+    "application/vnd.google.protobuf; proto=io.prometheus.client.MetricFamily; encoding=delimited"
+)
+_TYPES: Final = {"counter": 0, "gauge": 1, "summary": 2, "histogram": 4}  # others are untyped, 3
+Counts = dict[tuple[str, str], dict[str, float]]  # (histogram, its labels' values) -> by bucket
+
+
+def scrape(registry: CollectorRegistry, accept: str) -> tuple[bytes, str]:
+    """The answer and its content type."""
+    families = list(registry.collect())
+    shown = [each for each in families if each.name != FINE_COUNTS]
+    if len(shown) < len(families) and _wants_protobuf(accept):
+        return _delimited(shown, _counts(families)), PROTOBUF
+    encode, content_type = exposition.choose_encoder(accept)
+    return encode(_Collected(shown)), content_type
+
+
+class _Collected(CollectorRegistry):
+    """Metrics that were read already."""
+
+    def __init__(self, families: list[Metric]) -> None:
+        super().__init__()
+        self._families = families
+
+    def collect(self) -> Iterable[Metric]:
+        return self._families
+
+
+def _wants_protobuf(accept: str) -> bool:
+    """Whether it comes before OpenMetrics: Prometheus lists what it likes best first."""
+    protobuf, text = accept.find("io.prometheus.client.MetricFamily"), accept.find("openmetrics")
+    return protobuf >= 0 and (text < 0 or protobuf < text)
+
+
+def _counts(families: Iterable[Metric]) -> Counts:
+    found: Counts = {}
+    for family in families:
+        for sample in family.samples if family.name == FINE_COUNTS else ():
+            if sample.name.endswith("_total"):
+                of = sample.labels["histogram"], sample.labels["values"]
+                found.setdefault(of, {})[sample.labels["bucket"]] = sample.value
+    return found
+
+
+def _delimited(families: Iterable[Metric], counts: Counts) -> bytes:
+    """Each family behind its length."""
+    from predictor.metrics.messages import MetricFamily  # only where somebody wants it
+
+    parts = []
+    for family in families:
+        message = MetricFamily(
+            name=family.name + ("_total" if family.type == "counter" else ""),
+            help=family.documentation,
+            type=_TYPES.get(family.type, 3),
+            metric=[_metric(family, samples, counts) for samples in _by_labels(family)],
+        )
+        if message.metric:
+            body = message.SerializeToString()
+            parts += [_varint(len(body)), body]
+    return b"".join(parts)
+
+
+def _by_labels(family: Metric) -> Iterator[list[Sample]]:
+    """The samples of one metric together: those whose labels differ in `le` and `quantile` only."""
+
+    def labels(sample: Sample) -> list[tuple[str, str]]:
+        return sorted((k, v) for k, v in sample.labels.items() if k not in ("le", "quantile"))
+
+    samples = [each for each in family.samples if not each.name.endswith("_created")]
+    for _, together in groupby(sorted(samples, key=labels), key=labels):
+        yield list(together)
+
+
+def _metric(family: Metric, samples: list[Sample], counts: Counts) -> dict[str, Any]:
+    labels = {k: v for k, v in samples[0].labels.items() if k not in ("le", "quantile")}
+    made: dict[str, Any] = {"label": _pairs(labels)}
+    if family.type == "histogram":
+        made["histogram"] = _histogram(samples, counts.get((family.name, values_of(labels))))
+    elif family.type == "summary":
+        made["summary"] = _summary(samples)
+    else:
+        kind = family.type if family.type in ("counter", "gauge") else "untyped"
+        made[kind] = {"value": samples[0].value}
+    return made
+
+
+def _pairs(labels: dict[str, str]) -> list[dict[str, str]]:
+    return [{"name": name, "value": value} for name, value in labels.items()]
+
+
+def _summary(samples: list[Sample]) -> dict[str, Any]:
+    made: dict[str, Any] = {"quantile": []}
+    for sample in samples:
+        if sample.name.endswith("_count"):
+            made["sample_count"] = int(sample.value)
+        elif sample.name.endswith("_sum"):
+            made["sample_sum"] = sample.value
+        else:
+            quantile = {"quantile": float(sample.labels["quantile"]), "value": sample.value}
+            made["quantile"].append(quantile)
+    return made
+
+
+def _histogram(samples: list[Sample], fine: dict[str, float] | None) -> dict[str, Any]:
+    made: dict[str, Any] = {"bucket": []}
+    for sample in samples:
+        if sample.name.endswith("_count"):
+            made["sample_count"] = int(sample.value)
+        elif sample.name.endswith("_sum"):
+            made["sample_sum"] = sample.value
+        else:
+            bucket: dict[str, Any] = {
+                "cumulative_count": int(sample.value),
+                "upper_bound": float(sample.labels["le"]),
+            }
+            if sample.exemplar is not None:
+                bucket["exemplar"] = {
+                    "label": _pairs(sample.exemplar.labels),
+                    "value": sample.exemplar.value,
+                    "timestamp": _timestamp(float(sample.exemplar.timestamp or 0)),
+                }
+            made["bucket"].append(bucket)
+    return made if fine is None else made | _native(fine)
+
+
+def _timestamp(seconds: float) -> dict[str, int]:
+    whole = int(seconds)
+    return {"seconds": whole, "nanos": int((seconds - whole) * 1e9)}
+
+
+def _native(fine: dict[str, float]) -> dict[str, Any]:
+    """Runs of buckets, and in them how much each count differs from the one before."""
+    counts = sorted((int(n), int(value)) for n, value in fine.items() if n != ZERO)
+    spans: list[dict[str, int]] = []
+    deltas, before, expected = list[int](), 0, 0
+    for number, count in counts:
+        if not spans or number > expected:
+            spans.append({"offset": number - expected, "length": 0})
+        spans[-1]["length"] += 1
+        deltas.append(count - before)
+        before, expected = count, number + 1
+    return {
+        "schema": SCHEMA,
+        "zero_threshold": ZERO_THRESHOLD,
+        "zero_count": int(fine.get(ZERO, 0)),
+        "positive_span": spans,
+        "positive_delta": deltas,
+        # Counts of their own, so that buckets, zero and total agree whatever was counted meanwhile.
+        "sample_count": sum(count for _, count in counts) + int(fine.get(ZERO, 0)),
+    }
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*out, value])
