@@ -32,6 +32,11 @@ class Entry:
             return url.rstrip("/") + path, {}
         return self.address.rstrip("/") + path, {"Host": urlsplit(url).netloc}
 
+    def named(self, host: str) -> dict[str, str]:
+        """httpx's extensions: a Gateway chooses its certificate, and the listener, by this name."""
+        is_https = str(self.address).startswith("https:")
+        return {"sni_hostname": host.split(":")[0]} if is_https else {}
+
 
 class Client:
     """Calls one URL of a service through an entry."""
@@ -41,7 +46,10 @@ class Client:
 
     def get(self, path: str) -> httpx.Response:
         address, headers = self._entry.request_to(self._url, path)
-        return self._http.get(address, headers=headers)
+        return self._http.get(address, headers=headers, extensions=self._named())
+
+    def _named(self) -> dict[str, str]:
+        return self._entry.named(urlsplit(self._url).netloc)
 
     def transcribe(self, key: str | None = None) -> httpx.Response:
         return self.post("/v1/audio/transcriptions", RECORDING.read_bytes(), key)
@@ -52,7 +60,9 @@ class Client:
         if key is not None:
             headers["Authorization"] = f"Bearer {key}"
         files = {"file": ("recording.flac", recording, "audio/flac")}
-        return self._http.post(address, headers=headers, files=files, data={"model": "qwen3-asr"})
+        form = {"model": "qwen3-asr"}
+        named = self._named()
+        return self._http.post(address, headers=headers, files=files, data=form, extensions=named)
 
     def identity(self) -> str:
         """What the weights are called that answer: by header, metadata, or the metrics page."""

@@ -128,7 +128,7 @@ def real_target() -> Target:
         versions["knative"] = _version(apps, "controller", "knative-serving")
 
     def run_in(namespace: str, pod: str, command: list[str]) -> str:
-        said: str = stream.stream(
+        session = stream.stream(
             cluster.core.connect_get_namespaced_pod_exec,
             pod,
             namespace,
@@ -138,7 +138,12 @@ def real_target() -> Target:
             stdin=False,
             stdout=True,
             tty=False,
+            _preload_content=False,  # else the client leaves its socket open
         )
+        with contextlib.closing(session):
+            session.run_forever(timeout=60)
+            said: str = session.read_all()
+        session.sock.shutdown()
         return said
 
     gateway = Entry(os.environ.get("QWEN3_ASR_GATEWAY", os.environ.get("QWEN3_ASR_ENTRY")))
@@ -225,7 +230,9 @@ def record(request: pytest.FixtureRequest, target: Target) -> Iterator[Record]:
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
     figures |= {"ended": ended, "machine": machine(), "commit": commit.stdout.strip()}
     RESULTS.mkdir(exist_ok=True)
-    name = request.node.name.replace("/", "-").replace("[", "-").rstrip("]")
+    module = request.node.path.stem.removeprefix("test_")
+    name = f"{module}-{request.node.name.removeprefix('test_')}"
+    name = name.replace("/", "-").replace("[", "-").rstrip("]")
     text = json.dumps({"versions": target.versions, **figures}, indent=2, sort_keys=True)
     (RESULTS / f"{name}.json").write_text(text + "\n")
 

@@ -5,7 +5,7 @@
 #   tests/cluster/control_plane.sh up FOLDER     then  export KUBECONFIG=FOLDER/kubeconfig
 #   tests/cluster/control_plane.sh down FOLDER
 set -euo pipefail
-KUBERNETES=1.34.4 KSERVE=0.20.0 KNATIVE=0.48.1 GATEWAY_API=1.5.1 KEDA=2.18.0  # Knative 0.48.1 is 1.21.1
+KUBERNETES=1.34.4 KSERVE=0.20.0 KNATIVE=0.48.1 NET_KOURIER=0.48.0 GATEWAY_API=1.5.1 KEDA=2.18.0  # Knative 0.48.1 is 1.21.1
 ACTION=${1:?up or down} FOLDER=$(mkdir -p "${2:?a folder}" && cd "$2" && pwd)
 # node.sh sets these: where programs run, and where the API server is reached.
 WITHIN="" API=127.0.0.1 WITHOUT_NODES=--disable-admission-plugins=ServiceAccount
@@ -51,17 +51,23 @@ $replaced"
         (cd kubernetes && nice go build -ldflags "$flags" -o "../$name" "k8s.io/kubernetes/cmd/$name")
     done
     source=$(go mod download -json "github.com/kserve/kserve@v$KSERVE" | sed -n 's/.*"Dir": "\(.*\)".*/\1/p')
-    module kserve github.com/kserve/kserve/cmd/manager knative.dev/serving/cmd/{webhook,controller} \
+    module kserve github.com/kserve/kserve/cmd/manager \
         <<<"module tools
 go 1.25.8
-require (
-	github.com/kserve/kserve v$KSERVE
-	knative.dev/serving v$KNATIVE
-)
+require github.com/kserve/kserve v$KSERVE
 $(sed -n '/^replace/,$p' "$source/go.mod")"
-    (cd kserve && nice go build -o ../kserve-manager github.com/kserve/kserve/cmd/manager)
-    (cd kserve && nice go build -o ../knative-webhook knative.dev/serving/cmd/webhook)
-    (cd kserve && nice go build -o ../knative-controller knative.dev/serving/cmd/controller)
+    (cd kserve && CGO_ENABLED=0 nice go build -o ../kserve-manager github.com/kserve/kserve/cmd/manager)
+    # Apart: with KServe's newer OpenTelemetry Knative does not compile, or ends at its start.
+    module knative knative.dev/serving/cmd/{webhook,controller,activator,autoscaler,queue} knative.dev/net-kourier/cmd/kourier \
+        <<<"module tools
+go 1.25.0
+require (
+	knative.dev/serving v$KNATIVE
+	knative.dev/net-kourier v$NET_KOURIER
+)"
+    for name in webhook controller; do
+        (cd knative && CGO_ENABLED=0 nice go build -o "../knative-$name" "knative.dev/serving/cmd/$name")
+    done
 }
 
 certificate() { # name, alternative names

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kubernetes import client, watch
+from kubernetes import client
 
 from tests.cluster.answers import Client
-from tests.cluster.service_api import Cluster, Missing, Service
+from tests.cluster.service_api import Cluster, Missing, Service, watched
 from tests.manifests.objects import Object, containers_of, of_kind
 from tests.manifests.user_overlay import DEFAULTS, UserOverlay
 
@@ -85,7 +85,7 @@ def job(namespace: str, name: str, pod: Object, retries: int = 3) -> Object:
 def wait_for_job(cluster: Cluster, namespace: str, name: str, timeout_s: int = 600) -> bool:
     """Whether a job succeeded, once it has ended. Raises TimeoutError."""
     jobs = client.BatchV1Api(cluster.api)
-    events = watch.Watch().stream(
+    events = watched(
         jobs.list_namespaced_job,
         namespace,
         field_selector=f"metadata.name={name}",

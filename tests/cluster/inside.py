@@ -76,13 +76,18 @@ def proxy(gateway: Entry, forward: Forward) -> Starlette:
         try:
             if name.endswith(LOCAL):
                 service, namespace = name.removesuffix(LOCAL).split(".")[:2]
-                address = forward(service, namespace)
+                address, named = forward(service, namespace), {}
             else:
-                address = str(gateway.address)
+                address, named = str(gateway.address), gateway.named(name)
             headers = {k: v for k, v in request.headers.items() if k not in HOP_BY_HOP}
             url = address.rstrip("/") + request.url.path
             answer = client.request(
-                request.method, url, params=request.url.query, headers=headers, content=body
+                request.method,
+                url,
+                params=request.url.query,
+                headers=headers,
+                content=body,
+                extensions=named,
             )
         except (httpx.HTTPError, ConnectionError) as error:
             return PlainTextResponse(str(error), 503)

@@ -18,6 +18,7 @@ from tests.cluster.answers import RECORDING, Entry
 
 COMPLETED = "conversation.item.input_audio_transcription.completed"
 CUT = 1006
+OPEN_TIMEOUT_S = 300  # Knative holds a handshake until a pod is there
 RATE_HZ = 24_000  # of the audio that a session takes unless told otherwise
 
 
@@ -46,9 +47,10 @@ def open_session(entry: Entry, url: str, query: str = "") -> ClientConnection:
     host = urlsplit(url).netloc
     address = f"ws://{host}/v1/realtime?intent=transcription{query}"
     if entry.address is None:
-        return connect(address)
+        return connect(address, open_timeout=OPEN_TIMEOUT_S)
     way = urlsplit(entry.address)
-    return connect(address, sock=socket.create_connection((way.hostname, way.port or 80)))
+    sock = socket.create_connection((way.hostname, way.port or 80))
+    return connect(address, sock=sock, open_timeout=OPEN_TIMEOUT_S)
 
 
 def say(session: ClientConnection) -> None:

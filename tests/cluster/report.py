@@ -22,9 +22,9 @@ def load(folder: Path = FOLDER / "results") -> dict[str, dict[str, Any]]:
 
 
 def _shown(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {number}" for key, number in sorted(value.items()))
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    if isinstance(value, dict):  # by version, or by an identity of weights, which is a digest
+        return ", ".join(f"{key[:8]} {number}" for key, number in sorted(value.items()))
+    return f"{value:.1f}" if isinstance(value, float) else str(value)
 
 
 def table(results: dict[str, dict[str, Any]]) -> str:
@@ -33,7 +33,10 @@ def table(results: dict[str, dict[str, Any]]) -> str:
         return "No run on a cluster is recorded here.\n"
     rows = ["| test | ended | figures | on |", "| --- | --- | --- | --- |"]
     for name, each in results.items():
-        where = f"{_shown(each['versions'])}; {each['machine']}; {each['commit']}"
+        versions = ", ".join(
+            f"{key} {version}" for key, version in sorted(each["versions"].items())
+        )
+        where = f"{versions}; {each['machine']}; {each['commit']}"
         figures = "; ".join(
             f"{key} {_shown(value)}" for key, value in sorted(each.items()) if key not in ABOUT
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from kubernetes import client, watch
@@ -29,6 +29,17 @@ def path_of(each: Object) -> str:
     where = f"namespaces/{each['metadata'].get('namespace')}/"
     where = "" if each["kind"] in _CLUSTER_WIDE else where
     return f"/{prefix}/{each['apiVersion']}/{where}{plural}/{each['metadata']['name']}"
+
+
+def watched(listing: Callable[..., Any], *args: Any, **kwargs: Any) -> Iterator[Any]:
+    """Events of a watch; it is begun again where the API server's cache is behind its store."""
+    while True:
+        try:
+            yield from watch.Watch().stream(listing, *args, **kwargs)
+            return
+        except client.ApiException as error:
+            if error.status != 504:
+                raise
 
 
 class Cluster:
@@ -79,7 +90,7 @@ class Cluster:
             self.custom.delete_namespaced_custom_object(GROUP, VERSION, name, PLURAL, service)
             Service(self, name, service).wait_for_pods(0, timeout_s)
         self.core.delete_namespace(name)
-        events = watch.Watch().stream(
+        events = watched(
             self.core.list_namespace,
             field_selector=f"metadata.name={name}",
             timeout_seconds=timeout_s,
@@ -116,7 +127,7 @@ class Service:
     def wait(self, what: str, holds: Callable[[Object], bool], timeout_s: int = 900) -> Object:
         """The service as soon as `holds` is true of it. Raises TimeoutError naming `what`."""
         found: Object = {}
-        events = watch.Watch().stream(
+        events = watched(
             self.cluster.custom.list_namespaced_custom_object,
             GROUP,
             VERSION,
@@ -139,6 +150,12 @@ class Service:
         found: list[Any] = listed.items
         return found
 
+    def num_ready(self) -> int:
+        """How many of its pods take requests."""
+        listed = [pod for pod in self.pods() if pod.metadata.deletion_timestamp is None]
+        conditions = [each for pod in listed for each in pod.status.conditions or []]
+        return sum((each.type, each.status) == ("Ready", "True") for each in conditions)
+
     def wait_for_pods(self, number: int, timeout_s: int = 600) -> None:
         """Until exactly `number` pods of the predictor exist."""
         listed = self.cluster.core.list_namespaced_pod(
@@ -147,7 +164,7 @@ class Service:
         names = {pod.metadata.name for pod in listed.items}
         if len(names) == number:
             return
-        events = watch.Watch().stream(
+        events = watched(
             self.cluster.core.list_namespaced_pod,
             self.namespace,
             label_selector=self._selector,

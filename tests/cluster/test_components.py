@@ -17,7 +17,9 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800)]
 NAME = "qwen3-asr-api-keys"
 # Alone in tests of their own: canary-knative is a patch of test_knative.py, jobs of test_jobs.py.
 ALONE = [name for name in ADDED["dev-cpu"] if name not in ("canary-knative", "jobs", "api-keys")]
-ADMIN = "import urllib.request as u; print(u.urlopen('http://127.0.0.1:8082/metrics').read()[:900])"
+ADMIN = (
+    "import urllib.request as u; print(u.urlopen('http://127.0.0.1:8082/metrics').read().decode())"
+)
 
 
 def keys(**named: str) -> Object:

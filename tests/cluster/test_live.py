@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
 import pytest
+from websockets.sync.client import ClientConnection
 
 from tests.cluster.conftest import Deploy, Record, Target
 from tests.cluster.live import COMPLETED, Ended, hear, open_session, say, talk
@@ -16,7 +17,8 @@ from tests.cluster.status import is_ready
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 GOING_AWAY = 1001
 SCALING = "autoscaling.knative.dev/"
-NUM_SESSIONS = 8
+NUM_SESSIONS = 6  # in each round
+KEPT = 4  # as many as one pod is to have
 
 
 def heard(ended: Ended) -> str:
@@ -75,29 +77,44 @@ def test_a_scale_down_loses_no_session(deploy: Deploy, target: Target, record: R
     """Two pods become one while sessions are on both: the autoscaler's own doing, as at night.
 
     Sessions of the pod that goes are told and go on with their token; the others go on as they are.
+    A first round of sessions makes the autoscaler want a second pod, a second round fills that.
     """
 
-    def from_two_to_one(service: Object) -> None:
+    def by_sessions(service: Object) -> None:
         service["metadata"]["annotations"] |= {
             SCALING + "initial-scale": "2",
             SCALING + "window": "6s",
-            SCALING + "scale-down-delay": "30s",  # time to open the sessions
+            SCALING + "target-utilization-percentage": "100",
         }
         predictor = service["spec"]["predictor"]
-        predictor["timeout"] = 300
+        predictor |= {"timeout": 300, "scaleMetric": "concurrency", "scaleTarget": KEPT}
         predictor["containers"][0]["args"].append("--max_live_session_s=290")
 
-    deployment = deploy("dev-cpu", change=from_two_to_one)
+    deployment = deploy("dev-cpu", change=by_sessions)
     url = deployment.service.wait("the service ready", is_ready)["status"]["url"]
-    deployment.service.wait_for_pods(2)
+    main = deployment.client(url)
     with ExitStack() as stack, ThreadPoolExecutor(NUM_SESSIONS) as pool:
-        sessions = [
-            stack.enter_context(open_session(target.knative, url)) for _ in range(NUM_SESSIONS)
-        ]
-        for session in sessions:
+
+        def opened() -> list[ClientConnection]:
+            return [
+                stack.enter_context(open_session(target.knative, url)) for _ in range(NUM_SESSIONS)
+            ]
+
+        first = opened()
+        main.until(
+            "two pods ready",
+            lambda _: target.is_fake or deployment.service.num_ready() == 2,
+            lambda: main.get("/v2/health/live"),
+        )
+        second = opened()
+        for session in first + second:
             say(session)
-        listening = [pool.submit(hear, session, 200, until_heard=True) for session in sessions]
+        listening = [pool.submit(hear, each, 200, until_heard=True) for each in first + second]
         assert all(heard(each.result()) for each in listening)
+        sessions = first[: KEPT // 2] + second[: KEPT // 2]
+        for session in first + second:
+            if session not in sessions:
+                session.close()
         begun = time.monotonic()
         deployment.service.wait_for_pods(1)
         record["scaled_down_s"] = round(time.monotonic() - begun, 1)
@@ -114,5 +131,5 @@ def test_a_scale_down_loses_no_session(deploy: Deploy, target: Target, record: R
                 say(again)
                 assert heard(hear(again, 200, until_heard=True))
         assert all(heard(each) for each in ends if each.code is None)
-    assert 0 < len(told) < NUM_SESSIONS
-    record["told"], record["undisturbed"] = len(told), NUM_SESSIONS - len(told)
+    assert 0 < len(told) < KEPT
+    record["told"], record["undisturbed"] = len(told), KEPT - len(told)

@@ -25,5 +25,5 @@ def test_a_row_has_versions_and_figures(tmp_path: Path) -> None:
     (tmp_path / "test_a.json").write_text(json.dumps({**figures, **about}))
     row = report.table(report.load(tmp_path)).splitlines()[-1]
     assert row == (
-        "| test_a | passed | 10 % early 20, tiny 180; tag_s 1.25 | kserve 0.20.0; 2 cores; a1 |"
+        "| test_a | passed | 10 % early 20, tiny 180; tag_s 1.2 | kserve 0.20.0; 2 cores; a1 |"
     )
