@@ -192,8 +192,9 @@ down)
     ctr -a $SOCKET -n k8s.io tasks ls --quiet | xargs --no-run-if-empty -n1 ctr -a $SOCKET -n k8s.io tasks kill --signal KILL
     ctr -a $SOCKET -n k8s.io containers ls --quiet | xargs --no-run-if-empty ctr -a $SOCKET -n k8s.io containers rm || true
     down
-    awk -v folder="$FOLDER/" 'index($2, folder) == 1 {print $2}' /proc/mounts | xargs --no-run-if-empty umount
-    ip netns delete node
+    awk -v folder="$FOLDER/" 'index($2, folder) == 1 {print $2}' /proc/mounts | sort -r | xargs --no-run-if-empty umount || true
+    # Pods' network namespaces too: their bridge is in the node's.
+    ip netns list | awk '$1 == "node" || /^cni-/ {print $1}' | xargs --no-run-if-empty -n1 ip netns delete
     ;;
 *) "$ACTION" ;;
 esac
