@@ -12,7 +12,7 @@ TORCH_CPU_INDEX ?=
 LOCK = $(if $(TORCH_CPU_INDEX),<(awk '/^[a-z]/ {torch = /^(torch|torchaudio|triton|(nvidia|cuda)-[a-z0-9-]+)==/} !torch' requirements.lock),requirements.lock)
 CLIENTS := tests/clients/node_modules/.ready
 LITELLM := $(VENV)/litellm/.ready
-FIRST := tests/align tests/api tests/audio tests/bench
+FIRST := tests/align tests/api tests/audio tests/bench tests/jobs tests/live
 SECOND := tests/manifests tests/model tests/notebooks tests/pipelines tests/settings tests/text
 SOAK_S ?= 600
 PORT ?= 8080

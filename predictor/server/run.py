@@ -24,6 +24,7 @@ from predictor.api.spool import Spool
 from predictor.audio.decode import AudioDecoder
 from predictor.live.hub import LiveHub
 from predictor.metrics import Metrics
+from predictor.server import queue_proxy
 from predictor.server.doors import Behind, Doors
 from predictor.server.jobs import Jobs
 from predictor.server.place import PodPlace
@@ -106,12 +107,14 @@ class AsrServer(ModelServer):  # type: ignore[misc]  # KServe is untyped
             self.place.when_orphaned(stop.set)
         loading = asyncio.create_task(self._load())
         working = asyncio.create_task(self._work_on_jobs(loading))
+        watching = asyncio.create_task(self._end_live_sessions_in_time())
         lost = asyncio.ensure_future(asyncio.wrap_future(self._parts.engine_lost))
         try:
             await self._serve(loading, asyncio.create_task(stop.wait()), lost)
         finally:
             working.cancel()
-            await asyncio.gather(working, return_exceptions=True)
+            watching.cancel()
+            await asyncio.gather(working, watching, return_exceptions=True)
             await self._end()
             if not loading.done():
                 # A thread cannot be stopped while it reads weights, and nothing would be lost.
@@ -166,6 +169,16 @@ class AsrServer(ModelServer):  # type: ignore[misc]  # KServe is untyped
             parts.jobs.store.close()
         logger.info("stopped")
         await self.doors.close_admin()
+
+    async def _end_live_sessions_in_time(self) -> None:
+        """Knative's queue-proxy would cut them before we are told to stop."""
+        port = queue_proxy.port_beside_us(os.environ)
+        if port is None:
+            return
+        live = self._parts.live
+        await queue_proxy.until_draining(port, lambda: live.num_sessions > 0)
+        logger.info("live sessions end: Knative's queue-proxy drains")
+        await live.drain(self.settings.shutdown_grace_s)
 
     def _decoders(self) -> list[AudioDecoder]:
         jobs = self._parts.jobs
