@@ -56,10 +56,11 @@ def request(protocol: str) -> bytes:
     b64 = base64.b64encode(CLIP).decode()
     disposition = b'Content-Disposition: form-data; name="%b"; filename="a.flac"'
     form = b"--b\r\n" + disposition + b"\r\n\r\n%b\r\n--b--\r\n"
+    model = b'--b\r\nContent-Disposition: form-data; name="model"\r\n\r\nqwen3-asr\r\n'
     kind = "multipart/form-data; boundary=b"
     path, kind, body = {
         "recognize": ("/api/v1/recognize", kind, form % (b"audio", CLIP)),
-        "openai": ("/v1/audio/transcriptions", kind, form % (b"file", CLIP)),
+        "openai": ("/v1/audio/transcriptions", kind, model + form % (b"file", CLIP)),
         "v1": ("/v1/models/qwen3-asr:predict", "audio/flac", CLIP),
         "v2": (
             "/v2/models/qwen3-asr/infer",
