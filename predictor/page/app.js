@@ -13,6 +13,8 @@ const LESS = 0.7;
 let words = texts.en;
 let status = ["ready", ""];
 let session = null; // { connection, tape, microphone, arrivals }
+const waiting = []; // files for when the session has ended
+let isOpening = false; // a file is decoded
 const items = []; // completed ones, of all sessions, on one clock
 const shown = new Map(); // key -> { row, said, tail }
 let number = 0; // of the session
@@ -93,6 +95,7 @@ function end(current, isClean) {
   $("speak").setAttribute("aria-pressed", "false");
   if (isClean) say("done");
   else say("lost", "", true);
+  openNext();
 }
 
 async function speak() {
@@ -124,17 +127,29 @@ function hear(samples) {
 }
 
 async function open(file) {
-  if (!file || session) return;
+  if (!file) return;
+  if (session || isOpening) {
+    waiting.push(file);
+    return;
+  }
+  isOpening = true;
   let samples;
   try {
     samples = await decodeFile(file);
   } catch (error) {
     say("noFile", error.message, true);
-    return;
   }
-  begin(FILE_RATE);
-  session.tape.add(toPcm16(samples));
-  session.connection.finish();
+  isOpening = false;
+  if (samples && session) waiting.unshift(file); // somebody began to speak meanwhile
+  else if (samples) {
+    begin(FILE_RATE);
+    session.tape.add(toPcm16(samples));
+    session.connection.finish();
+  } else openNext();
+}
+
+function openNext() {
+  if (waiting.length) open(waiting.shift());
 }
 
 function receive(current, line) {
@@ -258,7 +273,7 @@ function clear() {
 
 $("speak").addEventListener("click", speak);
 $("file").addEventListener("change", (event) => {
-  open(event.target.files[0]);
+  for (const file of event.target.files) open(file);
   event.target.value = "";
 });
 $("clear").addEventListener("click", clear);
@@ -294,7 +309,7 @@ for (const kind of ["dragleave", "drop"]) {
     box.classList.remove("over");
   });
 }
-document.addEventListener("drop", (event) => open(event.dataTransfer.files[0]));
+document.addEventListener("drop", (event) => [...event.dataTransfer.files].forEach(open));
 
 const theme = recall("theme");
 dress(theme ? theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches);

@@ -140,12 +140,13 @@ def test_a_recording_is_opened_or_dropped(visit: Any, one: Path, tmp_path: Path)
         list(one.read_bytes()),
     )
     page.dispatch_event("#transcript", "drop", {"dataTransfer": data})
-    expect(page.locator("#status")).to_have_text("Done")
-    expect(page.locator(".item")).to_have_count(1)
+    page.dispatch_event("#transcript", "drop", {"dataTransfer": data})  # waits for the first
+    expect(page.locator(".item")).to_have_count(2)
     page.locator(".time").first.click()  # plays what was said
     (tmp_path / "notes.txt").write_text("no sound")
     page.locator("#file").set_input_files(tmp_path / "notes.txt")
     expect(page.locator("#status")).to_contain_text("cannot be decoded")
+    expect(page.locator(".item").nth(1)).to_contain_text(SAID)
     assert there.problems == []
 
 
