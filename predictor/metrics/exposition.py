@@ -108,38 +108,46 @@ def _pairs(labels: dict[str, str]) -> list[dict[str, str]]:
 
 
 def _summary(samples: list[Sample]) -> dict[str, Any]:
-    made: dict[str, Any] = {"quantile": []}
-    for sample in samples:
-        if sample.name.endswith("_count"):
-            made["sample_count"] = int(sample.value)
-        elif sample.name.endswith("_sum"):
-            made["sample_sum"] = sample.value
-        else:
-            quantile = {"quantile": float(sample.labels["quantile"]), "value": sample.value}
-            made["quantile"].append(quantile)
-    return made
+    totals, quantiles = _parted(samples)
+    return totals | {
+        "quantile": [
+            {"quantile": float(each.labels["quantile"]), "value": each.value} for each in quantiles
+        ]
+    }
 
 
 def _histogram(samples: list[Sample], fine: dict[str, float] | None) -> dict[str, Any]:
-    made: dict[str, Any] = {"bucket": []}
+    totals, buckets = _parted(samples)
+    made = totals | {"bucket": [_bucket(each) for each in buckets]}
+    return made if fine is None else made | _native(fine)
+
+
+def _parted(samples: list[Sample]) -> tuple[dict[str, Any], list[Sample]]:
+    """Count and sum, and what else there is: buckets or quantiles."""
+    totals: dict[str, Any] = {}
+    others = []
     for sample in samples:
         if sample.name.endswith("_count"):
-            made["sample_count"] = int(sample.value)
+            totals["sample_count"] = int(sample.value)
         elif sample.name.endswith("_sum"):
-            made["sample_sum"] = sample.value
+            totals["sample_sum"] = sample.value
         else:
-            bucket: dict[str, Any] = {
-                "cumulative_count": int(sample.value),
-                "upper_bound": float(sample.labels["le"]),
-            }
-            if sample.exemplar is not None:
-                bucket["exemplar"] = {
-                    "label": _pairs(sample.exemplar.labels),
-                    "value": sample.exemplar.value,
-                    "timestamp": _timestamp(float(sample.exemplar.timestamp or 0)),
-                }
-            made["bucket"].append(bucket)
-    return made if fine is None else made | _native(fine)
+            others.append(sample)
+    return totals, others
+
+
+def _bucket(sample: Sample) -> dict[str, Any]:
+    made: dict[str, Any] = {
+        "cumulative_count": int(sample.value),
+        "upper_bound": float(sample.labels["le"]),
+    }
+    if sample.exemplar is not None:
+        made["exemplar"] = {
+            "label": _pairs(sample.exemplar.labels),
+            "value": sample.exemplar.value,
+            "timestamp": _timestamp(float(sample.exemplar.timestamp or 0)),
+        }
+    return made
 
 
 def _timestamp(seconds: float) -> dict[str, int]:

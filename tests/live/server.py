@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
 import numpy as np
 import torch
 import torchaudio.functional as F
+import websockets.exceptions
 from openai import AsyncOpenAI
 from openai.resources.realtime.realtime import AsyncRealtimeConnection
 
 TRANSCRIPTION = "conversation.item.input_audio_transcription"
+COMPLETED = f"{TRANSCRIPTION}.completed"
 
 
 def client(url: str, key: str = "none", prefix: str = "/v1") -> AsyncOpenAI:
@@ -65,3 +68,10 @@ def deltas(events: list[Any]) -> dict[str, str]:
         if event.type == f"{TRANSCRIPTION}.delta":
             said[event.item_id] = said.get(event.item_id, "") + event.delta
     return said
+
+
+async def rest(connection: Any, events: list[Any]) -> None:
+    """Add what comes until the server closes the connection in good order."""
+    with contextlib.suppress(websockets.exceptions.ConnectionClosedOK):
+        async for event in connection:
+            events.append(event)  # noqa: PERF401  what came before the end counts

@@ -22,8 +22,8 @@ import pytest
 
 from predictor.server.queue_proxy import port_beside_us, until_draining
 from tests.api.conftest import Server, StartServer
-from tests.live.server import append, client, pcm16, until
-from tests.live.test_realtime import COMPLETED, TRANSCRIPTION, _rest, two
+from tests.live.server import COMPLETED, TRANSCRIPTION, append, client, pcm16, rest, until
+from tests.live.test_realtime import two
 
 __all__ = ["two"]
 PROGRAM = os.environ.get("QUEUE_PROXY")
@@ -115,7 +115,7 @@ def test_live_sessions_end_with_a_word_while_they_can_hear_it(
         await append(connection, pcm16(two[: round(2.5 * 16_000)]))
         events = await until(connection, f"{TRANSCRIPTION}.delta")
         drain()
-        await _rest(connection, events)
+        await rest(connection, events)
         return events, connection._connection.close_code
 
     async def beside_a_stand_in() -> tuple[list[Any], Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import contextlib
 import json
 from typing import Any
 
@@ -17,10 +16,19 @@ import websockets.exceptions
 from openai import NotFoundError
 
 from tests.api.conftest import Server, StartServer
-from tests.live.server import TRANSCRIPTION, append, client, deltas, pcm16, transcripts, until
+from tests.live.server import (
+    COMPLETED,
+    TRANSCRIPTION,
+    append,
+    client,
+    deltas,
+    pcm16,
+    rest,
+    transcripts,
+    until,
+)
 from tests.live.streams import alone, join
 
-COMPLETED = f"{TRANSCRIPTION}.completed"
 G711 = [("audio/pcmu", "pcm_mulaw"), ("audio/pcma", "pcm_alaw")]
 SILENCE = np.zeros(16_000, np.float32)
 
@@ -382,13 +390,6 @@ def test_sessions_beyond_the_limit_are_refused_before_the_upgrade(guarded: Serve
     assert b"max_live_sessions" in answer.body
 
 
-async def _rest(connection: Any, events: list[Any]) -> None:
-    """Add what comes until the server closes the connection in good order."""
-    with contextlib.suppress(websockets.exceptions.ConnectionClosedOK):
-        async for event in connection:
-            events.append(event)  # noqa: PERF401  what came before the end counts
-
-
 def test_a_session_that_expires_is_resumed_by_another_replica(
     guarded: Server, server: Server, two: np.ndarray
 ) -> None:
@@ -396,7 +397,7 @@ def test_a_session_that_expires_is_resumed_by_another_replica(
         first = await client(guarded.url, "right").realtime.connect().enter()
         await append(first, pcm16(two[: 5 * 16_000]))
         events: list[Any] = []
-        await _rest(first, events)
+        await rest(first, events)
         closed = first._connection.close_code
         token = next(e for e in reversed(events) if e.type == "session.expiring").resume
         async with client(server.url).realtime.connect(extra_query={"resume": token}) as second:
@@ -425,7 +426,7 @@ def test_shutting_down_finishes_the_utterance_in_flight(
         await append(connection, pcm16(two[: round(2.5 * 16_000)]))
         events = await until(connection, f"{TRANSCRIPTION}.delta")
         server.process.terminate()
-        await _rest(connection, events)
+        await rest(connection, events)
         return events, connection._connection.close_code
 
     events, code = asyncio.run(run())
