@@ -19,13 +19,11 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
 import numpy as np
 import psutil
 from rapidfuzz.distance import Levenshtein
@@ -35,6 +33,7 @@ from predictor.audio.limits import CutOptions
 from predictor.types import SAMPLE_RATE_HZ
 from tests.bench.accuracy import server
 from tests.bench.environment import describe
+from tests.bench.long_client import ask_all, follow
 from tests.bench.long_recordings import (
     KINDS,
     Clip,
@@ -50,8 +49,6 @@ from tests.bench.resident import Memory
 from tests.tiny.evaluate import units
 
 RESULTS = Path(__file__).parent / "results" / "long-cpu.json"
-MODEL = "qwen3-asr"
-AT_ONCE = 8  # as many pieces of one recording as the server works on
 QUIET_S = (1, 5, 20, 60)
 PLACES = ("before", "between", "after")
 
@@ -70,61 +67,6 @@ class Errors:
     def row(self) -> dict[str, Any]:
         percent = round(100 * self.wrong / max(1, self.total), 2)
         return {"error %": percent, "wrong": self.wrong, "units": self.total}
-
-
-def ask(url: str, data: bytes, **fields: str) -> str:
-    """The text of a short recording."""
-    answer = httpx.post(
-        f"{url}/v1/audio/transcriptions",
-        files={"file": data},
-        data={"model": MODEL, **fields},
-        timeout=600,
-    )
-    answer.raise_for_status()
-    text: str = answer.json()["text"]
-    return text
-
-
-def ask_all(url: str, recordings: Sequence[bytes], **fields: str) -> tuple[list[str], float]:
-    """Texts of many, so many at once, and how long it took."""
-    began_s = time.monotonic()
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        texts = list(pool.map(lambda data: ask(url, data, **fields), recordings))
-    return texts, time.monotonic() - began_s
-
-
-def follow(url: str, data: Any, kind: str, seen: Callable[[float], None]) -> dict[str, Any]:
-    """One long recording with stream=true: its text, and when the first segment came.
-
-    `seen` is told of the end of each segment, in seconds of the recording.
-    """
-    began_s, first_s, text, count = time.monotonic(), None, "", 0
-    with httpx.stream(
-        "POST",
-        f"{url}/v1/audio/transcriptions",
-        files={"file": ("recording", data, kind)},
-        data={"model": MODEL, "stream": "true"},
-        timeout=httpx.Timeout(60, read=3600),
-    ) as answer:
-        answer.raise_for_status()
-        for line in answer.iter_lines():
-            if not line.startswith("data: "):
-                continue
-            event = json.loads(line.removeprefix("data: "))
-            if event["type"] == "transcript.text.segment":
-                count += 1
-                first_s = first_s or time.monotonic() - began_s
-                seen(event["end"])
-            elif event["type"] == "transcript.text.done":
-                text = event["text"]
-            elif event["type"] == "error":
-                raise RuntimeError(str(event))
-    return {
-        "text": text,
-        "segments": count,
-        "first_segment_s": round(first_s or 0.0, 2),
-        "wall_s": round(time.monotonic() - began_s, 1),
-    }
 
 
 def joins(url: str, length_s: float) -> Iterator[dict[str, Any]]:
