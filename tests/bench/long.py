@@ -69,9 +69,9 @@ class Errors:
         return {"error %": percent, "wrong": self.wrong, "units": self.total}
 
 
-def joins(url: str, length_s: float) -> Iterator[dict[str, Any]]:
+def joins(url: str, length_s: float, languages: Sequence[str]) -> Iterator[dict[str, Any]]:
     """With pauses up to 2 s."""
-    for language in ("English", "Chinese"):
+    for language in languages:
         chosen = clips(language)
         texts, _ = ask_all(url, [flac(clip.samples) for clip in chosen])
         alone = Errors()
@@ -110,9 +110,9 @@ def pace(url: str, length_s: float) -> Iterator[dict[str, Any]]:
         }
 
 
-def no_pause(url: str, length_s: float) -> Iterator[dict[str, Any]]:
+def no_pause(url: str, length_s: float, languages: Sequence[str]) -> Iterator[dict[str, Any]]:
     """Without any pause: how much of the errors is the cutting's."""
-    for language in ("English", "Chinese"):
+    for language in languages:
         yield from _without_pauses(url, clips(language), length_s, language)
 
 
@@ -220,6 +220,7 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", default=["joins", "no pause", "pace", "quiet"])
     parser.add_argument("--port", type=int, default=18090)
     parser.add_argument("--length_s", type=float, default=3600.0, help="of a join")
+    parser.add_argument("--languages", nargs="+", default=["English", "Chinese"], help="of joins")
     parser.add_argument("--clips", type=int, default=2, help="pairs of each language in a cell")
     parser.add_argument("--hours", type=float, default=10.0)
     parser.add_argument("--every_s", type=float, default=120.0)
@@ -231,8 +232,8 @@ def main() -> None:
         running(arguments.port, Path(spool)) as (url, pid),
     ):
         runs: dict[str, Iterator[dict[str, Any]]] = {
-            "joins": joins(url, arguments.length_s),
-            "no pause": no_pause(url, min(arguments.length_s, 300.0)),
+            "joins": joins(url, arguments.length_s, arguments.languages),
+            "no pause": no_pause(url, min(arguments.length_s, 300.0), arguments.languages),
             "pace": pace(url, min(arguments.length_s, 600.0)),
             "quiet": quiet(url, arguments.clips),
             "hours": hours(url, pid, arguments.hours, arguments.every_s),
