@@ -7,6 +7,7 @@ first, and weights that begin at a cache line.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 import numpy as np
@@ -77,7 +78,8 @@ class Encoder:
         sines = (odd.reshape(parts) @ self._sines).reshape(-1, _BINS - 1)
         np.square(power, out=power)
         power[:, :-1] += np.square(sines, out=sines)
-        return np.sqrt(power, out=power)
+        magnitudes: Floats = np.sqrt(power, out=power)
+        return magnitudes
 
 
 class Cell:
@@ -93,7 +95,8 @@ class Cell:
         bias = weights["lstm_cell.bias_ih"] + weights["lstm_cell.bias_hh"]
         self._input = _by_gate(weights["lstm_cell.weight_ih"])  # [128, 512]
         self._bias = _by_gate(bias)
-        self._recurrent = _by_gate(weights["lstm_cell.weight_hh"] / 2)
+        self._recurrent = _by_gate(weights["lstm_cell.weight_hh"])
+        self._recurrent /= 2  # of outputs that are doubled
         # [4, 128, 128]: of several streams each gate is a product of its own, into its own place
         self._recurrent_by_gate = _aligned(self._recurrent.reshape(HIDDEN, 4, -1).swapaxes(0, 1))
 
@@ -112,7 +115,8 @@ class Cell:
         shown, taken_and_kept, new_and_remembered = held[0], held[1:3], held[3:5]
         new, old = both
         ones, halves = np.ones_like(logistic), np.full_like(remembered, 0.5)
-        product, weights, into = np.matmul, self._recurrent_by_gate, opened
+        product: Callable[[Floats, Floats, Floats], Floats] = np.matmul
+        weights, into = self._recurrent_by_gate, opened
         if num_streams == 1:
             product, weights, into = np.dot, self._recurrent, opened.reshape(1, -1)
         add, multiply, tanh = np.add, np.multiply, np.tanh
