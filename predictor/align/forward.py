@@ -21,7 +21,7 @@ from predictor.model.cuda.encoder import FusedEncoder, filled_up
 from predictor.model.cuda.mel import DeviceLogMel
 from predictor.model.mel import LogMel
 from predictor.model.model import Model
-from predictor.types import AnySamples
+from predictor.types import Samples
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class Prompts:
 class Forward(Protocol):
     """clips of float32 or 16 bit at 16 kHz, one a prompt -> scores [M, classes] at the marks."""
 
-    def __call__(self, clips: Sequence[AnySamples], prompts: Prompts) -> Tensor: ...
+    def __call__(self, clips: Sequence[Samples], prompts: Prompts) -> Tensor: ...
 
 
 class PlainForward:
@@ -54,7 +54,7 @@ class PlainForward:
         self._model = model
         self._log_mel = LogMel(model.config.audio.num_mel_bins, device=model.device)
 
-    def __call__(self, clips: Sequence[AnySamples], prompts: Prompts) -> Tensor:
+    def __call__(self, clips: Sequence[Samples], prompts: Prompts) -> Tensor:
         model, device = self._model, self._model.device
         mel = self._log_mel(clips)
         encoder, decoder = model.encoder, model.decoder
@@ -96,7 +96,7 @@ class FusedForward:
             model.config.audio.num_mel_bins, device=device, use_kernels=fusion.features
         )
 
-    def __call__(self, clips: Sequence[AnySamples], prompts: Prompts) -> Tensor:
+    def __call__(self, clips: Sequence[Samples], prompts: Prompts) -> Tensor:
         size = len(prompts.tokens)
         if size > self._max_tokens:
             return self._plain(clips, prompts)
@@ -119,7 +119,7 @@ def has_kernels(model: Model) -> bool:
     return model.device.type == "cuda" and model.dtype != torch.float32
 
 
-def forward_of(model: Model, trial: tuple[Sequence[AnySamples], Prompts]) -> Forward:
+def forward_of(model: Model, trial: tuple[Sequence[Samples], Prompts]) -> Forward:
     """Through kernels on CUDA in 16 bit, if they agree with the plain modules on `trial`."""
     plain = PlainForward(model)
     if not has_kernels(model):

@@ -106,12 +106,12 @@ class Pass:
         if classes.is_cuda:
             self._classes = torch.empty(classes.shape, dtype=classes.dtype, pin_memory=True)
             self._classes.copy_(classes, non_blocking=True)
-            self._arrived = torch.cuda.Event()
+            self._arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
             self._arrived.record()
 
     @property
     def is_done(self) -> bool:
-        return self._arrived is None or self._arrived.query()
+        return self._arrived is None or self._arrived.query()  # type: ignore[no-untyped-call]
 
     def result(self) -> list[Times]:
         """Seconds [words, 2] of each recording, starts and ends, as the model says them: they may
