@@ -53,6 +53,7 @@ class SmallBatchDecoder:
         _attention_kernels().add_attended(
             qkv.view(num_rows, num_heads, -1), layer.qk_norm, self._table, where.tables,
             where.slots, where.positions, cache, *_matrix(layer.attention_out), x, eps,
+            _matrix(layer.gate_up)[0],
         )  # fmt: skip
         inner = x.new_empty(num_rows, config.ffn_size)
         norm = layer.ffn_norm.weight

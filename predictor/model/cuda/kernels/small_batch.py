@@ -21,6 +21,7 @@ from triton.runtime import driver
 
 HEAD_ROWS = 128  # vocabulary rows of one program
 ELEMENTS = 16384  # of the weights that one program holds in registers
+LINE_BYTES = tl.constexpr(128)  # of the device's cache
 
 
 @triton.jit
@@ -29,6 +30,26 @@ def begin(PDL: tl.constexpr):
     if PDL:
         gdc_launch_dependents()
         gdc_wait()
+
+
+@triton.jit
+def begin_without_waiting(PDL: tl.constexpr):
+    """The next kernel may begin; what follows needs nothing of the last one."""
+    if PDL:
+        gdc_launch_dependents()
+
+
+@triton.jit
+def ask_for(start_ptr, NUM_BYTES: tl.constexpr):
+    """Let bytes from `start_ptr` on come to the device's cache, without waiting for them."""
+    lines: tl.constexpr = 1024
+    line = tl.arange(0, lines).to(tl.int64) * LINE_BYTES
+    start = start_ptr.to(tl.pointer_type(tl.int8))
+    for first in range(0, NUM_BYTES, lines * LINE_BYTES):
+        tl.inline_asm_elementwise(
+            "prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l", [start + first + line],
+            dtype=tl.int32, is_pure=False, pack=1,
+        )  # fmt: skip
 
 
 @triton.jit
@@ -112,17 +133,22 @@ def rows_product(
     num_rows, width = x.shape
     n = out.shape[1]
     block_k = triton.next_power_of_2(width)
-    is_wide = block_k > 4096
-    elements = ELEMENTS * (2 if is_wide else 1) // (2 if swiglu else 1)
-    block_n = max(1, elements // block_k)
+    block_n, num_warps = rows_tile(block_k, swiglu=swiglu)
     pdl = has_pdl()
-    num_programs, num_warps = triton.cdiv(n, block_n), 8 if is_wide else 4
+    num_programs = triton.cdiv(n, block_n)
     _rows_kernel[(num_programs,)](
         x, x if norm is None else norm, weight, weight if scale is None else scale, out, eps,
         ROWS=num_rows, N=n, K=width, BLOCK_N=block_n, BLOCK_K=block_k, NORM=norm is not None,
         SWIGLU=swiglu, ADD=add, SCALED=scale is not None, PDL=pdl,
         num_warps=num_warps, **launch_options(pdl),
     )  # fmt: skip
+
+
+def rows_tile(block_k: int, *, swiglu: bool) -> tuple[int, int]:
+    """Rows of a matrix of so many columns that one program takes, and its warps."""
+    is_wide = block_k > 4096
+    elements = ELEMENTS * (2 if is_wide else 1) // (2 if swiglu else 1)
+    return max(1, elements // block_k), 8 if is_wide else 4
 
 
 @triton.jit

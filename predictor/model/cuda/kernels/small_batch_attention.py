@@ -10,11 +10,21 @@ import triton.language as tl
 from torch import Tensor
 
 from predictor.model.cuda.kernels.decoder import as_multiplied, as_stored, places_of
-from predictor.model.cuda.kernels.small_batch import ELEMENTS, begin, has_pdl, launch_options
+from predictor.model.cuda.kernels.small_batch import (
+    ELEMENTS,
+    ask_for,
+    begin,
+    begin_without_waiting,
+    has_pdl,
+    launch_options,
+)
 
 LOG2_E = 1.4426950408889634
 TILE = 16  # the least rows that a matrix unit multiplies; grouped query heads fill some of them
 SPLITS = 4  # programs among which one sequence's cache of one key head is divided
+# Of the next matrix, that is asked for while attention leaves memory at rest: bytes, in programs of
+# so many each; 0 = none.
+ASKED_BYTES, ASKED_BYTES_EACH = 0, 256 * 1024
 
 
 @triton.jit
@@ -42,6 +52,7 @@ def _attention_kernel(
     sums_ptr,
     peak_ptr,
     total_ptr,
+    next_ptr,
     table_stride,
     scale,
     eps,
@@ -54,12 +65,20 @@ def _attention_kernel(
     SPLITS: tl.constexpr,
     PRECISION: tl.constexpr,
     PDL: tl.constexpr,
+    ASKED: tl.constexpr,
 ):
-    dim: tl.constexpr = 2 * HALF
-    group: tl.constexpr = HEADS // KV_HEADS
     row = tl.program_id(0).to(tl.int64)
     kv_head = tl.program_id(1)
     split = tl.program_id(2)
+    if ASKED > 0:  # noqa: SIM102  the compiler knows the one and not the other
+        if split >= SPLITS:  # programs beyond those that attend
+            begin_without_waiting(PDL)
+            program = ((split - SPLITS) * KV_HEADS + kv_head) * tl.num_programs(0) + row
+            start = next_ptr.to(tl.pointer_type(tl.int8)) + program * ASKED
+            ask_for(start, ASKED)
+            return
+    dim: tl.constexpr = 2 * HALF
+    group: tl.constexpr = HEADS // KV_HEADS
     slot = tl.load(slots_ptr + row)
     position = tl.load(positions_ptr + row)
     half = tl.arange(0, HALF)
@@ -206,13 +225,15 @@ def add_attended(
     scale: Tensor | None,
     x: Tensor,
     eps: float,
+    next_weight: Tensor | None = None,
 ) -> None:
     """x += attention of one new token of each sequence over its pages, through the output matrix.
 
     qkv [rows, H + 2K, D] as the product left it; norm [H + K, D] of its heads; table: cosines and
     sines [positions, D / 2]; tables [slots, pages of a sequence] int64: which pages each slot's
     sequence has; cache: keys and values [pages, tokens of a page, K, D], into which the new token
-    is written at its position; weight [hidden, H * D]; x [rows, hidden].
+    is written at its position; weight [hidden, H * D]; x [rows, hidden]. `next_weight`: what the
+    kernels behind this one read first.
     """
     num_rows, all_heads, dim = qkv.shape
     keys, values = cache
@@ -223,13 +244,18 @@ def add_attended(
     sums = torch.empty(num_rows, heads, SPLITS, dim, dtype=torch.float32, device=x.device)
     peak = torch.empty(num_rows, heads, SPLITS, dtype=torch.float32, device=x.device)
     total = torch.empty_like(peak)
-    _attention_kernel[(num_rows, kv_heads, SPLITS)](
+    asked_each, num_asking = 0, 0
+    if pdl and ASKED_BYTES and next_weight is not None:
+        asked_each = ASKED_BYTES_EACH
+        asked = min(ASKED_BYTES, next_weight.numel() * next_weight.itemsize)
+        num_asking = asked // (asked_each * num_rows * kv_heads)
+    _attention_kernel[(num_rows, kv_heads, SPLITS + num_asking)](
         qkv, norm, *table, tables, slots, positions, keys, values, sums, peak, total,
-        tables.stride(0), LOG2_E / dim**0.5, eps,
+        weight if next_weight is None else next_weight, tables.stride(0), LOG2_E / dim**0.5, eps,
         HEADS=heads, KV_HEADS=kv_heads, HALF=dim // 2,
         TILE=max(TILE, triton.next_power_of_2(heads // kv_heads)),
         BLOCK=32 if in_float32 else 64, PAGE=page_tokens, SPLITS=SPLITS,
-        PRECISION="ieee" if in_float32 else "tf32", PDL=pdl,
+        PRECISION="ieee" if in_float32 else "tf32", PDL=pdl, ASKED=asked_each,
         num_warps=4, num_stages=1 if in_float32 else 2, **launch_options(pdl),
     )  # fmt: skip
     n, k = weight.shape
