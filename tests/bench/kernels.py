@@ -131,10 +131,7 @@ def prefill(num_cached: int, dtype: torch.dtype, tokens: int) -> dict[str, float
     qkv = normal(CLIPS * PROMPT, HEADS + 2 * KV_HEADS, DIM)
     query, key, value = torch.split(qkv, [HEADS, KV_HEADS, KV_HEADS], dim=1)
     pages = CONTEXT // PAGE
-    pair = (
-        normal(pages, PAGE, KV_HEADS, DIM).to(dtype),
-        normal(pages, PAGE, KV_HEADS, DIM).to(dtype),
-    )
+    keys, values = normal(2, pages, PAGE, KV_HEADS, DIM).to(dtype).unbind(0)
     tables = torch.arange(pages, device=CUDA).expand(CLIPS, -1).contiguous()
     times: dict[str, float] = {}
     with (
