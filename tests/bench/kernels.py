@@ -27,7 +27,7 @@ from predictor.model.cuda.decoder import FusedDecoder, Fusion
 from predictor.model.cuda.encoder import FusedEncoder
 from predictor.model.cuda.kernels import attention as decode_kernels
 from predictor.model.cuda.kernels import prefill as prefill_kernels
-from predictor.model.cuda.kernels import small_batch, small_batch_attention
+from predictor.model.cuda.kernels import small_batch
 from predictor.model.model import Model
 from tests.bench.environment import describe
 from tests.bench.parts import point_at_all
@@ -45,7 +45,10 @@ SMALL_BATCH = (  # elements of a program, warps; of wide matrices both twice
     (32768, 8),
     (16384, 8),
 )
-ASKED_MIB = (0, 4, 8, 16, 24, 32, 48)
+ASKED_MIB = (  # of the next matrix: by attention, by products
+    (0, 0), (4, 0), (8, 0), (16, 0), (24, 0), (32, 0), (48, 0),
+    (0, 4), (0, 8), (0, 16), (16, 4), (16, 8), (24, 8), (24, 16),
+)  # fmt: skip
 
 
 def graph_ms(run: Callable[[], object], repeats: int = 9) -> float:
@@ -221,11 +224,10 @@ def one_sequence(runner: GraphRunner) -> dict[str, float]:
 
         return attempt(steps) / 4
 
-    for asked in ASKED_MIB:
-        for each in (128, 512) if asked else (128,):
-            asks = {"ASKED_BYTES": asked << 20, "ASKED_BYTES_EACH": each << 10}
-            with changed(small_batch_attention, **asks):
-                times[f"asked {asked} MiB by {each} KiB"] = step_ms()
+    for by_attention, by_rows in ASKED_MIB:
+        asks = {"ATTENTION_ASKS_BYTES": by_attention << 20, "ROWS_ASK_BYTES": by_rows << 20}
+        with changed(small_batch, **asks):
+            times[f"attention asks for {by_attention} MiB, products for {by_rows}"] = step_ms()
     for elements, warps in SMALL_BATCH:
 
         def tile(block_k: int, *, swiglu: bool, e: int = elements, w: int = warps) -> Any:

@@ -170,10 +170,11 @@ def compile_small_batch() -> None:
                 small_batch_kernels._rows_kernel, types,
                 ROWS=num_rows, N=n, K=k, BLOCK_N=block_n, BLOCK_K=block_k, NORM=norm,
                 SWIGLU=swiglu, ADD=add, SCALED=weight != HALF, PDL=True,
+                ASKED=2**17 if num_rows == 1 else 0,
             ))  # fmt: skip
     parts = {"sums_ptr": FLOAT, "peak_ptr": FLOAT, "total_ptr": FLOAT}
     splits = attention_kernels.SPLITS
-    for cache, asked in product(CACHES, (0, 2**18)):
+    for cache, asked in product(CACHES, (0, 2**17)):
         waiting.append(compiled(
             attention_kernels._attention_kernel,
             {**parts, "slots_ptr": LONG, "positions_ptr": LONG, "scale": "fp32", "eps": "fp32"}

@@ -9,12 +9,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from predictor.model.cuda.kernels import small_batch
 from predictor.model.cuda.kernels.decoder import as_multiplied, as_stored, places_of
 from predictor.model.cuda.kernels.small_batch import (
     ELEMENTS,
     ask_for,
+    asking,
     begin,
-    begin_without_waiting,
     has_pdl,
     launch_options,
 )
@@ -22,9 +23,6 @@ from predictor.model.cuda.kernels.small_batch import (
 LOG2_E = 1.4426950408889634
 TILE = 16  # the least rows that a matrix unit multiplies; grouped query heads fill some of them
 SPLITS = 4  # programs among which one sequence's cache of one key head is divided
-# Of the next matrix, that is asked for while attention leaves memory at rest: bytes, in programs of
-# so many each; 0 = none.
-ASKED_BYTES, ASKED_BYTES_EACH = 0, 256 * 1024
 
 
 @triton.jit
@@ -72,10 +70,8 @@ def _attention_kernel(
     split = tl.program_id(2)
     if ASKED > 0:  # noqa: SIM102  the compiler knows the one and not the other
         if split >= SPLITS:  # programs beyond those that attend
-            begin_without_waiting(PDL)
             program = ((split - SPLITS) * KV_HEADS + kv_head) * tl.num_programs(0) + row
-            start = next_ptr.to(tl.pointer_type(tl.int8)) + program * ASKED
-            ask_for(start, ASKED)
+            ask_for(next_ptr, program, PDL, ASKED)
             return
     dim: tl.constexpr = 2 * HALF
     group: tl.constexpr = HEADS // KV_HEADS
@@ -244,18 +240,15 @@ def add_attended(
     sums = torch.empty(num_rows, heads, SPLITS, dim, dtype=torch.float32, device=x.device)
     peak = torch.empty(num_rows, heads, SPLITS, dtype=torch.float32, device=x.device)
     total = torch.empty_like(peak)
-    asked_each, num_asking = 0, 0
-    if pdl and ASKED_BYTES and next_weight is not None:
-        asked_each = ASKED_BYTES_EACH
-        asked = min(ASKED_BYTES, next_weight.numel() * next_weight.itemsize)
-        num_asking = asked // (asked_each * num_rows * kv_heads)
-    _attention_kernel[(num_rows, kv_heads, SPLITS + num_asking)](
+    asked, num_asking = asking(next_weight, small_batch.ATTENTION_ASKS_BYTES) if pdl else (0, 0)
+    num_layers = num_asking // (num_rows * kv_heads)  # of programs, each with one for every head
+    _attention_kernel[(num_rows, kv_heads, SPLITS + num_layers)](
         qkv, norm, *table, tables, slots, positions, keys, values, sums, peak, total,
         weight if next_weight is None else next_weight, tables.stride(0), LOG2_E / dim**0.5, eps,
         HEADS=heads, KV_HEADS=kv_heads, HALF=dim // 2,
         TILE=max(TILE, triton.next_power_of_2(heads // kv_heads)),
         BLOCK=32 if in_float32 else 64, PAGE=page_tokens, SPLITS=SPLITS,
-        PRECISION="ieee" if in_float32 else "tf32", PDL=pdl, ASKED=asked_each,
+        PRECISION="ieee" if in_float32 else "tf32", PDL=pdl, ASKED=asked,
         num_warps=4, num_stages=1 if in_float32 else 2, **launch_options(pdl),
     )  # fmt: skip
     n, k = weight.shape
