@@ -173,9 +173,13 @@ def language_model(model: Model, runner: GraphRunner) -> dict[str, float]:
     packing = Packing.of(lengths, device=CUDA, dtype=model.dtype, are_prompts=True)
     x = normal(CLIPS * PROMPT, model.config.text.hidden_size)
     times = {}
-    for name, sums in (("kernels", False), ("products", True), ("kernels again", False)):
+    for name, sums, ffn_rows in (
+        ("sums in kernels", False, 0), ("sums in products", True, 0),
+        ("sums in kernels, again", False, 0), ("feed-forward of 4096 rows", True, 4096),
+        ("of 2048 rows", True, 2048), ("of 1024 rows", True, 1024),
+    ):  # fmt: skip
         decoder = FusedDecoder(
-            model.decoder, runner._cache, replace(runner.fusion, sums=sums),
+            model.decoder, runner._cache, replace(runner.fusion, sums=sums, ffn_rows=ffn_rows),
             max_length=runner.limits.max_model_len, tables=runner._loop.tables,
         )  # fmt: skip
         times[name] = graph_ms(

@@ -84,14 +84,15 @@ def asks_before_it_waits(ptx: str) -> bool:
 
 def compile_encoder() -> None:
     convolution = {"BINS": 128, "FRAMES": 100, "NUM_CHANNELS": 480}
-    compiled(
-        encoder_kernels._first_convolution_kernel, {"chunks_ptr": FLOAT},
-        **convolution, BLOCK_P=64, BLOCK_C=128, PRECISION="tf32",
-    )  # fmt: skip
-    for turn in (False, True):
+    for tanh in (False, True):
+        compiled(
+            encoder_kernels._first_convolution_kernel, {"chunks_ptr": FLOAT},
+            **convolution, BLOCK_P=64, BLOCK_C=128, TANH=tanh, PRECISION="tf32",
+        )  # fmt: skip
+    for turn, tanh in ((False, False), (True, False), (True, True)):
         compiled(
             encoder_kernels._bias_gelu_kernel, {},
-            HEIGHT=16, WIDTH=13, NUM_CHANNELS=480, TURN=turn, BLOCK=2048,
+            HEIGHT=16, WIDTH=13, NUM_CHANNELS=480, TURN=turn, TANH=tanh, BLOCK=2048,
         )  # fmt: skip
     for has_add in (False, True):
         compiled(encoder_kernels._layer_norm_kernel, {"eps": "fp32"}, HAS_ADD=has_add, BLOCK=1024)

@@ -51,7 +51,10 @@ class Fusion:
     # `attention` "split" only.
     shared: bool = False
     sums: bool = False  # residual sums in the matrix products' last step, in 16 bit
-    gelu: bool = False  # the encoder's GELU in its product's last step: tanh instead of erf
+    # Rows of a feed-forward at a time, in 16 bit, so that what lies between its products stays in
+    # the device's cache; 0 = all.
+    ffn_rows: int = 0
+    gelu: bool = False  # the encoder's GELU by tanh instead of erf, in its products' last step
     # Decode attention: our split kernel; or masked over all pages that a sequence could have,
     # which runs anywhere and reads everything.
     attention: AttentionKind = "split"
@@ -201,8 +204,7 @@ class FusedDecoder:
             if ends is not None and layer is self._layers[-1]:
                 attended, x = attended.index_select(0, ends), x.index_select(0, ends)
             change = self._product(x, attended, layer.attention_out)
-            gate_up = self._normed(x, change, layer.ffn_norm, layer.gate_up)
-            change = self._swiglu(x, gate_up, layer.ffn_out)
+            change = self._feed_forward(x, change, layer)
         return self._norm(x, change, self._decoder.norm)
 
     def _logits(self, normed: Tensor) -> Tensor:
@@ -217,6 +219,19 @@ class FusedDecoder:
             eps = self._decoder.config.rms_norm_eps
             return linear.after_norm(x, change, norm.weight, eps)  # type: ignore[operator,no-any-return]
         return linear(self._norm(x, change, norm))  # type: ignore[no-any-return]
+
+    def _feed_forward(self, x: Tensor, change: Tensor | None, layer: DecoderLayer) -> Tensor | None:
+        """x += change, in place; then what the layer's feed-forward adds to it, as `_product`."""
+        size, linear = self.fusion.ffn_rows, layer.gate_up
+        if not size or len(x) <= size or not isinstance(linear, torch.nn.Linear):
+            gate_up = self._normed(x, change, layer.ffn_norm, linear)
+            return self._swiglu(x, gate_up, layer.ffn_out)
+        normed = self._norm(x, change, layer.ffn_norm)
+        # As even as can be: a short rest would leave most of the device idle.
+        parts = zip(*(t.chunk(-(-len(x) // size)) for t in (x, normed)), strict=True)
+        added = [self._swiglu(own, linear(rows), layer.ffn_out) for own, rows in parts]
+        kept = [part for part in added if part is not None]
+        return torch.cat(kept) if kept else None
 
     def _swiglu(self, x: Tensor, gate_up: Tensor, linear: torch.nn.Module) -> Tensor | None:
         """As `_product`, of silu(gate) * up."""
