@@ -24,7 +24,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from predictor.audio.vad import FRAME_S, FRAME_SAMPLES, VadState, load_silero
+from predictor.audio.silero import FRAME_SAMPLES
+from predictor.audio.vad import FRAME_S, VadState, load_silero
 from predictor.engine import EngineCore
 from predictor.engine.cuda.prefill_graphs import PrefillGraphs, _cost, _PrefillGraph
 from predictor.engine.cuda.runner import GraphOptions, GraphRunner
