@@ -143,8 +143,8 @@ def compile_language_model() -> None:
             prefill_kernels._prefill_attention_kernel,
             {"tiles_ptr": INT, "tables_ptr": LONG, "scale": "fp32"}
             | {"cached_keys_ptr": cache, "cached_values_ptr": cache},
-            KV_HEADS=KV_HEADS, GROUP=HEADS // KV_HEADS, DIM=DIM, TOKENS=64, ROWS=128, BLOCK=64,
-            PAGE=page, PRECISION="tf32",
+            KV_HEADS=KV_HEADS, GROUP=HEADS // KV_HEADS, DIM=DIM, TOKENS=32, ROWS=64, BLOCK=64,
+            PAGE=page, PRECISION="tf32", num_stages=2,
         )  # fmt: skip
     compiled(decode_kernels._merge_kernel, {**parts, "sums_ptr": FLOAT}, DIM=DIM, SPLITS=8)
     compiled(kernels._head_kernel, {**parts, "best_ptr": INT}, NUM_BLOCKS=19, BLOCK=8192)
@@ -171,18 +171,17 @@ def compile_small_batch() -> None:
                 small_batch_kernels._rows_kernel, types,
                 ROWS=num_rows, N=n, K=k, BLOCK_N=block_n, BLOCK_K=block_k, NORM=norm,
                 SWIGLU=swiglu, ADD=add, SCALED=weight != HALF, PDL=True,
-                ASKED=2**17 if num_rows == 1 else 0,
             ))  # fmt: skip
     parts = {"sums_ptr": FLOAT, "peak_ptr": FLOAT, "total_ptr": FLOAT}
     splits = attention_kernels.SPLITS
-    for cache, asked in product(CACHES, (0, 2**17)):
+    for cache in CACHES:
         waiting.append(compiled(
             attention_kernels._attention_kernel,
             {**parts, "slots_ptr": LONG, "positions_ptr": LONG, "scale": "fp32", "eps": "fp32"}
             | {"keys_ptr": cache, "values_ptr": cache, "tables_ptr": LONG},
             HEADS=HEADS, KV_HEADS=KV_HEADS, HALF=DIM // 2, TILE=16, BLOCK=64, PAGE=64,
             SPLITS=splits,
-            PRECISION="tf32", PDL=True, ASKED=asked,
+            PRECISION="tf32", PDL=True,
         ))  # fmt: skip
         require_widened(waiting[-1], cache)
     waiting.append(compiled(
