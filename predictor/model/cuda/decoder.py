@@ -243,7 +243,7 @@ class FusedDecoder:
 
     def _gated(self, gate_up: Tensor) -> Tensor:
         """silu(gate) * up"""
-        return _kernels().swiglu(gate_up) if self.fusion.swiglu else plain_swiglu(gate_up)  # type: ignore[no-any-return]
+        return _kernels().swiglu(gate_up) if self.fusion.swiglu else plain_swiglu(gate_up)
 
     def _quantizes(self, linear: torch.nn.Module) -> bool:
         """The layer takes 8-bit rows, and a kernel may make them on the way."""
