@@ -380,9 +380,10 @@ def _environment() -> dict[str, Any]:
         return {"gpu": gpu, "torch": torch.__version__, "incomplete": str(error)}
 
 
-def _switch(text: str) -> tuple[str, bool]:
+def _switch(text: str) -> tuple[str, Any]:
+    """A field of Fusion: a number, or a tile such as 64x4x3."""
     name, _, value = text.partition("=")
-    return name, value != "0"
+    return name, tuple(map(int, value.split("x"))) if "x" in value else int(value)
 
 
 def _num_audio_tokens(request: Any) -> int:
