@@ -1,9 +1,12 @@
-"""Each alert that a CPU can bring about, brought about: a real server, Prometheus, and a fault.
+"""Each alert, brought about: a real server, Prometheus, and a fault.
 
-    python -m tests.manifests.faults    # minutes; writes faults.json and the runbook's table
+    python -m tests.manifests.faults                   # minutes; all that this machine can do
+    python -m tests.manifests.faults --only ALERT...   # those of these alerts; the others' stay
+    python -m tests.manifests.faults --table           # the runbook's table of faults.json
 
-The rules are the component's with all times divided by 60, so that ten minutes pass in ten seconds;
-thresholds stay. Needs Debian's `prometheus`.
+The first two write faults.json and the runbook's table. The rules are the component's with all
+times divided by 60, so that ten minutes pass in ten seconds; thresholds stay. Needs Debian's
+`prometheus`, and kustomize or kubectl; what fills a GPU needs one.
 """
 
 from __future__ import annotations
@@ -92,12 +95,15 @@ def bring_about(fault: Fault, objects: Sequence[Object]) -> dict[str, float]:
 
 def table(results: Object) -> str:
     """What was tried, in the runbook."""
-    rows = ["| fault | fired after, at a sixtieth of the rules' times |", "| --- | --- |"]
+    rows = ["| fault | on | fired after, at a sixtieth of the rules' times |"]
+    rows.append("| --- | --- | --- |")
     for each in results["faults"]:
         fired = ", ".join(f"{name} {at:g} s" for name, at in sorted(each["fired"].items()))
-        rows.append(f"| {each['fault']} | {fired or 'nothing'} |")
-    rest = ", ".join(results["not_fired"])
-    return "\n".join(rows) + f"\n\nNot fired by a fault, by `promtool` only: {rest}.\n"
+        on = each["on"]["gpu"] or f"{each['on']['num_cpus']} CPUs"
+        rows.append(f"| {each['fault']} | {on} | {fired or 'nothing'} |")
+    if rest := ", ".join(results["not_fired"]):
+        rows += ["", f"Not fired by a fault, by `promtool` only: {rest}."]
+    return "\n".join(rows) + "\n"
 
 
 def not_fired(objects: Sequence[Object], found: list[Object]) -> list[str]:
@@ -108,28 +114,39 @@ def not_fired(objects: Sequence[Object], found: list[Object]) -> list[str]:
     return sorted(name for name in listed if name and name not in fired)
 
 
+def tried(chosen: Sequence[Fault], objects: Sequence[Object], found: list[Object]) -> list[Object]:
+    """`found`, with what became of the chosen faults in place of what it says of them."""
+    by_alerts = {tuple(each["wanted"]): each for each in found}
+    for fault in chosen:
+        fired = bring_about(fault, objects)
+        entry = {"fault": fault.what, "wanted": list(fault.alerts), "fired": fired}
+        print(json.dumps(entry), flush=True)
+        by_alerts[fault.alerts] = {**entry, "on": describe()}
+    return [by_alerts[each.alerts] for each in faults() if each.alerts in by_alerts]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--only", default="", help="an alert: try its fault, and write nothing")
-    only = parser.parse_args().only
+    parser.add_argument("--only", nargs="+", default=[], metavar="ALERT", help="and no others")
+    parser.add_argument("--table", action="store_true", help="write the runbook's table only")
+    given = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # servers end with it
-    with tempfile.TemporaryDirectory() as made:
-        folder = Path(made)
-        (folder / "overlay").mkdir()
-        objects = hurried(combine(folder / "overlay", ("standard-mode", "monitoring", "keda")))
-        found = []
-        for fault in faults():
-            if only and only not in fault.alerts:
-                continue
-            fired = bring_about(fault, objects)
-            found.append({"fault": fault.what, "wanted": list(fault.alerts), "fired": fired})
-            print(json.dumps(found[-1]), flush=True)
-    if only:
-        return
-    rest = not_fired(objects, found)
-    results = {"factor": FACTOR, "on": describe(), "faults": found, "not_fired": rest}
-    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+    results = json.loads(RESULTS.read_text())
+    if not given.table:
+        chosen = [each for each in faults() if set(given.only) & set(each.alerts)]
+        chosen = chosen if given.only else [each for each in faults() if each.on_gpu <= has_gpu()]
+        with tempfile.TemporaryDirectory() as folder:
+            objects = hurried(combine(Path(folder), ("standard-mode", "monitoring", "keda")))
+            found = tried(chosen, objects, results["faults"])
+            results = {"factor": FACTOR, "faults": found, "not_fired": not_fired(objects, found)}
+        RESULTS.write_text(json.dumps(results, indent=1) + "\n")
     RUNBOOK.write_text(replaced(RUNBOOK.read_text(), table(results), BEGIN, END))
+
+
+def has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
 
 
 if __name__ == "__main__":
