@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from mmap import mmap
 from typing import Final
 
+from predictor.audio.file_part import forget
 from predictor.errors import InvalidInput
 
 _MAX_HEAD_BYTES: Final = 16 * 1024  # headers of one part
@@ -78,8 +79,10 @@ def _split(body: bytearray | mmap, boundary: bytes, max_parts: int) -> Iterator[
 
 def _find(body: bytearray | mmap, needle: bytes, start: int) -> int:
     """`body.find`, in steps; -1 when it is nowhere."""
+    view = memoryview(body)
     for step in range(start, len(body), _SEARCH_BYTES):
         found = body.find(needle, step, step + _SEARCH_BYTES + len(needle))
+        forget(view[step : step + _SEARCH_BYTES])
         if found >= 0:
             return found
     return -1

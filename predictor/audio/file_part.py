@@ -26,6 +26,20 @@ class MappedFile(mmap.mmap):
             self.file.close()
 
 
+def forget(part: memoryview) -> None:
+    """What was looked at of a mapped file is no longer held in this process's memory.
+
+    Pages that were read count as resident, in the end all of the file; these come back from it when
+    they are looked at again. Nothing happens to bytes in memory.
+    """
+    mapped = part.obj
+    if not isinstance(mapped, mmap.mmap) or not len(part):
+        return
+    begin = _address(part) - _address(memoryview(mapped))
+    first = begin // mmap.PAGESIZE * mmap.PAGESIZE
+    mapped.madvise(mmap.MADV_DONTNEED, first, begin + len(part) - first)
+
+
 def file_part(data: bytes | bytearray | memoryview) -> tuple[BinaryIO, int] | None:
     """The file that a view of a MappedFile shows, and at which byte; None for bytes in memory."""
     view = memoryview(data)

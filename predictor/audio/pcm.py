@@ -41,6 +41,7 @@ _FIXED: Final = ("audio/l16", "audio/l24", *_TELEPHONY)  # the type names the en
 _ONE_BYTE: Final = ("u8", "ulaw", "alaw")
 _PARAMETERS: Final = ("rate", "channels", "encoding", "endianness")
 _BLOCK_VALUES: Final = 1 << 18  # converted at once
+_PART_VALUES: Final = 1 << 21
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +152,14 @@ def decode_pcm(data: memoryview, layout: PcmLayout) -> Iterator[NDArray[np.float
     step = max(1, _BLOCK_VALUES // layout.num_channels) * bytes_per_frame
     for start in range(0, len(data), step):
         yield to_float(data[start : start + step], layout.encoding).reshape(-1, layout.num_channels)
+
+
+def whole_parts(data: memoryview, layout: PcmLayout) -> Iterator[memoryview]:
+    """`data` in parts of a few MB, each a whole number of samples."""
+    bytes_per_frame = layout.bytes_per_value * layout.num_channels
+    step = max(1, _PART_VALUES // layout.num_channels) * bytes_per_frame
+    for start in range(0, len(data), step):
+        yield data[start : start + step]
 
 
 def to_float(raw: memoryview, encoding: Encoding) -> NDArray[np.float32]:

@@ -26,10 +26,10 @@ import numpy as np
 
 from predictor.audio.codecs import Block, decode_file
 from predictor.audio.cut import Cut, Cutter
-from predictor.audio.file_part import FilePart
+from predictor.audio.file_part import FilePart, forget
 from predictor.audio.filters import limit_peak, normalize_loudness, without_leaks
 from predictor.audio.limits import AudioLimits, AudioOptions, CutOptions
-from predictor.audio.pcm import PcmLayout, decode_pcm
+from predictor.audio.pcm import PcmLayout, decode_pcm, whole_parts
 from predictor.audio.sniff import Container
 from predictor.audio.track import Track
 from predictor.audio.wav import plain_wav
@@ -238,8 +238,10 @@ def _blocks(job: Job, fd: int) -> Iterator[Block]:
         plain = _plain(job, fd)
         if plain is not None:
             for layout, data in plain:
-                for values in decode_pcm(data, layout):
-                    yield Block(values, layout.sample_rate_hz)
+                for part in whole_parts(data, layout):
+                    for values in decode_pcm(part, layout):
+                        yield Block(values, layout.sample_rate_hz)
+                    forget(part)
         elif job.container is not None:
             yield from decode_file(file, job.container, job.options.track, job.field)
 

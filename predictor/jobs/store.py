@@ -20,6 +20,7 @@ from typing import Any, Final
 
 import orjson
 
+from predictor.audio.file_part import forget
 from predictor.errors import NotFound, Overloaded, PayloadTooLarge
 from predictor.jobs.records import (
     JobRecord,
@@ -35,6 +36,7 @@ from predictor.jobs.schema import connect, transaction
 from predictor.text.joining import Piece
 from predictor.types import AudioEnd
 
+_WRITE_BYTES: Final = 1 << 20
 _ORPHAN_S: Final = 3600.0  # a file without a job is younger while its job is being made
 _UNFINISHED: Final = "state IN ('queued', 'running')"
 
@@ -397,7 +399,9 @@ def _write(path: Path, data: bytes | memoryview) -> None:
     """All of the file, on disk and under its name, or none of it."""
     part = path.with_suffix(".part")
     with part.open("wb") as file:
-        file.write(data)
+        for begin in range(0, len(data), _WRITE_BYTES):
+            file.write(block := memoryview(data)[begin : begin + _WRITE_BYTES])
+            forget(block)
         file.flush()
         os.fsync(file.fileno())
     part.rename(path)

@@ -20,7 +20,7 @@ import soundfile
 from predictor.audio.file_part import FilePart, MappedFile, file_part
 from predictor.settings.preflight import problems
 from predictor.settings.read import load_settings
-from tests.bench.long import follow
+from tests.bench.long_client import follow
 from tests.bench.long_recordings import write_hours
 from tests.bench.resident import Memory
 

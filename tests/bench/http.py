@@ -156,9 +156,9 @@ def run_engine(bench: Bench, mode: str) -> None:
 
 
 @contextmanager
-def server(bench: Bench, mode: str) -> Iterator[tuple[int, int]]:
-    """The port and the process id of a server that is ready."""
-    flags = SERVER_FLAGS.format(num_slots=bench.num_slots, vad=bench.vad).split()
+def server(bench: Bench, mode: str, *further: str) -> Iterator[tuple[int, int]]:
+    """The port and the process id of a server that is ready; `further` are flags of its own."""
+    flags = [*SERVER_FLAGS.format(num_slots=bench.num_slots, vad=bench.vad).split(), *further]
     if bench.num_decoders:
         flags.append(f"--num_decode_workers={bench.num_decoders}")
     if mode == "fronts":

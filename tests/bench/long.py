@@ -19,13 +19,11 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
 import numpy as np
 import psutil
 from rapidfuzz.distance import Levenshtein
@@ -35,6 +33,7 @@ from predictor.audio.limits import CutOptions
 from predictor.types import SAMPLE_RATE_HZ
 from tests.bench.accuracy import server
 from tests.bench.environment import describe
+from tests.bench.long_client import ask_all, follow
 from tests.bench.long_recordings import (
     KINDS,
     Clip,
@@ -50,8 +49,6 @@ from tests.bench.resident import Memory
 from tests.tiny.evaluate import units
 
 RESULTS = Path(__file__).parent / "results" / "long-cpu.json"
-MODEL = "qwen3-asr"
-AT_ONCE = 8  # as many pieces of one recording as the server works on
 QUIET_S = (1, 5, 20, 60)
 PLACES = ("before", "between", "after")
 
@@ -72,64 +69,9 @@ class Errors:
         return {"error %": percent, "wrong": self.wrong, "units": self.total}
 
 
-def ask(url: str, data: bytes, **fields: str) -> str:
-    """The text of a short recording."""
-    answer = httpx.post(
-        f"{url}/v1/audio/transcriptions",
-        files={"file": data},
-        data={"model": MODEL, **fields},
-        timeout=600,
-    )
-    answer.raise_for_status()
-    text: str = answer.json()["text"]
-    return text
-
-
-def ask_all(url: str, recordings: Sequence[bytes], **fields: str) -> tuple[list[str], float]:
-    """Texts of many, so many at once, and how long it took."""
-    began_s = time.monotonic()
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        texts = list(pool.map(lambda data: ask(url, data, **fields), recordings))
-    return texts, time.monotonic() - began_s
-
-
-def follow(url: str, data: Any, kind: str, seen: Callable[[float], None]) -> dict[str, Any]:
-    """One long recording with stream=true: its text, and when the first segment came.
-
-    `seen` is told of the end of each segment, in seconds of the recording.
-    """
-    began_s, first_s, text, count = time.monotonic(), None, "", 0
-    with httpx.stream(
-        "POST",
-        f"{url}/v1/audio/transcriptions",
-        files={"file": ("recording", data, kind)},
-        data={"model": MODEL, "stream": "true"},
-        timeout=httpx.Timeout(60, read=3600),
-    ) as answer:
-        answer.raise_for_status()
-        for line in answer.iter_lines():
-            if not line.startswith("data: "):
-                continue
-            event = json.loads(line.removeprefix("data: "))
-            if event["type"] == "transcript.text.segment":
-                count += 1
-                first_s = first_s or time.monotonic() - began_s
-                seen(event["end"])
-            elif event["type"] == "transcript.text.done":
-                text = event["text"]
-            elif event["type"] == "error":
-                raise RuntimeError(str(event))
-    return {
-        "text": text,
-        "segments": count,
-        "first_segment_s": round(first_s or 0.0, 2),
-        "wall_s": round(time.monotonic() - began_s, 1),
-    }
-
-
-def joins(url: str, length_s: float) -> Iterator[dict[str, Any]]:
+def joins(url: str, length_s: float, languages: Sequence[str]) -> Iterator[dict[str, Any]]:
     """With pauses up to 2 s."""
-    for language in ("English", "Chinese"):
+    for language in languages:
         chosen = clips(language)
         texts, _ = ask_all(url, [flac(clip.samples) for clip in chosen])
         alone = Errors()
@@ -168,9 +110,9 @@ def pace(url: str, length_s: float) -> Iterator[dict[str, Any]]:
         }
 
 
-def no_pause(url: str, length_s: float) -> Iterator[dict[str, Any]]:
+def no_pause(url: str, length_s: float, languages: Sequence[str]) -> Iterator[dict[str, Any]]:
     """Without any pause: how much of the errors is the cutting's."""
-    for language in ("English", "Chinese"):
+    for language in languages:
         yield from _without_pauses(url, clips(language), length_s, language)
 
 
@@ -278,6 +220,7 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", default=["joins", "no pause", "pace", "quiet"])
     parser.add_argument("--port", type=int, default=18090)
     parser.add_argument("--length_s", type=float, default=3600.0, help="of a join")
+    parser.add_argument("--languages", nargs="+", default=["English", "Chinese"], help="of joins")
     parser.add_argument("--clips", type=int, default=2, help="pairs of each language in a cell")
     parser.add_argument("--hours", type=float, default=10.0)
     parser.add_argument("--every_s", type=float, default=120.0)
@@ -289,8 +232,8 @@ def main() -> None:
         running(arguments.port, Path(spool)) as (url, pid),
     ):
         runs: dict[str, Iterator[dict[str, Any]]] = {
-            "joins": joins(url, arguments.length_s),
-            "no pause": no_pause(url, min(arguments.length_s, 300.0)),
+            "joins": joins(url, arguments.length_s, arguments.languages),
+            "no pause": no_pause(url, min(arguments.length_s, 300.0), arguments.languages),
             "pace": pace(url, min(arguments.length_s, 600.0)),
             "quiet": quiet(url, arguments.clips),
             "hours": hours(url, pid, arguments.hours, arguments.every_s),

@@ -12,8 +12,9 @@ import numpy as np
 import soundfile
 
 from predictor.types import SAMPLE_RATE_HZ, Samples
-from tests.bench.accuracy import EVAL
+from tests.bench.environment import ROOT
 
+EVAL = ROOT / "tests" / "data" / "eval"
 EDGE_S = 0.02  # kept about a clip's words where no pause is left
 
 
