@@ -131,9 +131,9 @@ def long_clips(servers: list[Server], done: threading.Event) -> Threads:
 
 
 def clips_and_live(servers: list[Server], done: threading.Event) -> Threads:
-    longest, callers = spoken(25.8), Callers(servers[0])
-    threads = repeat(lambda: callers.protocols["openai"](longest), done, 48)
-    return threads + repeat(lambda: callers.live(longest, in_real_time=True), done, 12)
+    longest, callers = max(recordings(), key=len), Callers(servers[0])
+    threads = many_short(servers, done)
+    return threads + repeat(lambda: callers.live(longest, in_real_time=True), done, 6)
 
 
 def many_short(servers: list[Server], done: threading.Event) -> Threads:
@@ -286,18 +286,18 @@ def faults() -> list[Fault]:
             inject=one_hears_it_backwards,
         ),
         Fault(
-            "48 callers, one sequence at a time on a checkpoint of 32 layers",
+            "48 callers, one sequence at a time on a checkpoint of 16 layers",
             ("Qwen3AsrQueueSlow",),
             (*small, "--max_num_seqs=1", "--stall_timeout_s=600"),
-            checkpoint=lambda folder: deep(folder, 32),
+            checkpoint=lambda folder: deep(folder, 16),
             inject=many_short,
         ),
         Fault(
-            "48 callers of 26 s and 12 live sessions in a cache of a hundredth of the free memory, "
-            "on a checkpoint of 12 layers",
+            "48 callers and six live sessions in a cache of a hundredth of the free memory, on a "
+            "checkpoint of 40 layers",
             ("Qwen3AsrCacheFull",),
-            ("--device=cpu", "--kv_memory_fraction=0.01", "--max_prefill_audio_s=26"),
-            checkpoint=lambda folder: deep(folder, 12),
+            (*small, "--kv_memory_fraction=0.01", "--max_model_len=1024", "--segment_s=10"),
+            checkpoint=lambda folder: deep(folder, 40),
             inject=clips_and_live,
         ),
         Fault(
