@@ -14,8 +14,9 @@ import numpy as np
 
 from predictor.audio.limits import CutOptions
 from predictor.audio.segment import longest_run, quietest_cut
+from predictor.audio.silero import FRAME_SAMPLES
 from predictor.audio.speech import SpeechFinder, SpeechOptions
-from predictor.audio.vad import FRAME_SAMPLES, VadState, load_detector
+from predictor.audio.vad import VadState, load_detector
 from predictor.types import SAMPLE_RATE_HZ, Samples
 
 _MIN_TAIL_S: Final = 1.0  # a shorter rest is hardly ever a word of its own

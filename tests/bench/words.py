@@ -29,7 +29,7 @@ from predictor.align.client import AlignerClient
 from predictor.align.process import AlignerProcess
 from predictor.align.wire import AlignerSpec
 from predictor.engine import EngineClient
-from predictor.service.aligner import MAX_BATCH_S, MAX_WAITING
+from predictor.service.aligner import MAX_BATCH_S, MAX_CUDA_BATCH_S, MAX_WAITING
 from predictor.text.tokenizer import TextTokenizer
 from tests.bench.checkpoint import write_checkpoint
 from tests.bench.environment import describe
@@ -139,7 +139,7 @@ def aligner(folder: Path, device: str) -> Iterator[AlignerClient]:
         device=device,
         dtype="auto",
         num_threads=None if device != "cpu" else 1,
-        max_batch_s=MAX_BATCH_S,
+        max_batch_s=MAX_BATCH_S if device == "cpu" else MAX_CUDA_BATCH_S,
         max_waiting=MAX_WAITING,
         log_format="text",
         log_level="warning",
@@ -217,7 +217,7 @@ def table(result: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--shapes", default="1.7B", help="1.7B, 0.6B, tiny; comma-separated")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", default="cuda:0" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--window_s", type=float, default=5.0)
     parser.add_argument("--warm_s", type=float, default=3.0)
     parser.add_argument("--budget_s", type=float, default=300.0)

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from predictor.audio.vad import FRAME_SAMPLES, SpeechDetector, VadState
+from predictor.audio.silero import FRAME_SAMPLES
+from predictor.audio.vad import SpeechDetector, VadState
 from predictor.engine import EngineClient
 from predictor.live.engine_steps import KeptSteps, SubmittedSteps
 from predictor.live.events import Completed, Event, Partial, SpeechStopped

@@ -19,6 +19,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from predictor.model.cuda.decoder import Fusion
+from predictor.model.cuda.kernels import attention as decode_kernels
 from predictor.model.cuda.kernels import decoder as kernels
 from predictor.model.cuda.kernels import encoder as encoder_kernels
 from predictor.model.cuda.kernels import mel as mel_kernels
@@ -115,17 +116,27 @@ def compile_language_model() -> None:
         )  # fmt: skip
     compiled(kernels._swiglu_kernel, {}, BLOCK=1024)
     parts = {"peak_ptr": FLOAT, "total_ptr": FLOAT}
-    for splits, cache in product((1, 8), CACHES):
+    heads = {"KV_HEADS": KV_HEADS, "GROUP": HEADS // KV_HEADS, "DIM": DIM, "PAGE": 64}
+    shared = {f"shared_{name}_ptr": FLOAT for name in ("sums", "peak", "total")}
+    for (splits, shares), cache in product(((1, 0), (8, 0), (1, 1), (1, 2)), CACHES):
         block, num_warps, num_stages = Fusion().tile_of(splits, TYPES[cache])
         ptx = compiled(
-            kernels._attention_kernel,
+            decode_kernels._attention_kernel,
             {**parts, "slots_ptr": LONG, "tables_ptr": LONG, "lengths_ptr": INT, "scale": "fp32"}
-            | {"keys_ptr": cache, "values_ptr": cache}
+            | {"keys_ptr": cache, "values_ptr": cache, "counts_ptr": INT, **shared}
             | ({} if splits == 1 else {"out_ptr": FLOAT}),
-            KV_HEADS=KV_HEADS, GROUP=HEADS // KV_HEADS, DIM=DIM, TILE=16, BLOCK=block,
-            PAGE=64, SPLITS=splits, PRECISION="tf32", num_warps=num_warps, num_stages=num_stages,
+            **heads, TILE=16, BLOCK=block, SPLITS=splits, SHARES=shares,
+            PRECISION="tf32", num_warps=num_warps, num_stages=num_stages,
         )  # fmt: skip
         require_widened(ptx, cache)
+        if shares:
+            ptx = compiled(
+                decode_kernels._shared_kernel,
+                {**parts, "sums_ptr": FLOAT, "table_ptr": LONG, "counts_ptr": INT, "scale": "fp32"}
+                | {"keys_ptr": cache, "values_ptr": cache},
+                **heads, GROUP_ROWS=2, ROWS=64, BLOCK=64, SHARES=shares, PRECISION="tf32",
+            )  # fmt: skip
+            require_widened(ptx, cache)
     for cache, page in product(CACHES, (0, 64)):
         compiled(
             prefill_kernels._prefill_attention_kernel,
@@ -134,7 +145,7 @@ def compile_language_model() -> None:
             KV_HEADS=KV_HEADS, GROUP=HEADS // KV_HEADS, DIM=DIM, TOKENS=64, ROWS=128, BLOCK=64,
             PAGE=page, PRECISION="tf32",
         )  # fmt: skip
-    compiled(kernels._merge_kernel, {**parts, "sums_ptr": FLOAT}, DIM=DIM, SPLITS=8)
+    compiled(decode_kernels._merge_kernel, {**parts, "sums_ptr": FLOAT}, DIM=DIM, SPLITS=8)
     compiled(kernels._head_kernel, {**parts, "best_ptr": INT}, NUM_BLOCKS=19, BLOCK=8192)
     chosen = {"tokens_ptr": LONG, "logprobs_ptr": FLOAT, "best_ptr": INT}
     compiled(kernels._choose_kernel, {**parts, **chosen}, NUM_BLOCKS=19, BLOCK=32)
@@ -159,17 +170,18 @@ def compile_small_batch() -> None:
                 small_batch_kernels._rows_kernel, types,
                 ROWS=num_rows, N=n, K=k, BLOCK_N=block_n, BLOCK_K=block_k, NORM=norm,
                 SWIGLU=swiglu, ADD=add, SCALED=weight != HALF, PDL=True,
+                ASKED=2**17 if num_rows == 1 else 0,
             ))  # fmt: skip
     parts = {"sums_ptr": FLOAT, "peak_ptr": FLOAT, "total_ptr": FLOAT}
     splits = attention_kernels.SPLITS
-    for cache in CACHES:
+    for cache, asked in product(CACHES, (0, 2**17)):
         waiting.append(compiled(
             attention_kernels._attention_kernel,
             {**parts, "slots_ptr": LONG, "positions_ptr": LONG, "scale": "fp32", "eps": "fp32"}
             | {"keys_ptr": cache, "values_ptr": cache, "tables_ptr": LONG},
             HEADS=HEADS, KV_HEADS=KV_HEADS, HALF=DIM // 2, TILE=16, BLOCK=64, PAGE=64,
             SPLITS=splits,
-            PRECISION="tf32", PDL=True,
+            PRECISION="tf32", PDL=True, ASKED=asked,
         ))  # fmt: skip
         require_widened(waiting[-1], cache)
     waiting.append(compiled(

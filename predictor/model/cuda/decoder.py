@@ -47,6 +47,11 @@ class Fusion:
     encoder: bool = True  # first convolution, activations and norms of the audio tower
     features: bool = True  # frames and power of the log-mel
     prefill: bool = True  # attention inside prompts, in 16 bit
+    # Decode attention reads a beginning that many sequences share once for all of them; with
+    # `attention` "split" only.
+    shared: bool = False
+    sums: bool = False  # residual sums in the matrix products' last step, in 16 bit
+    gelu: bool = False  # the encoder's GELU in its product's last step: tanh instead of erf
     # Decode attention: our split kernel; or masked over all pages that a sequence could have,
     # which runs anywhere and reads everything.
     attention: AttentionKind = "split"
@@ -63,7 +68,7 @@ class Fusion:
 
 PLAIN = Fusion(
     norm=False, rope=False, swiglu=False, rows=False, head=False, small_batch=False, encoder=False,
-    features=False, prefill=False, attention="masked",
+    features=False, prefill=False, shared=False, sums=False, gelu=False, attention="masked",
 )  # fmt: skip
 
 
@@ -76,9 +81,19 @@ class StepPlaces:
     places: Tensor  # [B] int64, of the new token in the cache
     lengths: Tensor  # [B] int32, the new token included
     tables: Tensor  # [all slots, pages of a sequence] int64: which pages each slot's sequence has
+    # Where many sequences begin alike: pages [n] int64 that hold the beginning, and how many of its
+    # tokens each sequence begins with [B] int32: all that any has, or none.
+    shared: tuple[Tensor, Tensor] | None = None
 
     @classmethod
-    def of(cls, slots: Tensor, positions: Tensor, tables: Tensor, page_tokens: int) -> StepPlaces:
+    def of(
+        cls,
+        slots: Tensor,
+        positions: Tensor,
+        tables: Tensor,
+        page_tokens: int,
+        shared: tuple[Tensor, Tensor] | None = None,
+    ) -> StepPlaces:
         """For new tokens at `positions` [B] of the sequences in `slots` [B]."""
         shift = page_tokens.bit_length() - 1  # pages are a power of two
         assert page_tokens == 1 << shift
@@ -90,6 +105,7 @@ class StepPlaces:
             places=torch.add(positions & (page_tokens - 1), pages, alpha=page_tokens),
             lengths=(positions + 1).to(torch.int32),
             tables=tables,
+            shared=shared,
         )
 
 
@@ -184,9 +200,9 @@ class FusedDecoder:
             attended = attend(layer.index, query, key, value).flatten(1)
             if ends is not None and layer is self._layers[-1]:
                 attended, x = attended.index_select(0, ends), x.index_select(0, ends)
-            change = layer.attention_out(attended)
+            change = self._product(x, attended, layer.attention_out)
             gate_up = self._normed(x, change, layer.ffn_norm, layer.gate_up)
-            change = self._swiglu(gate_up, layer.ffn_out)
+            change = self._swiglu(x, gate_up, layer.ffn_out)
         return self._norm(x, change, self._decoder.norm)
 
     def _logits(self, normed: Tensor) -> Tensor:
@@ -202,11 +218,19 @@ class FusedDecoder:
             return linear.after_norm(x, change, norm.weight, eps)  # type: ignore[operator,no-any-return]
         return linear(self._norm(x, change, norm))  # type: ignore[no-any-return]
 
-    def _swiglu(self, gate_up: Tensor, linear: torch.nn.Module) -> Tensor:
+    def _swiglu(self, x: Tensor, gate_up: Tensor, linear: torch.nn.Module) -> Tensor | None:
+        """As `_product`, of silu(gate) * up."""
         if self._quantizes(linear):
             return linear.after_swiglu(gate_up)  # type: ignore[operator,no-any-return]
-        product = _kernels().swiglu(gate_up) if self.fusion.swiglu else plain_swiglu(gate_up)
-        return linear(product)  # type: ignore[no-any-return]
+        rows = _kernels().swiglu(gate_up) if self.fusion.swiglu else plain_swiglu(gate_up)
+        return self._product(x, rows, linear)
+
+    def _product(self, x: Tensor, rows: Tensor, linear: torch.nn.Module) -> Tensor | None:
+        """What `linear` makes of the rows, to be added to x; None where that is done already."""
+        if self.fusion.sums and isinstance(linear, torch.nn.Linear):
+            x.addmm_(rows, linear.weight.t())
+            return None
+        return linear(rows)  # type: ignore[no-any-return]
 
     def _quantizes(self, linear: torch.nn.Module) -> bool:
         """The layer takes 8-bit rows, and a kernel may make them on the way."""
@@ -251,8 +275,10 @@ class FusedDecoder:
             )
         num_rows = where.slots.shape[0]
         splits = num_splits(num_rows, self._decoder.config.num_kv_heads, self._max_length)
+        if where.shared is not None:  # by many, who fill the device
+            splits = 1
         tile = self.fusion.tile_of(splits, self._cache.data.dtype)
-        return lambda layer, query, key, value: _kernels().decode_attention(
+        return lambda layer, query, key, value: _attention_kernels().decode_attention(
             query,
             paged(self._cache, layer),
             where.tables,
@@ -260,6 +286,7 @@ class FusedDecoder:
             where.lengths,
             splits=splits,
             tile=tile,
+            shared=where.shared,
         )
 
 
@@ -279,6 +306,13 @@ def _kernels() -> Any:
     from predictor.model.cuda.kernels import decoder as kernels
 
     return kernels
+
+
+def _attention_kernels() -> Any:
+    """Imported late, like the others."""
+    from predictor.model.cuda.kernels import attention as attention_kernels
+
+    return attention_kernels
 
 
 def _prefill_attention(
@@ -308,7 +342,7 @@ def paged(cache: KvCache, layer: int) -> CachePair:
 def masked_attention(
     query: Tensor, cache: CachePair, tables: Tensor, slots: Tensor, lengths: Tensor
 ) -> Tensor:
-    """The plain twin of `kernels.decode_attention`; reads all pages of each slot's table."""
+    """The plain twin of `attention.decode_attention`; reads all pages of each slot's table."""
     pages = tables.index_select(0, slots)  # [B, pages of a sequence]
     keys, values = (  # [B, K, S, D]
         select(part, 0, pages.flatten())
