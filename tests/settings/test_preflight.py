@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from predictor.settings import preflight
+from predictor.settings.checkpoint_files import checkpoint_problem
 from predictor.settings.read import load_settings
 
 ROOT = Path(__file__).parents[2]
@@ -104,10 +105,10 @@ def test_a_checkpoint_that_cannot_be_served_is_seen_by_its_files(
     """Each checkpoint of the package passes; one mistake in a copy is said, with the folder."""
     folder = tmp_path / "tiny"
     shutil.copytree(CHECKPOINTS / "tiny", folder)
-    assert preflight.checkpoint_problem(folder) is None
+    assert checkpoint_problem(folder) is None
     spoil, said = MISTAKES[mistake]
     spoil(folder)
-    problem = preflight.checkpoint_problem(folder)
+    problem = checkpoint_problem(folder)
     assert problem is not None
     assert problem.startswith(f"model_dir {folder}: ")
     assert said in problem
@@ -116,7 +117,7 @@ def test_a_checkpoint_that_cannot_be_served_is_seen_by_its_files(
 
 @pytest.mark.parametrize("name", ["tiny", "tiny-early", "tiny-aligner"])
 def test_a_whole_checkpoint_has_no_problem(name: str) -> None:
-    assert preflight.checkpoint_problem(CHECKPOINTS / name) is None
+    assert checkpoint_problem(CHECKPOINTS / name) is None
 
 
 def test_a_folder_for_jobs_that_cannot_be_made_and_a_host_that_is_none(tmp_path: Path) -> None:
