@@ -30,7 +30,7 @@ _ENGINE: Final = ("predictor.engine.start.build",)
 _ENGINE_ON_CUDA: Final = (
     "predictor.engine.cuda.runner",
     "predictor.engine.start.warm_up",
-    "predictor.engine.start.kernel_cache",
+    "predictor.model.cuda.kernel_cache",
     "predictor.model.cuda.kernels.decoder",
     "predictor.model.cuda.kernels.encoder",
     "predictor.model.cuda.kernels.mel",

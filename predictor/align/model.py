@@ -7,23 +7,29 @@ decoded, so nothing is cached.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from predictor.align.passes import Marked
+from predictor.align.forward import Prompts, forward_of
+from predictor.align.passes import Marked, Times
 from predictor.align.words import LANGUAGES
-from predictor.model.attention import Packing, to_device
 from predictor.model.checkpoint.weights import load_model
 from predictor.model.config import CheckpointError, num_audio_tokens
-from predictor.model.mel import LogMel
 from predictor.text.tokenizer import TextTokenizer
+from predictor.types import SAMPLE_RATE_HZ, Samples
 
-DEFAULT_CLASS_S = 0.08  # of the published aligner
+DEFAULT_CLASS_S: Final = 0.08  # of the published aligner
+TRIAL_S: Final = 2.0  # on which kernels are compared with plain modules
+WARM_UP_CLIP_S: Final = 30.0
+MANY_WORDS_PER_S: Final = 5.0  # as fast as anybody speaks
+MAX_KNOWN_WORDS: Final = 20_000
 
 
 class Aligner:
@@ -38,41 +44,88 @@ class Aligner:
             raise CheckpointError(f"{folder / 'config.json'}: this is a recogniser, not an aligner")
         self._mark = config.timestamp_token_id
         self._tokenizer = TextTokenizer.load(folder)
-        self._log_mel = LogMel(config.audio.num_mel_bins, device=self._device)
+        self._ids: dict[str, tuple[int, ...]] = {}
         self.class_s = _class_s(folder)
         self.max_audio_s = config.num_classes * self.class_s
         self.languages = _languages(folder)
+        clips = [_noise(TRIAL_S), _noise(TRIAL_S / 2)]
+        with torch.inference_mode():
+            trial = self._prompts([Marked(clip, ("one", "two", "three")) for clip in clips])
+            self._forward = forward_of(self._model, (clips, trial))
+
+    def warm_up(self, audio_s: float) -> None:
+        """Run once what is run later: kernels are compiled, and memory taken, for `audio_s` of
+        audio at once, before anybody plans with what is left."""
+        clip = _noise(min(audio_s, WARM_UP_CLIP_S, self.max_audio_s))
+        words = ("word",) * math.ceil(MANY_WORDS_PER_S * len(clip) / SAMPLE_RATE_HZ)
+        count = max(1, int(audio_s * SAMPLE_RATE_HZ // len(clip)))
+        self.begin([Marked(clip, words)] * count).result()
 
     @torch.inference_mode()
-    def times(self, batch: Sequence[Marked]) -> list[NDArray[np.float64]]:
-        """Seconds [words, 2] of each recording, starts and ends, as the model says them: they may
-        go back (`words.monotonic`)."""
-        mel = self._log_mel([item.samples for item in batch])
-        encoder = self._model.encoder
-        audio = encoder(mel.chunks.to(self._model.dtype), encoder.plan(mel.num_frames))
+    def begin(self, batch: Sequence[Marked]) -> Pass:
+        """Start a pass over all recordings."""
+        prompts = self._prompts(batch)
+        scores = self._forward([item.samples for item in batch], prompts)
+        return Pass(scores.argmax(-1), self.class_s, [len(item.words) for item in batch])
+
+    def _prompts(self, batch: Sequence[Marked]) -> Prompts:
         prompts = [self._prompt(item) for item in batch]
-        lengths = [len(prompt) for prompt in prompts]
         tokens = np.concatenate(prompts)
-        is_audio = tokens == self._model.config.audio_token_id
-        positions = np.concatenate([np.arange(n) for n in lengths])
-        x = self._model.decoder.embedding(to_device(tokens, self._device))
-        x.index_copy_(0, to_device(np.flatnonzero(is_audio), self._device), audio)
-        packing = Packing.of(lengths, device=self._device, dtype=self._model.dtype)
-        hidden = self._model.decoder.encode(x, to_device(positions, self._device), packing)
-        marks = np.flatnonzero(tokens == self._mark)
-        logits: Tensor = self._model.decoder.logits(
-            hidden.index_select(0, to_device(marks, self._device))
+        lengths = tuple(len(prompt) for prompt in prompts)
+        return Prompts(
+            tokens,
+            np.concatenate([np.arange(length) for length in lengths]),
+            lengths,
+            np.flatnonzero(tokens == self._model.config.audio_token_id),
+            np.flatnonzero(tokens == self._mark),
         )
-        seconds = logits.argmax(-1).cpu().numpy() * self.class_s
-        counts = np.cumsum([2 * len(item.words) for item in batch])[:-1]
-        return [part.reshape(-1, 2) for part in np.split(seconds, counts)]
 
     def _prompt(self, item: Marked) -> NDArray[np.int64]:
         audio = [self._model.config.audio_token_id] * num_audio_tokens(len(item.samples))
         tokens = [self._tokenizer.audio_start, *audio, self._tokenizer.audio_end]
         for word in item.words:
-            tokens += [*self._tokenizer.encode_plain(word), self._mark, self._mark]
+            tokens += [*self._encoded(word), self._mark, self._mark]
         return np.array(tokens, dtype=np.int64)
+
+    def _encoded(self, word: str) -> tuple[int, ...]:
+        """A word's tokens; the same few thousand come again and again."""
+        ids = self._ids.get(word)
+        if ids is None:
+            if len(self._ids) >= MAX_KNOWN_WORDS:
+                self._ids.clear()
+            ids = self._ids[word] = tuple(self._tokenizer.encode_plain(word))
+        return ids
+
+
+class Pass:
+    """Classes of time on their way to the host; nothing started after them is waited for."""
+
+    def __init__(self, classes: Tensor, class_s: float, num_words: Sequence[int]) -> None:
+        self._classes, self._class_s, self._num_words = classes, class_s, num_words
+        self._arrived: torch.cuda.Event | None = None
+        if classes.is_cuda:
+            self._classes = torch.empty(classes.shape, dtype=classes.dtype, pin_memory=True)
+            self._classes.copy_(classes, non_blocking=True)
+            self._arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._arrived.record()
+
+    @property
+    def is_done(self) -> bool:
+        return self._arrived is None or self._arrived.query()  # type: ignore[no-untyped-call]
+
+    def result(self) -> list[Times]:
+        """Seconds [words, 2] of each recording, starts and ends, as the model says them: they may
+        go back (`words.monotonic`)."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        seconds = self._classes.numpy() * self._class_s
+        ends = 2 * np.cumsum(self._num_words)
+        return [part.reshape(-1, 2) for part in np.split(seconds, ends[:-1])]
+
+
+def _noise(seconds: float) -> Samples:
+    size = round(seconds * SAMPLE_RATE_HZ)
+    return 0.1 * np.random.default_rng(0).standard_normal(size, dtype=np.float32)
 
 
 def _class_s(folder: Path) -> float:

@@ -34,17 +34,49 @@ class Marked:
     words: tuple[str, ...]  # at least one
 
 
+class Pending(Protocol):
+    """A pass that was started."""
+
+    @property
+    def is_done(self) -> bool:
+        """Whether `result` need not wait."""
+
+    def result(self) -> list[Times]:
+        """Waits for it."""
+
+
 class Model(Protocol):
     """What knows times: `predictor.align.model.Aligner`."""
 
     @property
     def max_audio_s(self) -> float: ...
-    def times(self, batch: Sequence[Marked]) -> list[Times]: ...
+    def begin(self, batch: Sequence[Marked]) -> Pending: ...
 
 
 def aligned(model: Model, batch: Sequence[Marked]) -> list[Times]:
     """Times of the words of each recording, which never go back."""
-    results = [_repaired(times) for times in model.times(batch)]
+    return Started(model, batch).result()
+
+
+class Started:
+    """As `aligned`, under way: others may be started before its result is taken."""
+
+    def __init__(self, model: Model, batch: Sequence[Marked]) -> None:
+        self._model, self._batch = model, batch
+        self._first = model.begin(batch)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the first pass is, which for most models is the only one."""
+        return self._first.is_done
+
+    def result(self) -> list[Times]:
+        """Waits for it."""
+        return _finished(self._model, self._batch, self._first.result())
+
+
+def _finished(model: Model, batch: Sequence[Marked], said: Sequence[Times]) -> list[Times]:
+    results = [_repaired(times) for times in said]
     if model.max_audio_s >= TWO_PASS_BELOW_S:
         return results
     parts: list[Marked] = []
@@ -54,7 +86,7 @@ def aligned(model: Model, batch: Sequence[Marked]) -> list[Times]:
             parts.append(Marked(item.samples[start:end], item.words[first:last]))
             places.append((index, first, start / SAMPLE_RATE_HZ))
     if parts:
-        for (index, first, at_s), part in zip(places, model.times(parts), strict=True):
+        for (index, first, at_s), part in zip(places, model.begin(parts).result(), strict=True):
             results[index][first : first + len(part)] = _repaired(part) + at_s
     return results
 

@@ -1,7 +1,7 @@
 """The aligner's process: takes requests from sockets, some at a time, and answers with times.
 
-One thread does all of it: while a batch runs, others wait in their sockets. It ends when whoever
-started it closes its end.
+One thread does all of it: while a batch runs on the device, the next is read and started behind it.
+It ends when whoever started it closes its end.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Final
 
-from predictor.align.passes import Marked, Model, aligned
+from predictor.align.passes import Marked, Model, Started, aligned
 from predictor.align.process import READY
 from predictor.align.wire import (
     MAX_MESSAGE_BYTES,
@@ -38,6 +38,9 @@ from predictor.types import SAMPLE_RATE_HZ
 
 logger = logging.getLogger(__name__)
 
+MAX_UNDER_WAY: Final = 2  # batches on the device: the next one is ready when one ends
+LOOK_EVERY_S: Final = 0.001  # whether one has ended
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Waiting:
@@ -47,6 +50,18 @@ class _Waiting:
     @property
     def audio_s(self) -> float:
         return len(self.item.samples) / SAMPLE_RATE_HZ
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Running:
+    """A batch on the device."""
+
+    batch: Sequence[_Waiting]
+    started: Started | None  # None: it could not be
+
+    @property
+    def is_done(self) -> bool:
+        return self.started is None or self.started.is_done
 
 
 class Desk:
@@ -69,6 +84,7 @@ class Desk:
         self._max_batch_s = max_batch_s
         self._max_waiting = max_waiting
         self._line: deque[_Waiting] = deque()
+        self._under_way: deque[_Running] = deque()  # oldest first
         self._selector = selectors.DefaultSelector()
 
     def run(self) -> None:
@@ -78,7 +94,7 @@ class Desk:
             selector.register(self._listener, selectors.EVENT_READ)
             selector.register(self._parent, selectors.EVENT_READ)
             while True:
-                for key, _ in selector.select(0 if self._line else None):
+                for key, _ in selector.select(self._patience_s()):
                     if key.fileobj is self._parent:
                         return
                     if key.fileobj is self._listener:
@@ -86,8 +102,18 @@ class Desk:
                     else:
                         assert isinstance(key.fileobj, socket.socket)
                         self._hear(key.fileobj)
-                if self._line and not self._has_news():
-                    self._answer(self._batch())
+                if self._has_news():
+                    continue
+                if self._line and len(self._under_way) < MAX_UNDER_WAY:
+                    self._under_way.append(self._begin(self._batch()))
+                while self._under_way and self._under_way[0].is_done:
+                    self._answer(self._under_way.popleft())
+
+    def _patience_s(self) -> float | None:
+        """How long nothing need happen but news."""
+        if self._line and len(self._under_way) < MAX_UNDER_WAY:
+            return 0
+        return LOOK_EVERY_S if self._under_way else None
 
     def _has_news(self) -> bool:
         """Whether more can be read first: those who come together run together."""
@@ -132,23 +158,35 @@ class Desk:
             audio_s += batch[-1].audio_s
         return batch
 
-    def _answer(self, batch: Sequence[_Waiting]) -> None:
-        for waiting, times in zip(batch, self._times(batch), strict=True):
+    def _begin(self, batch: Sequence[_Waiting]) -> _Running:
+        try:
+            return _Running(batch, Started(self._model, [waiting.item for waiting in batch]))
+        except Exception:  # noqa: BLE001  tried again one by one, where it is logged
+            return _Running(batch, None)
+
+    def _answer(self, running: _Running) -> None:
+        for waiting, times in zip(running.batch, self._times(running), strict=True):
             if times is None:
                 self._say(waiting.channel, Answer(error="failed"))
             else:
                 with times_file(times) as file:
                     self._say(waiting.channel, Answer(num_words=len(times)), file)
 
-    def _times(self, batch: Sequence[_Waiting]) -> Sequence[Times | None]:
+    def _times(self, running: _Running) -> Sequence[Times | None]:
         """None for what the model fails on, which may not cost the others of its batch theirs."""
+        if running.started is not None:
+            try:
+                return running.started.result()
+            except Exception as error:  # noqa: BLE001  as in `_begin`
+                logger.debug("a batch failed and is tried one by one: %s", error)
+        return [self._alone(waiting) for waiting in running.batch]
+
+    def _alone(self, waiting: _Waiting) -> Times | None:
         try:
-            return aligned(self._model, [waiting.item for waiting in batch])
+            return aligned(self._model, [waiting.item])[0]
         except Exception:
-            if len(batch) == 1:
-                logger.exception("the aligner failed a request")
-                return [None]
-        return [self._times([waiting])[0] for waiting in batch]
+            logger.exception("the aligner failed a request")
+            return None
 
 
 def load(spec: AlignerSpec) -> tuple[Model, AlignerInfo]:
@@ -161,8 +199,16 @@ def load(spec: AlignerSpec) -> tuple[Model, AlignerInfo]:
     if spec.num_threads is not None:
         torch.set_num_threads(spec.num_threads)
     device = torch.device(spec.device)
+    if device.type == "cuda":
+        from predictor.model.cuda.kernel_cache import use_kernels
+
+        torch.cuda.set_device(device)
+        major, minor = torch.cuda.get_device_capability(device)
+        use_kernels(10 * major + minor)
     dtype = choose_precision(spec.dtype, device).dtype
     model = Aligner(Path(spec.folder), device=device, dtype=dtype)
+    if device.type == "cuda":
+        model.warm_up(spec.max_batch_s)
     return model, AlignerInfo(model.languages, model.max_audio_s)
 
 

@@ -175,6 +175,7 @@ def _segment(segment: Segment) -> dict[str, Any]:
         "avg_logprob": segment.avg_logprob,
         "compression_ratio": len(encoded) / len(zlib.compress(encoded)),
         "no_speech_prob": 0.0,  # the schema demands a number; segments without speech are left out
+        "language": (segment.language or "").lower(),  # as the answer's own is written here
         "confidence": segment.confidence,
         "finish_reason": segment.finish_reason,
         **({} if segment.channel is None else {"channel": segment.channel}),

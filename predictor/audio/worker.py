@@ -24,7 +24,7 @@ from typing import Any, BinaryIO, Final, cast
 import numpy as np
 import orjson
 
-from predictor.audio.codecs import Block, decode_file
+from predictor.audio.codecs import BLOCK_S, Block, decode_file
 from predictor.audio.cut import Cut, Cutter
 from predictor.audio.file_part import FilePart, forget
 from predictor.audio.filters import limit_peak, normalize_loudness, without_leaks
@@ -46,7 +46,6 @@ _MAX_ADDRESS_SPACE: Final = 3 << 30  # a header that asks for more memory fails 
 _LAST_RESORT_S: Final = 5.0
 # Fronts and engines go first: who decodes more than there are processors for must not delay them.
 _NICENESS: Final = 5
-_STEP_S: Final = 5.0  # what is taken from a block before the next look at what is granted
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +143,7 @@ class _Run:
     def run(self, fd: int) -> Message:
         """Decode the file `fd`; returns the last message. Raises InvalidInput, _StoppedError."""
         for block in _blocks(self._job, fd):
-            step = max(1, int(_STEP_S * block.sample_rate_hz))
+            step = max(1, int(BLOCK_S * block.sample_rate_hz))
             for start in range(0, len(block.values), step):
                 at_s = block.at_s if start == 0 else None
                 part = block.values[start : start + step]

@@ -56,7 +56,7 @@ def expected_times(folder: Path, samples: Samples, text: str) -> list[dict[str, 
 def test_times_equal_those_of_transformers(aligner: Aligner) -> None:
     batch = clips()
     marked = [Marked(samples, tuple(split_words(text, lang))) for samples, text, lang in batch]
-    together = aligner.times(marked)
+    together = aligner.begin(marked).result()
     for item, times, (samples, text, _) in zip(marked, together, batch, strict=True):
         repaired = monotonic((1000 * times).ravel().round().tolist())
         expected = expected_times(TINY, samples, text)
@@ -68,9 +68,9 @@ def test_times_equal_those_of_transformers(aligner: Aligner) -> None:
 
 def test_batch_mates_do_not_matter(aligner: Aligner) -> None:
     marked = [Marked(samples, tuple(split_words(text, lang))) for samples, text, lang in clips()]
-    together = aligner.times(marked)
+    together = aligner.begin(marked).result()
     for item, times in zip(marked, together, strict=True):
-        np.testing.assert_array_equal(aligner.times([item])[0], times)
+        np.testing.assert_array_equal(aligner.begin([item]).result()[0], times)
 
 
 def test_the_original_layout_reads_the_same(tmp_path: Path, aligner: Aligner) -> None:
@@ -104,7 +104,7 @@ def test_the_original_layout_reads_the_same(tmp_path: Path, aligner: Aligner) ->
     same = Aligner(tmp_path, device="cpu", dtype=torch.float32)
     [(samples, text, language), *_] = clips()
     item = Marked(samples, tuple(split_words(text, language)))
-    np.testing.assert_array_equal(same.times([item])[0], aligner.times([item])[0])
+    np.testing.assert_array_equal(same.begin([item]).result()[0], aligner.begin([item]).result()[0])
 
 
 def test_a_recogniser_is_no_aligner() -> None:

@@ -54,12 +54,25 @@ class Recorder:
         self.starts = starts
         self.asked: list[Marked] = []
 
-    def times(self, batch: list[Marked]) -> list[np.ndarray]:
+    def begin(self, batch: list[Marked]) -> Said:
         self.asked += batch
-        return [
+        times = [
             np.array([(start, start + 0.4) for start in self.starts[: len(item.words)]])
             for item in batch
         ]
+        return Said(times)
+
+
+class Said:
+    """A pass that is over."""
+
+    is_done = True
+
+    def __init__(self, times: list[np.ndarray]) -> None:
+        self._times = times
+
+    def result(self) -> list[np.ndarray]:
+        return self._times
 
 
 def speech_with_pauses(*speech_s: float) -> np.ndarray:

@@ -87,13 +87,27 @@ class Gate:
         self.batches: list[int] = []
         self.entered, self.open = threading.Semaphore(0), threading.Event()
 
-    def times(self, batch: list[Marked]) -> list[np.ndarray]:
+    def begin(self, batch: list[Marked]) -> Behind:
         self.batches.append(len(batch))
         self.entered.release()
-        assert self.open.wait(30)
-        if any("bad" in item.words for item in batch):
+        return Behind(self, batch)
+
+
+class Behind:
+    """A batch behind the gate."""
+
+    def __init__(self, gate: Gate, batch: list[Marked]) -> None:
+        self._gate, self._batch = gate, batch
+
+    @property
+    def is_done(self) -> bool:
+        return self._gate.open.is_set()
+
+    def result(self) -> list[np.ndarray]:
+        assert self._gate.open.wait(30)
+        if any("bad" in item.words for item in self._batch):
             raise ValueError("a word it does not like")
-        return [np.tile([0.08, 0.16], (len(item.words), 1)) for item in batch]
+        return [np.tile([0.08, 0.16], (len(item.words), 1)) for item in self._batch]
 
 
 @pytest.fixture
@@ -160,13 +174,15 @@ def test_a_caller_who_left_costs_nothing(desk: tuple[Gate, AlignerClient]) -> No
     async def check() -> None:
         first = asyncio.create_task(client.times(SECOND, ["a"]))
         await entered(gate)
+        second = asyncio.create_task(client.times(SECOND, ["a"]))
+        await entered(gate)  # behind the first, on the device: a third waits
         left = asyncio.create_task(client.times(SECOND, ["b"]))
         await asyncio.wait({left}, timeout=0.2)
         left.cancel()
         await asyncio.gather(left, return_exceptions=True)
         gate.open.set()
-        await first
+        await asyncio.gather(first, second)
         await client.times(SECOND, ["c"])
-        assert gate.batches == [1, 1]
+        assert gate.batches == [1, 1, 1]
 
     asyncio.run(check())

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import openai
 import pytest
+import soundfile
 
 MODEL = "qwen3-asr"
+RECORDINGS = Path(__file__).parents[2] / "predictor" / "recordings"
 
 
 @pytest.fixture(params=["/v1", "/openai/v1"])
@@ -223,6 +227,21 @@ def test_every_number_of_the_schema_is_a_number(
         for segment in result.segments or []:
             numbers = (segment.no_speech_prob, segment.avg_logprob, segment.compression_ratio)
             assert all(isinstance(number, float) for number in numbers)
+
+
+def test_each_segment_says_its_language(client: openai.OpenAI, wav: Callable[..., bytes]) -> None:
+    english, chinese = (
+        soundfile.read(RECORDINGS / name, dtype="float32")[0]
+        for name in ("demo-en-1.flac", "demo-zh-5.flac")
+    )
+    both = np.concatenate([chinese, np.zeros(32_000, np.float32), english, english])
+    result = client.audio.transcriptions.create(
+        model=MODEL, file=("a.wav", wav(both)), response_format="verbose_json"
+    )
+    languages = [segment.language for segment in result.segments or []]  # type: ignore[attr-defined]
+    assert languages[0] == "chinese"
+    assert set(languages[1:]) == {"english"}
+    assert result.language == "english"  # that of most speech
 
 
 @pytest.mark.parametrize("kind", ["input_audio", "audio_url"])

@@ -29,7 +29,7 @@ from predictor.align.client import AlignerClient
 from predictor.align.process import AlignerProcess
 from predictor.align.wire import AlignerSpec
 from predictor.engine import EngineClient
-from predictor.service.aligner import MAX_BATCH_S, MAX_WAITING
+from predictor.service.aligner import MAX_BATCH_S, MAX_CUDA_BATCH_S, MAX_WAITING
 from predictor.text.tokenizer import TextTokenizer
 from tests.bench.checkpoint import write_checkpoint
 from tests.bench.environment import describe
@@ -139,7 +139,7 @@ def aligner(folder: Path, device: str) -> Iterator[AlignerClient]:
         device=device,
         dtype="auto",
         num_threads=None if device != "cpu" else 1,
-        max_batch_s=MAX_BATCH_S,
+        max_batch_s=MAX_BATCH_S if device == "cpu" else MAX_CUDA_BATCH_S,
         max_waiting=MAX_WAITING,
         log_format="text",
         log_level="warning",

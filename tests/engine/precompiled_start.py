@@ -17,9 +17,10 @@ from pathlib import Path
 import torch
 from triton import knobs
 
-from predictor.engine.start import kernel_cache, precompile
+from predictor.engine.start import precompile
 from predictor.model.attention import FP8
 from predictor.model.config import ModelConfig
+from predictor.model.cuda import kernel_cache
 
 
 def main() -> None:

@@ -184,7 +184,7 @@ def test_without_triton_the_start_goes_on(
 ) -> None:
     """CUDA builds of torch bring it; where it is missing the plain path serves."""
     monkeypatch.setitem(sys.modules, "triton", None)
-    monkeypatch.delitem(sys.modules, "predictor.engine.start.kernel_cache", raising=False)
+    monkeypatch.delitem(sys.modules, "predictor.model.cuda.kernel_cache", raising=False)
     config = ModelConfig.from_folder(native)
     build._rehearse(config, CUDA, choose_precision("auto", CUDA), torch.bfloat16)
     assert "the rehearsal failed; the start goes on without it" in caplog.text

@@ -13,7 +13,7 @@ import pytest
 
 from tests.bench.environment import ROOT
 
-kernel_cache = pytest.importorskip("predictor.engine.start.kernel_cache", reason="needs Triton")
+kernel_cache = pytest.importorskip("predictor.model.cuda.kernel_cache", reason="needs Triton")
 precompile = pytest.importorskip("predictor.engine.start.precompile", reason="needs Triton")
 needs_compiler = pytest.mark.skipif(
     precompile.missing_compiler() is not None, reason=precompile.missing_compiler() or ""

@@ -111,7 +111,7 @@ import logging
 from pathlib import Path
 from predictor.engine import EngineOptions
 from predictor.engine.start import build
-from predictor.engine.start import kernel_cache
+from predictor.model.cuda import kernel_cache
 from predictor.logs import configure_logging
 configure_logging("json", "info")
 kernel_cache.SHIPPED = Path({str(shipped)!r})

@@ -15,11 +15,9 @@ from __future__ import annotations
 
 from collections import deque
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from predictor.engine.cuda.decode_loop import DecodeLoop
@@ -30,12 +28,10 @@ from predictor.engine.prompts import PromptLayout
 from predictor.engine.sequence import Batch
 from predictor.model.attention import KvCache, Packing, Prefix, to_device
 from predictor.model.cuda.decoder import FusedDecoder
-from predictor.model.cuda.encoder import FusedEncoder
+from predictor.model.cuda.encoder import FusedEncoder, filled_up
 from predictor.model.cuda.mel import DeviceLogMel
 from predictor.model.model import Model
 from predictor.model.stretch import Stretch
-
-CHUNKS_AT_A_TIME = 8  # seconds of audio that the encoder's batches are rounded up to
 
 
 class Prefills:
@@ -121,10 +117,7 @@ class Prefills:
         return settle(logits, chosen, positions, checks, state, self._loop.scratch), loudest
 
     def _encode_all(self, stretches: list[Stretch], timer: StepTimer) -> tuple[Tensor, Tensor]:
-        """As the plain runner's, with silent chunks added up to a round number of them.
-
-        The convolution library plans anew for every batch size that it has not met.
-        """
+        """As the plain runner's, with silent chunks added up to a round number of them."""
         if not stretches:
             width = self._model.config.text.hidden_size
             nothing = torch.zeros(0, width, device=self._device, dtype=self._model.dtype)
@@ -132,15 +125,7 @@ class Prefills:
         mel = self._mel.of(stretches)
         timer.end_of("features")
         plan = self._model.encoder.plan(mel.num_frames)
-        chunks = mel.chunks
-        missing = -len(chunks) % CHUNKS_AT_A_TIME
-        if missing:
-            chunks = F.pad(chunks, (0, 0, 0, 0, 0, missing))
-            kept = plan.kept
-            if kept is None:
-                kept = torch.arange(sum(plan.num_tokens), device=self._device)
-            plan = replace(plan, kept=kept)
-        audio = self._encoder(chunks, plan)
+        audio = self._encoder(*filled_up(mel.chunks, plan))
         timer.end_of("encoder")
         return audio, mel.loudest
 

@@ -121,8 +121,8 @@ def _compiled_by_rehearsal(
 ) -> list[bool]:
     """Whether each kernel that came up had to be compiled."""
     from predictor.engine.cuda.runner import GraphOptions, GraphRunner
-    from predictor.engine.start.kernel_cache import noted, use_kernels
     from predictor.engine.start.warm_up import MAX_LENGTH, NUM_SLOTS, rehearse, stand_in
+    from predictor.model.cuda.kernel_cache import noted, use_kernels
 
     with torch.cuda.device(device), noted() as compiled:
         major, minor = torch.cuda.get_device_capability(device)

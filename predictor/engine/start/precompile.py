@@ -38,12 +38,12 @@ from triton.runtime import build, driver
 from predictor.engine.cuda.parity import kernel_errors
 from predictor.engine.cuda.runner import GraphOptions, GraphRunner
 from predictor.engine.start import warm_up as rehearsal
-from predictor.engine.start.kernel_cache import SHIPPED, folder_of
 from predictor.model.attention import FP8
 from predictor.model.checkpoint.published import PUBLISHED
 from predictor.model.config import CheckpointError, ModelConfig
 from predictor.model.cuda import quantized as quantized_cuda
 from predictor.model.cuda.decoder import Fusion
+from predictor.model.cuda.kernel_cache import SHIPPED, folder_of
 from predictor.model.model import Model
 
 # Compute capabilities: A100, A10, L4 and L40S, H100 and H200, B200, RTX PRO of the same generation.
