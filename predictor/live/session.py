@@ -10,11 +10,10 @@ from __future__ import annotations
 import contextlib
 import math
 from collections import deque
-from dataclasses import dataclass, field
-
-import numpy as np
+from dataclasses import dataclass
 
 from predictor.errors import AsrError, InvalidInput
+from predictor.growing_samples import GrowingSamples
 from predictor.live.endpoint import Endpointer
 from predictor.live.events import (
     Committed,
@@ -32,6 +31,7 @@ from predictor.text.prompt import Prompt, PromptBuilder
 from predictor.text.tokenizer import TextTokenizer
 from predictor.types import SAMPLE_RATE_HZ, Samples
 
+_ROOM = 4 * SAMPLE_RATE_HZ  # samples of an utterance that most fit into
 _HEADER_TOKENS = 8  # beyond the cap by duration: "language Chinese<asr_text>"
 
 
@@ -46,7 +46,7 @@ class _Utterance:
     prompt: Prompt
     hypothesis: Hypothesis
     next_step: int  # where the model looks again
-    frames: list[Samples] = field(default_factory=list)
+    audio: GrowingSamples  # from `begin` on
     num_heard: int = 0  # samples that the last step had
     last: Outcome | None = None  # of the last step
     goes_on: bool = False  # it was cut while somebody spoke
@@ -106,6 +106,11 @@ class LiveSession:
         self._prompts.check_context(config.context)
         self.config = config
 
+    @property
+    def has_events(self) -> bool:
+        """Whether `take_events` has any."""
+        return bool(self._events)
+
     def take_events(self) -> list[Event | UtteranceEnded]:
         """What is new since the last call."""
         events, self._events = self._events, []
@@ -119,7 +124,7 @@ class LiveSession:
         if utterance is None:
             self._hear_outside(frame, probability, start)
             return None
-        utterance.frames.append(frame)
+        utterance.audio.append(frame)
         if self._endpointer.ends(self.config.turns, probability, start):
             return self._finish(utterance)
         if self._endpointer.is_too_long(self._now):
@@ -209,6 +214,9 @@ class LiveSession:
         if frames and first < begin:
             frames[0], first = frames[0][begin - first :], begin
         self._before.clear()
+        audio = GrowingSamples(_ROOM)
+        for frame in frames:
+            audio.append(frame)
         self._num_utterances += 1
         config, options = self.config, self._options
         self._utterance = _Utterance(
@@ -221,7 +229,7 @@ class LiveSession:
                 self._tokenizer, config.language, config.num_agreeing, options.header_s
             ),
             next_step=speech_start + round(options.first_step_s * SAMPLE_RATE_HZ),
-            frames=frames,
+            audio=audio,
         )
         if self._item is None:
             self._num_items += 1
@@ -272,7 +280,7 @@ class LiveSession:
         return self._endpointer.audible_end(self._now) - utterance.begin
 
     def _step(self, utterance: _Utterance, *, is_final: bool) -> Step:
-        samples = np.concatenate(utterance.frames)[: self._audible(utterance)]
+        samples = utterance.audio.all[: self._audible(utterance)]
         hypothesis, options = utterance.hypothesis, self._options
         is_redone = is_final and utterance.is_redone
         forced = () if is_redone else hypothesis.forced
@@ -295,7 +303,7 @@ class LiveSession:
             item.finish_utterance(hypothesis, utterance.last, utterance.num_heard, end)
         )
         self._utterance = None
-        samples = np.concatenate(utterance.frames)
+        samples = utterance.audio.all
         if item.last_words:
             self._events.append(
                 UtteranceEnded(
@@ -303,7 +311,7 @@ class LiveSession:
                     item.last_text, hypothesis.language, item.last_words,
                 )
             )  # fmt: skip
-        rest = samples[utterance.num_heard :]
+        rest = samples[utterance.num_heard :].copy()  # not to keep the utterance for it
         self._before = deque([rest] if len(rest) else [])
         self._endpointer.end()
         if utterance.ends_item:
