@@ -28,8 +28,6 @@ import numpy as np
 import psutil
 from rapidfuzz.distance import Levenshtein
 
-from predictor.audio.cut import Cutter
-from predictor.audio.limits import CutOptions
 from predictor.types import SAMPLE_RATE_HZ
 from tests.bench.accuracy import server
 from tests.bench.environment import describe
@@ -89,24 +87,6 @@ def joins(url: str, length_s: float, languages: Sequence[str]) -> Iterator[dict[
             "clips": len(used),
             **errors.row(),
             **answer,
-        }
-
-
-def pace(url: str, length_s: float) -> Iterator[dict[str, Any]]:
-    """How long a recording takes, beside its pieces as requests of their own."""
-    samples, _ = joined(clips("English"), length_s, 2.0, spoken=False, seed=1)
-    cutter = Cutter(CutOptions())
-    pieces = [flac(piece.samples) for piece in [*cutter.feed(samples), *cutter.finish()]]
-    recording = flac(samples)
-    for number in range(3):
-        answer = follow(url, recording, "audio/flac", lambda _: None)
-        _, pieces_s = ask_all(url, pieces, vad="off")
-        yield {
-            "set": f"{length_s:g} s, run {number + 1}",
-            "segments": answer["segments"],
-            "first_segment_s": answer["first_segment_s"],
-            "wall_s": answer["wall_s"],
-            "pieces_as_requests_s": round(pieces_s, 1),
         }
 
 
@@ -217,7 +197,7 @@ def running(port: int, spool: Path) -> Iterator[tuple[str, int]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--parts", nargs="+", default=["joins", "no pause", "pace", "quiet"])
+    parser.add_argument("--parts", nargs="+", default=["joins", "no pause", "quiet"])
     parser.add_argument("--port", type=int, default=18090)
     parser.add_argument("--length_s", type=float, default=3600.0, help="of a join")
     parser.add_argument("--languages", nargs="+", default=["English", "Chinese"], help="of joins")
@@ -234,7 +214,6 @@ def main() -> None:
         runs: dict[str, Iterator[dict[str, Any]]] = {
             "joins": joins(url, arguments.length_s, arguments.languages),
             "no pause": no_pause(url, min(arguments.length_s, 300.0), arguments.languages),
-            "pace": pace(url, min(arguments.length_s, 600.0)),
             "quiet": quiet(url, arguments.clips),
             "hours": hours(url, pid, arguments.hours, arguments.every_s),
         }
