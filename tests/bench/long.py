@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 import psutil
+import soundfile
 from rapidfuzz.distance import Levenshtein
 
 from predictor.types import SAMPLE_RATE_HZ
@@ -48,6 +49,7 @@ from tests.tiny.evaluate import units
 
 RESULTS = Path(__file__).parent / "results" / "long-cpu.json"
 QUIET_S = (1, 5, 20, 60)
+UPLOADS_MB = (10, 10, 150, 300, 600)  # the first warms up
 PLACES = ("before", "between", "after")
 
 
@@ -184,6 +186,28 @@ def hours(url: str, pid: int, length: float, every_s: float) -> Iterator[dict[st
     }
 
 
+def uploads(url: str, pid: int) -> Iterator[dict[str, Any]]:
+    """The same sentence in ever larger files: eight channels, and nothing behind it."""
+    clip = clips("English")[0]
+    with tempfile.TemporaryDirectory() as folder:
+        for megabytes in UPLOADS_MB:
+            path = Path(folder) / "large.wav"
+            samples = np.zeros((megabytes * 1_000_000 // 32, 8), np.float32)
+            samples[8_000:][: len(clip.samples)] = clip.samples[:, None]
+            soundfile.write(path, samples, SAMPLE_RATE_HZ, subtype="FLOAT")
+            del samples
+            began_s = time.monotonic()
+            with Memory(pid) as memory, path.open("rb") as file:
+                answer = follow(url, file, "audio/wav", lambda _: None)
+                ended_s = time.monotonic()
+            yield {
+                "set": f"{megabytes} MB",
+                "text": answer["text"],
+                "wall_s": answer["wall_s"],
+                "most_mib": memory.most(began_s, ended_s),
+            }
+
+
 @contextmanager
 def running(port: int, spool: Path) -> Iterator[tuple[str, int]]:
     """A server for long recordings; its URL and process id."""
@@ -215,6 +239,7 @@ def main() -> None:
             "joins": joins(url, arguments.length_s, arguments.languages),
             "no pause": no_pause(url, min(arguments.length_s, 300.0), arguments.languages),
             "quiet": quiet(url, arguments.clips),
+            "uploads": uploads(url, pid),
             "hours": hours(url, pid, arguments.hours, arguments.every_s),
         }
         for part in arguments.parts:
