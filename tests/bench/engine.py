@@ -35,8 +35,10 @@ from predictor.engine import EngineClient, EngineCore
 from predictor.engine.cuda.runner import GraphOptions, GraphRunner
 from predictor.engine.runner import TorchRunner
 from predictor.engine.start.build import OVERLAP_FROM, READY_PREFILL_S, READY_SEQUENCES
+from predictor.model.attention import FP8
 from predictor.model.cuda.decoder import PLAIN
 from predictor.model.model import Model
+from predictor.model.quantized import quantize
 from tests.bench import reuse
 from tests.bench.environment import describe
 from tests.bench.limits import Limits, measure
@@ -79,6 +81,11 @@ class Bench:
         self.output: Path | None = arguments.output
         self.deadline = time.perf_counter() + arguments.budget_s
         self.ended = threading.Event()
+        self.switches = dict(map(_switch, filter(None, arguments.switches.split(","))))
+        for name in filter(str.isupper, tuple(self.switches)):
+            setattr(decode_kernels(), name, self.switches.pop(name))
+        self.kv_dtype = FP8 if arguments.kv_precision == "fp8" else None
+        self.precision = arguments.precision
         self.result: dict[str, Any] = {
             "environment": _environment(),
             "dtype": str(self.dtype).removeprefix("torch."),
@@ -86,6 +93,9 @@ class Bench:
             "method": "random weights; end tokens ignored; EngineClient.submit, waveforms in host "
             "memory to token ids in host memory; one warm-up, median of repeats",
             "goals": GOALS,
+            "switches": arguments.switches,
+            "precision": arguments.precision,
+            "kv_precision": arguments.kv_precision,
             "rows": {},
         }
         self.ceilings = measure(self.device)
@@ -104,6 +114,9 @@ class Bench:
         self.free()
         self.shape = shape
         self.model = random_model(SHAPES[shape], self.device, self.dtype)
+        if self.precision != "bf16":
+            quantize(self.model, self.precision)
+            self.free()
         self.clips = Clips(SHAPES[shape].text.vocab_size)
         limits = Limits(SHAPES[shape], self.ceilings)
         self.result["limits"] |= limits.of_rows(shape, self.num_slots)
@@ -145,12 +158,16 @@ class Bench:
     ) -> Any:
         assert self.model is not None
         settings = options()
+        graph_options = graph_options or GraphOptions()
+        if self.switches:
+            fusion = replace(graph_options.fusion, **self.switches)
+            graph_options = replace(graph_options, fusion=fusion)
         return GraphRunner(
             self.model,
             num_slots=slots or self.num_slots,
             max_model_len=max_length or settings.max_model_len,
             options=graph_options,
-            kv_dtype=kv_dtype,
+            kv_dtype=kv_dtype or self.kv_dtype,
         )
 
     @property
@@ -223,16 +240,21 @@ class Bench:
             "repeats": repeats,
         }
 
-    def steady(self, runner: TorchRunner, concurrency: int, duration_s: float) -> dict[str, Any]:
+    def steady(
+        self, runner: TorchRunner, concurrency: int, duration_s: float, rounds: int = 8
+    ) -> dict[str, Any]:
         assert self.clips is not None
         clips = self.clips
 
         async def run() -> tuple[list[Any], float]:
             with self.engine(runner) as engine:
                 began = time.perf_counter()
-                rounds = 1 if self.small else 8
                 done = await steady(
-                    engine, clips, duration_s=duration_s, concurrency=concurrency, rounds=rounds
+                    engine,
+                    clips,
+                    duration_s=duration_s,
+                    concurrency=concurrency,
+                    rounds=1 if self.small else rounds,
                 )
                 return done, time.perf_counter() - began
 
@@ -360,6 +382,19 @@ def _environment() -> dict[str, Any]:
         return {"gpu": gpu, "torch": torch.__version__, "incomplete": str(error)}
 
 
+def decode_kernels() -> Any:
+    """Imported late: Triton is there on CUDA machines only."""
+    from predictor.model.cuda.kernels import attention
+
+    return attention
+
+
+def _switch(text: str) -> tuple[str, Any]:
+    """A field of Fusion: a number, or a tile such as 64x4x3."""
+    name, _, value = text.partition("=")
+    return name, tuple(map(int, value.split("x"))) if "x" in value else int(value)
+
+
 def _num_audio_tokens(request: Any) -> int:
     from predictor.model.config import num_audio_tokens
 
@@ -417,6 +452,24 @@ def run_shape(bench: Bench, wanted: Callable[[str], bool]) -> None:
         lambda: bench.steady(runner, 2 if small else 32, short_s),
     )
     row(f"offline {long_name}, prefill beside decode", lambda: _beside(bench, long_s))
+    row(f"offline {short_name}, prefill beside decode", lambda: _beside(bench, short_s))
+    num_clients = 3 if small else 384
+    for duration_s in (short_s, long_s):
+        name = f"steady {num_clients} x {duration_s:g} s"
+        row(name, lambda d=duration_s: bench.steady(runner, num_clients, d, 3), 15.0)
+        row(
+            f"{name}, prefill beside decode",
+            lambda d=duration_s: bench.steady(_beside_runner(bench), num_clients, d, 3),
+            20.0,
+        )
+    steps_s, kept, files = (2.0, 3, 2) if small else (8.0, 100, 320)
+    name = f"{kept} kept sequences and {files} x {long_name}"
+    row(name, lambda: reuse.steps(bench, runner, kept, steps_s, files), 15.0)
+    row(
+        f"{name}, prefill beside decode",
+        lambda: reuse.steps(bench, _beside_runner(bench), kept, steps_s, files),
+        20.0,
+    )
     for steps in (1, 4):
         row(f"offline {long_name}, {steps} steps a look", lambda k=steps: _steps(bench, k, long_s))
     few = [short_s] * (4 if small else 64)
@@ -442,11 +495,16 @@ def _steps(bench: Bench, steps: int, duration_s: float) -> dict[str, Any]:
 
 def _beside(bench: Bench, duration_s: float) -> dict[str, Any]:
     """The same load where the device prefills and decodes at once."""
+    num_clips = 4 if bench.small else round(2048 * 30 / duration_s)
+    return bench.offline(_beside_runner(bench), [duration_s] * num_clips, 2)
+
+
+def _beside_runner(bench: Bench) -> Any:
     overlap_from = 2 if bench.small else OVERLAP_FROM
     runner = bench.graph_runner(GraphOptions(overlap_from=overlap_from))
     while runner.idle():
         pass
-    return bench.offline(runner, [duration_s] * (4 if bench.small else 2048), 1)
+    return runner
 
 
 def _first(bench: Bench, runner: TorchRunner, duration_s: float) -> dict[str, Any]:
@@ -529,9 +587,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--shapes", default="1.7B,0.6B", help="1.7B, 0.6B, tiny; comma-separated")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--rows", default="", help="parts of row names, comma-separated; all")
+    parser.add_argument("--rows", default="", help="parts of names, or =name; comma-separated")
     parser.add_argument("--budget_s", type=float, default=600.0)
     parser.add_argument("--output", type=Path)
+    parser.add_argument("--precision", default="bf16", choices=("bf16", "fp8", "int8"))
+    parser.add_argument("--kv_precision", default="auto", choices=("auto", "fp8"))
+    parser.add_argument(
+        "--switches",
+        default="",
+        help="fields of Fusion to change: shared=0,tile=64x4x2; in capitals those of its kernels",
+    )
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
     torch.set_num_threads(max(1, min(8, (os.cpu_count() or 1) // 2)))
@@ -540,10 +605,11 @@ def main() -> None:
     chosen = [part for part in arguments.rows.split(",") if part]
 
     def wanted(name: str) -> bool:
-        return not chosen or any(part in name for part in chosen)
+        return not chosen or any(part in name or part == f"={name}" for part in chosen)
 
     def wanted_of_second(name: str) -> bool:
-        return wanted(name) and name in ("offline 30 s", "one 10 s clip", "offline 10 s")
+        names = ("offline 30 s", "one 10 s clip", "offline 10 s")
+        return wanted(name) and name.removesuffix(", prefill beside decode") in names
 
     shapes, last = arguments.shapes.split(","), bench.deadline
     for index, shape in enumerate(shapes):

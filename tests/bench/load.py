@@ -60,7 +60,7 @@ def options(**changes: Any) -> EngineOptions:
         "max_prefill_audio_s": 640.0,
         "max_prefill_tokens": 8192,
         "max_repeats": 1_000_000,
-        "max_kept_sequences": 8,
+        "max_kept_sequences": 1000,
     }
     return EngineOptions(**(settings | changes))
 

@@ -31,6 +31,12 @@ from tests.manifests.objects import kustomize_command
 
 RESULTS = Path(__file__).parent / "results"
 IMAGE = "dev.local/qwen3-asr/predictor:0.1.0-cpu"
+# Deployment, namespace, what the results call it.
+WAYS_IN = (
+    ("net-kourier-controller", "knative-serving", "net-kourier"),
+    ("envoy-gateway", "envoy-gateway-system", "envoy-gateway"),
+    ("istiod", "istio-system", "istio"),
+)
 Deploy = Callable[..., Deployment]
 Record = dict[str, Any]
 _ENDED = pytest.StashKey[str]()
@@ -126,6 +132,7 @@ def real_target() -> Target:
     versions["kserve"] = _version(apps, "kserve-controller-manager", "kserve")
     if "serving.knative.dev" in groups:
         versions["knative"] = _version(apps, "controller", "knative-serving")
+    versions |= _other_versions(cluster.core, apps)
 
     def run_in(namespace: str, pod: str, command: list[str]) -> str:
         session = stream.stream(
@@ -178,6 +185,21 @@ def _version(apps: client.AppsV1Api, name: str, namespace: str) -> str:
     return str(labelled or tag).removeprefix("v")
 
 
+def _other_versions(core: client.CoreV1Api, apps: client.AppsV1Api) -> dict[str, str]:
+    """The nodes' programs, and the ways in that this cluster has."""
+    about = core.list_node().items[0].status.node_info
+    found = {"kernel": about.kernel_version, "kubelet": about.kubelet_version}
+    runtime, _, version = about.container_runtime_version.partition("://")
+    found[runtime] = version
+    for name, namespace, title in WAYS_IN:
+        try:
+            found[title] = _version(apps, name, namespace)
+        except client.ApiException as error:
+            if error.status != 404:
+                raise
+    return found
+
+
 @pytest.fixture(scope="session")
 def target(request: pytest.FixtureRequest) -> Iterator[Target]:
     command, reason = kustomize_command()
@@ -210,6 +232,19 @@ def pytest_runtest_makereport(
     return report
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What was not tried, loudly: a skip is no pass, though both end with 0."""
+    skipped = [
+        f"{report.nodeid.rsplit('/', 1)[-1]}: {report.longrepr[2]}"
+        for report in terminalreporter.stats.get("skipped", [])
+        if report.nodeid.startswith("tests/cluster/") and isinstance(report.longrepr, tuple)
+    ]
+    if skipped:
+        terminalreporter.section("NOT TRIED on this cluster", bold=True, yellow=True)
+        for line in skipped:
+            terminalreporter.line(line)
+
+
 def machine() -> str:
     """Where the tests run: the node too, where node.sh made it."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
@@ -229,6 +264,7 @@ def record(request: pytest.FixtureRequest, target: Target) -> Iterator[Record]:
         return
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
     figures |= {"ended": ended, "machine": machine(), "commit": commit.stdout.strip()}
+    figures["load"] = [round(each) for each in os.getloadavg()]  # of 1, 5 and 15 minutes
     RESULTS.mkdir(exist_ok=True)
     module = request.node.path.stem.removeprefix("test_")
     name = f"{module}-{request.node.name.removeprefix('test_')}"

@@ -25,15 +25,19 @@ down() {
 start() { # name, command...
     local name=$1
     shift
-    nohup nice ${WITHIN:-} "$@" >"$name.log" 2>&1 &
+    # A session for each: Linux shares a busy machine's time between sessions.
+    nohup nice setsid ${WITHIN:-} "$@" >"$name.log" 2>&1 &
     echo $! >"$name.pid"
 }
 
-module() { # folder, the program's packages; go.mod is on stdin
+module() { # folder; go.mod is on stdin
     mkdir -p "$1"
     cat >"$1/go.mod"
-    { echo "package tools"; printf 'import _ "%s"\n' "${@:2}"; } >"$1/tools.go"
-    (cd "$1" && go mod tidy)
+}
+
+compile() { # folder of the module, program's package, file, more flags
+    # -mod=mod asks for what the program needs; `go mod tidy` would ask for all tests' needs too.
+    (cd "$1" && nice go build -mod=mod -ldflags "-s -w ${4:-}" -o "../$3" "$2")
 }
 
 build() {
@@ -41,33 +45,31 @@ build() {
     local source replaced
     source=$(go mod download -json "k8s.io/kubernetes@v$KUBERNETES" | sed -n 's/.*"Dir": "\(.*\)".*/\1/p')
     replaced=$(grep '=> ./staging' "$source/go.mod" | awk -v v="v0.${KUBERNETES#1.}" '{print "replace " $1 " => " $1 " " v}')
-    module kubernetes k8s.io/kubernetes/cmd/{kube-apiserver,kube-controller-manager} \
-        <<<"module tools
+    module kubernetes <<<"module tools
 go 1.25.0
 require k8s.io/kubernetes v$KUBERNETES
 $replaced"
-    local flags="-X k8s.io/component-base/version.gitVersion=v$KUBERNETES"
-    for name in kube-apiserver kube-controller-manager; do
-        (cd kubernetes && nice go build -ldflags "$flags" -o "../$name" "k8s.io/kubernetes/cmd/$name")
-    done
+    for name in kube-apiserver kube-controller-manager; do kubernetes $name; done
     source=$(go mod download -json "github.com/kserve/kserve@v$KSERVE" | sed -n 's/.*"Dir": "\(.*\)".*/\1/p')
-    module kserve github.com/kserve/kserve/cmd/manager \
-        <<<"module tools
+    module kserve <<<"module tools
 go 1.25.8
 require github.com/kserve/kserve v$KSERVE
 $(sed -n '/^replace/,$p' "$source/go.mod")"
-    (cd kserve && CGO_ENABLED=0 nice go build -o ../kserve-manager github.com/kserve/kserve/cmd/manager)
+    CGO_ENABLED=0 compile kserve github.com/kserve/kserve/cmd/manager kserve-manager
     # Apart: with KServe's newer OpenTelemetry Knative does not compile, or ends at its start.
-    module knative knative.dev/serving/cmd/{webhook,controller,activator,autoscaler,queue} knative.dev/net-kourier/cmd/kourier \
-        <<<"module tools
+    module knative <<<"module tools
 go 1.25.0
 require (
 	knative.dev/serving v$KNATIVE
 	knative.dev/net-kourier v$NET_KOURIER
 )"
     for name in webhook controller; do
-        (cd knative && CGO_ENABLED=0 nice go build -o "../knative-$name" "knative.dev/serving/cmd/$name")
+        CGO_ENABLED=0 compile knative knative.dev/serving/cmd/$name knative-$name
     done
+}
+
+kubernetes() { # a program of its own
+    compile kubernetes "k8s.io/kubernetes/cmd/$1" "$1" "-X k8s.io/component-base/version.gitVersion=v$KUBERNETES"
 }
 
 certificate() { # name, alternative names
@@ -138,6 +140,7 @@ trust_webhooks() { # KServe's, without those of managers that do not run here
 install() {
     local modules kserve knative apply="kubectl apply --server-side --force-conflicts"
     modules=$(go env GOMODCACHE)
+    go mod download "github.com/kedacore/keda/v2@v$KEDA" "sigs.k8s.io/gateway-api@v$GATEWAY_API"
     kserve="$modules/github.com/kserve/kserve@v$KSERVE" knative="$modules/knative.dev/serving@v$KNATIVE/config/core"
     for name in kserve knative-serving; do kubectl create namespace "$name"; done
     $apply -f "$kserve/install/v$KSERVE/kserve-crds.yaml" -f "$modules/sigs.k8s.io/gateway-api@v$GATEWAY_API/config/crd/standard"

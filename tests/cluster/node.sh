@@ -175,6 +175,7 @@ up)
     build
     programs
     containers
+    debian
     images
     predictor
     api_server

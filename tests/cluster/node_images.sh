@@ -31,19 +31,15 @@ program() { # image, path in it, built program
 
 programs() { # beside control_plane.sh's, from the same modules, so that most is compiled already
     if [ -x kubelet ] && [ -x envoy ] && [ -x knative-activator ] && [ -x envoy-gateway ]; then return; fi
-    for name in kubelet kube-proxy kube-scheduler; do
-        (cd kubernetes && nice go build -ldflags "-X k8s.io/component-base/version.gitVersion=v$KUBERNETES" \
-            -o "../$name" "k8s.io/kubernetes/cmd/$name")
-    done
+    for name in kubelet kube-proxy kube-scheduler; do kubernetes $name; done
     for name in activator autoscaler queue; do
-        (cd knative && CGO_ENABLED=0 nice go build -o "../knative-$name" "knative.dev/serving/cmd/$name")
+        CGO_ENABLED=0 compile knative knative.dev/serving/cmd/$name knative-$name
     done
-    (cd knative && CGO_ENABLED=0 nice go build -o ../kourier knative.dev/net-kourier/cmd/kourier)
-    module gateway github.com/envoyproxy/gateway/cmd/envoy-gateway \
-        <<<"module tools
+    CGO_ENABLED=0 compile knative knative.dev/net-kourier/cmd/kourier kourier
+    module gateway <<<"module tools
 go 1.26.0
 require github.com/envoyproxy/gateway v$ENVOY_GATEWAY"
-    (cd gateway && CGO_ENABLED=0 nice go build -o ../envoy-gateway github.com/envoyproxy/gateway/cmd/envoy-gateway)
+    CGO_ENABLED=0 compile gateway github.com/envoyproxy/gateway/cmd/envoy-gateway envoy-gateway
     local pause
     pause=$(go mod download -json "k8s.io/kubernetes@v$KUBERNETES" | sed -n 's/.*"Dir": "\(.*\)".*/\1/p')/build/pause/linux
     gcc -Os -static -DVERSION=3.10 -o pause "$pause/pause.c"
@@ -53,16 +49,18 @@ require github.com/envoyproxy/gateway v$ENVOY_GATEWAY"
     chmod +x envoy
 }
 
-images() {
+debian() { # what the predictor's image and Envoy's stand on
+    if [ -e images/debian.tar ]; then return; fi
     mkdir -p images
-    if [ ! -e images/debian.tar ]; then
-        debootstrap --variant=minbase --include=curl,ca-certificates,libssl3,libffi8,libsqlite3-0,libuuid1,libgomp1,libstdc++6 \
-            $SUITE debian
-        echo 'asr:x:1000:1000::/tmp:/bin/sh' >>debian/etc/passwd
-        echo 'asr:x:1000:' >>debian/etc/group
-        rm -rf debian/var/cache/apt/* debian/var/lib/apt/lists/* debian/usr/share/{doc,man,locale} debian/dev/*
-        layer debian.tar debian
-    fi
+    debootstrap --variant=minbase --include=curl,ca-certificates,libssl3,libffi8,libsqlite3-0,libuuid1,libgomp1,libstdc++6 \
+        $SUITE debian
+    echo 'asr:x:1000:1000::/tmp:/bin/sh' >>debian/etc/passwd
+    echo 'asr:x:1000:' >>debian/etc/group
+    rm -rf debian/var/cache/apt/* debian/var/lib/apt/lists/* debian/usr/share/{doc,man,locale} debian/dev/*
+    layer debian.tar debian
+}
+
+images() {
     program dev.local/pause:3.10 pause pause
     program docker.io/kserve/kserve-controller:v$KSERVE manager kserve-manager
     for name in activator autoscaler controller queue webhook; do

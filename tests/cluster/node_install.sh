@@ -23,6 +23,7 @@ knative() {
         '{"data": {"ingress-class": "kourier.ingress.networking.knative.dev"}}'
     # Without a domain every service is the cluster's own, and Kourier's address knows none.
     kubectl patch configmap config-domain --namespace knative-serving --type merge --patch '{"data": {"example.com": ""}}'
+    "$HERE/../../manifests/cluster/knative/apply.sh"
     kubectl patch service kourier --namespace kourier-system --patch "{\"spec\": {\"externalIPs\": [\"$NODE\"]}}"
     # A node of two cores: what is left of them is for the tests.
     kubectl set resources deployment --all --namespace knative-serving --requests=cpu=50m
@@ -34,13 +35,11 @@ knative() {
 kserve() {
     local module
     module=$(go env GOMODCACHE)/github.com/kserve/kserve@v$KSERVE
+    go mod download "github.com/kedacore/keda/v2@v$KEDA" "sigs.k8s.io/gateway-api@v$GATEWAY_API"
     kubectl create namespace kserve --dry-run=client --output yaml | $APPLY --filename -
     $APPLY --filename "$module/install/v$KSERVE/kserve-crds.yaml" \
         --filename "$(go env GOMODCACHE)/sigs.k8s.io/gateway-api@v$GATEWAY_API/config/crd/standard"
     # KEDA's kinds without KEDA: production-standard's replicas stay as many as KServe starts.
-    module keda github.com/kedacore/keda/v2/apis/keda/v1alpha1 <<<"module tools
-go 1.25.0
-require github.com/kedacore/keda/v2 v$KEDA"
     $APPLY --filename "$(go env GOMODCACHE)/github.com/kedacore/keda/v2@v$KEDA/config/crd/bases"
     certificate kserve DNS:kserve-webhook-server-service.kserve.svc
     kubectl create secret tls kserve-webhook-server-cert --namespace kserve --cert kserve.crt --key kserve.key \

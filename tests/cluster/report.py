@@ -6,13 +6,14 @@ python -m tests.cluster.report   # writes the table from results/*.json
 from __future__ import annotations
 
 import json
+import string
 from pathlib import Path
 from typing import Any
 
 from tests.manifests.combinations import replaced
 
 FOLDER = Path(__file__).parent
-ABOUT = ("versions", "machine", "commit", "ended")  # beside the figures
+ABOUT = ("versions", "machine", "commit", "load", "ended")  # beside the figures
 BEGIN, END = "<!-- results:begin -->\n", "<!-- results:end -->"
 
 
@@ -28,20 +29,26 @@ def _shown(value: Any) -> str:
 
 
 def table(results: dict[str, dict[str, Any]]) -> str:
-    """A row for each test: its versions, and its figures by name."""
+    """A row for each test with its figures by name; above them what they ran on, by letter."""
     if not results:
         return "No run on a cluster is recorded here.\n"
-    rows = ["| test | ended | figures | on |", "| --- | --- | --- | --- |"]
+    places = {name: _place(each) for name, each in results.items()}
+    letters = dict(zip(sorted({*places.values()}), string.ascii_uppercase, strict=False))
+    rows = [f"{letter}: {place}\n" for place, letter in letters.items()]
+    rows += ["| test | ended | figures | on | load |", "| --- | --- | --- | --- | --- |"]
     for name, each in results.items():
-        versions = ", ".join(
-            f"{key} {version}" for key, version in sorted(each["versions"].items())
-        )
-        where = f"{versions}; {each['machine']}; {each['commit']}"
         figures = "; ".join(
             f"{key} {_shown(value)}" for key, value in sorted(each.items()) if key not in ABOUT
         )
-        rows.append(f"| {name} | {each['ended']} | {figures} | {where} |")
+        load = ", ".join(map(str, each.get("load", ["not kept"])))
+        where = f"{letters[places[name]]}, {each['commit']}"
+        rows.append(f"| {name} | {each['ended']} | {figures} | {where} | {load} |")
     return "\n".join(rows) + "\n"
+
+
+def _place(each: dict[str, Any]) -> str:
+    versions = ", ".join(f"{key} {version}" for key, version in sorted(each["versions"].items()))
+    return f"{each['machine']}; {versions}."
 
 
 if __name__ == "__main__":

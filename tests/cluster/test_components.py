@@ -11,12 +11,14 @@ import pytest
 from tests.cluster.conftest import Deploy, Record, Target
 from tests.cluster.service_api import Object
 from tests.cluster.status import is_ready
-from tests.manifests.combinations import ADDED, together
+from tests.manifests.combinations import ADDED, WEIGHTS
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800)]
 NAME = "qwen3-asr-api-keys"
 # Alone in tests of their own: canary-knative is a patch of test_knative.py, jobs of test_jobs.py.
 ALONE = [name for name in ADDED["dev-cpu"] if name not in ("canary-knative", "jobs", "api-keys")]
+# Weights are from a claim here; a canary in Standard mode is a test of test_standard.py.
+ELSEWHERE = (*WEIGHTS, "canary-standard")
 ADMIN = (
     "import urllib.request as u; print(u.urlopen('http://127.0.0.1:8082/metrics').read().decode())"
 )
@@ -38,9 +40,15 @@ def test_a_component_starts_and_answers(component: str, deploy: Deploy, record: 
     record["missing"] = deployment.missing
 
 
-def test_all_components_together_start_and_answer(deploy: Deploy, record: Record) -> None:
+@pytest.mark.parametrize("overlay", ["dev-cpu", "edge", "production", "production-standard"])
+def test_all_components_together_start_and_answer(
+    overlay: str, deploy: Deploy, record: Record
+) -> None:
+    """All that the table offers for an overlay, but for weights that come as images."""
     key = secrets.token_urlsafe()
-    deployment = deploy("dev-cpu", together(ADDED["dev-cpu"]), beside=(keys(team=key),))
+    components = tuple(name for name in ADDED[overlay] if name not in ELSEWHERE)
+    weights = None if overlay == "dev-cpu" else "tiny"
+    deployment = deploy(overlay, components, weights=weights, beside=(keys(team=key),))
     ready = deployment.service.wait("the service ready", is_ready)
     answer = deployment.client(ready["status"]["url"]).transcribe(key)
     assert answer.status_code == 200, answer.text

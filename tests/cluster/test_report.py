@@ -21,9 +21,11 @@ def test_a_row_has_versions_and_figures(tmp_path: Path) -> None:
         "machine": "2 cores",
         "commit": "a1",
         "ended": "passed",
+        "load": [12, 9, 8],
     }
     (tmp_path / "test_a.json").write_text(json.dumps({**figures, **about}))
-    row = report.table(report.load(tmp_path)).splitlines()[-1]
-    assert row == (
-        "| test_a | passed | 10 % early 20, tiny 180; tag_s 1.2 | kserve 0.20.0; 2 cores; a1 |"
+    lines = report.table(report.load(tmp_path)).splitlines()
+    assert lines[0] == "A: 2 cores; kserve 0.20.0."
+    assert lines[-1] == (
+        "| test_a | passed | 10 % early 20, tiny 180; tag_s 1.2 | A, a1 | 12, 9, 8 |"
     )

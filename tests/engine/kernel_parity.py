@@ -15,10 +15,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from predictor.engine.cuda import decode_loop
 from predictor.engine.cuda.parity import kernel_errors
 from predictor.engine.cuda.runner import GraphOptions, GraphRunner
 from predictor.engine.options import EngineOptions
-from predictor.engine.pages import pages_of_slot
+from predictor.engine.pages import PAGE_TOKENS, pages_of_slot
 from predictor.engine.runner import TorchRunner
 from predictor.engine.sequence import Sequence
 from predictor.model.attention import FP8, Packing, packed_attention, prompt_tiles
@@ -32,21 +33,27 @@ TINY = Path(__file__).parents[2] / "predictor" / "checkpoints" / "tiny"
 NUM_STEPS = 2
 
 
-def sequences(runner: TorchRunner) -> list[Sequence]:
-    """Two requests of different lengths: one window of the encoder, and two."""
+def sequences(
+    runner: TorchRunner,
+    befores: tuple[tuple[int, ...], ...] = ((5,), (5, 6)),
+    max_length: int = 96,
+) -> list[Sequence]:
+    """Requests of different lengths: one window of the encoder, and two; and what stands before
+    their audio."""
     made = []
-    for i, duration_s in enumerate((0.7, 1.3)):
+    for i, before in enumerate(befores):
+        duration_s = 0.7 + 0.6 * i
         noise = np.random.default_rng(i).standard_normal(int(16_000 * duration_s))
         request = EngineRequest(
             request_id=str(i),
             samples=(0.1 * noise).astype(np.float32),
-            tokens_before=(5, 6, 7)[: i + 1],
+            tokens_before=before,
             tokens_after=(8, 9),
             max_new_tokens=40,
         )
         sequence = Sequence(request, runner.limits, EngineOptions())
-        sequence.slot = 1 - i
-        sequence.pages = pages_of_slot(1 - i, 96, runner.page_size)
+        sequence.slot = (1 - i) % runner.num_slots
+        sequence.pages = pages_of_slot(sequence.slot, max_length, runner.page_size)
         made.append(sequence)
     return made
 
@@ -71,7 +78,9 @@ def main() -> None:
         model = load_model(TINY, device="cpu", dtype=dtype)
         fusion = Fusion()
         if dtype == torch.bfloat16:  # the interpreter multiplies bfloat16 matrices as integers
-            fusion = Fusion(attention="masked", small_batch=False, encoder=False, prefill=False)
+            fusion = Fusion(
+                attention="masked", small_batch=False, encoder=False, prefill=False, shared=False
+            )
         for kv_dtype in (dtype, FP8) if dtype != torch.float32 else (dtype,):
             errors = kernel_errors(fusion, model, kv_dtype)
             if errors:
@@ -79,6 +88,7 @@ def main() -> None:
     model = load_model(TINY, device="cpu", dtype=torch.float32)
     check_tokens(model, torch.float32, Fusion())
     check_tokens(model, FP8, Fusion(encoder=False, features=False))  # which have no cache
+    check_shared_beginning(model)
 
 
 def check_tokens(model: Model, kv_dtype: torch.dtype, fusion: Fusion) -> None:
@@ -104,6 +114,32 @@ def check_tokens(model: Model, kv_dtype: torch.dtype, fusion: Fusion) -> None:
     if [s.tokens[:NUM_STEPS] for s in ours] != [s.tokens[:NUM_STEPS] for s in theirs]:
         found, expected = [s.tokens for s in ours], [s.tokens for s in theirs]
         raise SystemExit(f"cache {kv_dtype}: {found} instead of {expected}")
+
+
+def check_shared_beginning(model: Model) -> None:
+    """Two sequences that begin alike and one that does not, against the plain runner's tokens."""
+    decode_loop.LEAST_ROWS = decode_loop.LEAST_SHARERS = decode_loop.LEAST_PAGES = 2
+    context = tuple(range(10, 10 + 2 * PAGE_TOKENS + 3))
+    befores = (context, context, context[1:])
+    fusion = Fusion(encoder=False, features=False)
+    options = GraphOptions(buckets=(), steps=((1, 1),), fusion=fusion, check_kernels=False)
+    sizes = {"num_slots": 4, "max_model_len": 256}
+    fast = GraphRunner(model, **sizes, options=options)
+    plain = TorchRunner(model, **sizes)
+    answers = []
+    for runner in (fast, plain):
+        running = sequences(runner, befores, 256)
+        for sequence in running:
+            if sequence is running[1]:
+                sequence.pages[:2] = running[0].pages[:2]
+                sequence.num_cached = 2 * PAGE_TOKENS
+            sequence.tokens += runner.prefill([sequence]).tokens[0]
+        while min(len(s.tokens) for s in running) <= NUM_STEPS:
+            for sequence, tokens in zip(running, runner.decode(running).tokens, strict=True):
+                sequence.tokens += tokens
+        answers.append([s.tokens[:NUM_STEPS] for s in running])
+    if answers[0] != answers[1] or not fast._loop.shares:
+        raise SystemExit(f"a shared beginning: {answers[0]} instead of {answers[1]}")
 
 
 if __name__ == "__main__":

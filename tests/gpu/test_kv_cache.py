@@ -96,7 +96,7 @@ def test_the_newest_token_is_attended_to_as_it_is_kept(way: Way, dtype: torch.dt
 def test_attention_equals_its_twin(
     shape: tuple[int, int, int], dtype: torch.dtype, tile: tuple[int, int, int]
 ) -> None:
-    from predictor.model.cuda.kernels import decoder as kernels
+    from predictor.model.cuda.kernels import attention as kernels
 
     num_heads, num_kv_heads, dim = shape
     max_length, worst = 500, 0.0

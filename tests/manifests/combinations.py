@@ -1,4 +1,4 @@
-"""Which components go with which overlay: what the tests build, and the table in the README.
+"""Which components go with which overlay: what the tests build, and the table in COMPONENTS.md.
 
 python -m tests.manifests.combinations   # writes the table
 """
@@ -11,7 +11,7 @@ from pathlib import Path
 import yaml
 
 MANIFESTS = Path(__file__).resolve().parents[2] / "manifests"
-README = MANIFESTS / "README.md"
+DOCUMENT = MANIFESTS / "COMPONENTS.md"
 BEGIN, END = "<!-- combinations:begin -->\n", "<!-- combinations:end -->"
 
 # At most one of them: where the weights come from.
@@ -93,7 +93,7 @@ def table() -> str:
 
 
 def between(text: str, begin: str = BEGIN, end: str = END) -> str:
-    """What a README has between two marks. Raises LookupError where they are missing."""
+    """What a document has between two marks. Raises LookupError where they are missing."""
     found = re.search(re.escape(begin) + "(.*?)" + re.escape(end), text, re.DOTALL)
     if found is None:
         raise LookupError(f"no {begin.strip()}")
@@ -105,4 +105,4 @@ def replaced(text: str, new: str, begin: str = BEGIN, end: str = END) -> str:
 
 
 if __name__ == "__main__":
-    README.write_text(replaced(README.read_text(), table()))
+    DOCUMENT.write_text(replaced(DOCUMENT.read_text(), table()))

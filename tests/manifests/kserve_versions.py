@@ -1,6 +1,6 @@
 """What each KServe release can do for these manifests, read from its source and its packages.
 
-python -m tests.manifests.kserve_versions   # writes the README's table from kserve_versions.json
+python -m tests.manifests.kserve_versions   # writes VERSIONS.md's table from kserve_versions.json
 
 The sources of four come from Go's module proxy (`go mod download`), which does not serve 0.18 and
 0.21: of these the released installer (`install/vX.Y.0` in KServe's repository: versions, ConfigMap)
@@ -19,9 +19,10 @@ from typing import Any
 
 import yaml
 
-from tests.manifests.combinations import README, replaced
+from tests.manifests.combinations import MANIFESTS, replaced
 
 FACTS = Path(__file__).with_suffix(".json")
+DOCUMENT = MANIFESTS / "VERSIONS.md"
 BEGIN, END = "<!-- versions:begin -->\n", "<!-- versions:end -->"
 GO_S = 120  # for a module that is not in Go's cache yet
 SOURCES = ("0.16.0", "0.17.0", "0.19.0", "0.20.0")  # releases whose source the proxy has
@@ -105,4 +106,4 @@ def table() -> str:
 
 
 if __name__ == "__main__":
-    README.write_text(replaced(README.read_text(), table(), BEGIN, END))
+    DOCUMENT.write_text(replaced(DOCUMENT.read_text(), table(), BEGIN, END))

@@ -33,6 +33,8 @@ def versions(text: str) -> dict[str, str]:
 def test_the_installers_are_part_of_the_release(release: Path) -> None:
     named = set(re.findall(r"kserve-\w+-mode-full-install-with-manifests\.sh", SCRIPT + README))
     assert len(named) == 2
+    assert f"v{VERSION}/install/v{VERSION}/keda-dependency-install.sh" in README
+    named.add("keda-dependency-install.sh")
     assert [name for name in named if not (release / name).is_file()] == []
 
 

@@ -1,4 +1,4 @@
-"""KServe's releases: the README's table, and our objects against each release's own CRDs."""
+"""KServe's releases: the table in VERSIONS.md, and our objects against each release's own CRDs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from kserve import V1beta1InferenceServiceSpec
 from tests.manifests import kserve_versions
 from tests.manifests.combinations import between
 from tests.manifests.conftest import OVERLAYS, needs_kustomize
-from tests.manifests.objects import MANIFESTS, Object, of_kind
+from tests.manifests.objects import Object, of_kind
 
 KINDS = {"InferenceService": "inferenceservices", "ServingRuntime": "servingruntimes"}
 
@@ -53,8 +53,8 @@ def problems(folder: Path, objects: list[Object]) -> list[str]:
     return found
 
 
-def test_the_readme_has_the_table() -> None:
-    text = (MANIFESTS / "README.md").read_text()
+def test_the_document_has_the_table() -> None:
+    text = kserve_versions.DOCUMENT.read_text()
     shown = between(text, kserve_versions.BEGIN, kserve_versions.END)
     assert shown == kserve_versions.table(), "run: python -m tests.manifests.kserve_versions"
 

@@ -19,6 +19,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from predictor.model.cuda.decoder import Fusion
+from predictor.model.cuda.kernels import attention as decode_kernels
 from predictor.model.cuda.kernels import decoder as kernels
 from predictor.model.cuda.kernels import encoder as encoder_kernels
 from predictor.model.cuda.kernels import mel as mel_kernels
@@ -83,14 +84,15 @@ def asks_before_it_waits(ptx: str) -> bool:
 
 def compile_encoder() -> None:
     convolution = {"BINS": 128, "FRAMES": 100, "NUM_CHANNELS": 480}
-    compiled(
-        encoder_kernels._first_convolution_kernel, {"chunks_ptr": FLOAT},
-        **convolution, BLOCK_P=64, BLOCK_C=128, PRECISION="tf32",
-    )  # fmt: skip
-    for turn in (False, True):
+    for tanh in (False, True):
+        compiled(
+            encoder_kernels._first_convolution_kernel, {"chunks_ptr": FLOAT},
+            **convolution, BLOCK_P=64, BLOCK_C=128, TANH=tanh, PRECISION="tf32",
+        )  # fmt: skip
+    for turn, tanh in ((False, False), (True, False), (True, True)):
         compiled(
             encoder_kernels._bias_gelu_kernel, {},
-            HEIGHT=16, WIDTH=13, NUM_CHANNELS=480, TURN=turn, BLOCK=2048,
+            HEIGHT=16, WIDTH=13, NUM_CHANNELS=480, TURN=turn, TANH=tanh, BLOCK=2048,
         )  # fmt: skip
     for has_add in (False, True):
         compiled(encoder_kernels._layer_norm_kernel, {"eps": "fp32"}, HAS_ADD=has_add, BLOCK=1024)
@@ -115,26 +117,38 @@ def compile_language_model() -> None:
         )  # fmt: skip
     compiled(kernels._swiglu_kernel, {}, BLOCK=1024)
     parts = {"peak_ptr": FLOAT, "total_ptr": FLOAT}
-    for splits, cache in product((1, 8), CACHES):
+    heads = {"KV_HEADS": KV_HEADS, "GROUP": HEADS // KV_HEADS, "DIM": DIM, "PAGE": 64}
+    shared = {f"shared_{name}_ptr": FLOAT for name in ("sums", "peak", "total")}
+    in_registers = decode_kernels.WIDENS_IN_REGISTERS
+    for (splits, shares), cache in product(((1, 0), (8, 0), (1, 2)), CACHES):
         block, num_warps, num_stages = Fusion().tile_of(splits, TYPES[cache])
         ptx = compiled(
-            kernels._attention_kernel,
+            decode_kernels._attention_kernel,
             {**parts, "slots_ptr": LONG, "tables_ptr": LONG, "lengths_ptr": INT, "scale": "fp32"}
-            | {"keys_ptr": cache, "values_ptr": cache}
+            | {"keys_ptr": cache, "values_ptr": cache, "counts_ptr": INT, **shared}
             | ({} if splits == 1 else {"out_ptr": FLOAT}),
-            KV_HEADS=KV_HEADS, GROUP=HEADS // KV_HEADS, DIM=DIM, TILE=16, BLOCK=block,
-            PAGE=64, SPLITS=splits, PRECISION="tf32", num_warps=num_warps, num_stages=num_stages,
+            **heads, TILE=16, BLOCK=block, SPLITS=splits, SHARES=shares,
+            PRECISION="tf32", IN_REGISTERS=in_registers, num_warps=num_warps, num_stages=num_stages,
         )  # fmt: skip
         require_widened(ptx, cache)
+        if shares:
+            ptx = compiled(
+                decode_kernels._shared_kernel,
+                {**parts, "sums_ptr": FLOAT, "table_ptr": LONG, "counts_ptr": INT, "scale": "fp32"}
+                | {"keys_ptr": cache, "values_ptr": cache},
+                **heads, GROUP_ROWS=2, ROWS=64, BLOCK=64, SHARES=shares, PRECISION="tf32",
+                IN_REGISTERS=in_registers,
+            )  # fmt: skip
+            require_widened(ptx, cache)
     for cache, page in product(CACHES, (0, 64)):
         compiled(
             prefill_kernels._prefill_attention_kernel,
             {"tiles_ptr": INT, "tables_ptr": LONG, "scale": "fp32"}
             | {"cached_keys_ptr": cache, "cached_values_ptr": cache},
-            KV_HEADS=KV_HEADS, GROUP=HEADS // KV_HEADS, DIM=DIM, TOKENS=64, ROWS=128, BLOCK=64,
-            PAGE=page, PRECISION="tf32",
+            KV_HEADS=KV_HEADS, GROUP=HEADS // KV_HEADS, DIM=DIM, TOKENS=32, ROWS=64, BLOCK=64,
+            PAGE=page, PRECISION="tf32", num_stages=2,
         )  # fmt: skip
-    compiled(kernels._merge_kernel, {**parts, "sums_ptr": FLOAT}, DIM=DIM, SPLITS=8)
+    compiled(decode_kernels._merge_kernel, {**parts, "sums_ptr": FLOAT}, DIM=DIM, SPLITS=8)
     compiled(kernels._head_kernel, {**parts, "best_ptr": INT}, NUM_BLOCKS=19, BLOCK=8192)
     chosen = {"tokens_ptr": LONG, "logprobs_ptr": FLOAT, "best_ptr": INT}
     compiled(kernels._choose_kernel, {**parts, **chosen}, NUM_BLOCKS=19, BLOCK=32)

@@ -90,6 +90,7 @@ def through_a_view(qkv: Tensor, norm: Tensor, cache: KvCache) -> Tensor:
 
 def by_kernels(qkv: Tensor, norm: Tensor, cache: KvCache, splits: int = 1) -> Tensor:
     """Written by one kernel, read by another."""
+    from predictor.model.cuda.kernels import attention
     from predictor.model.cuda.kernels import decoder as kernels
 
     rows = slots(qkv.device)
@@ -98,7 +99,7 @@ def by_kernels(qkv: Tensor, norm: Tensor, cache: KvCache, splits: int = 1) -> Te
         qkv, norm, _table(qkv), positions, rows * MAX_LENGTH + 1, _flat(cache, 0), EPS
     )
     lengths = torch.full_like(rows, 2, dtype=torch.int32)
-    return kernels.decode_attention(
+    return attention.decode_attention(
         qkv[:, :HEADS], paged(cache, 0), tables(rows.device), rows, lengths, splits=splits
     )
 

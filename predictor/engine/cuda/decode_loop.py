@@ -6,7 +6,9 @@ host but the list of slots, and new pages, and those only when they change.
 
 from __future__ import annotations
 
+from collections import Counter, abc
 from collections.abc import Mapping
+from itertools import takewhile
 
 import numpy as np
 import torch
@@ -17,6 +19,10 @@ from predictor.engine.sequence import Batch, Sequence
 from predictor.model.attention import to_device
 from predictor.model.cuda.decoder import FusedDecoder, StepPlaces
 from predictor.model.cuda.small_batch import MAX_ROWS, SmallBatchDecoder
+
+# From so many sequences on, if so many begin alike and read so many pages less together, a
+# beginning is read once for all: it takes a kernel more in every layer.
+LEAST_ROWS, LEAST_SHARERS, LEAST_PAGES = 64, 16, 256
 
 
 class DecodeLoop:
@@ -43,6 +49,9 @@ class DecodeLoop:
         self._in_tables: dict[int, tuple[Sequence, int, int]] = {}  # slot -> whose pages, how many
         self.scratch = num_slots  # rows that only fill a bucket write to it
         self.graphs: dict[int, torch.cuda.CUDAGraph] = {}
+        # The same for steps of sequences of which many begin alike.
+        self.shared_graphs: dict[int, torch.cuda.CUDAGraph] = {}
+        self.shares = False  # the rows do, and the two tensors below say how
         self._synced: dict[int, Sequence] = {}  # slot -> whose state the device holds
         self._in_rows: tuple[Sequence, ...] = ()  # what `rows` lists
         long = torch.int64
@@ -52,6 +61,9 @@ class DecodeLoop:
         # Slots of the next steps, and what the newest one brought.
         self.rows = torch.full((num_slots,), self.scratch, dtype=long, device=device)
         self.results = torch.zeros(num_slots, 2, device=device)
+        # Pages of the beginning that most rows share, and the tokens of it that each begins with.
+        self._shared_pages = torch.full_like(tables[0], self._scratch_page)
+        self._shared_counts = torch.zeros(num_slots, dtype=torch.int32, device=device)
 
     def mark_synced(self, sequences: Batch) -> None:
         """The device holds the state of these now: a prefill put it there."""
@@ -91,11 +103,15 @@ class DecodeLoop:
         self._in_rows = ()
 
     def point_rows_at(
-        self, sequences: tuple[Sequence, ...], ahead: Mapping[Sequence, list[int]]
+        self,
+        sequences: tuple[Sequence, ...],
+        ahead: Mapping[Sequence, list[int]],
+        beginning: abc.Sequence[int] = (),
     ) -> None:
         """List the sequences' slots, and bring the state of those the device does not know.
 
-        `ahead`: tokens that were read, but not handed out.
+        `ahead`: tokens that were read, but not handed out; `beginning`: pages with which many of
+        the sequences begin.
         """
         self.bring_pages(sequences)
         unknown = [s for s in sequences if self._synced.get(s.slot) is not s]
@@ -115,24 +131,44 @@ class DecodeLoop:
         rows[: len(sequences)] = [s.slot for s in sequences]
         self.rows.copy_(to_device(rows, self._device), non_blocking=True)
         self._in_rows = sequences
+        self.shares = bool(beginning)
+        if beginning:
+            self._share(sequences, beginning)
+
+    def _share(self, sequences: Batch, beginning: abc.Sequence[int]) -> None:
+        pages = np.full(len(self._shared_pages), self._scratch_page)
+        pages[: len(beginning)] = beginning
+        self._shared_pages.copy_(to_device(pages, self._device), non_blocking=True)
+        num_tokens, first = len(beginning) * self._page_tokens, beginning[0]
+        counts = np.zeros(len(self._shared_counts), dtype=np.int32)
+        counts[: len(sequences)] = [num_tokens * (s.pages[0] == first) for s in sequences]
+        self._shared_counts.copy_(to_device(counts, self._device), non_blocking=True)
 
     def run(self, bucket: int, results: Tensor) -> None:
         """Steps for the first `bucket` rows, one for each of `results` [steps, bucket, 2]."""
-        graph = self.graphs.get(bucket)
+        graph = self.graphs_of(self.shares).get(bucket)
         for step in results:
             if graph is None:
-                self.step(bucket)
+                self.step(bucket, shares=self.shares)
             else:
                 graph.replay()
             step.copy_(self.results[:bucket], non_blocking=True)
 
-    def step(self, bucket: int) -> None:
-        """One token for the first `bucket` rows; every input and output is a static buffer."""
+    def graphs_of(self, shares: bool) -> dict[int, torch.cuda.CUDAGraph]:
+        """Of steps in which many sequences begin alike, or of all others."""
+        return self.shared_graphs if shares else self.graphs
+
+    def step(self, bucket: int, *, shares: bool = False) -> None:
+        """One token for the first `bucket` rows; every input and output is a static buffer.
+
+        `shares`: what many rows begin with is read once for all of them.
+        """
         last = self._max_length - 1
         slots = self.rows[:bucket]
         # A sequence that has ended may run on: beyond its pages it writes to the scratch page.
         positions = self.positions.index_select(0, slots).clamp_(max=last)
-        where = StepPlaces.of(slots, positions, self.tables, self._page_tokens)
+        shared = (self._shared_pages, self._shared_counts[:bucket]) if shares else None
+        where = StepPlaces.of(slots, positions, self.tables, self._page_tokens, shared)
         newest = self.tokens.index_select(0, slots)
         if self._small_batch is not None and bucket <= MAX_ROWS:
             tokens, logprobs = self._small_batch.decode(newest, where)
@@ -143,11 +179,30 @@ class DecodeLoop:
         # Token ids are below 2**24, so float32 holds them exactly and one copy serves both.
         torch.stack([tokens.float(), logprobs], dim=1, out=self.results[:bucket])
 
-    def capture(self, bucket: int, capturer: Capturer, *, goes_first: bool = False) -> None:
+    def capture(
+        self, bucket: int, capturer: Capturer, *, shares: bool = False, goes_first: bool = False
+    ) -> None:
         """Make the graph of one bucket; until then its steps run without."""
         self.rows.fill_(self.scratch)
+        self._shared_counts.zero_()
         self._in_rows = ()
-        self.graphs[bucket] = capturer.capture(lambda: self.step(bucket), goes_first=goes_first)
+        self.graphs_of(shares)[bucket] = capturer.capture(
+            lambda: self.step(bucket, shares=shares), goes_first=goes_first
+        )
+
+
+def beginning_of_many(sequences: Batch) -> list[int]:
+    """Pages with which many of the sequences begin, where it pays to read them once for all."""
+    if len(sequences) < LEAST_ROWS:
+        return []
+    first, count = Counter(s.pages[0] for s in sequences).most_common(1)[0]
+    if count < LEAST_SHARERS:
+        return []
+    lists = [s.pages for s in sequences if s.pages[0] == first]
+    one, other = min(lists), max(lists)  # what these have in common all others have
+    pairs = takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False))
+    pages = [page for page, _ in pairs]
+    return pages if count * len(pages) >= LEAST_PAGES else []
 
 
 def page_tables(

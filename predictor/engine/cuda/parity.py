@@ -86,13 +86,19 @@ def kernel_errors(
         if fusion.small_batch
         else {}
     )
-    checks |= {"encoder": lambda *_: encoder_difference(model.encoder)} if fusion.encoder else {}
+    checks |= (
+        {"encoder": lambda *_: encoder_difference(model.encoder, tanh=fusion.gelu)}
+        if fusion.encoder
+        else {}
+    )
     checks |= {"features": lambda *_: _features(model)} if fusion.features else {}
     is_16_bit = decoder.norm.weight.dtype != torch.float32
     has_prefill = fusion.prefill and is_16_bit
     checks |= {"prefill": lambda _, decoder: _prefill(decoder, kv)} if has_prefill else {}
     if fusion.attention != "masked":
         checks |= {"attention": lambda fusion, decoder: _attention(fusion, decoder, kv)}
+    if fusion.attention != "masked" and fusion.shared:
+        checks |= {"shared": lambda fusion, decoder: _shared(fusion, decoder, kv)}
     errors = {}
     for name, difference in _run_all(checks, fusion, decoder).items():
         tolerance = TOLERANCE[decoder.norm.weight.dtype]
@@ -296,7 +302,7 @@ def _attention(fusion: Fusion, decoder: Decoder, kv_dtype: torch.dtype) -> float
     pair = fused.paged(cache, 0)
     plain = fused.masked_attention(query, pair, tables, slots, lengths)
     outputs = [
-        fused._kernels().decode_attention(
+        fused._attention_kernels().decode_attention(
             query,
             pair,
             tables,
@@ -308,3 +314,28 @@ def _attention(fusion: Fusion, decoder: Decoder, kv_dtype: torch.dtype) -> float
         for splits in fused.SPLITS
     ]
     return _worst(*(difference(output, plain) for output in outputs))
+
+
+def _shared(fusion: Fusion, decoder: Decoder, kv_dtype: torch.dtype) -> float:
+    """Where some of more sequences than a tile holds begin alike, with one and with two pages, and
+    one of them has nothing but its new token beside."""
+    config, weight = decoder.config, decoder.norm.weight
+    cache, tables = _random_cache(decoder, kv_dtype)
+    num_rows = 40
+    slots = torch.arange(num_rows, device=weight.device) % len(tables)
+    query = _random(decoder, num_rows, config.num_heads, config.head_dim)
+    lengths = torch.tensor([129, MAX_LENGTH, 140, 131, 150], device=weight.device)
+    lengths = lengths.to(torch.int32).index_select(0, slots)
+    pair, tile = fused.paged(cache, 0), fusion.tile_of(1, kv_dtype)
+    differences = []
+    for num_pages in (1, 2):
+        own = tables.clone()
+        own[[0, 2, 3], :num_pages] = own[0, :num_pages]
+        begins_alike = (slots != 1) & (slots != 4)
+        counts = (begins_alike * num_pages * PAGE_TOKENS).to(torch.int32)
+        ours = fused._attention_kernels().decode_attention(
+            query, pair, own, slots, lengths, splits=1, tile=tile, shared=(own[0], counts)
+        )
+        plain = fused.masked_attention(query, pair, own, slots, lengths)
+        differences.append(difference(ours, plain))
+    return _worst(*differences)

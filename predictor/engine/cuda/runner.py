@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import torch
 
 from predictor.engine.cuda.capture import Capturer
-from predictor.engine.cuda.decode_loop import DecodeLoop, page_tables
+from predictor.engine.cuda.decode_loop import DecodeLoop, beginning_of_many, page_tables
 from predictor.engine.cuda.parity import checked
 from predictor.engine.cuda.pending import Arrived, PendingStep, StepTimer, host_results
 from predictor.engine.cuda.prefill_graphs import PrefillGraphs
@@ -94,7 +94,7 @@ class GraphRunner(TorchRunner):
             num_slots, max_model_len, page_tokens, self._page_size.count, self._device
         )
         with torch.inference_mode():
-            encoder = FusedEncoder(model.encoder, is_on=fusion.encoder)
+            encoder = FusedEncoder(model.encoder, is_on=fusion.encoder, tanh=fusion.gelu)
             self._fused = FusedDecoder(
                 model.decoder, self._cache, fusion, max_length=max_model_len, tables=tables
             )
@@ -109,6 +109,7 @@ class GraphRunner(TorchRunner):
                 page_tokens=page_tokens,
                 tables=tables,
             )
+        self._may_share = fusion.shared and fusion.attention == "split"
         smaller = [bucket for bucket in sorted(options.buckets) if bucket < num_slots]
         self._buckets = (*smaller, num_slots)
         self._capturer: Capturer | None = None
@@ -234,10 +235,12 @@ class GraphRunner(TorchRunner):
     def _start(self, sequences: tuple[Sequence, ...]) -> None:
         self._num_decoding = len(sequences)
         bucket = next(b for b in self._buckets if b >= len(sequences))
-        if self._capturer is not None and bucket not in self._loop.graphs:
-            self.capture(bucket)
+        beginning = beginning_of_many(sequences) if self._may_share else []
+        shares = bool(beginning)
+        if self._capturer is not None and bucket not in self._loop.graphs_of(shares):
+            self.capture(bucket, shares=shares)
         ahead = {s: arrived.tokens for s, arrived in self._unclaimed.items()}
-        self._loop.point_rows_at(sequences, ahead)
+        self._loop.point_rows_at(sequences, ahead, beginning)
         results = host_results(self._num_steps(sequences), bucket, self._device)
         timer = StepTimer(self._device)
         self._loop.run(bucket, results)
@@ -271,13 +274,14 @@ class GraphRunner(TorchRunner):
         return super().recover()
 
     @torch.inference_mode()
-    def capture(self, bucket: int) -> None:
-        """Make the graph of one bucket of sequences; if it fails, no more are made."""
+    def capture(self, bucket: int, *, shares: bool = False) -> None:
+        """Make the graph of one bucket of sequences; if it fails, no more are made. `shares`: of
+        sequences of which many begin alike."""
         assert self._capturer is not None
         try:
             is_large = bucket > GOES_FIRST * self._buckets[-1]
             goes_first = is_large and self._options.overlap_from is not None
-            self._loop.capture(bucket, self._capturer, goes_first=goes_first)
+            self._loop.capture(bucket, self._capturer, shares=shares, goes_first=goes_first)
         except Exception:  # a compiler can fail in any way, and memory can be short
             logger.exception("no graph for %d sequences: such steps run without", bucket)
             self._stop_capturing()

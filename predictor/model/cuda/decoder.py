@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from predictor.model.attention import (
+    FP8,
     KvCache,
     Packing,
     Prefix,
@@ -47,23 +48,32 @@ class Fusion:
     encoder: bool = True  # first convolution, activations and norms of the audio tower
     features: bool = True  # frames and power of the log-mel
     prefill: bool = True  # attention inside prompts, in 16 bit
+    # Decode attention reads a beginning that many sequences share once for all of them; with
+    # `attention` "split" only.
+    shared: bool = True
+    # Rows of a feed-forward at a time, in 16 bit, so that what lies between its products stays in
+    # the device's cache; 0 = all.
+    ffn_rows: int = 0
+    gelu: bool = False  # the encoder's GELU by tanh instead of erf, in its products' last step
     # Decode attention: our split kernel; or masked over all pages that a sequence could have,
     # which runs anywhere and reads everything.
     attention: AttentionKind = "split"
     # Of the split kernel, see decode_attention: where several programs share a sequence; and where
-    # each has one and all multiprocessors are full, in 16 bit.
+    # each has one and all multiprocessors are full, of a cache in 16 bit and in 8.
     tile: tuple[int, int, int] = (64, 4, 3)
     full_tile: tuple[int, int, int] = (16, 1, 6)
+    full_tile_8_bit: tuple[int, int, int] = (64, 4, 3)
 
     def tile_of(self, splits: int, dtype: torch.dtype) -> tuple[int, int, int]:
         """For a cache of `dtype`."""
-        is_full = splits == 1 and dtype in (torch.bfloat16, torch.float16)
-        return self.full_tile if is_full else self.tile
+        if splits > 1 or dtype == torch.float32:
+            return self.tile
+        return self.full_tile_8_bit if dtype == FP8 else self.full_tile
 
 
 PLAIN = Fusion(
     norm=False, rope=False, swiglu=False, rows=False, head=False, small_batch=False, encoder=False,
-    features=False, prefill=False, attention="masked",
+    features=False, prefill=False, shared=False, gelu=False, attention="masked",
 )  # fmt: skip
 
 
@@ -76,9 +86,19 @@ class StepPlaces:
     places: Tensor  # [B] int64, of the new token in the cache
     lengths: Tensor  # [B] int32, the new token included
     tables: Tensor  # [all slots, pages of a sequence] int64: which pages each slot's sequence has
+    # Where many sequences begin alike: pages [n] int64 that hold the beginning, and how many of its
+    # tokens each sequence begins with [B] int32: all that any has, or none.
+    shared: tuple[Tensor, Tensor] | None = None
 
     @classmethod
-    def of(cls, slots: Tensor, positions: Tensor, tables: Tensor, page_tokens: int) -> StepPlaces:
+    def of(
+        cls,
+        slots: Tensor,
+        positions: Tensor,
+        tables: Tensor,
+        page_tokens: int,
+        shared: tuple[Tensor, Tensor] | None = None,
+    ) -> StepPlaces:
         """For new tokens at `positions` [B] of the sequences in `slots` [B]."""
         shift = page_tokens.bit_length() - 1  # pages are a power of two
         assert page_tokens == 1 << shift
@@ -90,6 +110,7 @@ class StepPlaces:
             places=torch.add(positions & (page_tokens - 1), pages, alpha=page_tokens),
             lengths=(positions + 1).to(torch.int32),
             tables=tables,
+            shared=shared,
         )
 
 
@@ -185,8 +206,7 @@ class FusedDecoder:
             if ends is not None and layer is self._layers[-1]:
                 attended, x = attended.index_select(0, ends), x.index_select(0, ends)
             change = layer.attention_out(attended)
-            gate_up = self._normed(x, change, layer.ffn_norm, layer.gate_up)
-            change = self._swiglu(gate_up, layer.ffn_out)
+            change = self._feed_forward(x, change, layer)
         return self._norm(x, change, self._decoder.norm)
 
     def _logits(self, normed: Tensor) -> Tensor:
@@ -202,11 +222,28 @@ class FusedDecoder:
             return linear.after_norm(x, change, norm.weight, eps)  # type: ignore[operator,no-any-return]
         return linear(self._norm(x, change, norm))  # type: ignore[no-any-return]
 
+    def _feed_forward(self, x: Tensor, change: Tensor | None, layer: DecoderLayer) -> Tensor:
+        """x += change, in place; then what the layer's feed-forward adds to it."""
+        size, linear, out = self.fusion.ffn_rows, layer.gate_up, layer.ffn_out
+        in_16_bit = isinstance(linear, torch.nn.Linear) and isinstance(out, torch.nn.Linear)
+        if not size or len(x) <= size or not in_16_bit:
+            return self._swiglu(self._normed(x, change, layer.ffn_norm, linear), out)
+        normed = self._norm(x, change, layer.ffn_norm)
+        added = torch.empty_like(x)
+        # As even as can be: a short rest would leave most of the device idle.
+        parts = zip(*(t.chunk(-(-len(x) // size)) for t in (normed, added)), strict=True)
+        for rows, place in parts:
+            torch.mm(self._gated(linear(rows)), out.weight.t(), out=place)
+        return added
+
     def _swiglu(self, gate_up: Tensor, linear: torch.nn.Module) -> Tensor:
         if self._quantizes(linear):
             return linear.after_swiglu(gate_up)  # type: ignore[operator,no-any-return]
-        product = _kernels().swiglu(gate_up) if self.fusion.swiglu else plain_swiglu(gate_up)
-        return linear(product)  # type: ignore[no-any-return]
+        return linear(self._gated(gate_up))  # type: ignore[no-any-return]
+
+    def _gated(self, gate_up: Tensor) -> Tensor:
+        """silu(gate) * up"""
+        return _kernels().swiglu(gate_up) if self.fusion.swiglu else plain_swiglu(gate_up)
 
     def _quantizes(self, linear: torch.nn.Module) -> bool:
         """The layer takes 8-bit rows, and a kernel may make them on the way."""
@@ -251,8 +288,10 @@ class FusedDecoder:
             )
         num_rows = where.slots.shape[0]
         splits = num_splits(num_rows, self._decoder.config.num_kv_heads, self._max_length)
+        if where.shared is not None:  # by many, who fill the device
+            splits = 1
         tile = self.fusion.tile_of(splits, self._cache.data.dtype)
-        return lambda layer, query, key, value: _kernels().decode_attention(
+        return lambda layer, query, key, value: _attention_kernels().decode_attention(
             query,
             paged(self._cache, layer),
             where.tables,
@@ -260,6 +299,7 @@ class FusedDecoder:
             where.lengths,
             splits=splits,
             tile=tile,
+            shared=where.shared,
         )
 
 
@@ -279,6 +319,13 @@ def _kernels() -> Any:
     from predictor.model.cuda.kernels import decoder as kernels
 
     return kernels
+
+
+def _attention_kernels() -> Any:
+    """Imported late, like the others."""
+    from predictor.model.cuda.kernels import attention as attention_kernels
+
+    return attention_kernels
 
 
 def _prefill_attention(
@@ -308,7 +355,7 @@ def paged(cache: KvCache, layer: int) -> CachePair:
 def masked_attention(
     query: Tensor, cache: CachePair, tables: Tensor, slots: Tensor, lengths: Tensor
 ) -> Tensor:
-    """The plain twin of `kernels.decode_attention`; reads all pages of each slot's table."""
+    """The plain twin of `attention.decode_attention`; reads all pages of each slot's table."""
     pages = tables.index_select(0, slots)  # [B, pages of a sequence]
     keys, values = (  # [B, K, S, D]
         select(part, 0, pages.flatten())

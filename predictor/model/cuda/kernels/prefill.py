@@ -16,7 +16,6 @@ from predictor.model.attention import TILE_TOKENS
 from predictor.model.cuda.kernels.decoder import as_multiplied, places_of
 
 LOG2_E = 1.4426950408889634
-BLOCK_KEYS = 64  # that a program multiplies with at a time
 
 
 @triton.jit
@@ -49,11 +48,11 @@ def _attend(
             )
         else:
             keys = tl.load(keys_ptr + offsets[None, :] + dim[:, None])
-        scores = tl.dot(query, keys, input_precision=PRECISION) * scale
+        scores = tl.dot(query, keys, input_precision=PRECISION)
         if CAUSAL:
             scores = tl.where(place[None, :] <= token[:, None], scores, -float("inf"))
-        new_peak = tl.maximum(peak, tl.max(scores, axis=1))
-        weights = tl.exp2(scores - new_peak[:, None])
+        new_peak = tl.maximum(peak, tl.max(scores, axis=1) * scale)
+        weights = tl.exp2(scores * scale - new_peak[:, None])
         fade = tl.exp2(peak - new_peak)
         total = total * fade + tl.sum(weights, axis=1)
         if CAUSAL:
@@ -75,6 +74,7 @@ def _attend_cached(
     keys_ptr,
     values_ptr,
     table,
+    start,
     end,
     peak,
     total,
@@ -84,24 +84,35 @@ def _attend_cached(
     DIM: tl.constexpr,
     BLOCK: tl.constexpr,
     PAGE: tl.constexpr,
+    WHOLE: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Add the keys of the first `end` tokens of a sequence, which lie in the cache's pages."""
+    """Add the keys from `start`, a multiple of BLOCK, to `end` of a sequence, which lie in the
+    cache's pages; WHOLE where these are whole blocks."""
     dim = tl.arange(0, DIM)
-    query = as_multiplied(query, keys_ptr.dtype.element_ty)
-    for block in range(0, end, BLOCK):
-        exists = block + tl.arange(0, BLOCK) < end
+    for block in range(start, end, BLOCK):
         offsets = places_of(table, block, end, PAGE, BLOCK) * TOKEN
-        keys = tl.load(keys_ptr + offsets[None, :] + dim[:, None], mask=exists[None, :], other=0.0)
-        scores = tl.dot(query, keys.to(query.dtype), input_precision=PRECISION) * scale
-        scores = tl.where(exists[None, :], scores, -float("inf"))
-        new_peak = tl.maximum(peak, tl.max(scores, axis=1))
-        weights = tl.exp2(scores - new_peak[:, None])
+        if WHOLE:
+            keys = tl.load(keys_ptr + offsets[None, :] + dim[:, None])
+        else:
+            exists = block + tl.arange(0, BLOCK) < end
+            keys = tl.load(
+                keys_ptr + offsets[None, :] + dim[:, None], mask=exists[None, :], other=0.0
+            )
+        scores = tl.dot(query, keys.to(query.dtype), input_precision=PRECISION)
+        if not WHOLE:
+            scores = tl.where(exists[None, :], scores, -float("inf"))
+        new_peak = tl.maximum(peak, tl.max(scores, axis=1) * scale)
+        weights = tl.exp2(scores * scale - new_peak[:, None])
         fade = tl.exp2(peak - new_peak)
         total = total * fade + tl.sum(weights, axis=1)
-        values = tl.load(
-            values_ptr + offsets[:, None] + dim[None, :], mask=exists[:, None], other=0.0
-        ).to(query.dtype)
+        if WHOLE:
+            values = tl.load(values_ptr + offsets[:, None] + dim[None, :])
+        else:
+            values = tl.load(
+                values_ptr + offsets[:, None] + dim[None, :], mask=exists[:, None], other=0.0
+            )
+        values = values.to(query.dtype)
         sums = tl.dot(
             weights.to(query.dtype), values, sums * fade[:, None], input_precision=PRECISION
         )
@@ -154,10 +165,18 @@ def _prefill_attention_kernel(
         if PAGE > 0:
             cached = tl.load(tiles_ptr + 5 * tile + 3)
             slot = tl.load(tiles_ptr + 5 * tile + 4).to(tl.int64)
+            table = tables_ptr + slot * table_stride
+            cached_keys_ptr += kv_head * DIM
+            cached_values_ptr += kv_head * DIM
+            wide = as_multiplied(query, cached_keys_ptr.dtype.element_ty)
+            whole = cached // BLOCK * BLOCK
             peak, total, sums = _attend_cached(
-                query, cached_keys_ptr + kv_head * DIM, cached_values_ptr + kv_head * DIM,
-                tables_ptr + slot * table_stride, cached, peak, total, sums, scale,
-                KV_HEADS * DIM, DIM, BLOCK, PAGE, PRECISION,
+                wide, cached_keys_ptr, cached_values_ptr, table, 0, whole, peak, total, sums, scale,
+                KV_HEADS * DIM, DIM, BLOCK, PAGE, True, PRECISION,
+            )  # fmt: skip
+            peak, total, sums = _attend_cached(
+                wide, cached_keys_ptr, cached_values_ptr, table, whole, cached, peak, total, sums,
+                scale, KV_HEADS * DIM, DIM, BLOCK, PAGE, False, PRECISION,
             )  # fmt: skip
         # Whole blocks that every row may see, then those with the rows' own tokens.
         middle = start + (first - start) // BLOCK * BLOCK
@@ -182,16 +201,19 @@ def prefill_attention(
     tiles: Tensor,
     cache: tuple[Tensor, Tensor] | None = None,
     tables: Tensor | None = None,
+    tile: tuple[int, int, int] = (64, 4, 2),
 ) -> Tensor:
     """Causal attention inside packed prompts: query [T, H, D], keys and values [T, K, D].
 
     Gives [T, H, D], of which tokens in no tile are not written. All three are parts of one
     [T, H + 2K, D]; tiles [n, 5] int32 as `prompt_tiles` makes them. With `cache`, keys and values
     of one layer [pages, tokens of a page, K, D], tokens attend to what is cached before their
-    prompt too, in the pages that `tables` [slots, pages of a sequence] int64 names.
+    prompt too, in the pages that `tables` [slots, pages of a sequence] int64 names. `tile`: keys
+    of one load, warps, loads under way.
     """
     num_tokens, heads, dim = query.shape
     kv_heads = key.shape[1]
+    block, num_warps, num_stages = tile
     in_float32 = query.dtype == torch.float32
     out = torch.empty(num_tokens, heads, dim, dtype=query.dtype, device=query.device)
     cached_keys, cached_values = (key, value) if cache is None else cache
@@ -201,7 +223,7 @@ def prefill_attention(
         query.stride(0), tables.stride(0) if tables is not None else 0, LOG2_E / dim**0.5,
         KV_HEADS=kv_heads, GROUP=heads // kv_heads, DIM=dim,
         TOKENS=TILE_TOKENS, ROWS=TILE_TOKENS * triton.next_power_of_2(heads // kv_heads),
-        BLOCK=BLOCK_KEYS, PAGE=cached_keys.shape[1] if has_cache else 0,
-        PRECISION="ieee" if in_float32 else "tf32", num_warps=8, num_stages=3,
+        BLOCK=block, PAGE=cached_keys.shape[1] if has_cache else 0,
+        PRECISION="ieee" if in_float32 else "tf32", num_warps=num_warps, num_stages=num_stages,
     )  # fmt: skip
     return out
