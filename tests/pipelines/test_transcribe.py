@@ -78,12 +78,13 @@ def test_failures_are_records_and_are_tried_again(tmp_path: Path, serve_app: Ser
 
 def test_a_failed_record_says_how_often_it_was_asked(tmp_path: Path, serve_app: Serve) -> None:
     clips, journal = make_clips(tmp_path, 1), tmp_path / "j.jsonl"
-    broken = [JSONResponse({"error": "broken"}, 500) for _ in range(3)]
-    url = serve_app(Service(failures=list(broken)).app())
+    busy = [JSONResponse({"error": "busy"}, 502) for _ in range(3)]
+    url = serve_app(Service(failures=busy).app())
     [record] = transcribe(clips, options(url, max_attempts=3), journal)
     assert record.error is not None
     assert record.num_attempts == 3
-    assert read_journal(journal)[1] == [record]
+    [written] = map(json.loads, journal.read_text().splitlines()[1:])
+    assert written["num_attempts"] == 3
 
 
 def test_a_journal_of_another_question_is_refused(tmp_path: Path, serve_app: Serve) -> None:
