@@ -90,6 +90,11 @@ class Pod:
             found[name] = reserved.getsockname()[1]
         return replace(settings, **found)
 
+    @property
+    def engines(self) -> tuple[Path, ...]:
+        """Where each engine's process listens."""
+        return tuple(core.address for core in self._cores)
+
     def run(self) -> None:
         """Raises what kept an engine from loading, or what the pod cannot go on without."""
         with self._open:
@@ -187,7 +192,7 @@ class Pod:
             "index": index,
             "num_fronts": self._num_fronts,
             "folder": str(self._folder),
-            "engines": [str(core.address) for core in self._cores],
+            "engines": [str(address) for address in self.engines],
             "is_late": is_late,
             "settings": to_json(self._settings),
         }

@@ -16,7 +16,8 @@ PACKAGE = ROOT / "predictor"
 # Each line may import from the lines above it and from itself.
 LAYERS = [
     {"types", "errors"},
-    {"settings", "metrics", "logs", "processes", "book", "shared_samples", "tracing"},
+    {"settings", "metrics", "logs", "processes", "book", "tracing"}
+    | {"shared_samples", "growing_samples"},
     {"text", "model"},
     {"audio"},
     {"engine", "align"},

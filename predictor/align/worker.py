@@ -202,7 +202,7 @@ def load(spec: AlignerSpec) -> tuple[Model, AlignerInfo]:
     if device.type == "cuda":
         from predictor.model.cuda.kernel_cache import use_kernels
 
-        torch.cuda.set_device(device)
+        torch.cuda.set_device(device.index or 0)
         major, minor = torch.cuda.get_device_capability(device)
         use_kernels(10 * major + minor)
     dtype = choose_precision(spec.dtype, device).dtype

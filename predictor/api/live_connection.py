@@ -31,48 +31,59 @@ Work = Callable[[], Awaitable[None]]
 
 
 class WorkQueue:
-    """What was read and not worked on yet; `put` waits while it is full."""
+    """What was read and not worked on yet; `put` waits while it is full. One task puts, and one
+    works; tens of thousands of messages a second pass through, so nothing here locks."""
 
     def __init__(self, max_bytes: int = MAX_QUEUED_BYTES) -> None:
         self._max_bytes = max_bytes
         self._items: deque[tuple[Work | None, int]] = deque()
         self._num_bytes = 0
-        self._changed = asyncio.Condition()
+        self._waiting: list[asyncio.Future[None]] = []
 
     async def put(self, work: Work | None, num_bytes: int = 0) -> None:
         """Add work of this size; None ends the queue. One item always has room; one that is larger
         than the queue is waited for, so that its reader counts it until it is done."""
         num_bytes += _ITEM_BYTES
-        async with self._changed:
-            await self._changed.wait_for(
-                lambda: not self._num_bytes or self._num_bytes + num_bytes <= self._max_bytes
-            )
-            self._push(work, num_bytes)
-            if num_bytes > self._max_bytes:
-                await self._changed.wait_for(lambda: not self._num_bytes)
+        while self._num_bytes and self._num_bytes + num_bytes > self._max_bytes:
+            await self._change()
+        self._push(work, num_bytes)
+        if num_bytes > self._max_bytes:
+            while self._num_bytes:
+                await self._change()
 
     async def end(self) -> None:
         """No more work comes, whatever room there is."""
-        async with self._changed:
-            self._push(None, 0)
+        self._push(None, 0)
 
     def _push(self, work: Work | None, num_bytes: int) -> None:
         self._items.append((work, num_bytes))
         self._num_bytes += num_bytes
-        self._changed.notify_all()
+        self._tell()
+
+    async def _change(self) -> None:
+        """Until something was added or done."""
+        future = asyncio.get_running_loop().create_future()
+        self._waiting.append(future)
+        await future
+
+    def _tell(self) -> None:
+        if self._waiting:
+            waiting, self._waiting = self._waiting, []
+            for future in waiting:
+                if not future.done():
+                    future.set_result(None)
 
     async def run(self) -> None:
         """Do all work in order until the queue ends."""
         while True:
-            async with self._changed:
-                await self._changed.wait_for(lambda: bool(self._items))
-                work, num_bytes = self._items.popleft()
+            while not self._items:
+                await self._change()
+            work, num_bytes = self._items.popleft()
             if work is None:
                 return
             await work()
-            async with self._changed:
-                self._num_bytes -= num_bytes
-                self._changed.notify_all()
+            self._num_bytes -= num_bytes
+            self._tell()
 
 
 async def converse(

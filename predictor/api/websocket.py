@@ -44,8 +44,13 @@ class GuardedWebSocket(WebSocketsSansIOProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        self._unread += data
-        self._read_on()
+        if self._unread or len(data) > _TURN_BYTES or self._is_turn_due or not self._may_read():
+            self._unread += data
+            self._read_on()
+        else:  # a message of live audio, as most are
+            super().data_received(data)
+            self._count()
+            self._go_on()
 
     def _read_on(self) -> None:
         """Read a few frames; the rest waits for another turn, or until somebody takes them."""
@@ -125,9 +130,12 @@ class GuardedWebSocket(WebSocketsSansIOProtocol):
 
     def _count(self) -> None:
         """What is in memory now, among all bodies. Closes when there is no room for it."""
-        incoming = len(self.conn.reader.buffer) + sum(map(len, self.frames))
-        size = incoming + sum(self._queued) + self._num_taken
-        size = size if size >= _MIN_COUNTED_BYTES else 0
+        size = len(self.conn.reader.buffer) + self._num_taken
+        size += sum(map(len, self.frames)) + sum(self._queued)
+        if size < _MIN_COUNTED_BYTES:
+            if not self._num_held:
+                return
+            size = 0
         try:
             if size > self._num_held:
                 self._held.check(size, own=self._num_held)

@@ -225,7 +225,8 @@ class Sequence:
 
     def due(self, chunk: TokenChunk) -> TokenChunk | None:
         """What to hand out of a new chunk now; None = nothing yet, it is kept for later."""
-        is_first = len(self.tokens) == len(chunk.token_ids)
+        # Of a live step nobody can use the first tokens alone.
+        is_first = len(self.tokens) == len(chunk.token_ids) and self.utterance is None
         if not (self.request.is_streamed or is_first or chunk.finish is not None):
             self._kept.append(chunk)
             return None

@@ -72,6 +72,9 @@ class Listener:
     async def hear(self, data: bytes | memoryview, arrived_s: float | None = None) -> None:
         """Take audio bytes, which arrived at `arrived_s` of time.monotonic()."""
         arrived_s = time.monotonic() if arrived_s is None else arrived_s
+        if len(data) <= _BLOCK_BYTES:
+            await self._hear_frames(self._intake.feed(bytes(data)), arrived_s)
+            return
         blocks: list[Samples] = []
         for start in range(0, len(data), _BLOCK_BYTES):
             blocks.append(self._intake.feed(bytes(data[start : start + _BLOCK_BYTES])))
@@ -87,7 +90,9 @@ class Listener:
             probabilities, self._vad = await self._speech.hear(block, self._vad)
             for frame, probability in zip(block, probabilities.tolist(), strict=True):
                 self._probability = probability
-                await self._answer(self.session.hear(frame, probability), arrived_s)
+                step = self.session.hear(frame, probability)
+                if step is not None or self.session.has_events:  # one frame in ten, or fewer
+                    await self._answer(step, arrived_s)
         self._metrics.live_audio_seconds.inc(frames.size / 16_000)
 
     async def commit(self) -> bool:

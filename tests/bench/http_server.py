@@ -2,7 +2,8 @@
 
     python -m tests.bench.http_server SHAPE DEVICE [--settings of the predictor]
 
-Prints `listening PORT`, then `ready`. `/bench/shares` tells what the engine has done so far.
+Prints `listening PORT`, then `ready`; with several fronts also `engine ADDRESS`.
+`/bench/shares` tells what the engine has done so far.
 """
 
 from __future__ import annotations
@@ -131,7 +132,9 @@ def serve_as_pod(shape: str, device: str, settings: Settings) -> None:
         return [EngineSpec(Path(shape), device, "auto", options, log_level=settings.log_level)]
 
     logging.getLogger("predictor.pod").addHandler(Announcer())
-    Pod(settings, Parts("tests.bench.http_front", "tests.bench.http_worker", specs)).run()
+    pod = Pod(settings, Parts("tests.bench.http_front", "tests.bench.http_worker", specs))
+    print("engine", pod.engines[0], flush=True)
+    pod.run()
 
 
 if __name__ == "__main__":

@@ -4,8 +4,9 @@
 
 Lag is from the end of a step's audio to its text in the client. All streams talk all the time:
 utterances of 4 s, and monologues of 24 s. Weights are random; see `live_steps` for what is forced.
-WebSockets go through the whole server, its speech detector too: talk that pauses every 4 s, or
-never, in messages of 0.1 s.
+One server serves all rows. Those through the engine ask its process directly; those through
+WebSockets go through several fronts and the speech detector too: talk that pauses every 4 s, or
+never, in messages of 0.1 s. `busy` is processor time over the time of the window, in cores.
 """
 
 from __future__ import annotations
@@ -18,78 +19,126 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from predictor.engine import CoreProcess, EngineSpec
 from tests.bench.environment import ROOT, describe
-from tests.bench.load import options
+from tests.bench.live_busy import cores_between
 
 START_TIMEOUT_S = 300
+# The rows asked for, the most telling first: (through, step, utterance, streams).
+ROWS = (
+    "sockets:0.5:4:500", "sockets:0.5:4:1000", "sockets:0.5:24:600", "engine:0.5:24:600",
+    "engine:0.5:4:1000", "engine:0.5:4:500", "sockets:1:4:2000", "sockets:1:24:1200",
+    "engine:1:4:2000", "engine:1:24:1200",
+)  # fmt: skip
+DELAYS = {0.25: "minimal", 0.5: "low", 1.0: "medium", 2.0: "high"}
+SPEAKERS = {"engine": "tests.bench.live_speakers", "sockets": "tests.bench.live_client"}
 
 Json = dict[str, Any]
 
 
-def _row(lags: list[float], num_streams: int) -> Json:
-    if not lags:
-        return {"streams": num_streams, "error": "no partial came"}
-    p50, p95, p99 = (round(1000 * float(q), 1) for q in np.quantile(lags, (0.5, 0.95, 0.99)))
-    return {"streams": num_streams, "p50_ms": p50, "p95_ms": p95, "p99_ms": p99}
+@dataclass(frozen=True)
+class Row:
+    """What is measured together."""
+
+    through: str  # "engine" or "sockets"
+    step_s: float
+    utterance_s: float
+    num_streams: int
+
+    @classmethod
+    def of(cls, text: str) -> Row:
+        """THROUGH:STEP:UTTERANCE:STREAMS. Raises ValueError."""
+        through, step_s, utterance_s, num_streams = text.split(":")
+        if through not in SPEAKERS:
+            raise ValueError(f"{through!r} is neither engine nor sockets")
+        return cls(through, float(step_s), float(utterance_s), int(num_streams))
+
+    @property
+    def ramp_s(self) -> float:
+        """In which its streams begin. Through sockets an utterance begins with its stream, so
+        streams that never pause must begin as far apart as they are cut."""
+        return self.utterance_s if self.through == "sockets" else 4.0
 
 
-def engine_rows(arguments: argparse.Namespace) -> Iterator[Json]:
-    """The engine in a process of its own, and speakers in others."""
-    most = max(num_streams for _, _, num_streams in _plan(arguments))
-    settings = options(
-        max_num_seqs=arguments.max_num_seqs,
-        max_model_len=768,
-        max_kept_sequences=most + 8,
-        max_kept_audio_s=float(most * 40),
-    )
-    spec = EngineSpec(Path(arguments.shape), arguments.device, "auto", settings)
-    process = CoreProcess(worker="tests.bench.http_worker")
-    process.load(spec)
-    try:
-        for step_s, utterance_s, num_streams in _plan(arguments):
-            row = _speak(arguments, str(process.address), step_s, utterance_s, num_streams)
-            yield {"through": "engine", "step_s": step_s, "utterance_s": utterance_s, **row}
-    finally:
-        process.stop()
+@dataclass(frozen=True)
+class Running:
+    """The server under test."""
+
+    port: int
+    engine: str  # address of its engine's process
 
 
-def _plan(arguments: argparse.Namespace) -> Iterator[tuple[float, float, int]]:
-    """(seconds of a step, seconds of an utterance, streams) of each row."""
-    for row in arguments.rows:
-        step_s, utterance_s, num_streams = row.split(":")
-        yield float(step_s), float(utterance_s), int(num_streams)
-    if arguments.rows:
-        return
-    for step_s in arguments.steps:
-        for utterance_s in arguments.utterances:
-            for num_streams in arguments.streams:
-                yield step_s, utterance_s, num_streams
+@contextmanager
+def server(arguments: argparse.Namespace, most: int) -> Iterator[Running]:
+    """The real server with several fronts, and room for `most` streams."""
+    command = [sys.executable, "-m", "tests.bench.http_server", arguments.shape, arguments.device]
+    command += ["--http_port=0", "--enable_grpc=false", "--host=127.0.0.1", "--log_level=info"]
+    command += [f"--max_live_sessions={most + 8}", f"--max_num_seqs={arguments.max_num_seqs}"]
+    command += ["--max_model_len=768", "--segment_s=12", "--max_context_tokens=64"]
+    command += ["--max_prefill_audio_s=640"]
+    command += [f"--num_front_processes={arguments.fronts}"]
+    environment = {**os.environ, "BENCH_LIVE": "1", "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        killer = threading.Timer(START_TIMEOUT_S, process.kill)
+        killer.start()
+        try:
+            said = _said_until_ready(process)
+            killer.cancel()
+            yield Running(int(said["listening"]), said["engine"])
+        finally:
+            killer.cancel()
+            process.terminate()
 
 
-def _speak(
-    arguments: argparse.Namespace, address: str, step_s: float, utterance_s: float, num_streams: int
-) -> Json:
-    start_s = arguments.process_s + arguments.warm_s + utterance_s
-    begin_s = time.monotonic() + start_s
+def _said_until_ready(process: subprocess.Popen[str]) -> dict[str, str]:
+    assert process.stdout is not None
+    said: dict[str, str] = {}
+    for line in process.stdout:
+        name, _, value = line.strip().partition(" ")
+        said[name] = value
+        if name == "ready":
+            return said
+    raise RuntimeError("the server ended before it was ready")
+
+
+def measure(arguments: argparse.Namespace, under_test: Running, row: Row) -> Json:
+    """One row."""
+    begin_s = time.monotonic() + arguments.process_s + row.ramp_s + arguments.warm_s
+    end_s = begin_s + arguments.window_s
     common = {
-        "address": address, "step_s": step_s, "utterance_s": utterance_s,
-        "window": (begin_s, begin_s + arguments.window_s),
+        "address": under_test.engine, "port": under_test.port, "delay": DELAYS[row.step_s],
+        "step_s": row.step_s, "utterance_s": row.utterance_s, "ramp_s": row.ramp_s,
+        "window": (begin_s, end_s),
     }  # fmt: skip
-    tasks = [{**common, "streams": share, "first": first}
-             for first, share in _shares(num_streams, arguments.clients)]  # fmt: skip
-    results = _run("tests.bench.live_speakers", tasks, start_s + arguments.window_s)
+    shares = _shares(row.num_streams, arguments.clients)
+    tasks = [{**common, "streams": count, "first": first} for first, count in shares]
+    with _talkers(SPEAKERS[row.through], tasks) as said:
+        cores = cores_between(begin_s, end_s)
+        results = said(end_s + 60)
     lags = [lag for result in results for lag in result["lags"]]
+    failed = [error for result in results for error in result["failed"]]
+    through = "engine" if row.through == "engine" else f"WebSockets, {arguments.fronts} fronts"
     return {
-        **_row(lags, num_streams),
-        "failed_steps": sum(result["failed"] for result in results),
-        "steps_per_s": len(lags) / arguments.window_s,
-    }
+        "through": through,
+        "step_s": row.step_s, "utterance_s": row.utterance_s, "streams": row.num_streams,
+        **_quantiles(lags), "partials_per_s": round(len(lags) / arguments.window_s, 1),
+        "failures": len(failed), "first_failure": failed[:1], "busy": cores,
+    }  # fmt: skip
+
+
+def _quantiles(lags: list[float]) -> Json:
+    if not lags:
+        return {"error": "no partial came"}
+    p50, p95, p99 = (round(1000 * float(q), 1) for q in np.quantile(lags, (0.5, 0.95, 0.99)))
+    return {"p50_ms": p50, "p95_ms": p95, "p99_ms": p99}
 
 
 def _shares(num_streams: int, num_clients: int) -> Iterator[tuple[int, int]]:
@@ -103,8 +152,9 @@ def _shares(num_streams: int, num_clients: int) -> Iterator[tuple[int, int]]:
         first += count
 
 
-def _run(module: str, tasks: list[Json], seconds: float) -> list[Json]:
-    """What each client process says at its end; nothing of one that does not end."""
+@contextmanager
+def _talkers(module: str, tasks: list[Json]) -> Iterator[Any]:
+    """Client processes at work; a function that has what each says at its end, until a moment."""
     processes = [
         subprocess.Popen(
             [sys.executable, "-m", module, json.dumps(task)],
@@ -112,111 +162,53 @@ def _run(module: str, tasks: list[Json], seconds: float) -> list[Json]:
         )
         for task in tasks
     ]  # fmt: skip
-    results: list[Json] = []
-    deadline_s = time.monotonic() + seconds + 60
-    for process in processes:
-        try:
-            said, _ = process.communicate(timeout=max(1.0, deadline_s - time.monotonic()))
-            results.append(json.loads(said))
-        except (subprocess.TimeoutExpired, ValueError) as error:
+
+    def results(until_s: float) -> list[Json]:
+        found: list[Json] = []
+        for process in processes:
+            try:
+                said, _ = process.communicate(timeout=max(1.0, until_s - time.monotonic()))
+                found.append(json.loads(said))
+            except (subprocess.TimeoutExpired, ValueError) as error:
+                found.append({"lags": [], "failed": [repr(error)[:200]]})
+        return found
+
+    try:
+        yield results
+    finally:
+        for process in processes:
             process.kill()
-            results.append({"lags": [], "failed": [repr(error)[:200]]})
-    return results
-
-
-def socket_rows(arguments: argparse.Namespace) -> Iterator[Json]:
-    """The real server with several fronts, and clients in processes of their own."""
-    most = max(num_streams for _, _, num_streams in _plan(arguments))
-    command = [sys.executable, "-m", "tests.bench.http_server", arguments.shape, arguments.device]
-    command += ["--http_port=0", "--enable_grpc=false", "--host=127.0.0.1", "--log_level=info"]
-    command += [f"--max_live_sessions={most + 8}", f"--max_num_seqs={arguments.max_num_seqs}"]
-    command += ["--max_model_len=768", "--segment_s=12", "--max_context_tokens=64"]
-    command += ["--max_prefill_audio_s=640"]
-    command += [f"--num_front_processes={arguments.fronts}"]
-    environment = {**os.environ, "BENCH_LIVE": "1", "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=environment
-    ) as server:
-        killer = threading.Timer(START_TIMEOUT_S, server.kill)
-        killer.start()
-        try:
-            port = _port_when_ready(server)
-            killer.cancel()
-            for step_s, utterance_s, num_streams in _plan(arguments):
-                row = _talk(arguments, port, step_s, utterance_s, num_streams)
-                through = f"WebSockets, {arguments.fronts} fronts"
-                yield {"through": through, "step_s": step_s, "utterance_s": utterance_s, **row}
-        finally:
-            killer.cancel()
-            server.terminate()
-
-
-def _port_when_ready(server: subprocess.Popen[str]) -> int:
-    assert server.stdout is not None
-    port = 0
-    for line in server.stdout:
-        if line.startswith("listening"):
-            port = int(line.split()[1])
-        if line.startswith("ready"):
-            return port
-    raise RuntimeError("the server ended before it was ready")
-
-
-def _talk(
-    arguments: argparse.Namespace, port: int, step_s: float, utterance_s: float, num_streams: int
-) -> Json:
-    # Streams that never pause are cut in step with their beginning.
-    ramp_s = max(arguments.ramp_s, utterance_s)
-    delay = {0.25: "minimal", 0.5: "low", 1.0: "medium", 2.0: "high"}[step_s]
-    tasks = [
-        {
-            "port": port, "streams": count, "first": first, "delay": delay,
-            "utterance_s": utterance_s, "ramp_s": ramp_s, "warm_s": arguments.warm_s,
-            "window_s": arguments.window_s,
-        }
-        for first, count in _shares(num_streams, arguments.clients)
-    ]  # fmt: skip
-    seconds = ramp_s + arguments.warm_s + arguments.window_s
-    results = _run("tests.bench.live_client", tasks, seconds)
-    row = _row([lag for result in results for lag in result["lags"]], num_streams)
-    failed = [error for result in results for error in result["failed"]]
-    seen = sum(len(result["lags"]) for result in results) / arguments.window_s
-    return {
-        **row, "partials_per_s": round(seen, 1), "failed_streams": len(failed),
-        "first_failure": failed[:1],
-    }  # fmt: skip
+            process.wait()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--shape", default="1.7B", help="1.7B, 0.6B or tiny")
+    parser.add_argument("--shape", default="1.7B", help="1.7B, 0.6B, tiny, or paced: no device")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--modes", nargs="+", default=["engine", "websockets"])
-    parser.add_argument("--streams", type=int, nargs="+", default=[100, 250, 500, 750, 1000])
-    parser.add_argument("--steps", type=float, nargs="+", default=[0.5, 1.0])
-    parser.add_argument("--utterances", type=float, nargs="+", default=[4.0, 24.0])
-    parser.add_argument("--rows", nargs="+", default=[], help="STEP:UTTERANCE:STREAMS, in place")
-    parser.add_argument("--window_s", type=float, default=12.0)
-    parser.add_argument("--warm_s", type=float, default=4.0)
-    parser.add_argument("--ramp_s", type=float, default=5.0, help="in which WebSockets connect")
+    parser.add_argument("--rows", nargs="+", default=ROWS, help="THROUGH:STEP:UTTERANCE:STREAMS")
+    parser.add_argument("--window_s", type=float, default=8.0)
+    parser.add_argument("--warm_s", type=float, default=3.0)
+    parser.add_argument("--process_s", type=float, default=4.0, help="in which clients start")
+    parser.add_argument("--prepare_s", type=float, default=15.0, help="for the server's graphs")
     parser.add_argument("--max_num_seqs", type=int, default=256)
-    parser.add_argument("--fronts", type=int, default=4)
+    parser.add_argument("--fronts", type=int, default=8)
     parser.add_argument("--clients", type=int, default=4, help="processes that speak")
-    parser.add_argument("--process_s", type=float, default=4.0, help="in which those start")
     parser.add_argument("--budget_s", type=float, default=3600.0, help="no row begins after it")
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
     began_s = time.monotonic()
+    plan = [Row.of(text) for text in arguments.rows]
     rows: list[Json] = []
-    kinds = {"engine": engine_rows, "websockets": socket_rows}
-    for mode in arguments.modes:
-        for row in kinds[mode](arguments):
-            rows.append(row)
-            print(json.dumps(row), flush=True)
-            if arguments.output:  # as they come: a run that is cut short has said what it knew
-                _write(arguments, rows)
+    with server(arguments, max(row.num_streams for row in plan)) as under_test:
+        print(json.dumps({"ready_s": round(time.monotonic() - began_s, 1)}), flush=True)
+        time.sleep(arguments.prepare_s)
+        for row in plan:
             if time.monotonic() - began_s > arguments.budget_s:
                 break
+            rows.append(measure(arguments, under_test, row))
+            print(json.dumps(rows[-1]), flush=True)
+            if arguments.output:  # as they come: a run that is cut short has said what it knew
+                _write(arguments, rows)
 
 
 def _write(arguments: argparse.Namespace, rows: list[Json]) -> None:

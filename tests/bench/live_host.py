@@ -16,7 +16,7 @@ import pstats
 import random
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ import torch
 from predictor.audio.silero import FRAME_SAMPLES
 from predictor.audio.vad import FRAME_S, VadState, load_silero
 from predictor.engine import EngineCore
-from predictor.engine.cuda.prefill_graphs import PrefillGraphs, _cost, _PrefillGraph
+from predictor.engine.cuda.prefill_graphs import PrefillGraphs
 from predictor.engine.cuda.runner import GraphOptions, GraphRunner
 from predictor.engine.options import StepStats
 from predictor.engine.protocol import Emission
@@ -43,7 +43,10 @@ NOISE = np.random.default_rng(0).normal(0, 0.1, 25 * SAMPLE_RATE_HZ).astype(np.f
 
 
 class NoDevice:
-    """A graph whose replay takes no time and leaves its results as they are."""
+    """A graph whose replay takes no time and leaves its results as they are; makes more of them."""
+
+    def capture(self, run: Callable[[], None], *, goes_first: bool = False) -> NoDevice:
+        return self
 
     def replay(self) -> None:
         pass
@@ -56,17 +59,16 @@ def hosts_runner(num_slots: int = 256) -> GraphRunner:
         model = random_model(config, torch.device("cpu"), torch.float32)
         graph_options = GraphOptions(check_kernels=False, max_prefill_audio_s=640.0)
         runner = GraphRunner(model, num_slots=num_slots, max_model_len=768, options=graph_options)
+        prefills = runner._prefills
         graphs = PrefillGraphs(
-            runner._mel, runner._fused_encoder, runner._fused, runner._loop,
+            prefills._mel, prefills._encoder, prefills._decoder, prefills._loop,
+            NoDevice(),  # type: ignore[arg-type]
             max_length=768, max_audio_s=640.0, max_tokens=8192,
             window_chunks=config.audio.window_chunks,
         )  # fmt: skip
-        made = {b: _PrefillGraph(b, runner._loop, runner._device) for b in graphs._missing}
-    for graph in made.values():
-        graph._graph = NoDevice()  # type: ignore[assignment]
-    graphs._graphs = dict(sorted(made.items(), key=lambda item: _cost(item[0])))
-    graphs.stop()
-    runner._prefill_graphs = graphs
+        while graphs.has_missing:
+            graphs.capture_next()
+    prefills.graphs = graphs
     runner._loop.graphs = {bucket: NoDevice() for bucket in runner._buckets}  # type: ignore[misc]
     runner._fused.fusion = replace(runner._fused.fusion, prefill=True)
     without_end(runner)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import json
 import random
 import sys
@@ -39,34 +40,40 @@ class Stream:
         rng = np.random.default_rng(task.first + number)
         self._audio = rng.normal(0, 0.1, round((task.utterance_s + 1) * RATE)).astype(np.float32)
         self.lags: list[float] = []
-        self.num_failed = 0
+        self.failed: list[str] = []
 
     async def run(self, prompt: Any, window: tuple[float, float]) -> None:
-        """Speak until the window ends; what falls into it counts."""
-        task, utterance = self._task, 0
-        await asyncio.sleep(self._random.uniform(0, task.utterance_s))
-        start_s = time.monotonic()
-        while start_s < window[1]:
-            utterance += 1
-            forced: tuple[int, ...] = ()
-            draft: tuple[int, ...] = ()
-            num_steps = max(1, round(task.utterance_s / task.step_s))
-            for index in range(1, num_steps + 1):
-                end_s = start_s + index * task.step_s
-                await asyncio.sleep(max(0.0, end_s - time.monotonic()))
-                samples = self._audio[: round(index * task.step_s * RATE)]
-                step = Step(utterance, samples, 0, prompt, forced, draft, 64, index == num_steps)
-                try:
-                    outcome = await self._steps.step(step)
-                except AsrError:
-                    self.num_failed += 1
-                    continue
-                if window[0] <= end_s <= window[1]:
+        """Speak until the window ends; what falls into it counts. The first utterance has run for
+        a while when the stream begins, so that no two streams are in step."""
+        task = self._task
+        per_utterance = max(1, round(task.utterance_s / task.step_s))
+        index, utterance = self._random.randrange(per_utterance), 1
+        start_s = time.monotonic() + self._random.uniform(0, task.ramp_s)
+        # What was said before is known, as if it had been heard step by step.
+        num_known = 3 + int(index * task.step_s * TOKENS_PER_S) if index else 0
+        tokens = PlannedSteps.plan[:num_known]
+        for number in itertools.count(1):
+            end_s = start_s + number * task.step_s
+            if end_s >= window[1]:
+                break
+            index += 1
+            await asyncio.sleep(max(0.0, end_s - time.monotonic()))
+            # All but what the last two steps brought is committed.
+            num_forced = max(0, len(tokens) - round(2 * TOKENS_PER_S * task.step_s))
+            forced, draft = tokens[:num_forced], tokens[num_forced:]
+            samples = self._audio[: round(index * task.step_s * RATE)]
+            is_final = index == per_utterance
+            step = Step(utterance, samples, 0, prompt, forced, draft, 64, is_final)
+            try:
+                outcome = await self._steps.step(step)
+            except AsrError as error:
+                self.failed.append(repr(error)[:200])
+            else:
+                if window[0] <= end_s:
                     self.lags.append(time.monotonic() - end_s)
                 tokens = (*forced, *outcome.tokens)
-                forced = tokens[: max(0, len(tokens) - round(2 * TOKENS_PER_S * task.step_s))]
-                draft = tokens[len(forced) :]
-            start_s += num_steps * task.step_s
+            if is_final:
+                index, utterance, tokens = 0, utterance + 1, ()
         self._steps.close()
 
 
@@ -82,7 +89,7 @@ async def speak(task: argparse.Namespace) -> dict[str, Any]:
         engine.stop()
     return {
         "lags": [round(lag, 5) for stream in streams for lag in stream.lags],
-        "failed": sum(stream.num_failed for stream in streams),
+        "failed": [error for stream in streams for error in stream.failed],
     }
 
 

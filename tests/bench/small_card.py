@@ -12,9 +12,11 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import math
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +29,17 @@ from predictor.engine.pages import PAGE_TOKENS
 from predictor.engine.start.build import build_runner
 from tests.bench.checkpoint import write_checkpoint
 from tests.bench.environment import describe
-from tests.bench.load import Clips, all_at_once, without_end
+from tests.bench.load import TOKENS_PER_AUDIO_S, Clips, all_at_once, without_end
 from tests.bench.shapes import SHAPES
 
+LOADS = ((10.0, 3.5), (30.0, 3.5), (10.0, 10.0))  # seconds of a clip, tokens a second of it
 CARD_MIB = 23_034  # what an L4 or an A10 of "24 GB" has
 METHOD = (
     "random weights; the card's memory but for `card_mib` is held by another tensor before the "
     "engine starts; predictor.engine.start.build with the default options but max_num_seqs; "
-    "answers of 3.5 forced tokens a second of audio; most_running: sequences that decode together, "
-    "at most, by the engine's own count, looked at every 2 ms"
+    "answers of so many forced tokens a second of audio as a row says: with 3.5, as people speak, "
+    "sequences end before the memory is full; most_running: sequences that decode together, at "
+    "most, by the engine's own count, looked at every 2 ms"
 )
 
 
@@ -50,8 +54,12 @@ def take_away(card_mib: int, device: torch.device) -> torch.Tensor | None:
     return torch.empty(max(0, beyond), dtype=torch.uint8, device=device)
 
 
-async def most_running(engine: EngineClient, clips: Clips, clip_s: float, count: int) -> Any:
+async def most_running(
+    engine: EngineClient, clips: Clips, clip_s: float, tokens_per_s: float, count: int
+) -> dict[str, Any]:
     """A row: clips that all come at once, and how many of them ran together at most."""
+    tokens = math.ceil(tokens_per_s * clip_s)
+    requests = [replace(clips.request(clip_s), max_new_tokens=tokens) for _ in range(count)]
     highest, ended = 0, False
 
     async def look() -> None:
@@ -61,13 +69,14 @@ async def most_running(engine: EngineClient, clips: Clips, clip_s: float, count:
             await asyncio.sleep(0.002)
 
     looking = asyncio.create_task(look())
-    wall_s = await all_at_once(engine, [clips.request(clip_s) for _ in range(count)])
+    wall_s = await all_at_once(engine, requests)
     ended = True
     await looking
     stats = engine.stats()
     return {
         "most_running": highest,
         "num_clips": count,
+        "tokens_per_audio_s": tokens_per_s,
         "rtfx": round(count * clip_s / wall_s, 1),
         "num_pages": stats.num_pages,
         "num_preempted": stats.num_preempted,
@@ -96,10 +105,13 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         engine.start()
         try:
             clips = Clips(SHAPES[arguments.shape].text.vocab_size)
-            for clip_s in (10.0, 30.0) if device.type == "cuda" else (1.0,):
-                row = asyncio.run(most_running(engine, clips, clip_s, arguments.num_clips))
-                rows[f"{arguments.shape}, {arguments.kv_precision}, {clip_s:g} s"] = row
-                print(clip_s, row, file=sys.stderr, flush=True)
+            for clip_s, tokens_per_s in LOADS if device.type == "cuda" else ((1.0, 3.5),):
+                name = f"{arguments.shape}, {arguments.kv_precision}, {clip_s:g} s"
+                name += "" if tokens_per_s == TOKENS_PER_AUDIO_S else ", long answers"
+                rows[name] = asyncio.run(
+                    most_running(engine, clips, clip_s, tokens_per_s, arguments.num_clips)
+                )
+                print(name, rows[name], file=sys.stderr, flush=True)
         finally:
             engine.stop()
     held = 0 if ballast is None else ballast.numel()

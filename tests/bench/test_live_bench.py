@@ -13,14 +13,15 @@ ROOT = Path(__file__).parents[2]
 def test_every_row_is_measured(tmp_path: Path) -> None:
     output = tmp_path / "live.json"
     command = [sys.executable, "-m", "tests.bench.live", "--shape=tiny", "--device=cpu"]
-    command += ["--streams", "2", "--steps", "0.5", "--utterances", "2", "--window_s=4"]
-    command += ["--warm_s=1", "--ramp_s=0.5", "--fronts=1", "--clients=2"]
+    command += ["--rows", "engine:0.5:2:2", "sockets:0.5:2:2", "--window_s=4", "--warm_s=1"]
+    command += ["--prepare_s=0", "--fronts=2", "--clients=2"]
     command += ["--max_num_seqs=4", f"--output={output}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     rows = json.loads(output.read_text())["rows"]
-    assert [row["through"] for row in rows] == ["engine", "WebSockets, 1 fronts"]
+    assert [row["through"] for row in rows] == ["engine", "WebSockets, 2 fronts"]
     for row in rows:
-        assert "error" not in row, row
-        assert 0 < row["p50_ms"] <= row["p95_ms"]
-        assert row.get("failed_steps", 0) == row.get("failed_streams", 0) == 0, row
+        assert 0 < row["p50_ms"] <= row["p95_ms"], row
+        assert row["failures"] == 0, row
+        assert row["busy"].keys() == {"clients", "engine", "fronts"}, row
+        assert row["busy"]["engine"] > 0, row

@@ -217,7 +217,7 @@ def table(result: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--shapes", default="1.7B", help="1.7B, 0.6B, tiny; comma-separated")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", default="cuda:0" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--window_s", type=float, default=5.0)
     parser.add_argument("--warm_s", type=float, default=3.0)
     parser.add_argument("--budget_s", type=float, default=300.0)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from predictor.audio.vad import load_detector
@@ -15,6 +18,8 @@ from predictor.text.tokenizer import TextTokenizer
 from tests.api import conftest as api_conftest
 from tests.api.conftest import Server
 from tests.live.play import Studio
+from tests.live.server import hear, pcm16, transcripts
+from tests.live.streams import join
 
 CHECKPOINTS = Path(__file__).parents[2] / "predictor" / "checkpoints"
 CHECKPOINT, ALIGNER = CHECKPOINTS / "tiny", CHECKPOINTS / "tiny-aligner"
@@ -66,3 +71,22 @@ def brief() -> Iterator[Server]:
     server = api_conftest.start("--max_live_session_s=4", "--enable_grpc=false")
     yield server
     server.end()
+
+
+@pytest.fixture(scope="session")
+def two() -> np.ndarray:
+    """An English and a Chinese sentence."""
+    spoken = join("two", ["en-short-003", "zh-short-002"], 1).samples
+    return np.concatenate([spoken, np.zeros(16_000, np.float32)])
+
+
+@pytest.fixture(scope="session")
+def plain(server: Server, two: np.ndarray) -> list[Any]:
+    """The events of it, in packets of 0.2 s."""
+    return asyncio.run(hear(server, pcm16(two), 2, transcription={"model": "qwen3-asr"}))
+
+
+@pytest.fixture(scope="session")
+def texts(plain: list[Any]) -> list[str]:
+    """What the server hears in it."""
+    return transcripts(plain)

@@ -14,6 +14,8 @@ import websockets.exceptions
 from openai import AsyncOpenAI
 from openai.resources.realtime.realtime import AsyncRealtimeConnection
 
+from tests.api.conftest import Server
+
 TRANSCRIPTION = "conversation.item.input_audio_transcription"
 COMPLETED = f"{TRANSCRIPTION}.completed"
 
@@ -75,3 +77,23 @@ async def rest(connection: Any, events: list[Any]) -> None:
     with contextlib.suppress(websockets.exceptions.ConnectionClosedOK):
         async for event in connection:
             events.append(event)  # noqa: PERF401  what came before the end counts
+
+
+def session(**more: Any) -> Any:
+    """A transcription session with these fields of `audio.input`."""
+    return {"type": "transcription", "audio": {"input": more}}
+
+
+async def hear(server: Server, data: bytes, items: int, **more: Any) -> list[Any]:
+    """All events of this audio up to the `items`th completed one; `more`: `piece_bytes`, `prefix`,
+    `include`, and fields of the session's `audio.input`."""
+    piece_bytes = more.pop("piece_bytes", 9_600)
+    prefix = more.pop("prefix", "/v1")
+    include = more.pop("include", None)
+    opening: Any = session(**more) | ({"include": include} if include else {})
+    async with client(server.url, prefix=prefix).realtime.connect(
+        extra_query={"intent": "transcription"}
+    ) as connection:
+        await connection.session.update(session=opening)
+        await append(connection, data, piece_bytes)
+        return await until(connection, COMPLETED, items)

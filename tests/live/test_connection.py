@@ -54,6 +54,8 @@ async def test_a_huge_message_does_not_hold_up_the_others() -> None:
     heard, turns = 0, 0
 
     class Session:
+        has_events = False
+
         def hear(self, frame: np.ndarray, _: float) -> None:
             nonlocal heard
             heard += len(frame)

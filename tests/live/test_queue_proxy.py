@@ -23,9 +23,7 @@ import pytest
 from predictor.server.queue_proxy import port_beside_us, until_draining
 from tests.api.conftest import Server, StartServer
 from tests.live.server import COMPLETED, TRANSCRIPTION, append, client, pcm16, rest, until
-from tests.live.test_realtime import two
 
-__all__ = ["two"]
 PROGRAM = os.environ.get("QUEUE_PROXY")
 
 
