@@ -16,7 +16,7 @@ down() {
     for file in *.pid; do
         if [ -e "$file" ]; then
             # At once: nothing here is kept, and an API server without its etcd ends late.
-            kill -KILL "$(cat "$file")" 2>/dev/null || true
+            pkill -KILL --session "$(cat "$file")" || true
             rm "$file"
         fi
     done
