@@ -6,7 +6,8 @@ last from the first write on and the matrix units are never fed through a copy.
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
+from typing import Any, Final
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,8 @@ from torch import Tensor, nn
 
 from predictor.model.attention import Packing, packed_attention
 from predictor.model.encoder import CONV_BATCH_CHUNKS, AudioEncoder, AudioPlan, EncoderLayer
+
+CHUNKS_AT_A_TIME: Final = 8  # seconds of audio that batches are rounded up to
 
 
 class FusedEncoder:
@@ -64,6 +67,18 @@ class FusedEncoder:
 
     def _norm(self, x: Tensor, change: Tensor | None, norm: nn.LayerNorm) -> Tensor:
         return _kernels().add_layer_norm(x, change, norm.weight, norm.bias, norm.eps)  # type: ignore[no-any-return]
+
+
+def filled_up(chunks: Tensor, plan: AudioPlan) -> tuple[Tensor, AudioPlan]:
+    """With silent chunks up to a multiple of `CHUNKS_AT_A_TIME`, which give no tokens: the
+    convolution library plans anew for every batch size that it has not met."""
+    missing = -len(chunks) % CHUNKS_AT_A_TIME
+    if not missing:
+        return chunks, plan
+    kept = plan.kept
+    if kept is None:
+        kept = torch.arange(sum(plan.num_tokens), device=chunks.device)
+    return F.pad(chunks, (0, 0, 0, 0, 0, missing)), replace(plan, kept=kept)
 
 
 def encoder_difference(encoder: AudioEncoder) -> float:
