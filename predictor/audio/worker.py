@@ -10,7 +10,6 @@ milliseconds and can be killed at no loss.
 
 from __future__ import annotations
 
-import json
 import mmap
 import os
 import resource
@@ -19,10 +18,11 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, BinaryIO, Final, cast
 
 import numpy as np
+import orjson
 
 from predictor.audio.codecs import BLOCK_S, Block, decode_file
 from predictor.audio.cut import Cut, Cutter
@@ -64,11 +64,11 @@ class Job:
     num_bytes: int | None = None
 
     def to_json(self) -> bytes:
-        return json.dumps(asdict(self)).encode()
+        return orjson.dumps(self)
 
     @staticmethod
     def from_json(line: bytes) -> Job:
-        values = json.loads(line)
+        values = orjson.loads(line)
         layout = values["layout"]
         return Job(
             **{
@@ -110,11 +110,11 @@ class Message:
     limit: Any = None
 
     def to_json(self) -> bytes:
-        return json.dumps(asdict(self)).encode()
+        return orjson.dumps(self)
 
     @staticmethod
     def from_json(line: bytes) -> Message:
-        values = json.loads(line)
+        values = orjson.loads(line)
         return Message(**{**values, "notes": tuple(values["notes"])})
 
     def raise_error(self, field: str) -> None:

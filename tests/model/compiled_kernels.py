@@ -120,7 +120,7 @@ def compile_language_model() -> None:
     heads = {"KV_HEADS": KV_HEADS, "GROUP": HEADS // KV_HEADS, "DIM": DIM, "PAGE": 64}
     shared = {f"shared_{name}_ptr": FLOAT for name in ("sums", "peak", "total")}
     in_registers = decode_kernels.WIDENS_IN_REGISTERS
-    for (splits, shares), cache in product(((1, 0), (8, 0), (1, 1), (1, 2)), CACHES):
+    for (splits, shares), cache in product(((1, 0), (8, 0), (1, 2)), CACHES):
         block, num_warps, num_stages = Fusion().tile_of(splits, TYPES[cache])
         ptx = compiled(
             decode_kernels._attention_kernel,

@@ -18,8 +18,8 @@ LOG2_E = 1.4426950408889634
 ROWS_OF_A_TILE = 16  # the least that a matrix unit multiplies; grouped query heads fill some
 SHARED_ROWS = 64  # query heads, of several sequences, that one program multiplies a beginning with
 SHARED_BLOCK = 64  # tokens of it at a time
-WIDENS_IN_REGISTERS = False
-FILLS_DEVICE = 100  # programs; fewer divide the beginning in two
+WIDENS_IN_REGISTERS = False  # values of a cache in 8 bits, see _widened
+SHARES = 2  # programs among which the beginning is divided
 
 
 @triton.jit
@@ -282,7 +282,7 @@ def decode_attention(
     if shared is not None:
         assert splits == 1
         table, counts = shared
-        begun, shares = shared_attention(query, cache, table, counts)
+        begun, shares = shared_attention(query, cache, table, counts), SHARES
     _attention_kernel[(num_rows, kv_heads, splits)](
         query, keys, values, tables, slots, lengths, counts, *begun, sums, peak, total,
         query.stride(0), tables.stride(0), LOG2_E / dim**0.5,
@@ -301,10 +301,10 @@ def decode_attention(
 
 def shared_attention(
     query: Tensor, cache: tuple[Tensor, Tensor], table: Tensor, counts: Tensor
-) -> tuple[Parts, int]:
+) -> Parts:
     """What the beginning in the pages `table` gives the queries [B, H, D] of the sequences that
-    begin with it, as `decode_attention` takes it: sums [B, H, parts, D], peaks and totals
-    [B, H, parts], and how many parts. Rows whose `counts` [B] int32 are 0 are not written."""
+    begin with it, as `decode_attention` takes it: sums [B, H, SHARES, D], peaks and totals
+    [B, H, SHARES]. Rows whose `counts` [B] int32 are 0 are not written."""
     keys, values = cache
     num_rows, heads, dim = query.shape
     page_tokens, kv_heads = keys.shape[1:3]
@@ -312,16 +312,15 @@ def shared_attention(
     group_rows = triton.next_power_of_2(heads // kv_heads)
     rows = max(SHARED_ROWS, group_rows)
     num_tiles = triton.cdiv(num_rows, rows // group_rows)
-    shares = 1 if num_tiles * kv_heads >= FILLS_DEVICE else 2
-    parts = _parts(num_rows, heads, shares, dim, query.device)
-    _shared_kernel[(num_tiles, kv_heads, shares)](
+    parts = _parts(num_rows, heads, SHARES, dim, query.device)
+    _shared_kernel[(num_tiles, kv_heads, SHARES)](
         query, keys, values, table, counts, *parts, num_rows, query.stride(0), LOG2_E / dim**0.5,
         KV_HEADS=kv_heads, GROUP=heads // kv_heads, GROUP_ROWS=group_rows, DIM=dim, ROWS=rows,
-        BLOCK=32 if in_float32 else SHARED_BLOCK, PAGE=page_tokens, SHARES=shares,
+        BLOCK=32 if in_float32 else SHARED_BLOCK, PAGE=page_tokens, SHARES=SHARES,
         PRECISION="ieee" if in_float32 else "tf32", IN_REGISTERS=in_registers(),
         num_warps=4, num_stages=1 if in_float32 else 3,
     )  # fmt: skip
-    return parts, shares
+    return parts
 
 
 def in_registers() -> bool:
