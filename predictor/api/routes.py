@@ -26,6 +26,7 @@ from predictor.metrics import scrape
 from predictor.service.calls import Call
 
 _JSON_LENGTH = "inference-header-content-length"
+_QUICK_BYTES = 1 << 20
 _MODEL = "/models/{model_name:model}"
 
 
@@ -111,7 +112,9 @@ def v2_router(dataplane: AsrDataPlane, repository: ClosedRepository) -> APIRoute
             parsed = parse_rest(body, json_length)
             return v2.rest_call(parsed, model_name, dataplane.max_items, version=model_version)
 
-        call = await off_loop(len(body), read)
+        # Of a body whose JSON is apart nothing is gone through but the lengths of its parts.
+        is_quick = json_length is not None and len(body) <= _QUICK_BYTES
+        call = read() if is_quick else await off_loop(len(body), read)
         answer: v2.RestAnswer = await dataplane.call(model_name, call, dict(request.headers))
         if answer.json_length is None:
             return Response(answer.body, media_type="application/json")

@@ -19,7 +19,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, BinaryIO, Final, cast
 
 import numpy as np
@@ -48,6 +48,11 @@ _LAST_RESORT_S: Final = 5.0
 _NICENESS: Final = 5
 
 
+def _fields(record: Any) -> dict[str, Any]:
+    """Of a dataclass with slots, as they are: `asdict` copies each of them deeply."""
+    return {name: getattr(record, name) for name in record.__slots__}
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
     """One recording to decode; its bytes travel as an open file."""
@@ -64,7 +69,10 @@ class Job:
     num_bytes: int | None = None
 
     def to_json(self) -> bytes:
-        return json.dumps(asdict(self)).encode()
+        values = _fields(self)
+        for name in ("layout", "limits", "options", "cuts"):
+            values[name] = None if values[name] is None else _fields(values[name])
+        return json.dumps(values).encode()
 
     @staticmethod
     def from_json(line: bytes) -> Job:
@@ -110,7 +118,7 @@ class Message:
     limit: Any = None
 
     def to_json(self) -> bytes:
-        return json.dumps(asdict(self)).encode()
+        return json.dumps(_fields(self)).encode()
 
     @staticmethod
     def from_json(line: bytes) -> Message:
