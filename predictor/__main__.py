@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from typing import Final
 
 from predictor import __version__
 from predictor.errors import InvalidInput
@@ -13,12 +14,14 @@ from predictor.model.config import CheckpointError
 from predictor.processes.heap import keep_freed_memory
 from predictor.settings.doc import effective
 from predictor.settings.fields import Settings
-from predictor.settings.preflight import problems
+from predictor.settings.preflight import notes, problems
 from predictor.settings.read import SettingsError, load_settings
 from predictor.startup import begin, importing
 from predictor.text.languages import parse_language
 
 logger = logging.getLogger("predictor")
+
+INTERRUPTED: Final = 130
 
 
 def main() -> None:
@@ -45,6 +48,8 @@ def main() -> None:
             Pod(settings).run()
         else:
             _serve(settings)
+    except KeyboardInterrupt:  # while it imports; later it is a signal to stop
+        raise SystemExit(INTERRUPTED) from None
     except Exception as error:
         _give_up(error)
         raise SystemExit(1) from error
@@ -57,6 +62,8 @@ def _check_cheaply(settings: Settings) -> None:
         logger.critical("the server cannot go on: %s", problem)
     if found:
         raise SystemExit(1)
+    for note in notes(settings):
+        logger.warning(note)
 
 
 def _give_up(error: Exception) -> None:

@@ -68,6 +68,32 @@ class RepeatLimit(logging.Filter):
         return count < _MAX_REPEATS
 
 
+class LineBudget:
+    """Lines of one kind: so many a second are written, and the next one says how many were not.
+
+    A flood of requests must not become a flood of the log: to write a line is most of what a
+    refusal costs.
+    """
+
+    def __init__(self, a_second: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._a_second = a_second
+        self._clock = clock
+        self._began_s = clock()
+        self._num_written = self._num_left_out = 0
+
+    def take(self) -> dict[str, int] | None:
+        """Fields for the line, None where it is left out."""
+        now_s = self._clock()
+        if now_s - self._began_s >= 1.0:
+            self._began_s, self._num_written = now_s, 0
+        if self._num_written >= self._a_second:
+            self._num_left_out += 1
+            return None
+        self._num_written += 1
+        left_out, self._num_left_out = self._num_left_out, 0
+        return {"refusals_left_out": left_out} if left_out else {}
+
+
 class JsonFormatter(logging.Formatter):
     """A log record as one line of JSON."""
 

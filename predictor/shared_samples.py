@@ -74,14 +74,13 @@ def as_float(samples: AnySamples) -> Samples:
 
 def as_pcm16(samples: Samples) -> Pcm16 | None:
     """[num_samples] in 16 bits; None where that would not be the same."""
-    if not _is_pcm16(samples[:_LOOK]) or not _is_pcm16(samples[_LOOK:]):
+    if _exactly(samples[:_LOOK]) is None:
         return None
-    return (samples * _TO_PCM16).astype(np.int16)
+    return _exactly(samples)
 
 
-def _is_pcm16(samples: Samples) -> bool:
+def _exactly(samples: Samples) -> Pcm16 | None:
     scaled = samples * _TO_PCM16
-    low, high = scaled.min(initial=0.0), scaled.max(initial=0.0)
-    if not (low >= -32768 and high <= 32767):  # NaN fails both
-        return False
-    return bool((scaled == scaled.astype(np.int16)).all())
+    with np.errstate(invalid="ignore"):  # NaN, or out of range: it becomes another number
+        short = scaled.astype(np.int16)
+    return short if (scaled == short).all() else None

@@ -12,6 +12,7 @@ import pytest
 
 from predictor.logs import (
     JsonFormatter,
+    LineBudget,
     RepeatLimit,
     TextFormatter,
     configure_logging,
@@ -69,6 +70,15 @@ def test_repeats_are_limited_and_counted() -> None:
     later = warn()
     assert limit.filter(later)
     assert later.__dict__["fields"] == {"repeats_left_out": 30}
+
+
+def test_a_flood_of_refusals_is_no_flood_of_lines() -> None:
+    now_s = 0.0
+    budget = LineBudget(20, clock=lambda: now_s)
+    taken = [budget.take() for _ in range(50)]
+    assert taken == [{}] * 20 + [None] * 30
+    now_s = 1.5
+    assert [budget.take(), budget.take()] == [{"refusals_left_out": 30}, {}]
 
 
 def test_notes_go_to_the_request_they_belong_to() -> None:

@@ -103,13 +103,13 @@ def create_app(
     app.add_middleware(HeadAndOptions, routes=app.routes)
     app.add_middleware(ReserveForProbes)
     app.add_middleware(Deadline, timeout_s=options.request_timeout_s)
-    app.add_middleware(RequestContext, metrics=metrics, model_identity=lambda: _digest(dataplane))
+    app.add_middleware(RequestContext, metrics=metrics, model_identity=dataplane.model_digest)
     app.add_middleware(
         RefuseWhenFull,
         check_room=lambda: dataplane.model.check_room(),
         keys=keys,
         metrics=metrics,
-        model_identity=lambda: _digest(dataplane),
+        model_identity=dataplane.model_digest,
     )
     if options.cors_origins:  # outside, so that a browser may read every refusal
         app.add_middleware(Cors, origins=options.cors_origins)
@@ -133,11 +133,6 @@ def _add(app: FastAPI, router: APIRouter) -> None:
     """The routes themselves: FastAPI looks through the routes of an included router twice for each
     request, 0.3 ms for the last of them."""
     app.router.routes.extend(router.routes)
-
-
-def _digest(dataplane: AsrDataPlane) -> str | None:
-    identity = dataplane.model.identity
-    return None if identity is None else identity.digest
 
 
 async def _answer(request: Request, exc: Exception) -> Response:

@@ -46,6 +46,11 @@ class AsrDataPlane(DataPlane):  # type: ignore[misc]  # KServe is untyped
         """The one model of this server."""
         return cast(AsrModel, self.model_registry.get_model(self.served_names[0]))
 
+    def model_digest(self) -> str | None:
+        """Of the weights; None while they are loading."""
+        identity = self.model.identity
+        return None if identity is None else identity.digest
+
     @property
     def served_names(self) -> tuple[str, ...]:
         """The model's name first, then the names it is answered to as well."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from typing import Any, Final
 
 import grpc  # type: ignore[import-untyped]
@@ -16,6 +17,7 @@ from google.protobuf.wrappers_pb2 import Int32Value, StringValue
 SERVICE: Final = "grpc.health.v1.Health"
 SERVICES: Final = ("", "inference.GRPCInferenceService")  # "" is the server
 SERVING, NOT_SERVING, SERVICE_UNKNOWN = 1, 2, 3
+MAX_WATCHES: Final = 256  # no key is asked of them: one too many ends the oldest
 _LOOK_EVERY_S: Final = 1.0
 
 Context = Any  # grpc.aio.ServicerContext, which is untyped
@@ -50,14 +52,24 @@ def health_handler(
             await context.abort(grpc.StatusCode.NOT_FOUND, f"no service {service[:60]!r}")
         return Int32Value(value=found)
 
+    watches: dict[Context, asyncio.Event] = {}  # the oldest first; set: it has to go
+
     async def watch(_: object, context: Context) -> AsyncIterator[Int32Value]:
         service, said = await service_of(context), 0
-        while True:
-            found = status(service)
-            if found != said:
-                said = found
-                yield Int32Value(value=found)
-            await asyncio.sleep(_LOOK_EVERY_S)
+        if len(watches) >= MAX_WATCHES:
+            watches.pop(next(iter(watches))).set()
+        is_over = watches[context] = asyncio.Event()
+        try:
+            while not is_over.is_set():
+                found = status(service)
+                if found != said:
+                    said = found
+                    yield Int32Value(value=found)
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(is_over.wait(), _LOOK_EVERY_S)
+        finally:
+            watches.pop(context, None)
+        await context.abort(grpc.StatusCode.UNAVAILABLE, "too many watches, begin again")
 
     serialize = Int32Value.SerializeToString
     handlers = {

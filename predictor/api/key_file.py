@@ -12,29 +12,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
+from predictor.settings.secret_files import read_keys
+
 logger = logging.getLogger(__name__)
 
 LOOK_EVERY_S: Final = 2.0  # a request may be judged by keys that are so old
-
-
-def read_keys(path: Path) -> dict[str, bytes]:
-    """Name -> key. Raises OSError, ValueError."""
-    if path.is_dir():
-        files = sorted(file for file in path.iterdir() if not file.name.startswith("."))
-        found = {file.name: file.read_bytes().strip() for file in files if file.is_file()}
-        return {name: key for name, key in found.items() if key}
-    keys: dict[str, bytes] = {}
-    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
-        words = line.split()
-        if not words or words[0].startswith(b"#"):
-            continue
-        if len(words) > 2:
-            raise ValueError(f"line {number}: must be NAME KEY, or a key alone")
-        name = words[0].decode() if len(words) == 2 else f"line-{number}"
-        if name in keys:
-            raise ValueError(f"line {number}: the name {name} is there twice")
-        keys[name] = words[-1]
-    return keys
 
 
 class KeyFile:

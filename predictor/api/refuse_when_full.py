@@ -18,9 +18,14 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from predictor.api.auth import KeyRing
 from predictor.api.connections import RESERVE_KEY
 from predictor.api.errors import error_body, error_headers, protocol_of, speaks_openai
-from predictor.api.request_line import log_request, request_id_of, trace_of
+from predictor.api.request_line import (
+    REFUSALS_A_SECOND,
+    log_request,
+    request_id_of,
+    trace_of,
+)
 from predictor.errors import Overloaded, Unauthorized
-from predictor.logs import noting, request_id_var
+from predictor.logs import LineBudget, noting, request_id_var
 from predictor.metrics import Metrics
 
 # Whoever still sends would not read an answer; so much has mostly come in with the head.
@@ -46,6 +51,7 @@ class RefuseWhenFull:
         self.keys = keys
         self.metrics = metrics
         self.model_identity = model_identity
+        self._budget = LineBudget(REFUSALS_A_SECOND)
         self._counters: dict[str, tuple[Any, Any, Any]] = {}  # of a protocol; found once
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -88,8 +94,6 @@ class RefuseWhenFull:
         noted: dict[str, object],
     ) -> None:
         request_id = request_id_of(headers.get("x-request-id"))
-        if trace_id := trace_of(headers.get("traceparent")):
-            noted["trace_id"] = trace_id
         token = request_id_var.set(request_id)
         try:
             body = orjson.dumps(
@@ -97,7 +101,12 @@ class RefuseWhenFull:
                 option=orjson.OPT_APPEND_NEWLINE,
             )
             self._count(scope)
-            log_request(scope, error.spec.http_status, 0.0, error, noted)
+            left_out = self._budget.take()
+            if left_out is not None:
+                noted.update(left_out)
+                if trace_id := trace_of(headers.get("traceparent")):
+                    noted["trace_id"] = trace_id
+                log_request(scope, error.spec.http_status, 0.0, error, noted)
         finally:
             request_id_var.reset(token)
         answer = {

@@ -14,6 +14,7 @@ from predictor.errors import AsrError, InvalidInput
 
 logger = logging.getLogger("predictor.access")
 
+REFUSALS_A_SECOND: Final = 20  # of a full server that have a line; all of them are counted
 _TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 

@@ -15,6 +15,8 @@ from typing import Any, Final
 
 import grpc  # type: ignore[import-untyped]
 
+from predictor.settings.secret_files import no_passphrase
+
 logger = logging.getLogger(__name__)
 
 LOOK_EVERY_S: Final = 5.0
@@ -28,7 +30,7 @@ class Certificate:
         self._key_file = key_file
         self._state = self._stat()
         self.context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        self.context.load_cert_chain(cert_file, key_file)
+        self.context.load_cert_chain(cert_file, key_file, no_passphrase)
         self._pair = key_file.read_bytes(), cert_file.read_bytes()
 
     def look(self) -> bool:
@@ -38,9 +40,10 @@ class Certificate:
             return False
         try:
             # A context of its own first: one that fails half-way is of no use to anybody.
-            ssl.create_default_context().load_cert_chain(self._cert_file, self._key_file)
+            trial = ssl.create_default_context()
+            trial.load_cert_chain(self._cert_file, self._key_file, no_passphrase)
             pair = self._key_file.read_bytes(), self._cert_file.read_bytes()
-            self.context.load_cert_chain(self._cert_file, self._key_file)
+            self.context.load_cert_chain(self._cert_file, self._key_file, no_passphrase)
         except OSError as error:  # SSLError is one
             logger.error("tls_cert_file %s is not taken over: %s", self._cert_file, error)
             return False

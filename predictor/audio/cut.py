@@ -127,9 +127,10 @@ class Cutter:
             samples = np.concatenate([samples, np.pad(rest, (0, FRAME_SAMPLES - len(rest)))])
         if len(samples) == 0:
             return
-        self.loudest = max(self.loudest, float(np.abs(samples).max()))
-        loudest = speech.hear(samples / np.float32(self.loudest))
-        self.speech_probability = max(self.speech_probability, loudest)
+        self.loudest = max(self.loudest, float(samples.max()), -float(samples.min()))
+        if self.loudest > 1.0:
+            samples = samples / np.float32(self.loudest)
+        self.speech_probability = max(self.speech_probability, speech.hear(samples))
 
     def _with_margins(self, speech: _Speech, start: int, end: int) -> tuple[int, int]:
         start = max(self._free, start - speech.margin)

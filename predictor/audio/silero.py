@@ -1,8 +1,7 @@
 """Silero's published network (weights from the `silero-vad` package, MIT), run in numpy.
 
-What a processor does with it is nearly all products of small matrices. They are laid out for that:
-few rows at a time, which the library multiplies as they lie instead of copying them and the weights
-first, and weights that begin at a cache line.
+An encoder, which is matrix products over all the frames there are, and an LSTM cell, which takes
+one frame after the other.
 """
 
 from __future__ import annotations
@@ -19,13 +18,15 @@ FRAME_SAMPLES: Final = 512  # at 16 kHz
 CONTEXT: Final = 64  # samples before a frame that the network hears with it
 HEARD: Final = FRAME_SAMPLES + 2 * CONTEXT  # the frame's end is mirrored
 HIDDEN: Final = 128
-_WINDOWS: Final = 4  # of the spectrum to a frame; each has 256 samples, one begins every 128
-_HALF: Final = 128  # of a window
+_WINDOW: Final = 256  # of the spectrum; one every 128 samples, four to a frame
 _BINS: Final = 129
+_HALF: Final = _WINDOW // 2
+_STARTS: Final = range(0, HEARD - _WINDOW + 1, 128)  # of the windows
 _STRIDES: Final = (1, 2, 2, 1)  # of the convolutions
-_ROWS: Final = 20  # up to some 20 x 387 x 128 the library copies nothing (OpenBLAS)
-_BLOCK: Final = 4 * _ROWS  # worked on together: some 1 MB, which the processor's cache holds
 _CACHE_LINE: Final = 64  # bytes
+# As arrays, which a call takes at once; a number of Python's it would have to look at each time.
+_ONE: Final = np.array(1.0, np.float32)
+_ONE_HALF: Final = np.array(0.5, np.float32)
 
 
 class Encoder:
@@ -36,8 +37,7 @@ class Encoder:
         basis = weights["stft_conv.weight"][:, 0].T  # [256, 258]
         # Windowed cosines and sines: even and odd about the middle, and nothing at the first place.
         self._cosines = _aligned(basis[_HALF:0:-1, :_BINS])  # [128, 129]
-        self._sines = _aligned(basis[_HALF:0:-1, _BINS:-1])  # [128, 128], the last would be zeros
-        self._sines[0] = 0
+        self._sines = _aligned(basis[_HALF - 1 : 0 : -1, _BINS:])  # [127, 129]
         # A kernel [out, in, 3] as [3 * in, out], for windows of three frames side by side.
         self._kernels = [
             _aligned(kernel.transpose(2, 1, 0).reshape(-1, len(kernel)))
@@ -47,37 +47,19 @@ class Encoder:
 
     def run(self, heard: Floats) -> Floats:
         """[n, 640] to [n, 128]."""
-        parts = [self._block(heard[at : at + _BLOCK]) for at in range(0, len(heard), _BLOCK)]
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
-
-    def _block(self, heard: Floats) -> Floats:
-        num_parts = -(-len(heard) // _ROWS)
-        size = -(-len(heard) // num_parts)
-        x = self._spectrum(heard, num_parts * size).reshape(num_parts, size, -1)
+        x = np.stack([self._spectrum(heard[:, at : at + _WINDOW]) for at in _STARTS], axis=1)
         for kernel, bias, stride in zip(self._kernels, self._biases, _STRIDES, strict=True):
             x = _convolved(x, kernel, bias, stride)
-        return x.reshape(num_parts * size, -1)[: len(heard)]
+        return x[:, 0]  # [n, frames, channels]: 4 x 129, 4 x 128, 2 x 64, 1 x 64, and 1 x 128 now
 
-    def _spectrum(self, heard: Floats, num_rows: int) -> Floats:
-        """[n, 640] to magnitudes [num_rows, 4 * 129], by what is even and odd in each window.
-
-        Rows from n on are zeros.
-        """
-        num, length = len(heard), _WINDOWS * _HALF
-        # The half before each window's middle, backwards; the half after it follows in `heard`.
-        before = heard[:, :length].reshape(num, _WINDOWS, _HALF)[:, :, ::-1].reshape(num, length)
-        after = heard[:, _HALF:]
-        even, odd = np.empty((2, num_rows, length), np.float32)
-        even[num:] = odd[num:] = 0
-        np.add(before[:, :-1], after[:, 1:], out=even[:num, 1:])
-        np.subtract(before[:, :-1], after[:, 1:], out=odd[:num, 1:])
-        even[:num, ::_HALF] = after[:, ::_HALF]
-        odd[:num, ::_HALF] = 0
-        parts = (_WINDOWS * -(-num_rows // _ROWS), -1, _HALF)
-        power = (even.reshape(parts) @ self._cosines).reshape(-1, _BINS)
-        sines = (odd.reshape(parts) @ self._sines).reshape(-1, _BINS - 1)
-        np.square(power, out=power)
-        power[:, :-1] += np.square(sines, out=sines)
+    def _spectrum(self, windows: Floats) -> Floats:
+        """Windows [n, 256] to magnitudes [n, 129], by what is even and what is odd in them."""
+        before, after = windows[:, _HALF - 1 : 0 : -1], windows[:, _HALF + 1 :]
+        even = np.empty((len(windows), _HALF), np.float32)
+        even[:, 0] = windows[:, _HALF]
+        np.add(before, after, out=even[:, 1:])
+        power = np.square(even @ self._cosines)
+        power += np.square((before - after) @ self._sines)
         magnitudes: Floats = np.sqrt(power, out=power)
         return magnitudes
 
@@ -98,7 +80,10 @@ class Cell:
         self._recurrent = _by_gate(weights["lstm_cell.weight_hh"])
         self._recurrent /= 2  # of outputs that are doubled
         # [4, 128, 128]: of several streams each gate is a product of its own, into its own place
-        self._recurrent_by_gate = _aligned(self._recurrent.reshape(HIDDEN, 4, -1).swapaxes(0, 1))
+        self._inputs, self._recurrents = (
+            _aligned(part.reshape(HIDDEN, 4, -1).swapaxes(0, 1))
+            for part in (self._input, self._recurrent)
+        )
 
     def run(self, encoded: Floats, hidden: Floats, cell: Floats) -> tuple[Floats, Floats]:
         """Encoded [n, B, 128], state [B, 128] twice: outputs doubled [n, B, 128], the cell's state.
@@ -106,29 +91,29 @@ class Cell:
         The last output is the hidden state, doubled.
         """
         num_frames, num_streams, _ = encoded.shape
-        heard = encoded.reshape(-1, HIDDEN) @ self._input
-        heard += self._bias
-        gates = heard.reshape(num_frames, num_streams, 4, HIDDEN).swapaxes(1, 2)
         said = np.empty((num_frames, num_streams, HIDDEN), np.float32)
         held = _aligned(np.empty((7, num_streams, HIDDEN), np.float32))
         opened, logistic, remembered, both = held[:4], held[:3], held[4], held[5:]
         shown, taken_and_kept, new_and_remembered = held[0], held[1:3], held[3:5]
         new, old = both
-        ones, halves = np.ones_like(logistic), np.full_like(remembered, 0.5)
         product: Callable[[Floats, Floats, Floats], Floats] = np.matmul
-        weights, into = self._recurrent_by_gate, opened
         if num_streams == 1:
+            gates = (encoded[:, 0] @ self._input).reshape(num_frames, 4, 1, HIDDEN)
             product, weights, into = np.dot, self._recurrent, opened.reshape(1, -1)
+        else:
+            gates = encoded[:, None] @ self._inputs  # [n, 4, B, 128]
+            weights, into = self._recurrents, opened
+        gates += self._bias.reshape(4, 1, HIDDEN)
         add, multiply, tanh = np.add, np.multiply, np.tanh
         remembered[:], last = cell, hidden * 2
-        for gate, out in zip(np.ascontiguousarray(gates), said, strict=True):
+        for gate, out in zip(gates, said, strict=True):
             product(last, weights, into)
             add(opened, gate, opened)
             tanh(opened, opened)
-            add(logistic, ones, logistic)
+            add(logistic, _ONE, logistic)
             multiply(taken_and_kept, new_and_remembered, both)
             add(new, old, remembered)
-            multiply(remembered, halves, remembered)
+            multiply(remembered, _ONE_HALF, remembered)
             tanh(remembered, new)
             last = multiply(shown, new, out)
         return said, remembered.copy()
@@ -150,18 +135,17 @@ def _aligned(values: Floats) -> Floats:
 
 
 def _convolved(x: Floats, kernel: Floats, bias: Floats, stride: int) -> Floats:
-    """[parts, rows, frames * in] by a kernel [3 * in, out], zeros beyond the ends, rectified.
+    """[n, frames, in] by a kernel [3 * in, out], zeros beyond the ends, rectified.
 
     One product for each place, of the frames as they lie: nothing is copied or padded.
     """
-    width, num_out = len(kernel) // 3, kernel.shape[1]
-    length = x.shape[2] // width
-    out = np.empty((*x.shape[:2], (length - 1) // stride + 1, num_out), np.float32)
-    for place in range(out.shape[2]):
+    num, length, width = x.shape
+    side_by_side = x.reshape(num, -1)
+    out = np.empty((num, (length - 1) // stride + 1, kernel.shape[1]), np.float32)
+    for place in range(out.shape[1]):
         centre = place * stride
         first, last = max(0, centre - 1), min(length, centre + 2)
         taps = kernel[(first - centre + 1) * width : (last - centre + 1) * width]
-        np.matmul(x[:, :, first * width : last * width], taps, out=out[:, :, place])
+        np.matmul(side_by_side[:, first * width : last * width], taps, out=out[:, place])
     out += bias
-    np.maximum(out, 0, out=out)
-    return out.reshape(*x.shape[:2], -1)
+    return np.maximum(out, 0, out=out)

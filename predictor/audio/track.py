@@ -86,7 +86,7 @@ class Track:
         self._num_at_rate += block.shape[0]
         if self.position_s > self._limits.max_duration_s + DURATION_SLACK_S:
             raise too_long(self._limits, self._field)
-        yield from self._give(np.stack([self._resampled(i, c) for i, c in enumerate(heard)]))
+        yield from self._give(self._all_resampled(heard))
 
     def finish(self) -> Iterator[Samples]:
         """The rest that the resamplers hold. Raises AudioError when there was nothing at all."""
@@ -131,6 +131,12 @@ class Track:
                 soxr.ResampleStream(rate_hz, SAMPLE_RATE_HZ, 1, dtype="float32", quality=_QUALITY)
                 for _ in range(self.num_heard)
             ]
+
+    def _all_resampled(self, heard: Samples) -> Samples:
+        """[channels heard, n] at the block's rate to the same at 16 kHz."""
+        if not self._resamplers and len(heard) == 1:
+            return np.ascontiguousarray(heard)  # as it lies: most recordings pass through here
+        return np.stack([self._resampled(i, c) for i, c in enumerate(heard)])
 
     def _resampled(self, index: int, samples: Samples, *, is_last: bool = False) -> Samples:
         if not self._resamplers:

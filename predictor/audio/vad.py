@@ -23,7 +23,7 @@ from predictor.types import SAMPLE_RATE_HZ
 Detector = Literal["silero", "energy"]
 
 FRAME_S: Final = FRAME_SAMPLES / SAMPLE_RATE_HZ  # 0.032
-_MAX_FRAMES: Final = 160  # worked on together: 5 s of one stream, some 2 MB
+_MAX_FRAMES: Final = 512  # worked on together: 16 s of one stream, some 10 MB
 
 
 @dataclass(frozen=True, slots=True)

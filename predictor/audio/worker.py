@@ -10,7 +10,6 @@ milliseconds and can be killed at no loss.
 
 from __future__ import annotations
 
-import json
 import mmap
 import os
 import resource
@@ -23,6 +22,7 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO, Final, cast
 
 import numpy as np
+import orjson
 
 from predictor.audio.codecs import BLOCK_S, Block, decode_file
 from predictor.audio.cut import Cut, Cutter
@@ -48,11 +48,6 @@ _LAST_RESORT_S: Final = 5.0
 _NICENESS: Final = 5
 
 
-def _fields(record: Any) -> dict[str, Any]:
-    """Of a dataclass with slots, as they are: `asdict` copies each of them deeply."""
-    return {name: getattr(record, name) for name in record.__slots__}
-
-
 @dataclass(frozen=True, slots=True)
 class Job:
     """One recording to decode; its bytes travel as an open file."""
@@ -69,14 +64,11 @@ class Job:
     num_bytes: int | None = None
 
     def to_json(self) -> bytes:
-        values = _fields(self)
-        for name in ("layout", "limits", "options", "cuts"):
-            values[name] = None if values[name] is None else _fields(values[name])
-        return json.dumps(values).encode()
+        return orjson.dumps(self)
 
     @staticmethod
     def from_json(line: bytes) -> Job:
-        values = json.loads(line)
+        values = orjson.loads(line)
         layout = values["layout"]
         return Job(
             **{
@@ -118,11 +110,11 @@ class Message:
     limit: Any = None
 
     def to_json(self) -> bytes:
-        return json.dumps(_fields(self)).encode()
+        return orjson.dumps(self)
 
     @staticmethod
     def from_json(line: bytes) -> Message:
-        values = json.loads(line)
+        values = orjson.loads(line)
         return Message(**{**values, "notes": tuple(values["notes"])})
 
     def raise_error(self, field: str) -> None:

@@ -19,12 +19,11 @@ from predictor.cli.checkpoint import settings_for
 from predictor.cli.errors import FAILED, OK, CliError
 from predictor.cli.recognizer import RecordingError
 from predictor.cli.recordings import BUNDLED, Found, find
-from predictor.cli.standard import MANY, ROWS, Row
-from predictor.service.engines import has_cuda
 
 if TYPE_CHECKING:
     from predictor.cli.local import LocalRecognizer
     from predictor.cli.recognizer import Recognizer
+    from predictor.cli.standard import Row
     from predictor.engine import EngineClient
     from predictor.settings.fields import Settings
 
@@ -45,6 +44,9 @@ def run(argv: list[str]) -> int:
     args = _parser().parse_args(argv)
     levels = _levels(args.concurrency)
     recordings = find(args.inputs or [str(BUNDLED)], recursive=True)
+    from predictor.cli.standard import MANY  # numpy, which help must not wait for
+    from predictor.service.engines import has_cuda
+
     more = args.set
     if has_cuda() and not any(each.startswith("max_num_seqs=") for each in more):
         more = [*more, f"max_num_seqs={MANY}"]
@@ -114,6 +116,8 @@ def _standard(
 
 
 def _names(given: str) -> list[str]:
+    from predictor.cli.standard import ROWS
+
     names = [each.strip() for each in given.split("/") if each.strip()]
     unknown = [each for each in names if each not in {row.name for row in ROWS}]
     if unknown:

@@ -53,7 +53,7 @@ def _where(checkpoint: str | None) -> list[str]:
 
 def check_folder(folder: Path) -> None:
     """Raises CliError, in milliseconds, for what cannot be a checkpoint that we may read."""
-    from predictor.settings.preflight import checkpoint_problem
+    from predictor.settings.checkpoint_files import checkpoint_problem
 
     problem = checkpoint_problem(folder)
     if problem is not None:

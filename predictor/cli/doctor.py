@@ -75,7 +75,7 @@ def _python() -> Finding:
 
 
 def _settings(argv: list[str]) -> Iterator[Finding]:
-    from predictor.settings.preflight import problems
+    from predictor.settings.preflight import notes, problems
     from predictor.settings.read import SettingsError, load_settings
 
     try:
@@ -88,6 +88,8 @@ def _settings(argv: list[str]) -> Iterator[Finding]:
     found = problems(settings)
     for problem in found:
         yield Finding("BAD", "start", problem)
+    for note in notes(settings):
+        yield Finding("note", "tls", note)
     if not found:
         ports = f"ports {settings.http_port} and {settings.grpc_port} are free"
         yield Finding(

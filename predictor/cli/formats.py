@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from predictor.text.subtitles import to_srt, to_vtt
-from predictor.types import Segment, Transcription
+if TYPE_CHECKING:  # help must not wait for numpy
+    from predictor.types import Segment, Transcription
 
 
 def as_json(answer: Transcription) -> dict[str, Any]:
@@ -42,6 +42,18 @@ def _tsv(answer: Transcription) -> str:
     return "\n".join(rows) + "\n"
 
 
+def _srt(answer: Transcription) -> str:
+    from predictor.text.subtitles import to_srt
+
+    return to_srt(_spoken(answer))
+
+
+def _vtt(answer: Transcription) -> str:
+    from predictor.text.subtitles import to_vtt
+
+    return to_vtt(_spoken(answer))
+
+
 def _spoken(answer: Transcription) -> list[Segment]:
     return [segment for segment in answer.segments if segment.text]
 
@@ -49,7 +61,7 @@ def _spoken(answer: Transcription) -> list[Segment]:
 FORMATS: Final[dict[str, Callable[[Transcription], str]]] = {
     "txt": lambda answer: answer.text + "\n",
     "json": lambda answer: json.dumps(as_json(answer), ensure_ascii=False, indent=2) + "\n",
-    "srt": lambda answer: to_srt(_spoken(answer)),
-    "vtt": lambda answer: to_vtt(_spoken(answer)),
+    "srt": _srt,
+    "vtt": _vtt,
     "tsv": _tsv,
 }

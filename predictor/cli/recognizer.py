@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
-from predictor.types import Transcription
+if TYPE_CHECKING:  # help must not wait for numpy
+    from predictor.types import Transcription
 
 
 class RecordingError(Exception):

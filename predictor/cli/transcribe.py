@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from predictor.cli.arguments import add_checkpoint, add_recordings, command_parser
 from predictor.cli.checkpoint import settings_for
@@ -20,7 +21,9 @@ from predictor.cli.recognizer import Recognizer, RecordingError
 from predictor.cli.recordings import BUNDLED, Found, check_names, find
 from predictor.errors import InvalidInput
 from predictor.text.languages import parse_language
-from predictor.types import Transcription
+
+if TYPE_CHECKING:
+    from predictor.types import Transcription
 
 API_KEY_ENV = "ASR_API_KEY"
 _ABOUT = """\

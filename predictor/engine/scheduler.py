@@ -10,12 +10,12 @@ Pure bookkeeping without torch. The engine calls it under its lock, never while 
 from __future__ import annotations
 
 import heapq
-import time
 from collections import OrderedDict, deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from predictor.engine.fair_queue import FairQueue
+from predictor.engine.gathering import requests_have_gathered, steps_have_gathered
 from predictor.engine.options import EngineOptions, EngineStats, Phase
 from predictor.engine.pages import PagePool, PageSize
 from predictor.engine.sequence import Limits, Sequence
@@ -23,14 +23,7 @@ from predictor.engine.utterance import Utterance
 from predictor.errors import InvalidInput
 from predictor.types import EngineRequest
 
-# While sequences run and more wait than there are slots, a prefill waits until one slot in so many
-# is free: many small prefills would cost the running ones more than it costs those that wait.
-REFILL_SHARE = 16
 MOST_BESIDE = 2  # prefills that are started before their sequences decode, where both run at once
-# Requests that trickle in while many run gather until there is one for so many that run, or until
-# the first of them has waited so long: each prefill holds all of the running ones up.
-GATHER_SHARE = 16
-MAX_GATHER_S = 0.05
 # Rows of a prefill step whose logits are asked for, those of forced tokens and drafts among them;
 # one sequence may have more.
 MAX_CHECKS = 1536
@@ -144,14 +137,11 @@ class Scheduler:
         return Step("decode", tuple(self._running[slot] for slot in sorted(self._running)))
 
     def _is_worth_a_prefill(self) -> bool:
-        if self._steps:
-            return True
+        num_steps = sum(s.utterance is not None for s in self._running.values())
         num_free = len(self._free_slots) - self._num_reserved
-        if num_free < min(len(self._waiting), max(1, self._num_slots // REFILL_SHARE)):
-            return False
-        if len(self._waiting) >= len(self._running) // GATHER_SHARE:
-            return True
-        return any(time.monotonic() - s.created_s >= MAX_GATHER_S for s in self._waiting)
+        return steps_have_gathered(self._steps, num_steps) or requests_have_gathered(
+            self._waiting, len(self._waiting), len(self._running), num_free, self._num_slots
+        )
 
     @property
     def _num_reserved(self) -> int:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import math
 from collections import deque
-from dataclasses import dataclass
 
 from predictor.errors import AsrError, InvalidInput
 from predictor.growing_samples import GrowingSamples
@@ -27,35 +26,13 @@ from predictor.live.hypothesis import Hypothesis
 from predictor.live.item import Item
 from predictor.live.options import FRAME_SAMPLES, LiveOptions, SessionConfig
 from predictor.live.steps import Outcome, Step
+from predictor.live.utterance import Utterance
 from predictor.text.prompt import Prompt, PromptBuilder
 from predictor.text.tokenizer import TextTokenizer
 from predictor.types import SAMPLE_RATE_HZ, Samples
 
 _ROOM = 4 * SAMPLE_RATE_HZ  # samples of an utterance that most fit into
 _HEADER_TOKENS = 8  # beyond the cap by duration: "language Chinese<asr_text>"
-
-
-@dataclass(slots=True)
-class _Utterance:
-    """What runs between two pauses; positions are samples of the session's clock."""
-
-    number: int
-    begin: int
-    speech_start: int
-    config: SessionConfig  # as it was when it began
-    prompt: Prompt
-    hypothesis: Hypothesis
-    next_step: int  # where the model looks again
-    audio: GrowingSamples  # from `begin` on
-    num_heard: int = 0  # samples that the last step had
-    last: Outcome | None = None  # of the last step
-    goes_on: bool = False  # it was cut while somebody spoke
-    ends_item: bool = False
-
-    @property
-    def is_redone(self) -> bool:
-        """Whether its last step forces nothing."""
-        return self.config.final_redecode
 
 
 class LiveSession:
@@ -82,7 +59,7 @@ class LiveSession:
         self._num_items = 0
         self._num_utterances = 0
         self._item: Item | None = None
-        self._utterance: _Utterance | None = None
+        self._utterance: Utterance | None = None
         self._pending: Step | None = None
         self._before: deque[Samples] = deque()  # what an utterance may begin with
 
@@ -171,6 +148,8 @@ class LiveSession:
             self._complete(utterance, item)
         else:
             end = utterance.begin + utterance.num_heard
+            if utterance.is_resumed and not utterance.hypothesis.text():
+                self._forget_resumed(utterance)
             self._events.append(item.partial(utterance.hypothesis, end))
 
     def skip(self) -> None:
@@ -218,18 +197,18 @@ class LiveSession:
         for frame in frames:
             audio.append(frame)
         self._num_utterances += 1
-        config, options = self.config, self._options
-        self._utterance = _Utterance(
+        config = self.config
+        prompt, is_resumed = self._prompt()
+        self._utterance = Utterance(
             number=self._num_utterances,
             begin=first,
             speech_start=max(speech_start, first),
             config=config,
-            prompt=self._prompt(),
-            hypothesis=Hypothesis(
-                self._tokenizer, config.language, config.num_agreeing, options.header_s
-            ),
-            next_step=speech_start + round(options.first_step_s * SAMPLE_RATE_HZ),
+            prompt=prompt,
+            hypothesis=self._hypothesis(config),
+            next_step=speech_start + round(self._options.first_step_s * SAMPLE_RATE_HZ),
             audio=audio,
+            is_resumed=is_resumed,
         )
         if self._item is None:
             self._num_items += 1
@@ -237,13 +216,27 @@ class LiveSession:
         if not config.is_manual:
             self._events.append(SpeechStarted(self._item.number, speech_start / SAMPLE_RATE_HZ))
 
-    def _prompt(self) -> Prompt:
+    def _hypothesis(self, config: SessionConfig) -> Hypothesis:
+        header_s = self._options.header_s
+        return Hypothesis(self._tokenizer, config.language, config.num_agreeing, header_s)
+
+    def _prompt(self) -> tuple[Prompt, bool]:
+        """Of an utterance that begins, and whether it has the text before the session."""
         config = self.config
         if config.resumed_text and self._num_utterances == 1:
             context = f"{config.context}\n{config.resumed_text}".strip()
             with contextlib.suppress(InvalidInput):  # together they may be too long
-                return self._prompts.build(context, config.language)
-        return self._prompts.build(config.context, config.language)
+                return self._prompts.build(context, config.language), True
+        return self._prompts.build(config.context, config.language), False
+
+    def _forget_resumed(self, utterance: Utterance) -> None:
+        """The model hears nothing behind the text before the session: go on without it. The
+        context comes before the audio, so for the engine another utterance begins."""
+        config = utterance.config
+        self._num_utterances += 1
+        utterance.number, utterance.is_resumed, utterance.num_heard = self._num_utterances, False, 0
+        utterance.prompt = self._prompts.build(config.context, config.language)
+        utterance.hypothesis = self._hypothesis(config)
 
     def _look_at_unheard(self) -> None:
         begin = max(self._now - self._num_before(), self._turn_start)
@@ -251,14 +244,14 @@ class LiveSession:
             self._endpointer.begin(begin)
             self._begin(begin, begin)
 
-    def _look(self, utterance: _Utterance) -> Step | None:
+    def _look(self, utterance: Utterance) -> Step | None:
         """A step on the audio so far; None where the model would hear nothing new."""
         if self._audible(utterance) <= utterance.num_heard:
             return None
         self._pending = self._step(utterance, is_final=False)
         return self._pending
 
-    def _finish(self, utterance: _Utterance) -> Step | None:
+    def _finish(self, utterance: Utterance) -> Step | None:
         """The utterance's audio is complete: its last step, or None where the last one was that."""
         utterance.ends_item = utterance.ends_item or not self.config.is_manual
         item = self._item
@@ -272,14 +265,16 @@ class LiveSession:
         if is_heard and not utterance.is_redone:
             self._complete(utterance, item)
             return None
+        if utterance.is_resumed and utterance.last is None:
+            self._forget_resumed(utterance)  # nobody could tell whether it does harm
         self._pending = self._step(utterance, is_final=True)
         return self._pending
 
-    def _audible(self, utterance: _Utterance) -> int:
+    def _audible(self, utterance: Utterance) -> int:
         """Samples of the utterance that the model should hear by now."""
         return self._endpointer.audible_end(self._now) - utterance.begin
 
-    def _step(self, utterance: _Utterance, *, is_final: bool) -> Step:
+    def _step(self, utterance: Utterance, *, is_final: bool) -> Step:
         samples = utterance.audio.all[: self._audible(utterance)]
         hypothesis, options = utterance.hypothesis, self._options
         is_redone = is_final and utterance.is_redone
@@ -296,7 +291,7 @@ class LiveSession:
             is_final=is_final,
         )
 
-    def _complete(self, utterance: _Utterance, item: Item) -> None:
+    def _complete(self, utterance: Utterance, item: Item) -> None:
         end = utterance.begin + utterance.num_heard
         hypothesis = utterance.hypothesis
         self._events.append(

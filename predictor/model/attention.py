@@ -30,7 +30,7 @@ def to_device(array: np.ndarray[Any, Any], device: torch.device) -> Tensor:
     return host.to(device, non_blocking=True)
 
 
-TILE_TOKENS = 64  # of a prompt, that one program attends for
+TILE_TOKENS = 32  # of a prompt, that one program attends for
 
 
 def prompt_tiles(

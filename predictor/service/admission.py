@@ -37,6 +37,7 @@ class Admission:
         self._book = book
         self._num_leases = 0
         self._metrics = metrics
+        self._rejected = metrics.audio_rejected_seconds.labels(error=Overloaded.spec.code)
         self._done: deque[tuple[float, float]] = deque()  # (time, audio seconds) lately
         self._done_s = 0.0  # their sum; a refusal must not cost a walk through them
         self._lately_s: deque[float] = deque(maxlen=_LATELY)  # of recordings that were let in
@@ -85,7 +86,7 @@ class Admission:
 
     def overloaded(self, audio_s: float) -> Overloaded:
         """The error for a request of `audio_s`, with a time after which to try again."""
-        self._metrics.audio_rejected_seconds.labels(error=Overloaded.spec.code).inc(audio_s)
+        self._rejected.inc(audio_s)
         return Overloaded(
             f"{self.pod_held_audio_s:.0f} s of audio are waiting or running; {audio_s:.0f} s more "
             f"are over the limit max_held_audio_s of {self.max_held_audio_s:.0f} s",

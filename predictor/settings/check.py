@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from itertools import combinations
 from typing import Any, Final
 
 from predictor.settings.addresses import allowed_prefix
@@ -43,8 +44,10 @@ def contradictions(values: Mapping[str, Any], sources: Mapping[str, str]) -> lis
         refuse("language_detection language", "a language is used only without detection")
     if not values["language_detection"] and values["language"] is None:
         refuse("language_detection", "needs a language for requests that give none")
-    if values["http_port"] == values["grpc_port"] != 0 and values["enable_grpc"]:
-        refuse("http_port grpc_port", "must differ")
+    ports = ["http_port", "admin_port", *(["grpc_port"] if values["enable_grpc"] else [])]
+    for one, other in combinations(ports, 2):
+        if values[one] == values[other] and values[one]:
+            refuse(f"{one} {other}", "must differ")
     if (values["tls_cert_file"] is None) != (values["tls_key_file"] is None):
         refuse("tls_cert_file tls_key_file", "give both or neither")
     if values["kv_precision"] == "fp8" and values["device"] == "cpu":

@@ -10,11 +10,9 @@ import errno
 import os
 import socket
 from pathlib import Path
-from typing import Final
 
+from predictor.settings.checkpoint_files import UNREADABLE, checkpoint_problem
 from predictor.settings.fields import Settings
-
-_CONFIG: Final = "config.json"
 
 
 def problems(settings: Settings) -> list[str]:
@@ -33,22 +31,58 @@ def problems(settings: Settings) -> list[str]:
     for name in ("api_keys_file", "tls_cert_file", "tls_key_file"):
         path: Path | None = getattr(settings, name)
         if path is not None and not os.access(path, os.R_OK):
-            reason = _UNREADABLE.format(uid=os.getuid()) if path.exists() else "is not there"
+            reason = UNREADABLE.format(uid=os.getuid()) if path.exists() else "is not there"
             found.append(f"{name} {path}: {reason}")
+    found += [] if found else _secrets(settings)
+    if settings.spool_dir is not None:
+        found += _folder("spool_dir", settings.spool_dir, is_made=False)
+    if settings.jobs_dir is not None:
+        found += _folder("jobs_dir", settings.jobs_dir, is_made=True)
     ports = {"http_port": settings.http_port}
     if settings.enable_grpc:
         ports["grpc_port"] = settings.grpc_port
     if settings.admin_port is not None:
         ports["admin_port"] = settings.admin_port
-    if settings.spool_dir is not None and not os.access(settings.spool_dir, os.W_OK | os.X_OK):
-        found.append(
-            f"spool_dir={settings.spool_dir}: user {os.getuid()} cannot write there; mount a "
-            "folder that is writable, or set spool_dir to off"
-        )
     for name, port in ports.items():
-        if port and (problem := port_problem(settings.host, name, port)):
+        if problem := port_problem(settings.host, name, port):
             found.append(problem)
     return found
+
+
+def _folder(name: str, folder: Path, *, is_made: bool) -> list[str]:
+    """Why nothing could be written there. A folder that `is_made` may be missing at first."""
+    there = folder
+    while is_made and not there.exists() and there != there.parent:
+        there = there.parent
+    if there.is_dir() and os.access(there, os.W_OK | os.X_OK):
+        return []
+    what = "no such folder" if not there.exists() else "is a file"
+    if there.is_dir():
+        what = f"user {os.getuid()} cannot write in {there}"
+    return [f"{name} {folder}: {what}; mount a folder that is writable, or set {name} to off"]
+
+
+def notes(settings: Settings) -> list[str]:
+    """What does not keep the server from starting, and is better known."""
+    if settings.tls_cert_file is None:
+        return []
+    from predictor.settings.secret_files import certificate_note
+
+    note = certificate_note(settings.tls_cert_file)
+    return [] if note is None else [note]
+
+
+def _secrets(settings: Settings) -> list[str]:
+    """Keys and TLS; imported where there are any."""
+    keys, cert, key = settings.api_keys_file, settings.tls_cert_file, settings.tls_key_file
+    if keys is None and cert is None:
+        return []
+    from predictor.settings.secret_files import keys_problem, tls_problem
+
+    found = [] if keys is None else [keys_problem(keys)]
+    if cert is not None and key is not None:
+        found.append(tls_problem(cert, key))
+    return [problem for problem in found if problem]
 
 
 def has_driver() -> bool:
@@ -58,38 +92,6 @@ def has_driver() -> bool:
     except OSError:
         return False
     return True
-
-
-def checkpoint_problem(folder: Path, setting: str = "model_dir") -> str | None:
-    """Why `folder` cannot be served as far as its files say."""
-    said = f"{setting} {folder}:"
-    try:
-        names = os.listdir(folder)
-    except OSError as error:
-        return f"{said} {_reason(error, setting)}"
-    if _CONFIG not in names:
-        what = "is empty" if not names else f"holds no {_CONFIG}"
-        return f"{said} {what}; it must be a checkpoint's folder (config.json, *.safetensors)"
-    weights = [name for name in names if name.endswith(".safetensors")]
-    if not weights:
-        return f"{said} holds no weights (*.safetensors); was the download complete?"
-    for name in (_CONFIG, *weights):
-        if not os.access(folder / name, os.R_OK):
-            return f"{said} {name} {_UNREADABLE.format(uid=os.getuid())}"
-    return None
-
-
-_UNREADABLE: Final = "cannot be read by user {uid}; chmod it, or run as its owner"
-
-
-def _reason(error: OSError, setting: str) -> str:
-    if error.errno == errno.ENOENT:
-        return f"no such folder; mount the checkpoint there or set {setting}"
-    if error.errno == errno.ENOTDIR:
-        return "is a file; give the folder that holds config.json"
-    if error.errno in (errno.EACCES, errno.EPERM):
-        return f"the folder {_UNREADABLE.format(uid=os.getuid())}"
-    return str(error.strerror)
 
 
 def port_problem(host: str, name: str, port: int) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import logging
+import re
 import struct
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -20,7 +21,7 @@ from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
 from prometheus_client import CollectorRegistry
 
-from predictor import errors
+from predictor import api, errors
 from predictor.api.errors import error_body, error_response, to_asr_error
 from predictor.errors import AsrError
 from predictor.server import AsrServer, build_server
@@ -381,6 +382,15 @@ async def test_every_row_of_the_table_has_been_tried() -> None:
     before_routing = {"head_too_large"}  # tests/chaos/test_connections.py
     of_jobs = {"job_not_done"}  # tests/jobs/test_routes.py
     assert {row.spec.code for row in _all_rows()} == TRIED | before_routing | of_jobs
+
+
+async def test_the_readme_has_every_row() -> None:
+    text = (Path(api.__path__[0], "README.md")).read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\d+) \| (\w*) ?\| `(\w+)` \|", text, re.MULTILINE)
+    specs = [row.spec for row in _all_rows()]
+    codes = {(str(spec.http_status), spec.grpc_code, spec.code) for spec in specs}
+    over_http_alone = {("405", "UNIMPLEMENTED", "method_not_allowed")}
+    assert set(rows) - {("405", "", "method_not_allowed")} == codes - over_http_alone
 
 
 @pytest.mark.parametrize("row", sorted(_all_rows(), key=lambda row: row.__name__))

@@ -8,9 +8,10 @@ import pytest
 
 from predictor.api.auth import KeyRing
 from predictor.api.client_secrets import ClientSecrets
-from predictor.api.key_file import LOOK_EVERY_S, KeyFile, read_keys
+from predictor.api.key_file import LOOK_EVERY_S, KeyFile
 from predictor.errors import Unauthorized
 from predictor.logs import noting
+from predictor.settings.secret_files import read_keys
 
 
 class Clock:

@@ -82,6 +82,8 @@ class Bench:
         self.deadline = time.perf_counter() + arguments.budget_s
         self.ended = threading.Event()
         self.switches = dict(map(_switch, filter(None, arguments.switches.split(","))))
+        for name in filter(str.isupper, tuple(self.switches)):
+            setattr(decode_kernels(), name, self.switches.pop(name))
         self.kv_dtype = FP8 if arguments.kv_precision == "fp8" else None
         self.precision = arguments.precision
         self.result: dict[str, Any] = {
@@ -91,7 +93,7 @@ class Bench:
             "method": "random weights; end tokens ignored; EngineClient.submit, waveforms in host "
             "memory to token ids in host memory; one warm-up, median of repeats",
             "goals": GOALS,
-            "switches": self.switches,
+            "switches": arguments.switches,
             "precision": arguments.precision,
             "kv_precision": arguments.kv_precision,
             "rows": {},
@@ -380,9 +382,17 @@ def _environment() -> dict[str, Any]:
         return {"gpu": gpu, "torch": torch.__version__, "incomplete": str(error)}
 
 
-def _switch(text: str) -> tuple[str, bool]:
+def decode_kernels() -> Any:
+    """Imported late: Triton is there on CUDA machines only."""
+    from predictor.model.cuda.kernels import attention
+
+    return attention
+
+
+def _switch(text: str) -> tuple[str, Any]:
+    """A field of Fusion: a number, or a tile such as 64x4x3."""
     name, _, value = text.partition("=")
-    return name, value != "0"
+    return name, tuple(map(int, value.split("x"))) if "x" in value else int(value)
 
 
 def _num_audio_tokens(request: Any) -> int:
@@ -583,7 +593,9 @@ def main() -> None:
     parser.add_argument("--precision", default="bf16", choices=("bf16", "fp8", "int8"))
     parser.add_argument("--kv_precision", default="auto", choices=("auto", "fp8"))
     parser.add_argument(
-        "--switches", default="", help="fields of Fusion to change: shared=1,prefill=0, ..."
+        "--switches",
+        default="",
+        help="fields of Fusion to change: shared=0,tile=64x4x2; in capitals those of its kernels",
     )
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)

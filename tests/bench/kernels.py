@@ -27,7 +27,6 @@ from predictor.model.cuda.decoder import FusedDecoder, Fusion
 from predictor.model.cuda.encoder import FusedEncoder
 from predictor.model.cuda.kernels import attention as decode_kernels
 from predictor.model.cuda.kernels import prefill as prefill_kernels
-from predictor.model.cuda.kernels import small_batch
 from predictor.model.model import Model
 from tests.bench.environment import describe
 from tests.bench.parts import point_at_all
@@ -37,17 +36,14 @@ CUDA = torch.device("cuda")
 PAGE, CONTEXT, OWN = 64, 512, 480  # tokens: of a page, shared, of each sequence's own
 CLIPS, PROMPT = 20, 405  # of a full prefill step
 HEADS, KV_HEADS, DIM, LAYERS = 16, 8, 128, 28
-SETTINGS = ((64, 8, 3), (64, 8, 2), (64, 4, 2), (64, 4, 3), (128, 8, 2))
-SMALL_BATCH = (  # elements of a program, warps; of wide matrices both twice
-    (16384, 4),
-    (8192, 4),
-    (8192, 2),
-    (32768, 8),
-    (16384, 8),
-)
-ASKED_MIB = (  # of the next matrix: by attention, by products
-    (0, 0), (4, 0), (8, 0), (16, 0), (24, 0), (32, 0), (48, 0),
-    (0, 4), (0, 8), (0, 16), (16, 4), (16, 8), (24, 8), (24, 16),
+SETTINGS = (
+    (64, 8, 3),
+    (64, 4, 2),
+    (64, 4, 3),
+    (32, 4, 3),
+)  # keys of a load, warps, loads under way
+TILES = (  # likewise, of decode attention
+    (64, 4, 3), (64, 4, 1), (64, 2, 1), (64, 2, 2), (32, 1, 1), (32, 1, 3), (32, 2, 2), (16, 1, 4),
 )  # fmt: skip
 
 
@@ -88,45 +84,63 @@ def normal(*shape: int) -> Tensor:
     return torch.randn(shape, device=CUDA).to(torch.bfloat16)
 
 
-def decode(num_rows: int, dtype: torch.dtype) -> dict[str, float]:
-    """All layers' decode attention, without a context, with one that each sequence reads, and with
-    one that is read once; the caches of four layers in turn, so that none stays in the device's."""
-    shared_pages, own_pages = CONTEXT // PAGE, -(-OWN // PAGE)
-    num_pages = shared_pages + num_rows * own_pages
-    caches = [
-        tuple(normal(num_pages, PAGE, KV_HEADS, DIM).to(dtype) for _ in range(2)) for _ in range(4)
-    ]
-    own = shared_pages + torch.arange(num_rows * own_pages, device=CUDA).view(num_rows, -1)
-    beginning = torch.arange(shared_pages, device=CUDA)
-    whole = torch.cat([beginning.expand(num_rows, -1), own], dim=1).contiguous()
-    query, slots = normal(num_rows, HEADS, DIM), torch.arange(num_rows, device=CUDA)
-    counts = torch.full((num_rows,), CONTEXT, dtype=torch.int32, device=CUDA)
-    tile = Fusion().tile_of(1, dtype)
+class DecodeAttention:
+    """All layers' decode attention of sequences with OWN tokens, behind CONTEXT shared ones or not;
+    the caches of four layers in turn, so that none stays in the device's."""
 
-    def run(tables: Tensor, length: int, shared: tuple[Tensor, Tensor] | None = None) -> float:
-        lengths = torch.full_like(counts, length)
+    def __init__(self, num_rows: int, dtype: torch.dtype) -> None:
+        shared_pages, own_pages = CONTEXT // PAGE, -(-OWN // PAGE)
+        num_pages = shared_pages + num_rows * own_pages
+        self.caches = [
+            normal(2, num_pages, PAGE, KV_HEADS, DIM).to(dtype).unbind(0) for _ in range(4)
+        ]
+        own = shared_pages + torch.arange(num_rows * own_pages, device=CUDA).view(num_rows, -1)
+        self.beginning = torch.arange(shared_pages, device=CUDA)
+        self.own = own.contiguous()
+        self.whole = torch.cat([self.beginning.expand(num_rows, -1), own], dim=1).contiguous()
+        self.query = normal(num_rows, HEADS, DIM)
+        self.slots = torch.arange(num_rows, device=CUDA)
+        self.counts = torch.full((num_rows,), CONTEXT, dtype=torch.int32, device=CUDA)
+        self.tile = Fusion().tile_of(1, dtype)
+
+    def ms(
+        self, *, context: bool = False, shares: bool = False, tile: tuple[int, int, int] | None
+    ) -> float:
+        tables = self.whole if context else self.own
+        lengths = torch.full_like(self.counts, (CONTEXT if context else 0) + OWN)
+        shared = (self.beginning, self.counts) if shares else None
 
         def layers() -> None:
             for layer in range(LAYERS):
                 decode_kernels.decode_attention(
-                    query, caches[layer % 4], tables, slots, lengths,  # type: ignore[arg-type]
-                    splits=1, tile=tile, shared=shared,
+                    self.query, self.caches[layer % 4], tables, self.slots, lengths,  # type: ignore[arg-type]
+                    splits=1, tile=tile or self.tile, shared=shared,
                 )  # fmt: skip
 
-        return graph_ms(layers)
+        return attempt(layers)
 
-    row = {
-        "without_ms": run(own.contiguous(), OWN),
-        "each_reads_ms": run(whole, CONTEXT + OWN),
-        "shared_ms": run(whole, CONTEXT + OWN, (beginning, counts)),
+
+def decode(num_rows: int, dtype: torch.dtype) -> dict[str, float]:
+    """Without a context, with one that each sequence reads, and with one that is read once."""
+    attention = DecodeAttention(num_rows, dtype)
+    return {
+        "without_ms": attention.ms(tile=None),
+        "each_reads_ms": attention.ms(context=True, tile=None),
+        "shared_ms": attention.ms(context=True, shares=True, tile=None),
     }
-    for rows, fills in ((64, 1), (64, 10_000), (128, 1), (32, 1)):
-        with changed(decode_kernels, SHARED_ROWS=rows, FILLS_DEVICE=fills):
-            parts = 1 if fills == 1 else 2
-            row[f"shared_rows_{rows}_parts_{parts}_ms"] = run(
-                whole, CONTEXT + OWN, (beginning, counts)
-            )
-    return row
+
+
+def decode_tiles(num_rows: int) -> dict[str, float]:
+    """With a cache in 8 bits, widened behind shared memory or before it; and which is the fastest,
+    as `--switches` of tests.bench.engine."""
+    attention, times = DecodeAttention(num_rows, FP8), {}
+    for widens in (0, 1):
+        with changed(decode_kernels, WIDENS_IN_REGISTERS=bool(widens)):
+            for tile in TILES:
+                name = f"full_tile_8_bit={'x'.join(map(str, tile))},WIDENS_IN_REGISTERS={widens}"
+                times[name] = attention.ms(tile=tile)
+    best = min(times, key=lambda name: times[name] if times[name] > 0 else float("inf"))
+    return times | {"best": best}  # type: ignore[dict-item]
 
 
 def prefill(num_cached: int, dtype: torch.dtype, tokens: int) -> dict[str, float]:
@@ -163,8 +177,9 @@ def attempt(run: Callable[[], object]) -> float:
         return float("nan")
 
 
-def language_model(model: Model, runner: GraphRunner) -> dict[str, float]:
-    """A prefill step's language model, residual sums as kernels or in the products."""
+def language_model(model: Model) -> dict[str, float]:
+    """A prefill step's language model, its feed-forwards all at once or some rows at a time."""
+    runner = graph_runner(model)
     point_at_all(runner)
     lengths = [PROMPT] * CLIPS
     positions = torch.arange(PROMPT, device=CUDA).repeat(CLIPS)
@@ -173,12 +188,13 @@ def language_model(model: Model, runner: GraphRunner) -> dict[str, float]:
     packing = Packing.of(lengths, device=CUDA, dtype=model.dtype, are_prompts=True)
     x = normal(CLIPS * PROMPT, model.config.text.hidden_size)
     times = {}
-    for name, sums in (("kernels", False), ("products", True), ("kernels again", False)):
+    for ffn_rows in (0, 4096, 2048, 1024, 0):
         decoder = FusedDecoder(
-            model.decoder, runner._cache, replace(runner.fusion, sums=sums),
+            model.decoder, runner._cache, replace(runner.fusion, ffn_rows=ffn_rows),
             max_length=runner.limits.max_model_len, tables=runner._loop.tables,
         )  # fmt: skip
-        times[name] = graph_ms(
+        name = f"feed-forward of {ffn_rows or 'all'} rows" + (", again" if times else "")
+        times[name if ffn_rows == 0 else name.removesuffix(", again")] = graph_ms(
             lambda d=decoder: d.prefill(  # type: ignore[misc]
                 x.clone(), positions, places, packing, packing.ends, reads_cache=False
             )
@@ -199,50 +215,9 @@ def encoder(model: Model) -> dict[str, float]:
     return times | {"relative_difference": float(error)}
 
 
-def decode_steps(model: Model, sums: bool) -> dict[str, float]:
-    """Whole decode steps of 64 to 512 sequences, residual sums in kernels or products."""
-    runner = graph_runner(model, Fusion(sums=sums))
-    point_at_all(runner)
-    times = {}
-    for batch in (64, 128, 256, 512):
-        runner._loop.positions.fill_(OWN)
-        times[str(batch)] = graph_ms(lambda b=batch: runner._loop.step(b))  # type: ignore[misc]
-    return times
-
-
-def one_sequence(runner: GraphRunner) -> dict[str, float]:
-    """A decode step of one sequence by how its kernels are cut, and by what is asked for early."""
-    loop, times = runner._loop, {}
-    point_at_all(runner)
-
-    def step_ms() -> float:
-        loop.positions.fill_(OWN)
-
-        def steps() -> None:
-            for _ in range(4):
-                loop.step(1)
-
-        return attempt(steps) / 4
-
-    for by_attention, by_rows in ASKED_MIB:
-        asks = {"ATTENTION_ASKS_BYTES": by_attention << 20, "ROWS_ASK_BYTES": by_rows << 20}
-        with changed(small_batch, **asks):
-            times[f"attention asks for {by_attention} MiB, products for {by_rows}"] = step_ms()
-    for elements, warps in SMALL_BATCH:
-
-        def tile(block_k: int, *, swiglu: bool, e: int = elements, w: int = warps) -> Any:
-            wide = 2 if block_k > 4096 else 1
-            return max(1, e * wide // (2 if swiglu else 1) // block_k), w * wide
-
-        with changed(small_batch, rows_tile=tile):
-            times[f"{elements} elements, {warps} warps"] = step_ms()
-    times["as it is, again"] = step_ms()
-    return times
-
-
-def graph_runner(model: Model, fusion: Fusion) -> GraphRunner:
-    options = GraphOptions(fusion=fusion, use_graphs=False, check_kernels=False)
-    return GraphRunner(model, num_slots=512, max_model_len=768, options=options)
+def graph_runner(model: Model) -> GraphRunner:
+    options = GraphOptions(use_graphs=False, check_kernels=False)
+    return GraphRunner(model, num_slots=64, max_model_len=768, options=options)
 
 
 @torch.inference_mode()
@@ -273,22 +248,22 @@ def main() -> None:
             arguments.output.write_text(json.dumps(result, indent=1) + "\n")
         torch.cuda.empty_cache()
 
+    eight_bits = {f"8-bit decode attention, {n} x {OWN}, by tile": n for n in (512, 128)}
+    for name, num_rows in eight_bits.items():
+        row(name, lambda n=num_rows: decode_tiles(n))  # type: ignore[misc]
     for num_rows, dtype in ((256, torch.bfloat16), (512, torch.bfloat16), (512, FP8), (64, FP8)):
         name = f"decode attention, {num_rows} x {OWN}, {str(dtype).removeprefix('torch.')}"
         row(name, lambda n=num_rows, d=dtype: decode(n, d))  # type: ignore[misc]
     for tokens, num_cached, dtype in (
-        (64, 0, torch.bfloat16), (64, CONTEXT, torch.bfloat16), (64, CONTEXT, FP8),
-        (32, 0, torch.bfloat16), (32, CONTEXT, torch.bfloat16),
+        (32, 0, torch.bfloat16), (32, CONTEXT, torch.bfloat16), (32, CONTEXT, FP8),
+        (64, 0, torch.bfloat16), (64, CONTEXT, torch.bfloat16),
     ):  # fmt: skip
         name = f"prefill attention, tiles of {tokens}, {num_cached} cached"
         name += f", {str(dtype).removeprefix('torch.')}"
         row(name, lambda t=tokens, n=num_cached, d=dtype: prefill(n, d, t))  # type: ignore[misc]
     model = random_model(SHAPES["1.7B"], CUDA, torch.bfloat16)
     row("encoder, 600 s", lambda: encoder(model))
-    row("one sequence, a step", lambda: one_sequence(graph_runner(model, Fusion())))
-    row("language model, a prefill", lambda: language_model(model, graph_runner(model, Fusion())))
-    for sums in (False, True):
-        row(f"decode steps, sums in products: {sums}", lambda s=sums: decode_steps(model, s))  # type: ignore[misc]
+    row("language model, a prefill", lambda: language_model(model))
 
 
 if __name__ == "__main__":

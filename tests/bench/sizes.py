@@ -27,8 +27,8 @@ STARTS = {
     "1.7B start, warm": "files in memory",
 }
 CLIP_S, LATENCY_S, PLANNED = 10, 0.5, 0.5  # mean recording, time for each, share of the rate
-FULL_BATCH, PIECE_S = 192, 30  # what fits 80 GB beside the weights, at KV_MIB each
-KV_MIB = 336  # of one sequence of 3,072 tokens, at 112 KiB
+FULL_BATCH, PIECE_S = 256, 30  # a full batch, and the longest pieces in it
+PIECE_MIB = 8 * 7  # of keys and values of such a piece: pages of 64 tokens at 112 KiB
 
 
 def target(results: dict[str, Any]) -> int:
@@ -61,16 +61,16 @@ def measured(results: dict[str, Any]) -> str:
             for row, what in STARTS.items()
         ),
         "",
-        "So `batch_size` 32 leaves most of such a card unused: it is there because the same files "
-        "must run on 24 GB. On 80 GB take what the table says and "
+        "So a `scaleTarget` of 32 leaves most of such a card unused: it is there because the same "
+        "files must run on slower ones. On an H100 take what the table says and "
         "`notebooks/04_capacity.ipynb` derives (half of "
         f"{rows['1.7B offline 30 s']['value']:,.0f} planned, recordings of {CLIP_S} s, half a "
         "second each):",
         "",
-        "| setting | 24 GB, as in the files | one H100 of 80 GB |",
+        "| setting | as in the files | one H100 of 80 GB |",
         "| --- | --- | --- |",
-        f"| `batch_size` (`base/model-config.json`) | 32 | {FULL_BATCH}: "
-        f"{FULL_BATCH * KV_MIB / 1024:.0f} GiB of cache |",
+        f"| `batch_size` (`base/model-config.json`) | 64 | {FULL_BATCH}: with pieces of "
+        f"{PIECE_S} s {FULL_BATCH * PIECE_MIB / 1024:.0f} GiB of cache |",
         "| `max_prefill_audio_s` (the same file) | 120 | 640, as measured |",
         "| `max_held_audio_s` (the same file) | 7,200 | "
         f"{2 * FULL_BATCH * PIECE_S:,}, two full batches of {PIECE_S} s |",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import queue
 import socket
-from collections.abc import Iterator
+import struct
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import grpc
@@ -15,6 +17,8 @@ import pytest
 from google.protobuf.wrappers_pb2 import StringValue
 from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 
+from predictor.api.grpc_health import MAX_WATCHES
+from predictor.api.grpc_server import MAX_QUESTIONS
 from predictor.api.live_grpc import StreamResponse
 from tests.chaos.sockets import memory_bytes, peak_bytes, reset_peak
 
@@ -159,6 +163,43 @@ def test_streams_beyond_the_limit_are_refused(small: Any) -> None:
             source.put(None)
         for call in calls:
             list(call)
+
+
+async def silent() -> AsyncIterator[bytes]:
+    await asyncio.Event().wait()
+    yield b""
+
+
+async def test_what_needs_no_key_and_stays_open_leaves_calls_their_places(
+    small: Any, speech: bytes
+) -> None:
+    """One watch too many ends the oldest, one question too many is refused."""
+    service = StringValue(value="").SerializeToString()
+    serving = b"\x08\x01"
+    async with grpc.aio.insecure_channel(small.grpc) as channel:
+        watch = channel.unary_stream("/grpc.health.v1.Health/Watch")
+        watches = [watch(service) for _ in range(MAX_WATCHES)]
+        for each in watches:
+            assert await each.read() == serving
+        assert await watch(service).read() == serving
+        reads = [asyncio.ensure_future(each.read()) for each in watches]
+        with pytest.raises(grpc.RpcError) as ended:
+            await next(asyncio.as_completed(reads))
+        assert ended.value.code() is grpc.StatusCode.UNAVAILABLE
+        ask = channel.stream_unary(SERVICE + "ServerReady")
+        asked = [asyncio.ensure_future(ask(silent())) for _ in range(MAX_QUESTIONS + 1)]
+        with pytest.raises(grpc.RpcError) as refused:
+            await next(asyncio.as_completed(asked))
+        assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert await channel.unary_unary(CHECK)(service) == serving
+        request = pb.ModelInferRequest(model_name=MODEL)
+        request.inputs.add(name="audio", datatype="BYTES", shape=[1])
+        request.raw_input_contents.append(struct.pack("<I", len(speech)) + speech)
+        infer = channel.unary_unary(SERVICE + "ModelInfer")
+        assert b"Remind me" in await infer(request.SerializeToString())
+        for call in (*asked, *reads):
+            call.cancel()
+        await asyncio.gather(*asked, *reads, return_exceptions=True)
 
 
 def test_silent_connections_are_bounded_and_end(small: Any) -> None:

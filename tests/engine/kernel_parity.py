@@ -76,9 +76,11 @@ def main() -> None:
         check_prefill(num_heads, num_kv_heads)
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
         model = load_model(TINY, device="cpu", dtype=dtype)
-        fusion = Fusion(shared=True)
+        fusion = Fusion()
         if dtype == torch.bfloat16:  # the interpreter multiplies bfloat16 matrices as integers
-            fusion = Fusion(attention="masked", small_batch=False, encoder=False, prefill=False)
+            fusion = Fusion(
+                attention="masked", small_batch=False, encoder=False, prefill=False, shared=False
+            )
         for kv_dtype in (dtype, FP8) if dtype != torch.float32 else (dtype,):
             errors = kernel_errors(fusion, model, kv_dtype)
             if errors:
@@ -119,7 +121,7 @@ def check_shared_beginning(model: Model) -> None:
     decode_loop.LEAST_ROWS = decode_loop.LEAST_SHARERS = decode_loop.LEAST_PAGES = 2
     context = tuple(range(10, 10 + 2 * PAGE_TOKENS + 3))
     befores = (context, context, context[1:])
-    fusion = Fusion(encoder=False, features=False, shared=True)
+    fusion = Fusion(encoder=False, features=False)
     options = GraphOptions(buckets=(), steps=((1, 1),), fusion=fusion, check_kernels=False)
     sizes = {"num_slots": 4, "max_model_len": 256}
     fast = GraphRunner(model, **sizes, options=options)

@@ -9,11 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from predictor.engine.gathering import MAX_GATHER_S, MAX_STEP_GATHER_S
+from predictor.engine.kept import KeptSequences
 from predictor.engine.options import EngineOptions
-from predictor.engine.scheduler import MAX_GATHER_S, Scheduler, Step
+from predictor.engine.scheduler import Scheduler, Step
 from predictor.engine.sequence import Limits, Sequence
 from predictor.errors import InvalidInput
-from predictor.types import EngineRequest
+from predictor.types import EngineRequest, ExtendRequest
 
 LIMITS = Limits(max_model_len=1_000, vocab_size=50, eos_token_ids=frozenset({49}))
 
@@ -94,6 +96,36 @@ def test_newcomers_gather_while_many_run_but_not_for_long() -> None:
     assert (s.schedule() or Step("prefill", ())).phase == "decode"
     late.created_s -= MAX_GATHER_S
     assert ids(s.schedule()) == ("prefill", ["e"])
+
+
+def test_steps_of_streams_gather_while_other_steps_run_but_not_for_files() -> None:
+    s = scheduler(num_slots=64, max_kept_sequences=32)
+    kept, count = KeptSequences(s._options, LIMITS), itertools.count()
+
+    def step() -> str:
+        name, samples = f"s{next(count)}", np.zeros(8_000, np.float32)
+        kept.extend(ExtendRequest(name, name, samples, (1,), (2,), max_new_tokens=4), s)
+        return name
+
+    for number in range(16):
+        s.add(request(f"f{number}"))
+    assert len((s.schedule() or Step("decode", ())).sequences) == 16
+    s.schedule()
+    first = [step()]
+    assert ids(s.schedule()) == ("prefill", first)  # only files run
+    s.schedule()
+    eight = [step() for _ in range(8)]
+    assert ids(s.schedule()) == ("prefill", eight)
+    s.schedule()
+    few = [step() for _ in range(4)]
+    assert (s.schedule() or Step("prefill", ())).phase == "decode"  # nine run
+    few.append(step())
+    assert ids(s.schedule()) == ("prefill", few)
+    s.schedule()
+    late = step()
+    assert (s.schedule() or Step("prefill", ())).phase == "decode"
+    s._by_id[late].created_s -= MAX_STEP_GATHER_S
+    assert ids(s.schedule()) == ("prefill", [late])
 
 
 def test_after_all_ended_prefill_follows_prefill() -> None:

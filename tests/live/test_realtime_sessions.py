@@ -149,6 +149,7 @@ def test_a_session_that_expires_is_resumed_by_another_replica(
     assert warnings[-1].audio_done_ms == pytest.approx(5000, abs=40)
     started = next(e for e in after if e.type == "input_audio_buffer.speech_started")
     assert started.audio_start_ms >= warnings[-1].audio_done_ms
+    assert transcripts(after) == ["Today is Tuesday, May thirty-first."]
     count = len(transcripts(events))
     assert started.item_id.endswith(f"_{count + 1}")
 

@@ -231,6 +231,20 @@ class _Frames:
         return steps
 
 
+@pytest.mark.parametrize("config", [{}, {"is_manual": True}], ids=["pauses", "by hand"])
+def test_what_was_said_before_the_session_silences_nobody(
+    studio: Studio, engine: EngineClient, config: dict[str, Any]
+) -> None:
+    """The embedded checkpoint hears less, or nothing, behind a context of two languages."""
+    before = "Remind me to call my sister at 7:30. 明天早上北京的天气怎么样？"
+    stream = alone("en-short-003")
+    fresh, resumed = (
+        play_all(studio, engine, [stream], config=SessionConfig(resumed_text=text, **config))[0]
+        for text in ("", before)
+    )
+    assert resumed.text == fresh.text == "Today is Tuesday, May thirty-first."
+
+
 def test_a_manual_turn_is_one_item_over_its_pauses(studio: Studio, engine: EngineClient) -> None:
     stream = join("turn", ["en-short-003", "en-short-010"], 2, pauses_s=(1.0, 1.2))
     manual = SessionConfig(is_manual=True)

@@ -1,10 +1,12 @@
-"""What goes wrong, for `faults`: servers that cannot keep up, hang, or hear wrong."""
+"""What goes wrong, for `faults`: servers that cannot keep up, hang, hear wrong or lack memory."""
 
 from __future__ import annotations
 
 import io
 import json
 import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -35,6 +37,7 @@ class Fault:
     alerts: tuple[str, ...]
     flags: tuple[str, ...] = ()
     servers: tuple[type[Server], ...] = (Server,)
+    on_gpu: bool = False
     checkpoint: Callable[[Path], Path] = field(default=lambda _: CHECKPOINTS / "tiny")
     inject: Callable[[list[Server], threading.Event], Threads] = field(default=lambda *_: [])
 
@@ -127,6 +130,41 @@ def long_clips(servers: list[Server], done: threading.Event) -> Threads:
     return repeat(lambda: send(clip), done, 8)
 
 
+def clips_and_live(servers: list[Server], done: threading.Event) -> Threads:
+    longest, callers = max(recordings(), key=len), Callers(servers[0])
+    threads = many_short(servers, done)
+    return threads + repeat(lambda: callers.live(longest, in_real_time=True), done, 6)
+
+
+def many_short(servers: list[Server], done: threading.Event) -> Threads:
+    clip, send = recordings()[0], Callers(servers[0]).protocols["openai"]
+    return repeat(lambda: send(clip), done, 48)
+
+
+_TAKE_THE_CARD = """
+import sys, torch
+held, size = [], 1 << 30
+while size >= 1 << 24:
+    try:
+        held.append(torch.empty(size, dtype=torch.uint8, device="cuda"))
+    except torch.OutOfMemoryError:
+        size //= 2
+sys.stdin.read()
+"""
+
+
+def another_process_takes_the_card(servers: list[Server], done: threading.Event) -> Threads:
+    def hold() -> None:
+        command = [sys.executable, "-c", _TAKE_THE_CARD]
+        with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
+            done.wait()
+            process.kill()
+
+    thread = threading.Thread(target=hold, daemon=True)
+    thread.start()
+    return [thread]
+
+
 def many_live(servers: list[Server], done: threading.Event) -> Threads:
     longest, callers = max(recordings(), key=len), Callers(servers[0])
     return repeat(lambda: callers.live(longest, in_real_time=True), done, 24)
@@ -167,20 +205,20 @@ def says_one_thing(folder: Path) -> Path:
 DEEP = 160  # layers, of which all but the first four do nothing but take time
 
 
-def deep(folder: Path) -> Path:
-    """Says the same, with more work."""
+def deep(folder: Path, num_layers: int = DEEP) -> Path:
+    """Says the same, with more work and a larger cache for each token."""
 
     def change(config: dict[str, Any], weights: dict[str, Any]) -> None:
         text = config["text_config"]
         first = f"model.language_model.layers.{text['num_hidden_layers'] - 1}."
         last = {k.removeprefix(first): v for k, v in weights.items() if k.startswith(first)}
-        for layer in range(text["num_hidden_layers"], DEEP):
+        for layer in range(text["num_hidden_layers"], num_layers):
             for name, weight in last.items():
                 adds = name.endswith(("o_proj.weight", "down_proj.weight"))
                 made = weight * 0 if adds else weight.clone()
                 weights[f"model.language_model.layers.{layer}.{name}"] = made
-        text["num_hidden_layers"] = DEEP
-        text["layer_types"] = ["full_attention"] * DEEP
+        text["num_hidden_layers"] = num_layers
+        text["layer_types"] = ["full_attention"] * num_layers
 
     return _changed(folder, change)
 
@@ -246,5 +284,27 @@ def faults() -> list[Fault]:
             small,
             (Server, Server),
             inject=one_hears_it_backwards,
+        ),
+        Fault(
+            "48 callers, one sequence at a time on a checkpoint of 16 layers",
+            ("Qwen3AsrQueueSlow",),
+            (*small, "--max_num_seqs=1", "--stall_timeout_s=600"),
+            checkpoint=lambda folder: deep(folder, 16),
+            inject=many_short,
+        ),
+        Fault(
+            "48 callers and six live sessions in a cache of a hundredth of the free memory, on a "
+            "checkpoint of 40 layers",
+            ("Qwen3AsrCacheFull",),
+            (*small, "--kv_memory_fraction=0.01", "--max_model_len=1024", "--segment_s=10"),
+            checkpoint=lambda folder: deep(folder, 40),
+            inject=clips_and_live,
+        ),
+        Fault(
+            "another process takes all that is left of the card",
+            ("Qwen3AsrGpuMemoryFull",),
+            ("--device=cuda",),
+            on_gpu=True,
+            inject=another_process_takes_the_card,
         ),
     ]

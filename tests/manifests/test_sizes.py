@@ -31,6 +31,19 @@ def test_what_the_files_say_holds_for_the_measured_card() -> None:
     assert STEADY["rtfx_about"] / offline["value"] < 0.5
 
 
+def test_what_a_small_card_holds_is_what_was_measured() -> None:
+    result = json.loads((readme.FOLDER / "small-card-h200.json").read_text())
+    rows = result["rows"]
+    full, usual = rows["1.7B, auto, 10 s, long answers"], rows["1.7B, auto, 10 s"]
+    [line] = [row for row in README.splitlines() if row.startswith("| GPUs from 16 GB")]
+    assert f"{result['card_mib']:,} MiB were left" in line
+    assert f"held {full['num_pages']:,} pages and decoded {full['most_running']} " in line
+    assert f"as people speak, {usual['most_running']}," in line
+    assert not full["num_preempted"]
+    gpu = (MANIFESTS / "components" / "gpu" / "runtime.yaml").read_text()
+    assert f"held {full['most_running']} such recordings at once" in gpu
+
+
 def test_the_components_say_the_same() -> None:
     rate = f"{STEADY['rtfx_about']:,.0f}"
     file = MANIFESTS / "components" / "knative-autoscaling" / "inference-service.yaml"

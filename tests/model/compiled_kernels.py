@@ -84,14 +84,15 @@ def asks_before_it_waits(ptx: str) -> bool:
 
 def compile_encoder() -> None:
     convolution = {"BINS": 128, "FRAMES": 100, "NUM_CHANNELS": 480}
-    compiled(
-        encoder_kernels._first_convolution_kernel, {"chunks_ptr": FLOAT},
-        **convolution, BLOCK_P=64, BLOCK_C=128, PRECISION="tf32",
-    )  # fmt: skip
-    for turn in (False, True):
+    for tanh in (False, True):
+        compiled(
+            encoder_kernels._first_convolution_kernel, {"chunks_ptr": FLOAT},
+            **convolution, BLOCK_P=64, BLOCK_C=128, TANH=tanh, PRECISION="tf32",
+        )  # fmt: skip
+    for turn, tanh in ((False, False), (True, False), (True, True)):
         compiled(
             encoder_kernels._bias_gelu_kernel, {},
-            HEIGHT=16, WIDTH=13, NUM_CHANNELS=480, TURN=turn, BLOCK=2048,
+            HEIGHT=16, WIDTH=13, NUM_CHANNELS=480, TURN=turn, TANH=tanh, BLOCK=2048,
         )  # fmt: skip
     for has_add in (False, True):
         compiled(encoder_kernels._layer_norm_kernel, {"eps": "fp32"}, HAS_ADD=has_add, BLOCK=1024)
@@ -118,7 +119,8 @@ def compile_language_model() -> None:
     parts = {"peak_ptr": FLOAT, "total_ptr": FLOAT}
     heads = {"KV_HEADS": KV_HEADS, "GROUP": HEADS // KV_HEADS, "DIM": DIM, "PAGE": 64}
     shared = {f"shared_{name}_ptr": FLOAT for name in ("sums", "peak", "total")}
-    for (splits, shares), cache in product(((1, 0), (8, 0), (1, 1), (1, 2)), CACHES):
+    in_registers = decode_kernels.WIDENS_IN_REGISTERS
+    for (splits, shares), cache in product(((1, 0), (8, 0), (1, 2)), CACHES):
         block, num_warps, num_stages = Fusion().tile_of(splits, TYPES[cache])
         ptx = compiled(
             decode_kernels._attention_kernel,
@@ -126,7 +128,7 @@ def compile_language_model() -> None:
             | {"keys_ptr": cache, "values_ptr": cache, "counts_ptr": INT, **shared}
             | ({} if splits == 1 else {"out_ptr": FLOAT}),
             **heads, TILE=16, BLOCK=block, SPLITS=splits, SHARES=shares,
-            PRECISION="tf32", num_warps=num_warps, num_stages=num_stages,
+            PRECISION="tf32", IN_REGISTERS=in_registers, num_warps=num_warps, num_stages=num_stages,
         )  # fmt: skip
         require_widened(ptx, cache)
         if shares:
@@ -135,6 +137,7 @@ def compile_language_model() -> None:
                 {**parts, "sums_ptr": FLOAT, "table_ptr": LONG, "counts_ptr": INT, "scale": "fp32"}
                 | {"keys_ptr": cache, "values_ptr": cache},
                 **heads, GROUP_ROWS=2, ROWS=64, BLOCK=64, SHARES=shares, PRECISION="tf32",
+                IN_REGISTERS=in_registers,
             )  # fmt: skip
             require_widened(ptx, cache)
     for cache, page in product(CACHES, (0, 64)):
@@ -142,8 +145,8 @@ def compile_language_model() -> None:
             prefill_kernels._prefill_attention_kernel,
             {"tiles_ptr": INT, "tables_ptr": LONG, "scale": "fp32"}
             | {"cached_keys_ptr": cache, "cached_values_ptr": cache},
-            KV_HEADS=KV_HEADS, GROUP=HEADS // KV_HEADS, DIM=DIM, TOKENS=64, ROWS=128, BLOCK=64,
-            PAGE=page, PRECISION="tf32",
+            KV_HEADS=KV_HEADS, GROUP=HEADS // KV_HEADS, DIM=DIM, TOKENS=32, ROWS=64, BLOCK=64,
+            PAGE=page, PRECISION="tf32", num_stages=2,
         )  # fmt: skip
     compiled(decode_kernels._merge_kernel, {**parts, "sums_ptr": FLOAT}, DIM=DIM, SPLITS=8)
     compiled(kernels._head_kernel, {**parts, "best_ptr": INT}, NUM_BLOCKS=19, BLOCK=8192)
@@ -170,18 +173,17 @@ def compile_small_batch() -> None:
                 small_batch_kernels._rows_kernel, types,
                 ROWS=num_rows, N=n, K=k, BLOCK_N=block_n, BLOCK_K=block_k, NORM=norm,
                 SWIGLU=swiglu, ADD=add, SCALED=weight != HALF, PDL=True,
-                ASKED=2**17 if num_rows == 1 else 0,
             ))  # fmt: skip
     parts = {"sums_ptr": FLOAT, "peak_ptr": FLOAT, "total_ptr": FLOAT}
     splits = attention_kernels.SPLITS
-    for cache, asked in product(CACHES, (0, 2**17)):
+    for cache in CACHES:
         waiting.append(compiled(
             attention_kernels._attention_kernel,
             {**parts, "slots_ptr": LONG, "positions_ptr": LONG, "scale": "fp32", "eps": "fp32"}
             | {"keys_ptr": cache, "values_ptr": cache, "tables_ptr": LONG},
             HEADS=HEADS, KV_HEADS=KV_HEADS, HALF=DIM // 2, TILE=16, BLOCK=64, PAGE=64,
             SPLITS=splits,
-            PRECISION="tf32", PDL=True, ASKED=asked,
+            PRECISION="tf32", PDL=True,
         ))  # fmt: skip
         require_widened(waiting[-1], cache)
     waiting.append(compiled(

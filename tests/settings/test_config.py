@@ -217,6 +217,7 @@ def test_a_language_beats_detection_from_a_weaker_source(tmp_path: Path) -> None
         (["--language_detection=false"], ["language_detection=False", "needs a language"]),
         (["--language=en", "--language_detection=true"], ["language=en", "without detection"]),
         (["--grpc_port=8080"], ["http_port=8080", "grpc_port=8080", "must differ"]),
+        (["--admin_port=8080"], ["http_port=8080", "admin_port=8080", "must differ"]),
         (["--segment_s=300"], ["segment_s=300", "max_model_len=3072", "tokens"]),
         (["--model_name=a//b"], ["model_name=a//b", "letters"]),
         (["--model_aliases=ok,no name"], ["model_aliases=", "letters"]),

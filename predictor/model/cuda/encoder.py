@@ -23,7 +23,8 @@ class FusedEncoder:
     """Runs an AudioEncoder's weights through the kernels, or as they are where `is_on` is False."""
 
     def __init__(self, encoder: AudioEncoder, *, is_on: bool, tanh: bool = False) -> None:
-        """`tanh`: the layers' GELU is that of the product's last step, by tanh instead of erf."""
+        """`tanh`: GELU by the hyperbolic tangent instead of the error function, in bfloat16; the
+        layers' is then in the last step of the product before it."""
         # The plain path's clamp of float16 would need a pass of its own.
         self.is_on = is_on and encoder.conv_out.weight.dtype != torch.float16
         self._tanh = tanh and encoder.conv_out.weight.dtype == torch.bfloat16
@@ -46,12 +47,12 @@ class FusedEncoder:
 
     def convolve(self, chunks: Tensor) -> Tensor:
         """[N, mel bins, 100] -> [N, 13, hidden]"""
-        encoder, kernels = self._encoder, _kernels()
-        x = kernels.first_convolution(chunks, encoder.conv1.weight, encoder.conv1.bias)
+        encoder, kernels, tanh = self._encoder, _kernels(), self._tanh
+        x = kernels.first_convolution(chunks, encoder.conv1.weight, encoder.conv1.bias, tanh=tanh)
         x = F.conv2d(x, encoder.conv2.weight, None, stride=2, padding=1)
-        x = kernels.bias_gelu(x, encoder.conv2.bias)
+        x = kernels.bias_gelu(x, encoder.conv2.bias, tanh=tanh)
         x = F.conv2d(x, encoder.conv3.weight, None, stride=2, padding=1)
-        x = kernels.bias_gelu(x, encoder.conv3.bias, turn=True)  # [N, 13, bins * C]
+        x = kernels.bias_gelu(x, encoder.conv3.bias, turn=True, tanh=tanh)  # [N, 13, bins * C]
         return F.linear(x, self._conv_out).add_(encoder.positions)
 
     def _run(self, x: Tensor, windows: Packing) -> Tensor:

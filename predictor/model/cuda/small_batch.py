@@ -34,18 +34,13 @@ class SmallBatchDecoder:
     def decode(self, tokens: Tensor, where: StepPlaces) -> tuple[Tensor, Tensor]:
         """One token of each sequence [B] -> the likeliest one after it, and its log-probability."""
         x = self._decoder.embedding(tokens)
-        for layer, next_layer in zip(self._layers, [*self._layers[1:], None], strict=True):
+        for layer in self._layers:
             keys, values = self._cache.data[layer.index].unbind(0)
-            self.run_layer(layer, x, where, (keys, values), next_layer)
+            self.run_layer(layer, x, where, (keys, values))
         return self.choose(x)
 
     def run_layer(
-        self,
-        layer: DecoderLayer,
-        x: Tensor,
-        where: StepPlaces,
-        cache: CachePair,
-        next_layer: DecoderLayer | None = None,
+        self, layer: DecoderLayer, x: Tensor, where: StepPlaces, cache: CachePair
     ) -> None:
         """x [B, hidden] becomes what the layer makes of it; cache [pages, P, K, D] x 2."""
         kernels, config = _kernels(), layer.config
@@ -58,16 +53,11 @@ class SmallBatchDecoder:
         _attention_kernels().add_attended(
             qkv.view(num_rows, num_heads, -1), layer.qk_norm, self._table, where.tables,
             where.slots, where.positions, cache, *_matrix(layer.attention_out), x, eps,
-            _matrix(layer.gate_up)[0],
         )  # fmt: skip
         inner = x.new_empty(num_rows, config.ffn_size)
         norm = layer.ffn_norm.weight
-        ffn_out, scale = _matrix(layer.ffn_out)
-        kernels.rows_product(
-            x, *_matrix(layer.gate_up), inner, norm=norm, eps=eps, swiglu=True, next_weight=ffn_out
-        )
-        next_weight = self._head() if next_layer is None else _matrix(next_layer.qkv)[0]
-        kernels.rows_product(inner, ffn_out, scale, x, add=True, next_weight=next_weight)
+        kernels.rows_product(x, *_matrix(layer.gate_up), inner, norm=norm, eps=eps, swiglu=True)
+        kernels.rows_product(inner, *_matrix(layer.ffn_out), x, add=True)
 
     def choose(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The likeliest token after hidden states [B, hidden], and its log-probability."""

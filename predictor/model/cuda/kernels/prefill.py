@@ -201,7 +201,7 @@ def prefill_attention(
     tiles: Tensor,
     cache: tuple[Tensor, Tensor] | None = None,
     tables: Tensor | None = None,
-    tile: tuple[int, int, int] = (64, 8, 3),
+    tile: tuple[int, int, int] = (64, 4, 2),
 ) -> Tensor:
     """Causal attention inside packed prompts: query [T, H, D], keys and values [T, K, D].
 

@@ -21,10 +21,6 @@ from triton.runtime import driver
 
 HEAD_ROWS = 128  # vocabulary rows of one program
 ELEMENTS = 16384  # of the weights that one program holds in registers
-LINE_BYTES = tl.constexpr(128)  # of the device's cache
-# What is asked for of the next matrix, while the end of a kernel leaves memory at rest, by programs
-# of so many bytes each; 0 = nothing.
-ROWS_ASK_BYTES, ATTENTION_ASKS_BYTES, ASKED_BYTES = 0, 0, 128 * 1024
 
 
 @triton.jit
@@ -33,22 +29,6 @@ def begin(PDL: tl.constexpr):
     if PDL:
         gdc_launch_dependents()
         gdc_wait()
-
-
-@triton.jit
-def ask_for(start_ptr, program, PDL: tl.constexpr, NUM_BYTES: tl.constexpr):
-    """Let the next kernel begin, and one of the stretches of NUM_BYTES from `start_ptr` on come to
-    the device's cache, without waiting for either, nor for the kernel ahead."""
-    if PDL:
-        gdc_launch_dependents()
-    lines: tl.constexpr = 1024
-    line = tl.arange(0, lines).to(tl.int64) * LINE_BYTES
-    start = start_ptr.to(tl.pointer_type(tl.int8)) + program.to(tl.int64) * NUM_BYTES
-    for first in range(0, NUM_BYTES, lines * LINE_BYTES):
-        tl.inline_asm_elementwise(
-            "prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l", [start + first + line],
-            dtype=tl.int32, is_pure=False, pack=1,
-        )  # fmt: skip
 
 
 @triton.jit
@@ -68,7 +48,6 @@ def _rows_kernel(
     weight_ptr,
     scale_ptr,
     out_ptr,
-    next_ptr,
     eps,
     ROWS: tl.constexpr,
     N: tl.constexpr,
@@ -80,12 +59,7 @@ def _rows_kernel(
     ADD: tl.constexpr,
     SCALED: tl.constexpr,
     PDL: tl.constexpr,
-    ASKED: tl.constexpr,
 ):
-    if ASKED > 0:  # noqa: SIM102  the compiler knows the one and not the other
-        if tl.program_id(0) >= tl.cdiv(N, BLOCK_N):  # programs beyond those that multiply
-            ask_for(next_ptr, tl.program_id(0) - tl.cdiv(N, BLOCK_N), PDL, ASKED)
-            return
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     k = tl.arange(0, BLOCK_K)
     is_row, is_column = n < N, k < K
@@ -128,43 +102,27 @@ def rows_product(
     eps: float = 0.0,
     swiglu: bool = False,
     add: bool = False,
-    next_weight: Tensor | None = None,
 ) -> None:
     """out = x @ weight.T for x [1 to 4, K], weight [N, K]; all contiguous.
 
     With `norm` [K], of the RMS norm of x; with `swiglu` the first half of the weight's rows are
     gates and out is [rows, N / 2]; with `add` the product is added to what `out` holds. `scale` [N]
-    are the factors of quantized rows; `next_weight`: what the kernels behind this one read next.
+    are the factors of quantized rows.
     """
     num_rows, width = x.shape
     n = out.shape[1]
     block_k = triton.next_power_of_2(width)
-    block_n, num_warps = rows_tile(block_k, swiglu=swiglu)
-    pdl = has_pdl()
-    asked, num_asking = asking(next_weight, ROWS_ASK_BYTES) if pdl else (0, 0)
-    num_programs = triton.cdiv(n, block_n) + num_asking
-    _rows_kernel[(num_programs,)](
-        x, x if norm is None else norm, weight, weight if scale is None else scale, out,
-        weight if next_weight is None else next_weight, eps,
-        ROWS=num_rows, N=n, K=width, BLOCK_N=block_n, BLOCK_K=block_k, NORM=norm is not None,
-        SWIGLU=swiglu, ADD=add, SCALED=scale is not None, PDL=pdl, ASKED=asked,
-        num_warps=num_warps, **launch_options(pdl),
-    )  # fmt: skip
-
-
-def asking(weight: Tensor | None, num_bytes: int) -> tuple[int, int]:
-    """Bytes that each of how many programs asks for, of the first `num_bytes` of a matrix."""
-    if weight is None or not num_bytes:
-        return 0, 0
-    num_programs = min(num_bytes, weight.numel() * weight.itemsize) // ASKED_BYTES
-    return (ASKED_BYTES, num_programs) if num_programs else (0, 0)
-
-
-def rows_tile(block_k: int, *, swiglu: bool) -> tuple[int, int]:
-    """Rows of a matrix of so many columns that one program takes, and its warps."""
     is_wide = block_k > 4096
     elements = ELEMENTS * (2 if is_wide else 1) // (2 if swiglu else 1)
-    return max(1, elements // block_k), 8 if is_wide else 4
+    block_n = max(1, elements // block_k)
+    pdl = has_pdl()
+    num_programs, num_warps = triton.cdiv(n, block_n), 8 if is_wide else 4
+    _rows_kernel[(num_programs,)](
+        x, x if norm is None else norm, weight, weight if scale is None else scale, out, eps,
+        ROWS=num_rows, N=n, K=width, BLOCK_N=block_n, BLOCK_K=block_k, NORM=norm is not None,
+        SWIGLU=swiglu, ADD=add, SCALED=scale is not None, PDL=pdl,
+        num_warps=num_warps, **launch_options(pdl),
+    )  # fmt: skip
 
 
 @triton.jit

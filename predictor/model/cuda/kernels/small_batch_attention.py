@@ -9,16 +9,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from predictor.model.cuda.kernels import small_batch
 from predictor.model.cuda.kernels.decoder import as_multiplied, as_stored, places_of
-from predictor.model.cuda.kernels.small_batch import (
-    ELEMENTS,
-    ask_for,
-    asking,
-    begin,
-    has_pdl,
-    launch_options,
-)
+from predictor.model.cuda.kernels.small_batch import ELEMENTS, begin, has_pdl, launch_options
 
 LOG2_E = 1.4426950408889634
 TILE = 16  # the least rows that a matrix unit multiplies; grouped query heads fill some of them
@@ -50,7 +42,6 @@ def _attention_kernel(
     sums_ptr,
     peak_ptr,
     total_ptr,
-    next_ptr,
     table_stride,
     scale,
     eps,
@@ -63,18 +54,12 @@ def _attention_kernel(
     SPLITS: tl.constexpr,
     PRECISION: tl.constexpr,
     PDL: tl.constexpr,
-    ASKED: tl.constexpr,
 ):
+    dim: tl.constexpr = 2 * HALF
+    group: tl.constexpr = HEADS // KV_HEADS
     row = tl.program_id(0).to(tl.int64)
     kv_head = tl.program_id(1)
     split = tl.program_id(2)
-    if ASKED > 0:  # noqa: SIM102  the compiler knows the one and not the other
-        if split >= SPLITS:  # programs beyond those that attend
-            program = ((split - SPLITS) * KV_HEADS + kv_head) * tl.num_programs(0) + row
-            ask_for(next_ptr, program, PDL, ASKED)
-            return
-    dim: tl.constexpr = 2 * HALF
-    group: tl.constexpr = HEADS // KV_HEADS
     slot = tl.load(slots_ptr + row)
     position = tl.load(positions_ptr + row)
     half = tl.arange(0, HALF)
@@ -221,15 +206,13 @@ def add_attended(
     scale: Tensor | None,
     x: Tensor,
     eps: float,
-    next_weight: Tensor | None = None,
 ) -> None:
     """x += attention of one new token of each sequence over its pages, through the output matrix.
 
     qkv [rows, H + 2K, D] as the product left it; norm [H + K, D] of its heads; table: cosines and
     sines [positions, D / 2]; tables [slots, pages of a sequence] int64: which pages each slot's
     sequence has; cache: keys and values [pages, tokens of a page, K, D], into which the new token
-    is written at its position; weight [hidden, H * D]; x [rows, hidden]. `next_weight`: what the
-    kernels behind this one read first.
+    is written at its position; weight [hidden, H * D]; x [rows, hidden].
     """
     num_rows, all_heads, dim = qkv.shape
     keys, values = cache
@@ -240,15 +223,13 @@ def add_attended(
     sums = torch.empty(num_rows, heads, SPLITS, dim, dtype=torch.float32, device=x.device)
     peak = torch.empty(num_rows, heads, SPLITS, dtype=torch.float32, device=x.device)
     total = torch.empty_like(peak)
-    asked, num_asking = asking(next_weight, small_batch.ATTENTION_ASKS_BYTES) if pdl else (0, 0)
-    num_layers = num_asking // (num_rows * kv_heads)  # of programs, each with one for every head
-    _attention_kernel[(num_rows, kv_heads, SPLITS + num_layers)](
+    _attention_kernel[(num_rows, kv_heads, SPLITS)](
         qkv, norm, *table, tables, slots, positions, keys, values, sums, peak, total,
-        weight if next_weight is None else next_weight, tables.stride(0), LOG2_E / dim**0.5, eps,
+        tables.stride(0), LOG2_E / dim**0.5, eps,
         HEADS=heads, KV_HEADS=kv_heads, HALF=dim // 2,
         TILE=max(TILE, triton.next_power_of_2(heads // kv_heads)),
         BLOCK=32 if in_float32 else 64, PAGE=page_tokens, SPLITS=SPLITS,
-        PRECISION="ieee" if in_float32 else "tf32", PDL=pdl, ASKED=asked,
+        PRECISION="ieee" if in_float32 else "tf32", PDL=pdl,
         num_warps=4, num_stages=1 if in_float32 else 2, **launch_options(pdl),
     )  # fmt: skip
     n, k = weight.shape

@@ -1,0 +1,128 @@
+"""Keys and TLS as operators mount them, with certificates that `cryptography` makes and reads."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from predictor.settings.preflight import notes, problems
+from predictor.settings.read import load_settings
+from predictor.settings.secret_files import certificate_note, not_after_s
+
+NOW = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
+DAY = datetime.timedelta(days=1)
+Key = ec.EllipticCurvePrivateKey
+
+
+def pem(key: Key, passphrase: bytes | None = None) -> bytes:
+    hidden = serialization.BestAvailableEncryption(passphrase) if passphrase else None
+    return key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        hidden or serialization.NoEncryption(),
+    )
+
+
+def certificate(key: Key, ends: datetime.datetime) -> bytes:
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "asr")])
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(datetime.datetime(2019, 1, 1))
+        .not_valid_after(ends)
+        .sign(key, hashes.SHA256())
+    )
+    return made.public_bytes(serialization.Encoding.PEM)
+
+
+@pytest.fixture
+def key() -> Key:
+    return ec.generate_private_key(ec.SECP256R1())
+
+
+@pytest.fixture
+def mounted(tmp_path: Path, key: Key) -> Path:
+    """A folder with a pair that fits and a file of keys."""
+    (tmp_path / "tls.crt").write_bytes(certificate(key, NOW + 90 * DAY))
+    (tmp_path / "tls.key").write_bytes(pem(key))
+    (tmp_path / "keys").write_text("mobile abc\n")
+    return tmp_path
+
+
+def flags(folder: Path) -> list[str]:
+    given = {"tls_cert_file": "tls.crt", "tls_key_file": "tls.key", "api_keys_file": "keys"}
+    checkpoint = Path(__file__).parents[2] / "predictor" / "checkpoints" / "tiny"
+    more = [f"--{name}={folder / file}" for name, file in given.items()]
+    return [f"--model_dir={checkpoint}", "--http_port=0", "--grpc_port=0", *more]
+
+
+def found(folder: Path) -> list[str]:
+    return problems(load_settings(flags(folder), {}))
+
+
+OTHER = ec.generate_private_key(ec.SECP256R1())
+MISTAKES: dict[str, tuple[Callable[[Path, Key], object], str]] = {
+    "another's key": (
+        lambda d, _: (d / "tls.key").write_bytes(pem(OTHER)),
+        "is not the key of tls_cert_file",
+    ),
+    "a key with a passphrase": (
+        lambda d, key: (d / "tls.key").write_bytes(pem(key, b"secret")),
+        "without a passphrase",
+    ),
+    "the two swapped": (
+        lambda d, key: (d / "tls.crt").write_bytes(pem(key)),
+        "tls.crt: holds no certificate as PEM",
+    ),
+    "DER": (lambda d, _: (d / "tls.key").write_bytes(b"\x30\x82\xff"), "holds no private key"),
+    "half of a certificate": (
+        lambda d, _: (d / "tls.crt").write_bytes((d / "tls.crt").read_bytes()[:200]),
+        "tls_cert_file",
+    ),
+    "no key in the file": (lambda d, _: (d / "keys").write_text("# none yet\n"), "holds no key"),
+    "a key of three words": (lambda d, _: (d / "keys").write_text("a b c\n"), "line 1: must be"),
+}
+
+
+def test_what_fits_has_no_problem(mounted: Path) -> None:
+    assert found(mounted) == []
+    assert notes(load_settings(flags(mounted), {})) == []
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_line_that_names_the_file(mistake: str, mounted: Path, key: Key) -> None:
+    spoil, said = MISTAKES[mistake]
+    spoil(mounted, key)
+    [problem] = found(mounted)
+    assert said in problem
+    assert str(mounted) in problem
+    assert "\n" not in problem
+
+
+@pytest.mark.parametrize("year", [2021, 2049, 2050, 2079])
+def test_the_end_of_a_certificate_is_what_cryptography_reads(year: int, key: Key) -> None:
+    """UTCTime until 2049, GeneralizedTime from 2050 on."""
+    text = certificate(key, datetime.datetime(year, 5, 6, 7, 8, 9))
+    expected = x509.load_pem_x509_certificate(text).not_valid_after_utc
+    assert not_after_s(text.decode()) == expected.timestamp()
+
+
+def test_one_that_is_over_or_nearly_so_is_said(mounted: Path, key: Key) -> None:
+    file = mounted / "tls.crt"
+    file.write_bytes(certificate(key, NOW - DAY))
+    [note] = notes(load_settings(flags(mounted), {}))
+    assert f"expired on {(NOW - DAY).date()}" in note
+    assert found(mounted) == []  # it can be served, and renewed under a running server
+    file.write_bytes(certificate(key, NOW + 3 * DAY))
+    assert "expires on" in (certificate_note(file, NOW.timestamp()) or "")
+    file.write_bytes(certificate(key, NOW + 15 * DAY))
+    assert certificate_note(file, NOW.timestamp()) is None
