@@ -67,7 +67,8 @@ class Encoder:
 class Cell:
     """The LSTM cell, from what was encoded to its outputs.
 
-    On one stream it is calls that cost, and reading the weights: calls are as few as can be, and
+    It remembers for half a minute, so frames of a stream cannot be taken out of their order. On one
+    stream it is calls that cost, and reading the weights: calls are as few as can be, and
     make no arrays. sigmoid(x) is (tanh(x / 2) + 1) / 2: with halved weights one call of tanh does
     all gates, and where the other halves can wait, values are doubled meanwhile, which is exact.
     """

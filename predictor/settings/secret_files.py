@@ -77,7 +77,8 @@ def tls_problem(cert_file: Path, key_file: Path) -> str | None:
 
 def no_passphrase() -> str:
     """In place of the question that OpenSSL asks at a terminal: nobody is there to answer."""
-    raise ssl.SSLError("the key is encrypted; give one without a passphrase (openssl pkey -in …)")
+    said = "the key is encrypted; give one without a passphrase (openssl pkey -in …)"
+    raise ssl.SSLError(1, said)
 
 
 def certificate_note(cert_file: Path, now_s: float | None = None) -> str | None:

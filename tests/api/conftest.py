@@ -38,7 +38,7 @@ class Server:
     def end(self) -> int:
         """Ask it to stop and wait; the exit status."""
         self.process.terminate()
-        status = self.process.wait(timeout=60)
+        status = self.process.wait(timeout=600)
         if self.reader is not None:
             self.reader.join(timeout=60)
         if self.process.stderr is not None:

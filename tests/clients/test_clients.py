@@ -120,7 +120,7 @@ def test_curl_with_http2(server: Any, wav_file: Path, said: list[dict[str, Any]]
     curl = _needs("curl")
     url = f"{server.url}/api/v1/recognize"
     command = [curl, "--silent", "--show-error", "--http2", "--form", f"audio=@{wav_file}", url]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["text"] == said[0]["text"]
 

@@ -43,7 +43,7 @@ def execute(*command: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = os.environ | {"PATH": path, "PYTHONIOENCODING": "utf-8"}
     return subprocess.run(
-        command, cwd=cwd, env=environment, capture_output=True, encoding="utf-8", timeout=120
+        command, cwd=cwd, env=environment, capture_output=True, encoding="utf-8", timeout=600
     )
 
 

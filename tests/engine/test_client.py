@@ -183,7 +183,7 @@ def compute():
 """
     done = subprocess.run(
         [sys.executable, "-c", script + _EXITS[owner], str(native)],
-        cwd=ROOT, capture_output=True, text=True, timeout=100,
+        cwd=ROOT, capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
 
@@ -206,7 +206,7 @@ def test_the_thread_has_ended_when_the_interpreter_ends(native: Path) -> None:
     )
     done = subprocess.run(
         [sys.executable, "-c", script, str(native)],
-        cwd=ROOT, capture_output=True, text=True, timeout=100,
+        cwd=ROOT, capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     before, at_the_end = done.stdout.splitlines()

@@ -461,7 +461,7 @@ def test_it_ends_with_a_server_that_is_killed(native: Path, state: str) -> None:
     )
     done = subprocess.run(
         [sys.executable, "-c", script, str(native)],
-        cwd=ROOT, capture_output=True, text=True, timeout=120,
+        cwd=ROOT, capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     # It returned, so nobody holds the output any more: the engine's process has ended too.
     assert done.returncode == -signal.SIGKILL

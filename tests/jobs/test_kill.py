@@ -19,7 +19,7 @@ FLAGS = ("--segment_s=3", "--job_lease_s=1", "--log_level=debug")
 
 def _kill(server: Server) -> None:
     server.process.kill()
-    server.process.wait(timeout=60)
+    server.process.wait(timeout=600)
     assert server.reader is not None
     server.reader.join(timeout=60)
 

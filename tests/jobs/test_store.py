@@ -200,7 +200,7 @@ def test_kill_9_at_any_line_loses_nothing_that_was_said_to_be_kept(
         process.kill()
         lines += process.stdout.readlines()
         process.stdout.close()
-        process.wait(timeout=60)
+        process.wait(timeout=600)
         for line in lines:
             what, job_id, *more = line.split()
             if what == "added":

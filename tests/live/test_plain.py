@@ -126,7 +126,7 @@ def test_tritons_client_streams(
     """In a process of its own, because Triton's and KServe's protocol files exclude each other."""
     soundfile.write(tmp_path / "two.wav", two, 16_000, subtype="FLOAT")
     command = [sys.executable, HERE / "triton_stream.py", server.grpc, tmp_path / "two.wav"]
-    run = subprocess.run([*command, datatype], capture_output=True, text=True, timeout=120)
+    run = subprocess.run([*command, datatype], capture_output=True, text=True, timeout=600)
     assert run.returncode == 0, run.stderr
     lines = [json.loads(line) for line in run.stdout.splitlines()]
     assert lines[0]["type"] == "ready"
@@ -137,7 +137,7 @@ def test_tritons_client_streams(
 def test_a_bad_stream_has_the_code_of_the_table(server: Server, tmp_path: Path) -> None:
     soundfile.write(tmp_path / "none.wav", np.zeros(1600), 16_000)
     command = [sys.executable, HERE / "triton_stream.py", server.grpc, tmp_path / "none.wav"]
-    run = subprocess.run([*command, "FP32", "rate=7"], capture_output=True, text=True, timeout=120)
+    run = subprocess.run([*command, "FP32", "rate=7"], capture_output=True, text=True, timeout=600)
     assert run.returncode != 0
     assert "INVALID_ARGUMENT" in run.stderr
     assert "rate" in run.stderr

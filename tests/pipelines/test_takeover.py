@@ -422,7 +422,7 @@ def test_rollback_after_signals(site: Sites, how: str, capsys: pytest.CaptureFix
             assert built.run("rollback", "--poll-s=0.01", "--reason=regret") == 0
             assert "rolled back\n- regret" in capsys.readouterr().out
             assert built.cluster.split() == {STABLE: 100}
-        out, _ = run.communicate(timeout=60)
+        out, _ = run.communicate(timeout=600)
     finally:
         run.kill()
     codes = {"alive": 1, "SIGINT": 130, "SIGTERM": 130, "SIGKILL": -signal.SIGKILL}

@@ -77,7 +77,7 @@ MISTAKES: dict[str, tuple[Callable[[Path, Key], object], str]] = {
     ),
     "a key with a passphrase": (
         lambda d, key: (d / "tls.key").write_bytes(pem(key, b"secret")),
-        "without a passphrase",
+        "tls.key: the key is encrypted; give one without a passphrase",
     ),
     "the two swapped": (
         lambda d, key: (d / "tls.crt").write_bytes(pem(key)),
