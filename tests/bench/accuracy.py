@@ -43,7 +43,7 @@ def server(checkpoint: str, port: int, *flags: str) -> Iterator[str]:
     process = subprocess.Popen(command, cwd=ROOT)
     url = f"http://127.0.0.1:{port}"
     try:
-        for _ in range(600):
+        for _ in range(3000):  # ten minutes, on a busy machine
             if process.poll() is not None:
                 raise SystemExit("the server ended")
             try:
@@ -52,6 +52,8 @@ def server(checkpoint: str, port: int, *flags: str) -> Iterator[str]:
             except requests.ConnectionError:
                 pass
             time.sleep(0.2)
+        else:
+            raise SystemExit("the server is not ready after ten minutes")
         yield url
     finally:
         process.terminate()

@@ -26,10 +26,9 @@ from typing import Any
 
 import numpy as np
 import psutil
+import soundfile
 from rapidfuzz.distance import Levenshtein
 
-from predictor.audio.cut import Cutter
-from predictor.audio.limits import CutOptions
 from predictor.types import SAMPLE_RATE_HZ
 from tests.bench.accuracy import server
 from tests.bench.environment import describe
@@ -50,6 +49,7 @@ from tests.tiny.evaluate import units
 
 RESULTS = Path(__file__).parent / "results" / "long-cpu.json"
 QUIET_S = (1, 5, 20, 60)
+UPLOADS_MB = (10, 10, 150, 300, 600)  # the first warms up
 PLACES = ("before", "between", "after")
 
 
@@ -89,24 +89,6 @@ def joins(url: str, length_s: float, languages: Sequence[str]) -> Iterator[dict[
             "clips": len(used),
             **errors.row(),
             **answer,
-        }
-
-
-def pace(url: str, length_s: float) -> Iterator[dict[str, Any]]:
-    """How long a recording takes, beside its pieces as requests of their own."""
-    samples, _ = joined(clips("English"), length_s, 2.0, spoken=False, seed=1)
-    cutter = Cutter(CutOptions())
-    pieces = [flac(piece.samples) for piece in [*cutter.feed(samples), *cutter.finish()]]
-    recording = flac(samples)
-    for number in range(3):
-        answer = follow(url, recording, "audio/flac", lambda _: None)
-        _, pieces_s = ask_all(url, pieces, vad="off")
-        yield {
-            "set": f"{length_s:g} s, run {number + 1}",
-            "segments": answer["segments"],
-            "first_segment_s": answer["first_segment_s"],
-            "wall_s": answer["wall_s"],
-            "pieces_as_requests_s": round(pieces_s, 1),
         }
 
 
@@ -204,6 +186,28 @@ def hours(url: str, pid: int, length: float, every_s: float) -> Iterator[dict[st
     }
 
 
+def uploads(url: str, pid: int) -> Iterator[dict[str, Any]]:
+    """The same sentence in ever larger files: eight channels, and nothing behind it."""
+    clip = clips("English")[0]
+    with tempfile.TemporaryDirectory() as folder:
+        for megabytes in UPLOADS_MB:
+            path = Path(folder) / "large.wav"
+            samples = np.zeros((megabytes * 1_000_000 // 32, 8), np.float32)
+            samples[8_000:][: len(clip.samples)] = clip.samples[:, None]
+            soundfile.write(path, samples, SAMPLE_RATE_HZ, subtype="FLOAT")
+            del samples
+            began_s = time.monotonic()
+            with Memory(pid) as memory, path.open("rb") as file:
+                answer = follow(url, file, "audio/wav", lambda _: None)
+                ended_s = time.monotonic()
+            yield {
+                "set": f"{megabytes} MB",
+                "text": answer["text"],
+                "wall_s": answer["wall_s"],
+                "most_mib": memory.most(began_s, ended_s),
+            }
+
+
 @contextmanager
 def running(port: int, spool: Path) -> Iterator[tuple[str, int]]:
     """A server for long recordings; its URL and process id."""
@@ -217,7 +221,7 @@ def running(port: int, spool: Path) -> Iterator[tuple[str, int]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--parts", nargs="+", default=["joins", "no pause", "pace", "quiet"])
+    parser.add_argument("--parts", nargs="+", default=["joins", "no pause", "quiet"])
     parser.add_argument("--port", type=int, default=18090)
     parser.add_argument("--length_s", type=float, default=3600.0, help="of a join")
     parser.add_argument("--languages", nargs="+", default=["English", "Chinese"], help="of joins")
@@ -234,8 +238,8 @@ def main() -> None:
         runs: dict[str, Iterator[dict[str, Any]]] = {
             "joins": joins(url, arguments.length_s, arguments.languages),
             "no pause": no_pause(url, min(arguments.length_s, 300.0), arguments.languages),
-            "pace": pace(url, min(arguments.length_s, 600.0)),
             "quiet": quiet(url, arguments.clips),
+            "uploads": uploads(url, pid),
             "hours": hours(url, pid, arguments.hours, arguments.every_s),
         }
         for part in arguments.parts:

@@ -26,6 +26,8 @@ class Clip:
     spoken: Samples  # from its first word to its last, without a pause about them
     text: str
     language: str
+    words: tuple[tuple[int, int], ...]  # where each begins and ends in `samples`
+    first: int  # where `spoken` begins there
 
 
 def clips(language: str) -> list[Clip]:
@@ -38,10 +40,14 @@ def clips(language: str) -> list[Clip]:
         if row["language"] != language or "short" not in row["tags"]:
             continue
         samples, _ = soundfile.read(EVAL / row["audio"], dtype="float32")
-        first, last = words[row["audio"]][0], words[row["audio"]][-1]
-        begin = max(0, int((first["start_s"] - EDGE_S) * SAMPLE_RATE_HZ))
-        end = int((last["end_s"] + EDGE_S) * SAMPLE_RATE_HZ)
-        found.append(Clip(samples, samples[begin:end], row["text"], language))
+        spans = tuple(
+            (int(word["start_s"] * SAMPLE_RATE_HZ), int(word["end_s"] * SAMPLE_RATE_HZ))
+            for word in words[row["audio"]]
+        )
+        edge = int(EDGE_S * SAMPLE_RATE_HZ)
+        begin = max(0, spans[0][0] - edge)
+        spoken = samples[begin : spans[-1][1] + edge]
+        found.append(Clip(samples, spoken, row["text"], language, spans, begin))
     return found
 
 
@@ -55,20 +61,31 @@ def joined(
     chosen: Sequence[Clip], length_s: float, most_s: float, *, spoken: bool, seed: int
 ) -> tuple[Samples, list[Clip]]:
     """Clips in random order with pauses up to `most_s`, until `length_s` are full."""
+    samples, used, _ = joined_at(chosen, length_s, most_s, spoken=spoken, seed=seed)
+    return samples, used
+
+
+def joined_at(
+    chosen: Sequence[Clip], length_s: float, most_s: float, *, spoken: bool, seed: int
+) -> tuple[Samples, list[Clip], list[tuple[int, int]]]:
+    """The same, and where each word lies in it."""
     rng = np.random.default_rng(seed)
     parts: list[Samples] = []
     used: list[Clip] = []
+    words: list[tuple[int, int]] = []
     num_samples = 0
     while num_samples < length_s * SAMPLE_RATE_HZ:
         for index in rng.permutation(len(chosen)):
             clip = chosen[index]
             pause = np.zeros(int(rng.uniform(0, most_s) * SAMPLE_RATE_HZ), np.float32)
+            shift = num_samples - (clip.first if spoken else 0)
+            words += [(shift + begin, shift + end) for begin, end in clip.words]
             parts += [clip.spoken if spoken else clip.samples, pause]
             used.append(clip)
             num_samples += len(parts[-2]) + len(pause)
             if num_samples >= length_s * SAMPLE_RATE_HZ:
                 break
-    return np.concatenate(parts), used
+    return np.concatenate(parts), used, words
 
 
 def grouped(used: Sequence[Clip], longest_s: float) -> list[list[Clip]]:

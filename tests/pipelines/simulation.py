@@ -151,7 +151,7 @@ def cells() -> Iterator[Cell]:
 def simulate(cell: Cell, repetitions: int, seed: int = 1, world: str = "chosen in") -> Found:
     """Repeat one evaluation."""
     truth = WORSE[cell.worse]
-    rise, rate = _calibrated(world, cell.speakers, cell.wer, truth)
+    rise, rate = calibrated(world, cell.speakers, cell.wer, truth)
     rng = np.random.default_rng(seed)
     totals, left = np.zeros(5), repetitions
     while left:
@@ -205,7 +205,7 @@ def evaluations(
 
 
 @cache
-def _calibrated(world: str, speakers: int, wer: float, truth: float) -> tuple[float, float]:
+def calibrated(world: str, speakers: int, wer: float, truth: float) -> tuple[float, float]:
     """The rise at which the true difference is `truth`, and the first version's true rate."""
 
     def rates(rise: float) -> tuple[float, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from pipelines.lib.intervals import DECIDING, REPORTED, paired_sums
 from tests.pipelines.coverage_table import table
+from tests.pipelines.discreteness import measured
 from tests.pipelines.simulation import (
     PROMISED,
     WITHIN,
@@ -23,6 +25,7 @@ from tests.pipelines.simulation import (
 from tests.pipelines.simulation_rows import Rows
 
 FIGURES = Path(__file__).with_name("gate_simulation.json")
+DISCRETENESS = Path(__file__).parent / "results" / "discreteness.json"
 README = Path(__file__).parents[2] / "pipelines" / "README.md"
 SHORT = 150
 SOME = [
@@ -95,6 +98,44 @@ def test_the_readme_quotes_the_recorded_figures() -> None:
     few = min(found["summary"]["above_97"]["few_least"] for found in figures()["worlds"].values())
     assert f"In {few * 100:.0f} to\n100 % of their evaluations" in text
     assert table(figures()) in text
+
+
+def test_the_readme_quotes_what_remedies_do() -> None:
+    text = " ".join(README.read_text(encoding="utf-8").split())
+    cells = json.loads(DISCRETENESS.read_text(encoding="utf-8"))["cells"]
+
+    def share(name: str, low: float = 0.0, high: float = 1.0) -> int:
+        return sum(low <= cell[name] <= high for cell in cells)
+
+    mid_p, without = "mid-p of signs and rule of three", "rule of three where none differs"
+    below = [cell for cell in cells if cell[without] < WITHIN[0]]
+    signs = [
+        cell["sign test"] for cell in cells
+        if cell["worse"] == "equal" and cell["as it is"] > WITHIN[1]
+    ]  # fmt: skip
+    least = min(cell[without] for cell in below)
+    for said in (
+        f"less than {min(signs) * 100:.1f} to {max(signs) * 100:.1f} %",
+        f"on the {len(cells)} kinds",
+        f"of which {share('as it is', *WITHIN)} are inside",
+        f"rule of three, {share(mid_p, *WITHIN)} are, and none below",
+        f"differs {share(without, *WITHIN)} are, but {len(below)} are below 93 %",
+        f"one at {least * 100:.1f} %",
+    ):
+        assert said in text
+    assert min(cell[mid_p] for cell in cells) >= WITHIN[0]
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("world", WORLDS)
+def test_what_remedies_do_is_reproduced(world: str) -> None:
+    cells = json.loads(DISCRETENESS.read_text(encoding="utf-8"))["cells"]
+    cell = Cell(0.003, 10, 50, heavy=False, worse="at the margin")
+    [recorded] = [
+        row for row in cells
+        if row["world"] == world and all(row[key] == value for key, value in asdict(cell).items())
+    ]  # fmt: skip
+    assert measured(cell, world) == pytest.approx(recorded)
 
 
 @pytest.mark.soak

@@ -76,6 +76,17 @@ def test_failures_are_records_and_are_tried_again(tmp_path: Path, serve_app: Ser
     assert (first.text, first.error, second.text) == ("words 0", None, "words 1")
 
 
+def test_a_failed_record_says_how_often_it_was_asked(tmp_path: Path, serve_app: Serve) -> None:
+    clips, journal = make_clips(tmp_path, 1), tmp_path / "j.jsonl"
+    busy = [JSONResponse({"error": "busy"}, 502) for _ in range(3)]
+    url = serve_app(Service(failures=busy).app())
+    [record] = transcribe(clips, options(url, max_attempts=3), journal)
+    assert record.error is not None
+    assert record.num_attempts == 3
+    [written] = map(json.loads, journal.read_text().splitlines()[1:])
+    assert written["num_attempts"] == 3
+
+
 def test_a_journal_of_another_question_is_refused(tmp_path: Path, serve_app: Serve) -> None:
     clips = make_clips(tmp_path, 3)
     url = serve_app(Service().app())
