@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -76,21 +76,19 @@ def create_app(
     register_model_names()
     created = int(time.time())
     page = Page() if options.has_page else None
-    app.include_router(
-        health_router(dataplane, metrics.registry if options.has_metrics else None, page)
-    )
+    _add(app, health_router(dataplane, metrics.registry if options.has_metrics else None, page))
     if page is not None:
-        app.include_router(page_router(page))
-    app.include_router(recognize_router(dataplane, with_details=options.recognize_details))
-    app.include_router(openai_router(dataplane, created, "/v1"))
-    app.include_router(openai_router(dataplane, created, "/openai/v1"))
+        _add(app, page_router(page))
+    _add(app, recognize_router(dataplane, with_details=options.recognize_details))
+    _add(app, openai_router(dataplane, created, "/v1"))
+    _add(app, openai_router(dataplane, created, "/openai/v1"))
     for prefix in ("/v1", "/openai/v1"):
-        app.include_router(realtime_router(live, prefix))
-    app.include_router(live_router(live))
+        _add(app, realtime_router(live, prefix))
+    _add(app, live_router(live))
     if jobs is not None:
-        app.include_router(jobs_router(dataplane, jobs))
-    app.include_router(v1_router(dataplane, created))
-    app.include_router(v2_router(dataplane, repository))
+        _add(app, jobs_router(dataplane, jobs))
+    _add(app, v1_router(dataplane, created))
+    _add(app, v2_router(dataplane, repository))
     app.add_exception_handler(HTTPException, _answer)
     app.add_exception_handler(RequestValidationError, _answer)
     app.add_middleware(ClientGone)  # the last added is the outermost
@@ -116,6 +114,8 @@ def create_app(
     if options.cors_origins:  # outside, so that a browser may read every refusal
         app.add_middleware(Cors, origins=options.cors_origins)
     app.openapi()  # made now: it takes a tenth of a second, which no request should cost others
+    # They are looked through one by one: those that recordings are sent to come first.
+    app.router.routes.sort(key=lambda route: getattr(route, "methods", None) != {"POST"})
     return app
 
 
@@ -123,10 +123,16 @@ def create_admin_app(dataplane: AsrDataPlane, metrics: Metrics) -> FastAPI:
     """Health and metrics alone, for a port that callers do not reach."""
     app = FastAPI(title="Qwen3-ASR on KServe, health and metrics", version=__version__,
                   openapi_url=None, docs_url=None, redoc_url=None)  # fmt: skip
-    app.include_router(health_router(dataplane, metrics.registry, None))
+    _add(app, health_router(dataplane, metrics.registry, None))
     app.add_exception_handler(HTTPException, _answer)
     app.add_middleware(HeadAndOptions, routes=app.routes)
     return app
+
+
+def _add(app: FastAPI, router: APIRouter) -> None:
+    """The routes themselves: FastAPI looks through the routes of an included router twice for each
+    request, 0.3 ms for the last of them."""
+    app.router.routes.extend(router.routes)
 
 
 async def _answer(request: Request, exc: Exception) -> Response:

@@ -34,6 +34,9 @@ _END_OF_HEAD: Final = b"\r\n\r\n"
 _CHUNKED_BYTES: Final = 8 * 1024  # of a body in chunks, which may be tiny, parsed at once
 # Offers to speak HTTP/2 or TLS from here on, which a server may ignore (RFC 9110, 7.8).
 _UPGRADE: Final = re.compile(rb"(?im)^upgrade(?=[ \t]*:(?![ \t]*websocket))")
+# A handshake of WebSocket is a GET without a body; elsewhere that offer is ignored as well.
+_ANY_UPGRADE: Final = re.compile(rb"(?im)^upgrade(?=[ \t]*:)")
+_BODY: Final = re.compile(rb"(?im)^(transfer-encoding[ \t]*:|content-length[ \t]*:[ \t]*0*[^0\s])")
 _PHRASES: Final = {400: b"Bad Request", 408: b"Request Timeout",
                    431: b"Request Header Fields Too Large"}  # fmt: skip
 
@@ -208,7 +211,9 @@ class GuardedProtocol(HttpToolsProtocol):
         end += len(_END_OF_HEAD)
         head = bytes(self._unread[:end])
         del self._unread[:end]
-        return self._parse(_UPGRADE.sub(b"x-ignored-upgrade", head))
+        may_upgrade = head.startswith(b"GET ") and not _BODY.search(head)
+        ignored = _UPGRADE if may_upgrade else _ANY_UPGRADE
+        return self._parse(ignored.sub(b"x-ignored-upgrade", head))
 
     def _parse(self, part: bytes | memoryview) -> bool:
         self._num_extra_bytes += len(part)

@@ -8,6 +8,7 @@ where they are, long lists of numbers become arrays, and orjson reads the small 
 from __future__ import annotations
 
 import binascii
+import codecs
 import re
 import secrets
 from collections.abc import Iterator
@@ -73,6 +74,8 @@ def load_json(body: Buffer, *, what: str = "body") -> dict[str, Any]:
     Raises InvalidInput naming the place, never quoting the body.
     """
     refuse_gzip(body, what)
+    if body[:3] == codecs.BOM_UTF8:  # as .NET writes it; a reader may pass over it (RFC 8259, 8.1)
+        body = body[3:]
     is_small = len(body) <= SMALL_BODY_BYTES
     value = _loads(body, what) if is_small else _Skimmer(body, what).read()
     if not isinstance(value, dict):

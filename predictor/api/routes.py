@@ -26,6 +26,7 @@ from predictor.metrics import scrape
 from predictor.service.calls import Call
 
 _JSON_LENGTH = "inference-header-content-length"
+_QUICK_BYTES = 1 << 20  # of binary tensors
 _MODEL = "/models/{model_name:model}"
 
 
@@ -38,6 +39,15 @@ class ModelName(StringConvertor):
 def register_model_names() -> None:
     """Teach the router `{model_name:model}`; once, before routes are made."""
     register_url_convertor("model", ModelName())
+
+
+def _num_to_read(num_bytes: int, json_length: str | None) -> int:
+    """Bytes of a V2 body that take time to read: its JSON, where that is apart. Of what follows
+    only the parts' lengths are looked at, and texts, which are as quick as copying."""
+    length = json_length or ""
+    if num_bytes > _QUICK_BYTES or not (length.isascii() and length.isdigit()):
+        return num_bytes
+    return min(num_bytes, int(length[:19]))
 
 
 def _json(content: object, status: int = 200) -> Response:
@@ -111,7 +121,7 @@ def v2_router(dataplane: AsrDataPlane, repository: ClosedRepository) -> APIRoute
             parsed = parse_rest(body, json_length)
             return v2.rest_call(parsed, model_name, dataplane.max_items, version=model_version)
 
-        call = await off_loop(len(body), read)
+        call = await off_loop(_num_to_read(len(body), json_length), read)
         answer: v2.RestAnswer = await dataplane.call(model_name, call, dict(request.headers))
         if answer.json_length is None:
             return Response(answer.body, media_type="application/json")

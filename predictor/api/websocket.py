@@ -11,16 +11,22 @@ import asyncio
 from collections import deque
 from typing import Any, Final
 
+import orjson
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import CloseCode, Frame
 
+from predictor.api.errors import error_body
 from predictor.api.held_bytes import HeldBytes
-from predictor.errors import Overloaded
+from predictor.errors import InvalidInput, Overloaded
 
 MAX_MESSAGE_BYTES: Final = (15 << 20) + 1024  # OpenAI's limit of an event, and its other fields
 _TURN_BYTES: Final = 4096  # read in one turn of the loop: 680 frames without data
 _MAX_FRAGMENTS: Final = 4096  # of one message; empty ones cost memory too
 _MIN_COUNTED_BYTES: Final = 64 * 1024  # less is not worth it
+_BAD_REQUEST: Final = (
+    b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\ncontent-length: %d\r\n"
+    b"connection: close\r\n\r\n"
+)
 
 
 class GuardedWebSocket(WebSocketsSansIOProtocol):
@@ -48,9 +54,23 @@ class GuardedWebSocket(WebSocketsSansIOProtocol):
             self._unread += data
             self._read_on()
         else:  # a message of live audio, as most are
-            super().data_received(data)
-            self._count()
+            self._take(data)
             self._go_on()
+
+    def _take(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.conn.handshake_exc is not None and not self.handshake_initiated:
+            self._refuse_handshake()
+        else:
+            self._count()
+
+    def _refuse_handshake(self) -> None:
+        """What websockets cannot read, as too many headers: uvicorn would never answer."""
+        if not self.transport.is_closing():
+            error = InvalidInput("upgrade: no handshake of WebSocket")
+            body = orjson.dumps(error_body(error, openai=False))
+            self.transport.write(_BAD_REQUEST % len(body) + body)
+            self.transport.close()
 
     def _read_on(self) -> None:
         """Read a few frames; the rest waits for another turn, or until somebody takes them."""
@@ -59,8 +79,7 @@ class GuardedWebSocket(WebSocketsSansIOProtocol):
         if self._unread and self._may_read():
             part = bytes(self._unread[:_TURN_BYTES])
             del self._unread[:_TURN_BYTES]
-            super().data_received(part)
-            self._count()
+            self._take(part)
         self._go_on()
 
     def _go_on(self) -> None:

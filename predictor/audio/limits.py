@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 # Encoders pad: a recording cut to exactly the limit must not be refused for 50 ms of padding.
@@ -82,8 +82,8 @@ class Hearing:
         return replace(usual, **self._asked(CutOptions.__slots__))
 
     def _asked(self, names: Sequence[str]) -> dict[str, Any]:
-        given = asdict(self)
-        return {name: given[name] for name in names if given[name] is not None}
+        given = {name: getattr(self, name) for name in names}
+        return {name: value for name, value in given.items() if value is not None}
 
 
 AS_SET: Final = Hearing()

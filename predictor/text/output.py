@@ -47,6 +47,7 @@ class OutputParser:
         self._tokenizer = tokenizer
         self._forced = language
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+        self._is_half = False  # whether it holds the first bytes of a character
         self._raw = ""  # everything decoded so far, header and marker included
         self._text_start: int | None = 0 if language is not None else None  # index into _raw
         self._token_ends: list[int] = []  # len(_raw) after each token
@@ -76,12 +77,11 @@ class OutputParser:
         """Take tokens with their natural log-probabilities."""
         if len(token_ids) != len(logprobs):
             raise ValueError(f"{len(logprobs)} log-probabilities of {len(token_ids)} tokens")
-        decode, bytes_of = self._utf8.decode, self._tokenizer.token_bytes
+        bytes_of, asr_text = self._tokenizer.token_bytes, self._tokenizer.asr_text
         said, end = [self._raw], len(self._raw)
         for token_id in token_ids:
-            if token_id != self._tokenizer.asr_text:
-                # Bytes of a character that is not complete yet wait inside the decoder.
-                said.append(decode(bytes_of(token_id)))
+            if token_id != asr_text:
+                said.append(self._decoded(bytes_of(token_id)))
             elif self._text_start is None:  # a second marker says nothing
                 said.append(ASR_TEXT)
                 self._text_start = end + len(ASR_TEXT)
@@ -92,6 +92,14 @@ class OutputParser:
         self._raw = "".join(said)
         self._token_ids += token_ids
         self._logprobs += logprobs
+
+    def _decoded(self, data: bytes) -> str:
+        """Bytes of a character that is not complete yet wait inside the decoder."""
+        if data.isascii() and not self._is_half:
+            return data.decode("ascii")
+        text = self._utf8.decode(data)
+        self._is_half = bool(self._utf8.getstate()[0])
+        return text
 
     def certain(self) -> str:
         """The part of the text that became certain since the last call."""

@@ -168,6 +168,15 @@ def test_base64_with_line_breaks_and_escapes(size: int) -> None:
             assert bytes(call.recordings[0].data or b"") == data
 
 
+@pytest.mark.parametrize("size", [30, 700_000])
+def test_a_mark_of_the_byte_order_is_passed_over(size: int) -> None:
+    data = np.random.default_rng(size).bytes(size)
+    text = json.dumps({"instances": [{"audio": {"b64": base64.b64encode(data).decode()}}]})
+    for body in (text.encode("utf-8-sig"), memoryview(text.encode("utf-8-sig"))):
+        call = v1_call(body, "application/json", {}, 4)  # type: ignore[arg-type]
+        assert bytes(call.recordings[0].data or b"") == data
+
+
 @pytest.mark.parametrize(
     "text", ["A", "AB", "ABC", "AB=C", "====", "AA==AA==", "A?CD", "Ü", "=" * 8]
 )

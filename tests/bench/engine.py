@@ -82,8 +82,6 @@ class Bench:
         self.deadline = time.perf_counter() + arguments.budget_s
         self.ended = threading.Event()
         self.switches = dict(map(_switch, filter(None, arguments.switches.split(","))))
-        for name in filter(str.isupper, tuple(self.switches)):
-            setattr(decode_kernels(), name, self.switches.pop(name))
         self.kv_dtype = FP8 if arguments.kv_precision == "fp8" else None
         self.precision = arguments.precision
         self.result: dict[str, Any] = {
@@ -382,13 +380,6 @@ def _environment() -> dict[str, Any]:
         return {"gpu": gpu, "torch": torch.__version__, "incomplete": str(error)}
 
 
-def decode_kernels() -> Any:
-    """Imported late: Triton is there on CUDA machines only."""
-    from predictor.model.cuda.kernels import attention
-
-    return attention
-
-
 def _switch(text: str) -> tuple[str, Any]:
     """A field of Fusion: a number, or a tile such as 64x4x3."""
     name, _, value = text.partition("=")
@@ -595,7 +586,7 @@ def main() -> None:
     parser.add_argument(
         "--switches",
         default="",
-        help="fields of Fusion to change: shared=0,tile=64x4x2; in capitals those of its kernels",
+        help="fields of Fusion to change: shared=0,full_tile_8_bit=64x4x3",
     )
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)

@@ -2,7 +2,7 @@
 
     python -m tests.bench.kernels --output tests/bench/results/kernels-GPU.json
 
-Random weights of the 1.7B's shapes on a CUDA device; medians of CUDA graphs of all layers.
+Random inputs of the 1.7B's shapes on a CUDA device; medians of CUDA graphs of all layers.
 A row that fails leaves its error; the file is written anew after each row.
 """
 
@@ -13,24 +13,18 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from predictor.engine.cuda.runner import GraphOptions, GraphRunner
 from predictor.model import attention as plain_attention
-from predictor.model.attention import FP8, Packing, prompt_tiles
-from predictor.model.cuda.decoder import FusedDecoder, Fusion
-from predictor.model.cuda.encoder import FusedEncoder
+from predictor.model.attention import FP8, prompt_tiles
+from predictor.model.cuda.decoder import Fusion
 from predictor.model.cuda.kernels import attention as decode_kernels
 from predictor.model.cuda.kernels import prefill as prefill_kernels
-from predictor.model.model import Model
 from tests.bench.environment import describe
-from tests.bench.parts import point_at_all
-from tests.bench.shapes import SHAPES, random_model
 
 CUDA = torch.device("cuda")
 PAGE, CONTEXT, OWN = 64, 512, 480  # tokens: of a page, shared, of each sequence's own
@@ -131,16 +125,9 @@ def decode(num_rows: int, dtype: torch.dtype) -> dict[str, float]:
 
 
 def decode_tiles(num_rows: int) -> dict[str, float]:
-    """With a cache in 8 bits, widened behind shared memory or before it; and which is the fastest,
-    as `--switches` of tests.bench.engine."""
-    attention, times = DecodeAttention(num_rows, FP8), {}
-    for widens in (0, 1):
-        with changed(decode_kernels, WIDENS_IN_REGISTERS=bool(widens)):
-            for tile in TILES:
-                name = f"full_tile_8_bit={'x'.join(map(str, tile))},WIDENS_IN_REGISTERS={widens}"
-                times[name] = attention.ms(tile=tile)
-    best = min(times, key=lambda name: times[name] if times[name] > 0 else float("inf"))
-    return times | {"best": best}  # type: ignore[dict-item]
+    """With a cache in 8 bits, by tile."""
+    attention = DecodeAttention(num_rows, FP8)
+    return {"x".join(map(str, tile)): attention.ms(tile=tile) for tile in TILES}
 
 
 def prefill(num_cached: int, dtype: torch.dtype, tokens: int) -> dict[str, float]:
@@ -175,49 +162,6 @@ def attempt(run: Callable[[], object]) -> float:
     except Exception as error:  # noqa: BLE001  a tile that does not fit
         print(f"{type(error).__name__}: {error}"[:300])
         return float("nan")
-
-
-def language_model(model: Model) -> dict[str, float]:
-    """A prefill step's language model, its feed-forwards all at once or some rows at a time."""
-    runner = graph_runner(model)
-    point_at_all(runner)
-    lengths = [PROMPT] * CLIPS
-    positions = torch.arange(PROMPT, device=CUDA).repeat(CLIPS)
-    slots = torch.arange(CLIPS, device=CUDA).repeat_interleave(PROMPT)
-    places = runner._loop.tables[slots, positions // PAGE] * PAGE + positions % PAGE
-    packing = Packing.of(lengths, device=CUDA, dtype=model.dtype, are_prompts=True)
-    x = normal(CLIPS * PROMPT, model.config.text.hidden_size)
-    times = {}
-    for ffn_rows in (0, 4096, 2048, 1024, 0):
-        decoder = FusedDecoder(
-            model.decoder, runner._cache, replace(runner.fusion, ffn_rows=ffn_rows),
-            max_length=runner.limits.max_model_len, tables=runner._loop.tables,
-        )  # fmt: skip
-        name = f"feed-forward of {ffn_rows or 'all'} rows" + (", again" if times else "")
-        times[name if ffn_rows == 0 else name.removesuffix(", again")] = graph_ms(
-            lambda d=decoder: d.prefill(  # type: ignore[misc]
-                x.clone(), positions, places, packing, packing.ends, reads_cache=False
-            )
-        )
-    return times
-
-
-def encoder(model: Model) -> dict[str, float]:
-    """600 s of audio: GELU by erf or in the product; and how far they differ."""
-    plan = model.encoder.plan([3000] * CLIPS)
-    chunks = torch.randn(30 * CLIPS, model.config.audio.num_mel_bins, 100, device=CUDA)
-    times, outputs = {}, {}
-    for name, tanh in (("erf", False), ("product", True), ("erf again", False)):
-        fused = FusedEncoder(model.encoder, is_on=True, tanh=tanh)
-        times[name] = graph_ms(lambda f=fused: f(chunks, plan))  # type: ignore[misc]
-        outputs[name] = fused(chunks, plan).double()
-    error = (outputs["product"] - outputs["erf"]).norm() / outputs["erf"].norm()
-    return times | {"relative_difference": float(error)}
-
-
-def graph_runner(model: Model) -> GraphRunner:
-    options = GraphOptions(use_graphs=False, check_kernels=False)
-    return GraphRunner(model, num_slots=64, max_model_len=768, options=options)
 
 
 @torch.inference_mode()
@@ -261,9 +205,6 @@ def main() -> None:
         name = f"prefill attention, tiles of {tokens}, {num_cached} cached"
         name += f", {str(dtype).removeprefix('torch.')}"
         row(name, lambda t=tokens, n=num_cached, d=dtype: prefill(n, d, t))  # type: ignore[misc]
-    model = random_model(SHAPES["1.7B"], CUDA, torch.bfloat16)
-    row("encoder, 600 s", lambda: encoder(model))
-    row("language model, a prefill", lambda: language_model(model))
 
 
 if __name__ == "__main__":

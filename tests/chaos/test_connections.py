@@ -215,3 +215,41 @@ def test_an_offered_upgrade_is_ignored_and_the_body_read(
         status, body = answer(connection)
     assert status == 200
     assert said[0]["text"].encode() in body
+
+
+WEBSOCKET = (
+    "Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13",
+    "Sec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==",
+)  # fmt: skip
+
+
+def test_an_upgrade_to_websocket_of_a_request_with_a_body_is_ignored(
+    server: Any, speech: bytes, said: list[dict[str, Any]]
+) -> None:
+    """It had no answer, and the connection no end."""
+    path, length = f"/v1/models/{MODEL}:predict", f"content-length: {len(speech)}"
+    with connect(server) as connection:
+        connection.sendall(head("POST", path, *WEBSOCKET, "content-type: audio/flac", length))
+        connection.sendall(speech)
+        status, body = answer(connection)
+    assert status == 200
+    assert said[0]["text"].encode() in body
+
+
+@pytest.mark.parametrize("line", ["content-length: 9", "transfer-encoding: chunked"])
+def test_a_handshake_with_a_body_that_never_comes_is_answered(small: Any, line: str) -> None:
+    with connect(small) as connection:
+        connection.sendall(head("GET", "/v1/realtime", *WEBSOCKET, line))
+        status, _ = answer(connection)
+        assert 400 <= status < 500
+
+
+@pytest.mark.parametrize("lines", [["x-a: b"] * 200, ["cookie: " + "a" * 9000]])
+def test_a_handshake_that_websockets_does_not_read_is_answered_and_closed(
+    small: Any, lines: list[str]
+) -> None:
+    with connect(small) as connection:
+        connection.sendall(head("GET", "/v1/realtime", *WEBSOCKET, *lines))
+        status, body = answer(connection)
+        assert (status, code(body)) == (400, "invalid_input")
+        assert is_closed(connection)

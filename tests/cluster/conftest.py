@@ -259,17 +259,21 @@ def record(request: pytest.FixtureRequest, target: Target) -> Iterator[Record]:
     """
     figures: Record = {}
     yield figures
-    ended = request.node.stash.get(_ENDED, "failed")
-    if target.is_fake or ended == "failed":
-        return
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
-    figures |= {"ended": ended, "machine": machine(), "commit": commit.stdout.strip()}
-    figures["load"] = [round(each) for each in os.getloadavg()]  # of 1, 5 and 15 minutes
-    RESULTS.mkdir(exist_ok=True)
     module = request.node.path.stem.removeprefix("test_")
     name = f"{module}-{request.node.name.removeprefix('test_')}"
     name = name.replace("/", "-").replace("[", "-").rstrip("]")
-    text = json.dumps({"versions": target.versions, **figures}, indent=2, sort_keys=True)
+    keep(target, name, figures, request.node.stash.get(_ENDED, "failed"))
+
+
+def keep(target: Target, name: str, figures: Record, ended: str) -> None:
+    """Writes figures, versions and the machine's load into results."""
+    if target.is_fake or ended == "failed":
+        return
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
+    load = [round(each) for each in os.getloadavg()]  # of 1, 5 and 15 minutes
+    about = {"ended": ended, "machine": machine(), "commit": commit.stdout.strip(), "load": load}
+    RESULTS.mkdir(exist_ok=True)
+    text = json.dumps({"versions": target.versions, **figures, **about}, indent=2, sort_keys=True)
     (RESULTS / f"{name}.json").write_text(text + "\n")
 
 

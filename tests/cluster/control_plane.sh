@@ -5,7 +5,7 @@
 #   tests/cluster/control_plane.sh up FOLDER     then  export KUBECONFIG=FOLDER/kubeconfig
 #   tests/cluster/control_plane.sh down FOLDER
 set -euo pipefail
-KUBERNETES=1.34.4 KSERVE=0.20.0 KNATIVE=0.48.1 NET_KOURIER=0.48.0 GATEWAY_API=1.5.1 KEDA=2.18.0  # Knative 0.48.1 is 1.21.1
+KUBERNETES=1.34.4 KSERVE=0.20.0 KNATIVE=0.48.1 NET_KOURIER=0.48.0 GATEWAY_API=1.5.1 KEDA=2.18.0 PROMETHEUS_OPERATOR=0.85.0  # Knative 0.48.1 is 1.21.1
 ACTION=${1:?up or down} FOLDER=$(mkdir -p "${2:?a folder}" && cd "$2" && pwd)
 # node.sh sets these: where programs run, and where the API server is reached.
 WITHIN="" API=127.0.0.1 WITHOUT_NODES=--disable-admission-plugins=ServiceAccount
@@ -16,7 +16,7 @@ down() {
     for file in *.pid; do
         if [ -e "$file" ]; then
             # At once: nothing here is kept, and an API server without its etcd ends late.
-            kill -KILL "$(cat "$file")" 2>/dev/null || true
+            pkill -KILL --session "$(cat "$file")" || true
             rm "$file"
         fi
     done

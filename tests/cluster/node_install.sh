@@ -41,6 +41,12 @@ kserve() {
         --filename "$(go env GOMODCACHE)/sigs.k8s.io/gateway-api@v$GATEWAY_API/config/crd/standard"
     # KEDA's kinds without KEDA: production-standard's replicas stay as many as KServe starts.
     $APPLY --filename "$(go env GOMODCACHE)/github.com/kedacore/keda/v2@v$KEDA/config/crd/bases"
+    # The Prometheus operator's kinds without the operator: monitors and rules are accepted, nobody scrapes.
+    go mod download "github.com/prometheus-operator/prometheus-operator@v$PROMETHEUS_OPERATOR"
+    for kind in podmonitors prometheusrules prometheuses; do
+        $APPLY --filename "$(go env GOMODCACHE)/github.com/prometheus-operator/prometheus-operator@v$PROMETHEUS_OPERATOR/\
+example/prometheus-operator-crd/monitoring.coreos.com_$kind.yaml"
+    done
     certificate kserve DNS:kserve-webhook-server-service.kserve.svc
     kubectl create secret tls kserve-webhook-server-cert --namespace kserve --cert kserve.crt --key kserve.key \
         --dry-run=client --output yaml | $APPLY --filename -

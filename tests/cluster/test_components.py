@@ -79,6 +79,7 @@ def test_keys_are_asked_for_and_change_without_a_restart(
     assert {pod.metadata.name for pod in deployment.service.pods()} == pods
 
 
+@pytest.mark.usefixtures("record")
 def test_metrics_are_on_the_admin_port_only(deploy: Deploy, target: Target) -> None:
     deployment = deploy("dev-cpu", ("monitoring", "admin-port"))
     ready = deployment.service.wait("the service ready", is_ready)

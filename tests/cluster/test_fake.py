@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from tests.cluster.conftest import fake_target
+from tests.cluster.fake.api import FakeKubernetes
 from tests.cluster.fake.controllers import FakeService
-from tests.cluster.service_api import Object
+from tests.cluster.service_api import Object, Refused
 from tests.cluster.status import conditions, messages, newest, split, traffic
 from tests.manifests.conftest import needs_kustomize
 from tests.manifests.knative_rules import ROLLOUT_DURATION
 from tests.manifests.kserve_rules import refusals
-from tests.manifests.objects import of_kind
+from tests.manifests.objects import knative_service, of_kind, predictors
 from tests.manifests.user_overlay import UserOverlay
 
 pytestmark = needs_kustomize
@@ -145,3 +147,16 @@ def test_kserves_webhook_has_its_words(tmp_path: Path) -> None:
     assert "duplicated" in said
     assert "(120) must be <= 100" in said
     assert "must not exceed stable" in said
+
+
+def test_a_dry_run_of_knatives_service_needs_its_account(tmp_path: Path) -> None:
+    """Seen on the real node: without it the webhook refuses what a cluster would take."""
+    [predictor] = predictors(UserOverlay("dev-cpu").build(tmp_path))
+    service = knative_service(predictor)
+    service["metadata"] |= {"namespace": "empty"}
+    account = {"name": predictor.spec["serviceAccountName"], "namespace": "empty"}
+    with fake_target(FakeKubernetes()) as target:
+        with pytest.raises(Refused, match="error looking up service account empty/qwen3-asr"):
+            target.cluster.create_dry(service)
+        target.cluster.apply([{"apiVersion": "v1", "kind": "ServiceAccount", "metadata": account}])
+        target.cluster.create_dry(service)

@@ -144,6 +144,7 @@ def test_an_update_without_a_canary_is_there_at_once(deploy: Deploy, record: Rec
     record["moved_s"] = main.until_all(candidate, 50, timeout_s=60)
 
 
+@pytest.mark.usefixtures("record")
 def test_what_knative_refuses_is_in_the_conditions(deploy: Deploy) -> None:
     """Applying succeeds; the status has Knative's words, and no revision is made."""
 

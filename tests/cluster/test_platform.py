@@ -28,6 +28,7 @@ def can_reach(target: Target, namespace: str, name: str, url: str) -> bool:
     return wait_for_job(target.cluster, namespace, name)
 
 
+@pytest.mark.usefixtures("record")
 def test_the_address_of_the_status_works_from_inside(deploy: Deploy, target: Target) -> None:
     """And not NAME.NAMESPACE.svc, which exists with Istio only."""
     deployment = deploy("dev-cpu")
@@ -58,6 +59,7 @@ def test_nothing_reaches_a_pod_but_what_is_listed(
             target.cluster.core.delete_namespace(name)
 
 
+@pytest.mark.usefixtures("record")
 def test_the_pod_monitor_selects_the_predictors_pods(deploy: Deploy, target: Target) -> None:
     deployment = deploy("dev-cpu", ("monitoring",))
     deployment.service.wait("the service ready", is_ready)

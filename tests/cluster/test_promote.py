@@ -146,6 +146,7 @@ def test_a_better_candidate_is_promoted_under_load_and_taken_back(
 
 
 @both_modes
+@pytest.mark.usefixtures("record")
 def test_a_worse_candidate_is_refused(
     mode: str, deploy: Deploy, target: Target, entry: Entry, tmp_path: Path
 ) -> None:
@@ -183,6 +184,7 @@ def test_killed_at_each_step_it_goes_on(
 
 
 @pytest.mark.parametrize("mode", ["Standard"])
+@pytest.mark.usefixtures("record")
 def test_routes_that_do_not_follow_are_noticed(
     mode: str, deploy: Deploy, target: Target, entry: Entry, tmp_path: Path
 ) -> None:

@@ -87,6 +87,7 @@ def test_a_canary_by_who_answers(deploy: Deploy, target: Target, record: Record)
     main.until_all(stable, 50)
 
 
+@pytest.mark.usefixtures("record")
 def test_a_canary_that_is_not_ready_gets_nothing(deploy: Deploy, target: Target) -> None:
     """Half of the traffic asked for, weights that are not there: KServe 0.21 waits for it."""
     if target.kserve < (0, 21):

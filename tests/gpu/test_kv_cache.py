@@ -91,7 +91,7 @@ def test_the_newest_token_is_attended_to_as_it_is_kept(way: Way, dtype: torch.dt
 
 @pytest.mark.parametrize("dtype", TYPES, ids=str)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("tile", [(64, 4, 3), (128, 4, 2), (32, 4, 3)], ids=str)
+@pytest.mark.parametrize("tile", [(64, 4, 3), (128, 4, 2), (32, 4, 3), (32, 1, 3)], ids=str)
 @torch.inference_mode()
 def test_attention_equals_its_twin(
     shape: tuple[int, int, int], dtype: torch.dtype, tile: tuple[int, int, int]

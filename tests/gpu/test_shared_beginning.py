@@ -4,7 +4,6 @@ whoever shares it, and answers equal those of the plain runner. Needs a CUDA dev
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 
 import pytest
 import torch
@@ -27,7 +26,7 @@ PAGE = 64
 # Heads, key heads and their width: of 1.7B, of the embedded checkpoint, and an odd group.
 SHAPES = [(16, 8, 128), (4, 2, 64), (6, 2, 32)]
 TOLERANCE = {torch.float32: 5e-5, torch.bfloat16: 1e-2}
-FUSION = Fusion(shared=True)
+FUSION = Fusion()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, FP8], ids=str)
@@ -66,41 +65,11 @@ def test_attention_equals_its_twin(shape: tuple[int, int, int], dtype: torch.dty
             assert error <= TOLERANCE[query_dtype], f"{num_rows} rows, {share}: {error:.1e}"
 
 
-@pytest.mark.parametrize("tile", [(64, 4, 3), (64, 2, 1), (32, 1, 1), (16, 1, 4)], ids=str)
-@torch.inference_mode()
-def test_8_bit_values_are_widened_in_registers_to_the_same(
-    tile: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """NaN among them: every value of 8 bits, at every place of a page."""
-    from predictor.model.cuda.kernels import attention
-
-    num_rows, width, dim = 64, 5, 128
-    generator = torch.Generator("cuda").manual_seed(0)
-    bits = torch.arange(num_rows * width * PAGE * 8 * dim, device="cuda") * 37 % 256
-    values = bits.to(torch.uint8).view(FP8).view(-1, PAGE, 8, dim)
-    keys = torch.randn(values.shape, generator=generator, device="cuda").to(FP8)
-    tables = torch.randperm(len(values), generator=generator, device="cuda").view(-1, width)
-    query = torch.randn(num_rows, 16, dim, generator=generator, device="cuda").bfloat16()
-    slots = torch.arange(num_rows, device="cuda")
-    lengths = (1 + 5 * slots).clamp(max=width * PAGE).to(torch.int32)
-    for pair in ((keys, values), (keys, values.float().nan_to_num().to(FP8))):
-        outputs = []
-        for widens in (False, True):
-            monkeypatch.setattr(attention, "WIDENS_IN_REGISTERS", widens)
-            outputs.append(
-                attention.decode_attention(
-                    query, pair, tables, slots, lengths, splits=1, tile=tile
-                ).float()
-            )
-        assert outputs[0].allclose(outputs[1], rtol=1e-2, atol=1e-2, equal_nan=True)
-    assert outputs[0].isfinite().all()
-
-
 @pytest.mark.parametrize("kv_dtype", [torch.bfloat16, FP8], ids=str)
 @torch.inference_mode()
 def test_no_kernel_is_switched_off(kv_dtype: torch.dtype) -> None:
     model = load_model(TINY, device="cuda", dtype=torch.bfloat16)
-    assert kernel_errors(replace(FUSION, gelu=True, ffn_rows=2), model, kv_dtype) == {}
+    assert kernel_errors(FUSION, model, kv_dtype) == {}
 
 
 def asked(num: int) -> list[EngineRequest]:

@@ -277,3 +277,21 @@ def refusals(
     shares = [target.get("percent") or 0 for target in service["spec"].get("traffic", [])]
     if shares and sum(shares) != 100:
         yield f"Traffic targets sum to {sum(shares)}, want 100: spec.traffic"
+
+
+def missing_account(service: Object, namespace: str, accounts: Collection[str]) -> str | None:
+    """The webhook makes a pod of a new service, as a dry run of its own: that needs its account.
+
+    Only an API server with the admission plugin ServiceAccount says so, as on every real cluster.
+    """
+    if not service["apiVersion"].startswith("serving.knative.dev/"):
+        return None
+    name = service["spec"]["template"]["spec"].get("serviceAccountName", "default")
+    if name == "default" or name in accounts:
+        return None
+    return (
+        'admission webhook "validation.webhook.serving.knative.dev" denied the request: '
+        'validation callback failed: dry run failed with pods "dry-run-validation" is forbidden: '
+        f'error looking up service account {namespace}/{name}: serviceaccount "{name}" not found: '
+        "spec.template"
+    )

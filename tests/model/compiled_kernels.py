@@ -84,15 +84,14 @@ def asks_before_it_waits(ptx: str) -> bool:
 
 def compile_encoder() -> None:
     convolution = {"BINS": 128, "FRAMES": 100, "NUM_CHANNELS": 480}
-    for tanh in (False, True):
-        compiled(
-            encoder_kernels._first_convolution_kernel, {"chunks_ptr": FLOAT},
-            **convolution, BLOCK_P=64, BLOCK_C=128, TANH=tanh, PRECISION="tf32",
-        )  # fmt: skip
-    for turn, tanh in ((False, False), (True, False), (True, True)):
+    compiled(
+        encoder_kernels._first_convolution_kernel, {"chunks_ptr": FLOAT},
+        **convolution, BLOCK_P=64, BLOCK_C=128, PRECISION="tf32",
+    )  # fmt: skip
+    for turn in (False, True):
         compiled(
             encoder_kernels._bias_gelu_kernel, {},
-            HEIGHT=16, WIDTH=13, NUM_CHANNELS=480, TURN=turn, TANH=tanh, BLOCK=2048,
+            HEIGHT=16, WIDTH=13, NUM_CHANNELS=480, TURN=turn, BLOCK=2048,
         )  # fmt: skip
     for has_add in (False, True):
         compiled(encoder_kernels._layer_norm_kernel, {"eps": "fp32"}, HAS_ADD=has_add, BLOCK=1024)
@@ -119,7 +118,6 @@ def compile_language_model() -> None:
     parts = {"peak_ptr": FLOAT, "total_ptr": FLOAT}
     heads = {"KV_HEADS": KV_HEADS, "GROUP": HEADS // KV_HEADS, "DIM": DIM, "PAGE": 64}
     shared = {f"shared_{name}_ptr": FLOAT for name in ("sums", "peak", "total")}
-    in_registers = decode_kernels.WIDENS_IN_REGISTERS
     for (splits, shares), cache in product(((1, 0), (8, 0), (1, 2)), CACHES):
         block, num_warps, num_stages = Fusion().tile_of(splits, TYPES[cache])
         ptx = compiled(
@@ -128,7 +126,7 @@ def compile_language_model() -> None:
             | {"keys_ptr": cache, "values_ptr": cache, "counts_ptr": INT, **shared}
             | ({} if splits == 1 else {"out_ptr": FLOAT}),
             **heads, TILE=16, BLOCK=block, SPLITS=splits, SHARES=shares,
-            PRECISION="tf32", IN_REGISTERS=in_registers, num_warps=num_warps, num_stages=num_stages,
+            PRECISION="tf32", num_warps=num_warps, num_stages=num_stages,
         )  # fmt: skip
         require_widened(ptx, cache)
         if shares:
@@ -137,7 +135,6 @@ def compile_language_model() -> None:
                 {**parts, "sums_ptr": FLOAT, "table_ptr": LONG, "counts_ptr": INT, "scale": "fp32"}
                 | {"keys_ptr": cache, "values_ptr": cache},
                 **heads, GROUP_ROWS=2, ROWS=64, BLOCK=64, SHARES=shares, PRECISION="tf32",
-                IN_REGISTERS=in_registers,
             )  # fmt: skip
             require_widened(ptx, cache)
     for cache, page in product(CACHES, (0, 64)):

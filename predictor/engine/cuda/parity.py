@@ -86,11 +86,7 @@ def kernel_errors(
         if fusion.small_batch
         else {}
     )
-    checks |= (
-        {"encoder": lambda *_: encoder_difference(model.encoder, tanh=fusion.gelu)}
-        if fusion.encoder
-        else {}
-    )
+    checks |= {"encoder": lambda *_: encoder_difference(model.encoder)} if fusion.encoder else {}
     checks |= {"features": lambda *_: _features(model)} if fusion.features else {}
     is_16_bit = decoder.norm.weight.dtype != torch.float32
     has_prefill = fusion.prefill and is_16_bit

@@ -94,7 +94,7 @@ class GraphRunner(TorchRunner):
             num_slots, max_model_len, page_tokens, self._page_size.count, self._device
         )
         with torch.inference_mode():
-            encoder = FusedEncoder(model.encoder, is_on=fusion.encoder, tanh=fusion.gelu)
+            encoder = FusedEncoder(model.encoder, is_on=fusion.encoder)
             self._fused = FusedDecoder(
                 model.decoder, self._cache, fusion, max_length=max_model_len, tables=tables
             )

@@ -51,10 +51,6 @@ class Fusion:
     # Decode attention reads a beginning that many sequences share once for all of them; with
     # `attention` "split" only.
     shared: bool = True
-    # Rows of a feed-forward at a time, in 16 bit, so that what lies between its products stays in
-    # the device's cache; 0 = all.
-    ffn_rows: int = 0
-    gelu: bool = False  # the encoder's GELU by tanh instead of erf, in its products' last step
     # Decode attention: our split kernel; or masked over all pages that a sequence could have,
     # which runs anywhere and reads everything.
     attention: AttentionKind = "split"
@@ -62,7 +58,7 @@ class Fusion:
     # each has one and all multiprocessors are full, of a cache in 16 bit and in 8.
     tile: tuple[int, int, int] = (64, 4, 3)
     full_tile: tuple[int, int, int] = (16, 1, 6)
-    full_tile_8_bit: tuple[int, int, int] = (64, 4, 3)
+    full_tile_8_bit: tuple[int, int, int] = (32, 1, 3)
 
     def tile_of(self, splits: int, dtype: torch.dtype) -> tuple[int, int, int]:
         """For a cache of `dtype`."""
@@ -73,7 +69,7 @@ class Fusion:
 
 PLAIN = Fusion(
     norm=False, rope=False, swiglu=False, rows=False, head=False, small_batch=False, encoder=False,
-    features=False, prefill=False, shared=False, gelu=False, attention="masked",
+    features=False, prefill=False, shared=False, attention="masked",
 )  # fmt: skip
 
 
@@ -206,7 +202,8 @@ class FusedDecoder:
             if ends is not None and layer is self._layers[-1]:
                 attended, x = attended.index_select(0, ends), x.index_select(0, ends)
             change = layer.attention_out(attended)
-            change = self._feed_forward(x, change, layer)
+            gate_up = self._normed(x, change, layer.ffn_norm, layer.gate_up)
+            change = self._swiglu(gate_up, layer.ffn_out)
         return self._norm(x, change, self._decoder.norm)
 
     def _logits(self, normed: Tensor) -> Tensor:
@@ -222,28 +219,11 @@ class FusedDecoder:
             return linear.after_norm(x, change, norm.weight, eps)  # type: ignore[operator,no-any-return]
         return linear(self._norm(x, change, norm))  # type: ignore[no-any-return]
 
-    def _feed_forward(self, x: Tensor, change: Tensor | None, layer: DecoderLayer) -> Tensor:
-        """x += change, in place; then what the layer's feed-forward adds to it."""
-        size, linear, out = self.fusion.ffn_rows, layer.gate_up, layer.ffn_out
-        in_16_bit = isinstance(linear, torch.nn.Linear) and isinstance(out, torch.nn.Linear)
-        if not size or len(x) <= size or not in_16_bit:
-            return self._swiglu(self._normed(x, change, layer.ffn_norm, linear), out)
-        normed = self._norm(x, change, layer.ffn_norm)
-        added = torch.empty_like(x)
-        # As even as can be: a short rest would leave most of the device idle.
-        parts = zip(*(t.chunk(-(-len(x) // size)) for t in (normed, added)), strict=True)
-        for rows, place in parts:
-            torch.mm(self._gated(linear(rows)), out.weight.t(), out=place)
-        return added
-
     def _swiglu(self, gate_up: Tensor, linear: torch.nn.Module) -> Tensor:
         if self._quantizes(linear):
             return linear.after_swiglu(gate_up)  # type: ignore[operator,no-any-return]
-        return linear(self._gated(gate_up))  # type: ignore[no-any-return]
-
-    def _gated(self, gate_up: Tensor) -> Tensor:
-        """silu(gate) * up"""
-        return _kernels().swiglu(gate_up) if self.fusion.swiglu else plain_swiglu(gate_up)
+        product = _kernels().swiglu(gate_up) if self.fusion.swiglu else plain_swiglu(gate_up)
+        return linear(product)  # type: ignore[no-any-return]
 
     def _quantizes(self, linear: torch.nn.Module) -> bool:
         """The layer takes 8-bit rows, and a kernel may make them on the way."""

@@ -22,12 +22,9 @@ CHUNKS_AT_A_TIME: Final = 8  # seconds of audio that batches are rounded up to
 class FusedEncoder:
     """Runs an AudioEncoder's weights through the kernels, or as they are where `is_on` is False."""
 
-    def __init__(self, encoder: AudioEncoder, *, is_on: bool, tanh: bool = False) -> None:
-        """`tanh`: GELU by the hyperbolic tangent instead of the error function, in bfloat16; the
-        layers' is then in the last step of the product before it."""
+    def __init__(self, encoder: AudioEncoder, *, is_on: bool) -> None:
         # The plain path's clamp of float16 would need a pass of its own.
         self.is_on = is_on and encoder.conv_out.weight.dtype != torch.float16
-        self._tanh = tanh and encoder.conv_out.weight.dtype == torch.bfloat16
         self._encoder = encoder
         self._layers = [layer for layer in encoder.layers if isinstance(layer, EncoderLayer)]
         if self.is_on:
@@ -43,16 +40,16 @@ class FusedEncoder:
         if plan.kept is not None:
             x = x.index_select(0, plan.kept)  # [T, hidden]
         x = self._run(x, plan.windows)
-        return encoder.project_out(self._activated(x, encoder.project_in))  # type: ignore[no-any-return]
+        return encoder.project_out(F.gelu(encoder.project_in(x)))  # type: ignore[no-any-return]
 
     def convolve(self, chunks: Tensor) -> Tensor:
         """[N, mel bins, 100] -> [N, 13, hidden]"""
-        encoder, kernels, tanh = self._encoder, _kernels(), self._tanh
-        x = kernels.first_convolution(chunks, encoder.conv1.weight, encoder.conv1.bias, tanh=tanh)
+        encoder, kernels = self._encoder, _kernels()
+        x = kernels.first_convolution(chunks, encoder.conv1.weight, encoder.conv1.bias)
         x = F.conv2d(x, encoder.conv2.weight, None, stride=2, padding=1)
-        x = kernels.bias_gelu(x, encoder.conv2.bias, tanh=tanh)
+        x = kernels.bias_gelu(x, encoder.conv2.bias)
         x = F.conv2d(x, encoder.conv3.weight, None, stride=2, padding=1)
-        x = kernels.bias_gelu(x, encoder.conv3.bias, turn=True, tanh=tanh)  # [N, 13, bins * C]
+        x = kernels.bias_gelu(x, encoder.conv3.bias, turn=True)  # [N, 13, bins * C]
         return F.linear(x, self._conv_out).add_(encoder.positions)
 
     def _run(self, x: Tensor, windows: Packing) -> Tensor:
@@ -65,14 +62,8 @@ class FusedEncoder:
             attended = packed_attention(query, key, value, windows, causal=False)
             change = layer.attention_out(attended.flatten(1))
             normed = self._norm(x, change, layer.ffn_norm)
-            change = layer.ffn_out(self._activated(normed, layer.ffn_in))
+            change = layer.ffn_out(F.gelu(layer.ffn_in(normed)))
         return self._norm(x, change, self._encoder.norm)
-
-    def _activated(self, x: Tensor, linear: nn.Linear) -> Tensor:
-        """GELU of what `linear` makes of x [T, width]."""
-        if self._tanh and x.is_cuda:
-            return torch._addmm_activation(linear.bias, x, linear.weight.t(), use_gelu=True)
-        return F.gelu(linear(x))
 
     def _norm(self, x: Tensor, change: Tensor | None, norm: nn.LayerNorm) -> Tensor:
         return _kernels().add_layer_norm(x, change, norm.weight, norm.bias, norm.eps)  # type: ignore[no-any-return]
@@ -90,13 +81,13 @@ def filled_up(chunks: Tensor, plan: AudioPlan) -> tuple[Tensor, AudioPlan]:
     return F.pad(chunks, (0, 0, 0, 0, 0, missing)), replace(plan, kept=kept)
 
 
-def encoder_difference(encoder: AudioEncoder, *, tanh: bool = False) -> float:
+def encoder_difference(encoder: AudioEncoder) -> float:
     """Relative distance of the fused and the plain tower on random seconds of sound."""
     weight = encoder.conv_out.weight
     plan = encoder.plan([100, 100, 37])
     chunks = torch.randn(3, encoder.config.num_mel_bins, 100, device=weight.device)
     plain = FusedEncoder(encoder, is_on=False)(chunks, plan).double()
-    ours = FusedEncoder(encoder, is_on=True, tanh=tanh)(chunks, plan).double()
+    ours = FusedEncoder(encoder, is_on=True)(chunks, plan).double()
     return float((ours - plain).norm() / plain.norm())
 
 

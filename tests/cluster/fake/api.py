@@ -223,7 +223,8 @@ class FakeKubernetes:
 
     async def _create(self, request: Request, namespace: str) -> Response:
         body = json.loads(await request.body())
-        if (denied := self._denied(body)) or "dryRun" in request.query_params:
+        denied = self._denied(body) or self._no_account(body, namespace)
+        if denied or "dryRun" in request.query_params:
             return denied or JSONResponse(body, 201)
         key = (body["kind"], namespace, body["metadata"]["name"])
         if key in self.objects:
@@ -278,6 +279,12 @@ class FakeKubernetes:
             return None
         text = f'admission webhook "{who}" denied the request: validation failed: '
         return problem(400, text + said[0]) if said else None
+
+    def _no_account(self, body: Object, namespace: str) -> Response | None:
+        accounts = {name for kind, where, name in self.objects
+                    if (kind, where) == ("ServiceAccount", namespace)}  # fmt: skip
+        said = knative_rules.missing_account(body, namespace, accounts)
+        return problem(400, said) if said else None
 
     def _delete_pod(self, namespace: str, name: str) -> Response:
         for (where, _), service in self.services.items():

@@ -10,7 +10,6 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from triton import knobs
 
 from predictor.model.cuda.kernels.decoder import as_multiplied, places_of
 
@@ -18,24 +17,7 @@ LOG2_E = 1.4426950408889634
 ROWS_OF_A_TILE = 16  # the least that a matrix unit multiplies; grouped query heads fill some
 SHARED_ROWS = 64  # query heads, of several sequences, that one program multiplies a beginning with
 SHARED_BLOCK = 64  # tokens of it at a time
-WIDENS_IN_REGISTERS = False  # values of a cache in 8 bits, see _widened
 SHARES = 2  # programs among which the beginning is divided
-
-
-@triton.jit
-def _widened(values, dtype: tl.constexpr, IN_REGISTERS: tl.constexpr):
-    """Values of the cache as they are multiplied. IN_REGISTERS: those in 8 bits before they go to
-    shared memory, where the matrix unit's operand would be gathered byte by byte."""
-    if IN_REGISTERS and values.dtype == tl.float8e4nv:
-        widened = tl.inline_asm_elementwise(
-            "{ .reg .b16 low, high; mov.b32 {low, high}, $2;"
-            " cvt.rn.f16x2.e4m3x2 $0, low; cvt.rn.f16x2.e4m3x2 $1, high; }",
-            "=r,=r,r", [values.to(tl.uint8, bitcast=True)],
-            dtype=tl.float16, is_pure=False, pack=4,
-        )  # fmt: skip
-    else:
-        widened = values.to(dtype)
-    return widened
 
 
 @triton.jit
@@ -55,7 +37,6 @@ def _attended(
     BLOCK: tl.constexpr,
     PAGE: tl.constexpr,
     PRECISION: tl.constexpr,
-    IN_REGISTERS: tl.constexpr,
 ):
     """Add the tokens from `first`, a multiple of BLOCK, to `last` of the pages in `table`."""
     dim = tl.arange(0, DIM)
@@ -72,7 +53,7 @@ def _attended(
         values = tl.load(
             values_ptr + offsets[:, None] + dim[None, :], mask=exists[:, None], other=0.0
         )
-        values = _widened(values, query.dtype, IN_REGISTERS)
+        values = values.to(query.dtype)
         products = tl.dot(weights.to(query.dtype), values, input_precision=PRECISION)
         sums = sums * fade[:, None] + products
         peak = new_peak
@@ -106,7 +87,6 @@ def _attention_kernel(
     SPLITS: tl.constexpr,
     SHARES: tl.constexpr,
     PRECISION: tl.constexpr,
-    IN_REGISTERS: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
     kv_head = tl.program_id(1)
@@ -153,7 +133,7 @@ def _attention_kernel(
             peak = new_peak
     peak, total, sums = _attended(
         query, keys_ptr + base, values_ptr + base, table, first, last, peak, total, sums, scale,
-        KV_HEADS * DIM, DIM, BLOCK, PAGE, PRECISION, IN_REGISTERS,
+        KV_HEADS * DIM, DIM, BLOCK, PAGE, PRECISION,
     )  # fmt: skip
     if SPLITS == 1:
         out = sums / total[:, None]
@@ -188,7 +168,6 @@ def _shared_kernel(
     PAGE: tl.constexpr,
     SHARES: tl.constexpr,
     PRECISION: tl.constexpr,
-    IN_REGISTERS: tl.constexpr,
 ):
     kv_head = tl.program_id(1)
     index = tl.program_id(2)
@@ -217,7 +196,7 @@ def _shared_kernel(
         sums = tl.zeros([ROWS, DIM], tl.float32)
         peak, total, sums = _attended(
             query, keys_ptr + kv_head * DIM, values_ptr + kv_head * DIM, table_ptr, first, last,
-            peak, total, sums, scale, KV_HEADS * DIM, DIM, BLOCK, PAGE, PRECISION, IN_REGISTERS,
+            peak, total, sums, scale, KV_HEADS * DIM, DIM, BLOCK, PAGE, PRECISION,
         )  # fmt: skip
         part = (wide_row * KV_HEADS * GROUP + head) * SHARES + index
         tl.store(sums_ptr + part[:, None] * DIM + dim[None, :], sums, mask=exists[:, None])
@@ -289,7 +268,7 @@ def decode_attention(
         KV_HEADS=kv_heads, GROUP=heads // kv_heads, DIM=dim,
         TILE=max(ROWS_OF_A_TILE, triton.next_power_of_2(heads // kv_heads)),
         BLOCK=min(block, 32) if in_float32 else block, PAGE=page_tokens, SPLITS=splits,
-        SHARES=shares, PRECISION="ieee" if in_float32 else "tf32", IN_REGISTERS=in_registers(),
+        SHARES=shares, PRECISION="ieee" if in_float32 else "tf32",
         num_warps=num_warps, num_stages=1 if in_float32 else num_stages,
     )  # fmt: skip
     if splits > 1:
@@ -317,15 +296,10 @@ def shared_attention(
         query, keys, values, table, counts, *parts, num_rows, query.stride(0), LOG2_E / dim**0.5,
         KV_HEADS=kv_heads, GROUP=heads // kv_heads, GROUP_ROWS=group_rows, DIM=dim, ROWS=rows,
         BLOCK=32 if in_float32 else SHARED_BLOCK, PAGE=page_tokens, SHARES=SHARES,
-        PRECISION="ieee" if in_float32 else "tf32", IN_REGISTERS=in_registers(),
+        PRECISION="ieee" if in_float32 else "tf32",
         num_warps=4, num_stages=1 if in_float32 else 3,
     )  # fmt: skip
     return parts
-
-
-def in_registers() -> bool:
-    """Whether 8-bit values are widened there; the interpreter knows no instructions."""
-    return WIDENS_IN_REGISTERS and not knobs.runtime.interpret
 
 
 def _parts(num_rows: int, heads: int, count: int, dim: int, device: torch.device) -> Parts:

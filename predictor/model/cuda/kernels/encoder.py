@@ -15,18 +15,11 @@ ELEMENTS = 2048  # of one program that activates
 
 
 @triton.jit
-def _gelu(x, IN_16_BIT: tl.constexpr, TANH: tl.constexpr):
+def _gelu(x, IN_16_BIT: tl.constexpr):
     """The exact GELU; for 16 bit with an error function that is right to 2.5e-5.
 
     Abramowitz and Stegun 7.1.25: a third of the instructions, which bound the first convolution.
-    TANH: by the hardware's hyperbolic tangent, right to 1e-3, of which there are fewer still.
     """
-    if TANH:
-        inner = x * (0.7978845608 + 0.0356774081 * x * x)
-        tanh = tl.inline_asm_elementwise(
-            "tanh.approx.f32 $0, $1;", "=f,f", [inner], dtype=tl.float32, is_pure=True, pack=1
-        )
-        return 0.5 * x * (1.0 + tanh)
     z = x * 0.7071067811865476
     if IN_16_BIT:
         t = 1.0 / (1.0 + 0.47047 * tl.abs(z))
@@ -49,7 +42,6 @@ def _first_convolution_kernel(
     NUM_CHANNELS: tl.constexpr,
     BLOCK_P: tl.constexpr,
     BLOCK_C: tl.constexpr,
-    TANH: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     height: tl.constexpr = (BINS + 1) // 2
@@ -75,16 +67,13 @@ def _first_convolution_kernel(
     )  # [16, C]
     bias = tl.load(bias_ptr + channel, mask=is_channel, other=0.0).to(tl.float32)
     x = tl.dot(taps, weight, input_precision=PRECISION) + bias[None, :]
-    x = _gelu(x.to(dtype).to(tl.float32), dtype.primitive_bitwidth == 16, TANH)
+    x = _gelu(x.to(dtype).to(tl.float32), dtype.primitive_bitwidth == 16)
     place = pixel[:, None] * NUM_CHANNELS + channel[None, :]
     tl.store(out_ptr + place, x.to(dtype), mask=is_pixel[:, None] & is_channel[None, :])
 
 
-def first_convolution(
-    chunks: Tensor, weight: Tensor, bias: Tensor, *, tanh: bool = False
-) -> Tensor:
-    """GELU of the 3 x 3 convolution with stride 2 over one input channel, padded by 1; by the
-    error function or by `tanh`.
+def first_convolution(chunks: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """GELU of the 3 x 3 convolution with stride 2 over one input channel, padded by 1.
 
     chunks [N, bins, frames] contiguous, float32 or as the weight; weight [C, 1, 3, 3] ->
     [N, C, bins / 2, frames / 2], channels last.
@@ -98,7 +87,7 @@ def first_convolution(
     _first_convolution_kernel[grid](
         chunks, weight, bias, out, num_pixels,
         BINS=bins, FRAMES=frames, NUM_CHANNELS=num_channels, BLOCK_P=PIXELS, BLOCK_C=CHANNELS,
-        TANH=tanh, PRECISION="ieee" if weight.dtype.itemsize == 4 else "tf32", num_warps=4,
+        PRECISION="ieee" if weight.dtype.itemsize == 4 else "tf32", num_warps=4,
     )  # fmt: skip
     return out.permute(0, 3, 1, 2)
 
@@ -113,7 +102,6 @@ def _bias_gelu_kernel(
     WIDTH: tl.constexpr,
     NUM_CHANNELS: tl.constexpr,
     TURN: tl.constexpr,
-    TANH: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
@@ -122,7 +110,7 @@ def _bias_gelu_kernel(
     x = tl.load(x_ptr + place, mask=exists, other=0.0)
     bias = tl.load(bias_ptr + channel, mask=exists, other=0.0).to(tl.float32)
     before = (x.to(tl.float32) + bias).to(x.dtype).to(tl.float32)
-    out = _gelu(before, x.dtype.primitive_bitwidth == 16, TANH).to(x.dtype)
+    out = _gelu(before, x.dtype.primitive_bitwidth == 16).to(x.dtype)
     if TURN:
         pixel = place // NUM_CHANNELS
         column = pixel % WIDTH
@@ -132,9 +120,8 @@ def _bias_gelu_kernel(
     tl.store(out_ptr + place, out, mask=exists)
 
 
-def bias_gelu(x: Tensor, bias: Tensor, *, turn: bool = False, tanh: bool = False) -> Tensor:
-    """GELU of x + bias, where x [N, C, H, W] lies channels last: in place, as x; by the error
-    function or by `tanh`.
+def bias_gelu(x: Tensor, bias: Tensor, *, turn: bool = False) -> Tensor:
+    """GELU of x + bias, where x [N, C, H, W] lies channels last: in place, as x.
 
     With `turn` as [N, W, H * C] instead: one row for each frame.
     """
@@ -144,8 +131,8 @@ def bias_gelu(x: Tensor, bias: Tensor, *, turn: bool = False, tanh: bool = False
     out = x.new_empty(num_chunks, width, height * num_channels) if turn else x
     _bias_gelu_kernel[(triton.cdiv(x.numel(), ELEMENTS),)](
         x, bias, out, x.numel(),
-        HEIGHT=height, WIDTH=width, NUM_CHANNELS=num_channels, TURN=turn, TANH=tanh,
-        BLOCK=ELEMENTS, num_warps=8,
+        HEIGHT=height, WIDTH=width, NUM_CHANNELS=num_channels, TURN=turn, BLOCK=ELEMENTS,
+        num_warps=8,
     )  # fmt: skip
     return out if turn else out.permute(0, 3, 1, 2)
 
