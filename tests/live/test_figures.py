@@ -10,7 +10,7 @@ import pytest
 
 from predictor.engine import EngineClient
 from predictor.live.options import SessionConfig
-from tests.live.figure import FIGURE, draw
+from tests.live.figure import FIGURE, STREAMS, draw, streams_table
 from tests.live.figures import flatness, judge, measure, table
 from tests.live.play import Studio
 from tests.live.streams import alone, clips, conversations
@@ -37,6 +37,12 @@ def test_the_readme_has_the_table_of_the_results() -> None:
     readme = (ROOT / "predictor" / "live" / "README.md").read_text("utf-8")
     shown = readme.partition("<!-- live:begin -->")[2].partition("<!-- live:end -->")[0].strip()
     assert shown == table(json.loads(RESULTS.read_text("utf-8")))
+
+
+def test_the_readme_has_the_table_of_the_streams() -> None:
+    readme = (ROOT / "predictor" / "live" / "README.md").read_text("utf-8")
+    shown = readme.partition("<!-- streams:begin -->")[2].partition("<!-- streams:end -->")[0]
+    assert shown.strip() == streams_table(json.loads(STREAMS.read_text("utf-8"))["rows"])
 
 
 def test_the_figure_is_drawn_from_the_results() -> None:
