@@ -43,3 +43,14 @@ def test_a_start_on_the_same_gpu_is_shown(tmp_path: Path, gpu: str | None, is_sh
         assert lines[: len(before.splitlines())] == before.splitlines()
         added = [line for line in lines if line not in before.splitlines()]
         assert [line.endswith("| 7.25 s |  |") for line in added] == [True] * is_shown
+
+
+def test_what_words_cost_is_what_was_measured() -> None:
+    rows = json.loads((RESULTS.parent / "words-h200.json").read_text())["rows"]
+    text = " ".join((ROOT / "predictor" / "README.md").read_text().split())
+    for name in ("1.7B 256 x 30 s", "1.7B 256 x 10 s"):
+        row = rows[name]
+        assert f"{row['words_rtfx']:,.0f} " in text
+        assert f"of {row['plain_rtfx']:,.0f}" in text
+        assert f"{100 * row['value']:.0f} % of " in text
+    assert f"The aligner alone did {rows['1.7B aligner alone, 256 x 30 s']['value']:,.0f}" in text
