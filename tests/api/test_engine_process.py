@@ -136,4 +136,4 @@ def test_a_checkpoint_that_cannot_be_loaded_says_why(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 1, done.stderr
     assert "the server cannot go on" in done.stderr
-    assert "not readable as safetensors" in done.stderr
+    assert "the header of model.safetensors cannot be read" in done.stderr

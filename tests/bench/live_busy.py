@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections import defaultdict
 from pathlib import Path
 from typing import Final
 
@@ -36,7 +35,7 @@ def _seconds() -> dict[str, float]:
             continue
         pid = int(folder.name)
         parents[pid], ticks[pid] = int(values[1]), int(values[11]) + int(values[12])
-    spent: dict[str, float] = defaultdict(float)
+    spent = dict.fromkeys(_KINDS.values(), 0.0)
     for pid in ticks:
         above = pid
         while above in parents and above != os.getpid():

@@ -340,8 +340,10 @@ def table(rows: dict[str, Any]) -> str:
 def measure(arguments: argparse.Namespace) -> None:
     """One precision in this process."""
     torch.set_num_threads(max(1, min(8, (os.cpu_count() or 1) // 2)))
-    bench = Bench(arguments)
-    bench.result.pop("goals", None)  # of the engine's own benchmark
+    plain = {"precision": "bf16", "kv_precision": "auto", "switches": ""}  # ours come later
+    bench = Bench(argparse.Namespace(**vars(arguments) | plain))
+    for name in ("goals", *plain):  # of the engine's own benchmark
+        bench.result.pop(name, None)
     try:
         PrecisionBench(bench, arguments.precision).run(arguments.shapes)
     except Exception as error:  # noqa: BLE001  said in the result
