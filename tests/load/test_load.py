@@ -71,13 +71,16 @@ def test_a_few_seconds_of_load(
     tmp_path: Path, url: str, objectives: list[str], code: int, missed: str | None
 ) -> None:
     report = tmp_path / "load.json"
-    command = [
-        sys.executable, "-m", "locust", "-f", "tests/load/locustfile.py", "--headless",
-        f"--host={url}", "--users=2", "--spawn-rate=2", "--rate=6", "--run-time=5s",
-        "--stop-timeout=60", "--only-summary", "--min-requests=8", f"--slo-report={report}",
-        *objectives,
-    ]  # fmt: skip
-    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=150)
+    for run_s in (5, 30, 120):  # until there are enough answers, however busy the machine is
+        command = [
+            sys.executable, "-m", "locust", "-f", "tests/load/locustfile.py", "--headless",
+            f"--host={url}", "--users=2", "--spawn-rate=2", "--rate=6", f"--run-time={run_s}s",
+            "--stop-timeout=60", "--only-summary", "--min-requests=8", f"--slo-report={report}",
+            *objectives,
+        ]  # fmt: skip
+        found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+        if "are needed to judge" not in found.stdout + found.stderr:
+            break
     assert found.returncode == code, found.stdout + found.stderr
     assert "Traceback" not in found.stderr, found.stderr
     verdict = json.loads(report.read_text())
