@@ -38,8 +38,8 @@ class Aligner:
     def __init__(self, folder: Path, *, device: torch.device | str, dtype: torch.dtype) -> None:
         """Raises CheckpointError for a folder that holds no aligner."""
         self._device = torch.device(device)
-        self._model = load_model(folder, device=self._device, dtype=dtype)
-        config = self._model.config
+        self.model = load_model(folder, device=self._device, dtype=dtype)
+        config = self.model.config
         if not config.num_classes:
             raise CheckpointError(f"{folder / 'config.json'}: this is a recogniser, not an aligner")
         self._mark = config.timestamp_token_id
@@ -50,12 +50,27 @@ class Aligner:
         self.languages = _languages(folder)
         clips = [_noise(TRIAL_S), _noise(TRIAL_S / 2)]
         with torch.inference_mode():
-            trial = self._prompts([Marked(clip, ("one", "two", "three")) for clip in clips])
-            self._forward = forward_of(self._model, (clips, trial))
+            trial = self.prompts([Marked(clip, ("one", "two", "three")) for clip in clips])
+            self.forward = forward_of(self.model, (clips, trial))
 
-    def warm_up(self, audio_s: float) -> None:
-        """Run once what is run later: kernels are compiled, and memory taken, for `audio_s` of
-        audio at once, before anybody plans with what is left."""
+    def warm_up(self, audio_s: float) -> float:
+        """Run once what is run later, so that kernels are compiled and its memory is taken: with
+        `audio_s` of audio at once, or the half, and so on, where memory is short. The engine may
+        have taken its share before. Gives how much it was.
+
+        Raises torch.OutOfMemoryError when not even one clip fits.
+        """
+        while True:
+            try:
+                self._run_once(audio_s)
+            except torch.OutOfMemoryError:
+                if audio_s <= WARM_UP_CLIP_S:
+                    raise
+                audio_s /= 2
+            else:
+                return audio_s
+
+    def _run_once(self, audio_s: float) -> None:
         clip = _noise(min(audio_s, WARM_UP_CLIP_S, self.max_audio_s))
         words = ("word",) * math.ceil(MANY_WORDS_PER_S * len(clip) / SAMPLE_RATE_HZ)
         count = max(1, int(audio_s * SAMPLE_RATE_HZ // len(clip)))
@@ -64,11 +79,12 @@ class Aligner:
     @torch.inference_mode()
     def begin(self, batch: Sequence[Marked]) -> Pass:
         """Start a pass over all recordings."""
-        prompts = self._prompts(batch)
-        scores = self._forward([item.samples for item in batch], prompts)
+        prompts = self.prompts(batch)
+        scores = self.forward([item.samples for item in batch], prompts)
         return Pass(scores.argmax(-1), self.class_s, [len(item.words) for item in batch])
 
-    def _prompts(self, batch: Sequence[Marked]) -> Prompts:
+    def prompts(self, batch: Sequence[Marked]) -> Prompts:
+        """The packed prompts of one pass."""
         prompts = [self._prompt(item) for item in batch]
         tokens = np.concatenate(prompts)
         lengths = tuple(len(prompt) for prompt in prompts)
@@ -76,12 +92,12 @@ class Aligner:
             tokens,
             np.concatenate([np.arange(length) for length in lengths]),
             lengths,
-            np.flatnonzero(tokens == self._model.config.audio_token_id),
+            np.flatnonzero(tokens == self.model.config.audio_token_id),
             np.flatnonzero(tokens == self._mark),
         )
 
     def _prompt(self, item: Marked) -> NDArray[np.int64]:
-        audio = [self._model.config.audio_token_id] * num_audio_tokens(len(item.samples))
+        audio = [self.model.config.audio_token_id] * num_audio_tokens(len(item.samples))
         tokens = [self._tokenizer.audio_start, *audio, self._tokenizer.audio_end]
         for word in item.words:
             tokens += [*self._encoded(word), self._mark, self._mark]

@@ -189,8 +189,11 @@ class Desk:
             return None
 
 
-def load(spec: AlignerSpec) -> tuple[Model, AlignerInfo]:
-    """The model that the spec names. Raises CheckpointError, ValueError, RuntimeError."""
+def load(spec: AlignerSpec) -> tuple[Model, AlignerInfo, float]:
+    """The model that the spec names, and the seconds of audio that fit at once.
+
+    Raises CheckpointError, ValueError, RuntimeError.
+    """
     import torch
 
     from predictor.align.model import Aligner
@@ -207,9 +210,8 @@ def load(spec: AlignerSpec) -> tuple[Model, AlignerInfo]:
         use_kernels(10 * major + minor)
     dtype = choose_precision(spec.dtype, device).dtype
     model = Aligner(Path(spec.folder), device=device, dtype=dtype)
-    if device.type == "cuda":
-        model.warm_up(spec.max_batch_s)
-    return model, AlignerInfo(model.languages, model.max_audio_s)
+    max_batch_s = model.warm_up(spec.max_batch_s) if device.type == "cuda" else spec.max_batch_s
+    return model, AlignerInfo(model.languages, model.max_audio_s), max_batch_s
 
 
 def main() -> None:
@@ -222,7 +224,7 @@ def main() -> None:
         spec = spec_from_json(line)
         configure_logging(spec.log_format, spec.log_level)
         try:
-            model, info = load(spec)
+            model, info, max_batch_s = load(spec)
         except Exception as error:  # noqa: BLE001  raised where it is waited for
             parent.send(str(error).encode()[:MAX_MESSAGE_BYTES] or b"no reason given")
             return
@@ -232,7 +234,7 @@ def main() -> None:
             parent,
             model,
             info,
-            max_batch_s=spec.max_batch_s,
+            max_batch_s=max_batch_s,
             max_waiting=spec.max_waiting,
         )
         desk.run()

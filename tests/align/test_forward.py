@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 import torch
 
 from predictor.align import forward
 from predictor.align.forward import FusedForward, PlainForward, forward_of
-from predictor.align.model import Aligner
+from predictor.align.model import Aligner, Pass
 from predictor.align.passes import Marked
 from predictor.model.cuda.decoder import PLAIN
+from predictor.types import SAMPLE_RATE_HZ
 from tests.align.scores import TINY
 
 WORDS = (("one", "two", "three"), ("four",), ("five", "six"))
@@ -31,10 +34,10 @@ def batch() -> list[Marked]:
 @torch.inference_mode()
 def test_both_ways_give_the_same_scores(aligner: Aligner) -> None:
     items = batch()
-    prompts, clips = aligner._prompts(items), [item.samples for item in items]
-    expected = PlainForward(aligner._model)(clips, prompts)
-    ours = FusedForward(aligner._model, PLAIN)(clips, prompts)
-    assert ours.shape == (12, aligner._model.config.num_classes)
+    prompts, clips = aligner.prompts(items), [item.samples for item in items]
+    expected = PlainForward(aligner.model)(clips, prompts)
+    ours = FusedForward(aligner.model, PLAIN)(clips, prompts)
+    assert ours.shape == (12, aligner.model.config.num_classes)
     torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
     assert torch.equal(ours.argmax(-1), expected.argmax(-1))
 
@@ -42,10 +45,10 @@ def test_both_ways_give_the_same_scores(aligner: Aligner) -> None:
 @torch.inference_mode()
 def test_a_pass_that_is_too_long_takes_the_plain_modules(aligner: Aligner) -> None:
     items = batch()
-    prompts, clips = aligner._prompts(items), [item.samples for item in items]
-    short = FusedForward(aligner._model, PLAIN, max_tokens=64)
+    prompts, clips = aligner.prompts(items), [item.samples for item in items]
+    short = FusedForward(aligner.model, PLAIN, max_tokens=64)
     assert len(prompts.tokens) > 64
-    assert torch.equal(short(clips, prompts), PlainForward(aligner._model)(clips, prompts))
+    assert torch.equal(short(clips, prompts), PlainForward(aligner.model)(clips, prompts))
 
 
 def test_kernels_that_differ_are_not_used(
@@ -59,9 +62,22 @@ def test_kernels_that_differ_are_not_used(
             return torch.full((len(prompts.marks), 400), torch.nan)
 
     items = batch()[:1]
-    trial = [items[0].samples], aligner._prompts(items)
-    assert isinstance(forward_of(aligner._model, trial), PlainForward)  # a CPU
+    trial = [items[0].samples], aligner.prompts(items)
+    assert isinstance(forward_of(aligner.model, trial), PlainForward)  # a CPU
     monkeypatch.setattr(forward, "FusedForward", Wrong)
     monkeypatch.setattr(forward, "has_kernels", lambda model: True)
-    assert isinstance(forward_of(aligner._model, trial), PlainForward)
+    assert isinstance(forward_of(aligner.model, trial), PlainForward)
     assert "kernels are not used" in caplog.text
+
+
+class Small(Aligner):
+    """On a device whose memory holds 40 s of audio at once."""
+
+    def begin(self, batch: Sequence[Marked]) -> Pass:
+        if sum(len(item.samples) for item in batch) > 40 * SAMPLE_RATE_HZ:
+            raise torch.OutOfMemoryError("too much at once")
+        return super().begin(batch)
+
+
+def test_a_device_with_little_memory_takes_less_at_once() -> None:
+    assert Small(TINY, device="cpu", dtype=torch.float32).warm_up(120.0) == 30.0

@@ -23,12 +23,12 @@ def batch(count: int) -> list[Marked]:
 
 def test_kernels_and_modules_agree_in_16_bit() -> None:
     aligner = Aligner(TINY, device="cuda", dtype=torch.bfloat16)
-    assert isinstance(aligner._forward, FusedForward)
+    assert isinstance(aligner.forward, FusedForward)
     items = batch(7)
-    prompts, clips = aligner._prompts(items), [item.samples for item in items]
+    prompts, clips = aligner.prompts(items), [item.samples for item in items]
     with torch.inference_mode():
-        expected = PlainForward(aligner._model)(clips, prompts).double()
-        ours = aligner._forward(clips, prompts).double()
+        expected = PlainForward(aligner.model)(clips, prompts).double()
+        ours = aligner.forward(clips, prompts).double()
     assert float((ours - expected).norm() / expected.norm()) < 0.05
 
 
