@@ -14,7 +14,8 @@ from typing import Any
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from tests.cluster.fake.controllers import FakeService, Workload
+from tests.cluster.fake.controllers import FakeService
+from tests.cluster.fake.workloads import Workload
 
 Object = dict[str, Any]
 FASTER = 100.0
