@@ -30,7 +30,7 @@ program() { # image, path in it, built program
 }
 
 programs() { # beside control_plane.sh's, from the same modules, so that most is compiled already
-    if [ -x kubelet ] && [ -x envoy ] && [ -x knative-activator ] && [ -x envoy-gateway ]; then return; fi
+    if [ -x kubelet ] && [ -x envoy ] && [ -x knative-activator ] && [ -x envoy-gateway ] && [ -x kube-router ]; then return; fi
     for name in kubelet kube-proxy kube-scheduler; do kubernetes $name; done
     for name in activator autoscaler queue; do
         CGO_ENABLED=0 compile knative knative.dev/serving/cmd/$name knative-$name
@@ -40,6 +40,10 @@ programs() { # beside control_plane.sh's, from the same modules, so that most is
 go 1.26.0
 require github.com/envoyproxy/gateway v$ENVOY_GATEWAY"
     CGO_ENABLED=0 compile gateway github.com/envoyproxy/gateway/cmd/envoy-gateway envoy-gateway
+    module policies <<<"module tools
+go 1.21
+require github.com/cloudnativelabs/kube-router/v2 v$KUBE_ROUTER"
+    CGO_ENABLED=0 compile policies github.com/cloudnativelabs/kube-router/v2/cmd/kube-router kube-router
     local pause
     pause=$(go mod download -json "k8s.io/kubernetes@v$KUBERNETES" | sed -n 's/.*"Dir": "\(.*\)".*/\1/p')/build/pause/linux
     gcc -Os -static -DVERSION=3.10 -o pause "$pause/pause.c"
