@@ -9,6 +9,7 @@ a canary's share and weights no route; a model without storage gets an agent.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -36,6 +37,8 @@ class FakeService:
     served: list[tuple[str, int]] = field(default_factory=list)  # who really answers, by percent
     tags: dict[str, list[tuple[str, int]]] = field(default_factory=dict)
     idle: int = 0
+    sessions: int = 0  # live ones, which are requests in flight to the autoscaler
+    is_growing: bool = False  # their number; meanwhile the autoscaler's window keeps all pods
     has_secret: Callable[[str], bool] = lambda _: True  # whether its namespace has it
 
     def __post_init__(self) -> None:
@@ -221,10 +224,23 @@ class FakeService:
             floor = workload.floor if name in busy else 0
             if self.mode == "Knative" and floor == 0 and self.idle > IDLE_TURNS:
                 workload.pods.clear()
-            if self.mode == "Knative" and self.idle > IDLE_TURNS and len(workload.pods) > floor > 0:
+            wanted = max(floor, self._for_sessions(workload)) if name in busy else floor
+            is_idle = self.mode == "Knative" and self.idle > IDLE_TURNS and not self.is_growing
+            if is_idle and len(workload.pods) > wanted > 0:
                 del workload.pods[0]
-            while len(workload.pods) < floor:
+            while len(workload.pods) < wanted:
                 workload.start_pod()
+
+    def count(self, change: int) -> None:
+        """A live session more, or one less."""
+        self.sessions += change
+        self.is_growing = change > 0
+
+    def _for_sessions(self, workload: Workload) -> int:
+        """Pods that the autoscaler wants for the live sessions there are."""
+        spec = workload.predictor.spec
+        wanted = math.ceil(self.sessions / spec.get("scaleTarget", 100))
+        return min(wanted, int(spec.get("maxReplicas", wanted)))
 
     def _conditions(self, status: str, reason: str, message: str) -> None:
         why = {} if status == "True" else {"reason": reason, "message": message}
