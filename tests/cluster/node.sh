@@ -199,6 +199,8 @@ up)
     network
     build
     programs
+    later &
+    LATER=$!
     containers
     debian
     images
@@ -206,12 +208,13 @@ up)
     api_server
     scheduler
     kubelet
-    policies
     names
     start claims "$0" claims "$FOLDER"
     knative
     kserve
+    wait $LATER
     gateway
+    policies
     ;;
 down) take_down ;;
 *) "$ACTION" ;;
