@@ -35,3 +35,4 @@ def test_every_row_is_measured(tmp_path: Path, more: tuple[tuple[str, str], ...]
         if row["through"] != "engine":
             assert row["busy"].keys() == {"clients", "engine", "fronts"}, row
         assert row["busy"]["engine"] > 0, row
+    assert 1.5 < rows[0]["heard_utterance_s"] < 3, rows[0]  # one may end on the window's edge
