@@ -154,6 +154,7 @@ def create_grpc_server(
             ("grpc.max_send_message_length", limits.max_message_bytes),
             ("grpc.so_reuseport", int(limits.shares_port)),
             ("grpc.http2.bdp_probe", 0),  # windows stay small until a message may come in
+            *([("grpc.http2.lookahead_bytes", int(__import__("os").environ["LOOK"]))] if "LOOK" in __import__("os").environ else []),
             ("grpc.max_concurrent_streams", _MAX_STREAMS),
             # Calls that nobody looked at yet; above the first it drops some, without our code.
             ("grpc.server.max_pending_requests", _MAX_STREAMS),
