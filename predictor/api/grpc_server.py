@@ -154,7 +154,6 @@ def create_grpc_server(
             ("grpc.max_send_message_length", limits.max_message_bytes),
             ("grpc.so_reuseport", int(limits.shares_port)),
             ("grpc.http2.bdp_probe", 0),  # windows stay small until a message may come in
-            *([("grpc.http2.lookahead_bytes", int(__import__("os").environ["LOOK"]))] if "LOOK" in __import__("os").environ else []),
             ("grpc.max_concurrent_streams", _MAX_STREAMS),
             # Calls that nobody looked at yet; above the first it drops some, without our code.
             ("grpc.server.max_pending_requests", _MAX_STREAMS),
@@ -219,7 +218,12 @@ def _question(servicer: AsrServicer, method: Any, message: Message, places: Plac
 
 def _small(data: bytes, request_type: Any) -> Any:
     if len(data) > SMALL_MESSAGE_BYTES:
-        raise InvalidInput(f"message: {len(data)} bytes", field="message")
+        raise InvalidInput(
+            f"message: {len(data)} bytes, the limit is {SMALL_MESSAGE_BYTES}",
+            field="message",
+            value=len(data),
+            limit=SMALL_MESSAGE_BYTES,
+        )
     try:
         return request_type.FromString(data)
     except DecodeError as error:
