@@ -54,7 +54,7 @@ _values = st.recursive(
 )
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(st.dictionaries(st.text(max_size=9), _values, max_size=5), st.booleans())
 def test_a_large_body_reads_as_the_json_module_reads_it(
     body: dict[str, Any], is_ascii: bool
