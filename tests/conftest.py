@@ -1,4 +1,4 @@
-"""What all tests share: how long they took here the last time, and one TLS context for httpx."""
+"""What all tests share: how long they took here the last time, and how httpx is used."""
 
 from __future__ import annotations
 
@@ -15,8 +15,13 @@ _BEGAN = pytest.StashKey[float]()
 
 def pytest_configure() -> None:
     """Each client of httpx, and so each `httpx.get`, reads the machine's certificates: 70 ms of
-    CPU, thousands of times. Here they are read once."""
+    CPU, thousands of times. Here they are read once. And an answer may take more than httpx's 5 s,
+    on a busy machine."""
+    from httpx import _config as config
     from httpx._transports import default as transports
+
+    patience = config.DEFAULT_TIMEOUT_CONFIG  # all default to it
+    patience.connect = patience.read = patience.write = patience.pool = 300.0
 
     create = transports.create_ssl_context
     usual = functools.cache(lambda trust_env: create(True, None, trust_env))
