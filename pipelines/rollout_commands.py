@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
-from pipelines import options, rollout_options
+from pipelines import chosen, rollout_options
 from pipelines.lib.client import ServiceOptions
 from pipelines.lib.errors import OptionError
 from pipelines.lib.webhook import webhook
@@ -47,7 +47,7 @@ def _promote(parsed: argparse.Namespace, cluster: Cluster) -> Result:
     for option in ("data", "out"):
         if getattr(parsed, option) is None:
             raise OptionError(f"{option}: must be given to judge a candidate by")
-    clips = options.read_clips(parsed)
+    clips = chosen.read_clips(parsed)
     if parsed.candidate is not None:
         candidate = read_candidate(parsed.candidate)
     else:
@@ -59,15 +59,15 @@ def _promote(parsed: argparse.Namespace, cluster: Cluster) -> Result:
     promotion = PromoteOptions(
         service=_service(parsed),
         direct=parsed.ingress is None,
-        limits=options.gate_limits(parsed),
-        evaluation=options.evaluate_options(parsed),
+        limits=chosen.gate_limits(parsed),
+        evaluation=chosen.evaluate_options(parsed),
     )
     asker = Asker(promotion.service, direct=promotion.direct)
     return promote(_rollout(parsed, cluster, asker), candidate, clips, promotion, parsed.out)
 
 
 def _service(parsed: argparse.Namespace) -> ServiceOptions:
-    return options.service_options(parsed, parsed.ingress or DIRECT_URL)
+    return chosen.service_options(parsed, parsed.ingress or DIRECT_URL)
 
 
 def run_rollback(parsed: argparse.Namespace) -> bool:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from pipelines.lib.defaults import HYPOTHESIS_FORMS
 from pipelines.lib.errors import ManifestError, OptionError
 from pipelines.lib.journal import Record
 from pipelines.lib.manifest import Clip
@@ -116,9 +117,6 @@ def _ctm(path: Path, lines: Sequence[str]) -> Found:
         yield said[0][1], name, " ".join(word for _, _, word in sorted(said)), {}
 
 
-FORMS: dict[str, Callable[[Path, Sequence[str]], Found]] = {
-    "jsonl": _jsonl,
-    "ctm": _ctm,
-    "trn": _trn,
-    "txt": _kaldi,
-}
+FORMS: dict[str, Callable[[Path, Sequence[str]], Found]] = dict(
+    zip(HYPOTHESIS_FORMS, (_jsonl, _ctm, _trn, _kaldi), strict=True)
+)
