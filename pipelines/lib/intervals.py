@@ -44,10 +44,11 @@ class Care:
 
     doubt: float  # standard errors that are added to the skewness seen
     sparse: int  # from so many differing recordings on, the rule of three adds nothing
+    mid_p: bool  # half of the chance of what was seen counts, where chances come in steps
 
 
-REPORTED = Care(0.0, 10)  # intervals: as wide as they must be
-DECIDING = Care(1.0, SPARSE)  # a wrong promotion costs more than a few recordings
+REPORTED = Care(0.0, 3, mid_p=True)  # intervals: as wide as they must be
+DECIDING = Care(1.0, SPARSE, mid_p=False)  # a wrong promotion costs more than a few recordings
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -121,7 +122,7 @@ class Estimate:
         if self.gaps is None or self.units is None:
             return distance > t * math.sqrt(self.variance)
         terms = -side * (self.gaps - (self.value + side * distance) * self.units)
-        return tail(terms, self.times) < miss
+        return tail(terms, self.times, mid_p=care.mid_p) < miss
 
     def _skew_widening(self, t: float, side: int, doubt: float) -> float:
         """How much further out Hall's bound lies than Student's; never nearer."""
