@@ -38,6 +38,7 @@ def writes_of_a_promotion(stage: Stage) -> int:
     return len(stage.fake.writes)
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("mode", MODES)
 def test_a_rollback_wins_whenever_it_comes(start: Start, mode: str) -> None:
     """Before each write of a promotion that is alive, in turn."""
@@ -67,6 +68,7 @@ def test_a_rollback_wins_whenever_it_comes(start: Start, mode: str) -> None:
         assert stage.rollout("look").status()["settled"]
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("mode", MODES)
 def test_full_wins_whenever_it_comes(start: Start, mode: str) -> None:
     for number in range(writes_of_a_promotion(start(mode))):
@@ -93,6 +95,7 @@ def test_full_wins_whenever_it_comes(start: Start, mode: str) -> None:
         assert stage.rollout("look").status()["settled"]
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("mode", MODES)
 def test_one_lost_answer_changes_nothing(start: Start, mode: str) -> None:
     """Each write in turn is done and its answer lost; the call is tried again."""
