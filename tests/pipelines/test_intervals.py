@@ -97,7 +97,8 @@ def test_an_interval_leaves_zero_out_where_signs_do(number: int, shown: bool) ->
     estimate = paired_sums([0.0] * 50, worse, [12.0] * 50).estimate()
     found = estimate.interval()
     assert found is not None
-    assert (found.low > 0) is shown
+    assert (found.low > 0) is shown  # not by a hair: bounds are found by halving
+    assert shown or found.low > -0.004
     assert estimate.above(0.0, 0.025, REPORTED) is shown
     assert estimate.lower(0.025) < min(found.low, 0.0) + 0.004
     assert estimate.upper(0.025) > found.high

@@ -129,7 +129,7 @@ def test_a_rollback_that_another_one_overtakes_says_how_it_stands(
     assert main(command) == 0
     said = capsys.readouterr()
     assert "run second has taken this rollout over" in said.err
-    assert said.out == "rolled back\n- both of us\n"
+    assert said.out == "rolled back\n- asked for by hand\n"  # the reason that it began with
 
 
 # -- clocks ---------------------------------------------------------------------------------------
