@@ -8,7 +8,7 @@ from pathlib import Path
 from pipelines import chosen
 from pipelines import compile as compiler
 from pipelines.archive import transcribe_archive
-from pipelines.evaluate import JOURNAL, REPORT_HTML, evaluate, write_reports
+from pipelines.evaluate import JOURNAL, REPORT_HTML, default_title, evaluate, write_reports
 from pipelines.lib.errors import JournalError, OptionError
 from pipelines.lib.evaluation import Report, build_report, read_report
 from pipelines.lib.gate import Verdict, judge_reports
@@ -118,7 +118,10 @@ def run_rescore(parsed: argparse.Namespace) -> bool:
     scoring = chosen.scoring_options(parsed)
     if parsed.journal is not None:
         header, found = read_journal(parsed.journal)
-        service = {"rescored": str(parsed.journal), **header.get(SERVICE, {})}
+        answered = header.get(SERVICE, {})
+        service = {"rescored": str(parsed.journal), **answered}
+        where = {"model": header.get("model"), "host": answered.get("address"), **answered}
+        named = default_title(where)
         by_id = {record.clip_id: record for record in found}
         missing = [clip.id for clip in clips if clip.id not in by_id]
         if missing:
@@ -129,9 +132,9 @@ def run_rescore(parsed: argparse.Namespace) -> bool:
         records = [by_id[clip.id] for clip in clips]
     else:
         service = {"hypotheses": str(parsed.hypotheses)}
+        named = parsed.hypotheses.stem
         records = read_hypotheses(parsed.hypotheses, clips, parsed.form)
-    title = parsed.title or (parsed.journal or parsed.hypotheses).stem
-    report = build_report(clips, records, scoring, title=title, service=service)
+    report = build_report(clips, records, scoring, title=parsed.title or named, service=service)
     write_reports(report, parsed.out, parsed.audio_budget, allow_remote=parsed.allow_remote)
     _show_report(parsed, report)
     return True

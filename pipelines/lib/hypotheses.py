@@ -51,7 +51,11 @@ def read_hypotheses(path: Path, clips: Sequence[Clip], form: str | None = None) 
             found[clip_id] = Record(clip_id, text, **more)
     if strangers:
         listed = ", ".join(repr(name) for name in strangers[:MAX_NAMED])
-        raise ManifestError(f"{path}: {len(strangers)} names are of no recording: {listed}")
+        known = " or ".join(repr(name) for name in dict.fromkeys((clips[0].id, clips[0].audio)))
+        raise ManifestError(
+            f"{path}: {len(strangers)} names are of no recording: {listed}; "
+            f"the first recording is {known}"
+        )
     return [found.get(clip.id) or Record(clip.id, "", error=MISSING) for clip in clips]
 
 
