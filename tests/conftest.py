@@ -1,13 +1,32 @@
-"""How many tests there are, and how long they took here the last time."""
+"""What all tests share: how long they took here the last time, and one TLS context for httpx."""
 
 from __future__ import annotations
 
+import functools
+import ssl
 import time
+from typing import Any
 
 import pytest
 
 _KEY = "duration/seconds_by_number"
 _BEGAN = pytest.StashKey[float]()
+
+
+def pytest_configure() -> None:
+    """Each client of httpx, and so each `httpx.get`, reads the machine's certificates: 70 ms of
+    CPU, thousands of times. Here they are read once."""
+    from httpx._transports import default as transports
+
+    create = transports.create_ssl_context
+    usual = functools.cache(lambda trust_env: create(True, None, trust_env))
+
+    def shared(verify: Any = True, cert: Any = None, trust_env: bool = True) -> ssl.SSLContext:
+        if verify is True and cert is None:
+            return usual(trust_env)
+        return create(verify, cert, trust_env)
+
+    transports.create_ssl_context = shared
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
