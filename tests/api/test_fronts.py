@@ -16,13 +16,14 @@ import numpy as np
 import pytest
 
 FRONT, ENGINE = b"predictor.front", b"predictor.engine.link.worker"
+ALIGNER = Path(__file__).parents[2] / "predictor" / "checkpoints" / "tiny-aligner"
 RECOGNIZE = "/api/v1/recognize"
 
 
 @pytest.fixture(scope="module")
 def pod(start_server: Any) -> Any:
-    """Two fronts, and two engines that are on two devices as far as anybody can tell."""
-    return start_server("--num_front_processes=2", "--devices=0,1")
+    """Two fronts, an aligner, and two engines, on two devices as far as anybody can tell."""
+    return start_server("--num_front_processes=2", "--devices=0,1", f"--aligner_dir={ALIGNER}")
 
 
 def children(pid: int, module: bytes) -> list[int]:
@@ -143,6 +144,24 @@ def listeners(pod: Any) -> set[int]:
 def test_a_port_in_use_is_an_error(pod: Any, start_server: Any) -> None:
     with pytest.raises(RuntimeError, match=r"http_port=\d+: the port is taken"):
         start_server("--num_front_processes=2", f"--http_port={httpx.URL(pod.url).port}")
+
+
+def test_fronts_share_one_aligner_that_comes_back_once(pod: Any, speech: bytes) -> None:
+    def words() -> httpx.Response:
+        return httpx.post(
+            pod.url + RECOGNIZE, files={"audio": speech}, data={"words": "true"}, timeout=60
+        )
+
+    expected = words().json()["words"]
+    assert all(words().json()["words"] == expected for _ in range(4))
+    [aligner] = children(pod.process.pid, b"predictor.align.worker")
+    os.kill(aligner, signal.SIGKILL)
+    assert words().json()["words"] == expected
+    [aligner] = children(pod.process.pid, b"predictor.align.worker")
+    os.kill(aligner, signal.SIGKILL)
+    assert words().status_code == 503
+    text = httpx.post(pod.url + RECOGNIZE, files={"audio": speech}, timeout=60).json()
+    assert text["text"]
 
 
 def test_an_orderly_end(

@@ -127,7 +127,15 @@ def flatness(rows: Sequence[Json]) -> Json:
         "median_ms": middle,
         "largest_deviation_percent": round(100 * max(abs(c / middle - 1) for c in costs), 2),
         "last_over_first_percent": round(100 * (costs[-1] / costs[0] - 1), 2),
+        "trend_percent": round(100 * trend(costs) * (len(costs) - 1) / middle, 2),
     }
+
+
+def trend(costs: Sequence[float]) -> float:
+    """What a minute adds, by least squares: single minutes scatter by whose utterances end."""
+    if len(costs) < 2:
+        return 0.0
+    return statistics.linear_regression(range(len(costs)), costs).slope
 
 
 async def official(engine: EngineClient, spent: Spent, ages_s: Sequence[float]) -> list[Json]:

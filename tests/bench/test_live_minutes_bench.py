@@ -27,4 +27,5 @@ def test_flatness_is_the_largest_distance_from_the_middle() -> None:
     rows = [{"device_ms_a_step": cost} for cost in (1.0, 1.02, 1.0, 0.97, 1.01)]
     assert flatness(rows) == {
         "median_ms": 1.0, "largest_deviation_percent": 3.0, "last_over_first_percent": 1.0,
+        "trend_percent": -1.2,
     }  # fmt: skip

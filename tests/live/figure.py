@@ -182,8 +182,9 @@ def minutes_text(measured: dict[str, Any]) -> str:
     return (
         f"A step took {rows[0]['device_ms_a_step']:.3f} ms of the device in minute 1 and "
         f"{rows[-1]['device_ms_a_step']:.3f} in minute {rows[-1]['minute']}; no minute is further "
-        f"than {flat['largest_deviation_percent']:g} % from the middle one. One step of a stream "
-        f"that hears all anew, ms by its age: {', '.join(theirs)}."
+        f"than {flat['largest_deviation_percent']:g} % from the middle one, and the trend over "
+        f"all is {flat['trend_percent']:+g} %. One step of a stream that hears all anew, ms by its "
+        f"age: {', '.join(theirs)}."
     )
 
 

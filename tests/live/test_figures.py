@@ -49,7 +49,7 @@ def test_the_readme_has_what_the_gpu_results_say() -> None:
 def test_a_devices_minutes_are_drawn_and_told() -> None:
     measured = {
         "minutes": [{"minute": n, "device_ms_a_step": 0.5 + n / 1000} for n in range(1, 61)],
-        "flatness": {"largest_deviation_percent": 2.9},
+        "flatness": {"largest_deviation_percent": 2.9, "trend_percent": -1.5},
         "official": [
             {"age_s": 60.0, "device_ms_a_step": 12.3},
             {"age_s": 3600.0, "device_ms_a_step": 480.0},
