@@ -51,9 +51,14 @@ class PacedRunner(InstantRunner):
 
 
 def forced(engine_options: EngineOptions) -> EngineOptions:
-    """The same bounds, but every answer has exactly TOKENS_PER_AUDIO_S and no loop ends one."""
+    """The same bounds, but every answer has exactly TOKENS_PER_AUDIO_S and no loop ends one.
+
+    BENCH_MAX_PREFILL_TOKENS: what a prefill step may hold instead.
+    """
+    most = int(os.environ.get("BENCH_MAX_PREFILL_TOKENS", engine_options.max_prefill_tokens))
     return replace(
         engine_options,
+        max_prefill_tokens=most,
         max_tokens_per_audio_s=TOKENS_PER_AUDIO_S,
         min_token_cap=1,
         max_repeats=1_000_000,
