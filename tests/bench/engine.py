@@ -20,7 +20,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -55,6 +54,7 @@ from tests.bench.load import (
 )
 from tests.bench.parts import decode_steps, kernel_times, prefill_parts
 from tests.bench.shapes import SHAPES, random_model, transformers_config
+from tests.bench.watchdog import watched
 
 # What this engine is to reach on the fastest card it is made for (141 GB, 4.8 TB/s); RTFx,
 # milliseconds or seconds.
@@ -68,6 +68,7 @@ GOALS = {
     "1.7B start, cold": 8,
     "0.6B offline 30 s": 10000,
 }
+GRACE_S = 15.0  # beyond the budget, before the process leaves
 NUM_SLOTS = 512  # sequences at once: 43 GB of cache at 768 tokens each
 
 
@@ -80,7 +81,6 @@ class Bench:
         self.small = arguments.shapes == "tiny"
         self.output: Path | None = arguments.output
         self.deadline = time.perf_counter() + arguments.budget_s
-        self.ended = threading.Event()
         self.switches = dict(map(_switch, filter(None, arguments.switches.split(","))))
         self.kv_dtype = FP8 if arguments.kv_precision == "fp8" else None
         self.precision = arguments.precision
@@ -559,21 +559,6 @@ def _rounded(value: Any) -> Any:
     return value
 
 
-def _watch(bench: Bench, grace_s: float) -> None:
-    """A device that hangs must not cost what was measured: print it and leave."""
-
-    last = bench.deadline + grace_s
-
-    def watch() -> None:
-        left = last - time.perf_counter()
-        if not bench.ended.wait(max(0.0, left)):
-            print("out of time: a row hangs or runs long", file=sys.stderr)
-            print(table(bench.result), flush=True)
-            os._exit(3)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--shapes", default="1.7B,0.6B", help="1.7B, 0.6B, tiny; comma-separated")
@@ -592,7 +577,13 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING)
     torch.set_num_threads(max(1, min(8, (os.cpu_count() or 1) // 2)))
     bench = Bench(arguments)
-    _watch(bench, grace_s=15.0)
+    with watched(bench.deadline + GRACE_S, lambda: print(table(bench.result))):
+        measure_all(bench, arguments)
+    print(table(bench.result), flush=True)
+
+
+def measure_all(bench: Bench, arguments: argparse.Namespace) -> None:
+    """All shapes, one after the other."""
     chosen = [part for part in arguments.rows.split(",") if part]
 
     def wanted(name: str) -> bool:
@@ -617,8 +608,6 @@ def main() -> None:
         except (OSError, subprocess.SubprocessError) as error:
             bench.result["rows"][f"{shapes[0]} start, from disk"] = {"error": repr(error)[:500]}
     bench.save()
-    bench.ended.set()
-    print(table(bench.result), flush=True)
 
 
 if __name__ == "__main__":

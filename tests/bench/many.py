@@ -113,7 +113,7 @@ class Client:
                 message.inputs.add(name="audio", datatype="BYTES", shape=[1])
                 self._built[key] = message
             else:
-                path, _, stream = route.partition("-stream")
+                path = route.removesuffix("-stream")
                 is_stream = route == "openai-stream"
                 self._built[key] = request_bytes(data, content_type, path, stream=is_stream)
         return self._built[key]

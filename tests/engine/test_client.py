@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -133,6 +135,23 @@ async def test_a_step_that_fails_while_the_engine_stops_leaves_nobody_waiting(
     with pytest.raises(NotReady if recovers else InternalError):
         await asyncio.wait_for(tokens_of(stream), 30)
     await asyncio.to_thread(stopping.join)
+
+
+async def test_an_engine_that_was_stopped_gives_the_device_s_memory_back_at_once(
+    model: Model, known: list[Known]
+) -> None:
+    runner = FaultyRunner(TorchRunner(model, num_slots=1, max_model_len=OPTIONS.max_model_len))
+    memory = weakref.ref(runner)
+    gc.disable()  # which would come to it some time
+    try:
+        client = EngineClient([EngineCore(runner, OPTIONS)])
+        client.start()
+        assert await tokens_of(client.submit(known[7].request)) == known[7].tokens
+        client.stop()
+        del client, runner
+        assert memory() is None
+    finally:
+        gc.enable()
 
 
 _EXITS = {
