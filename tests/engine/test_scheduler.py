@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 
 import numpy as np
 import pytest
@@ -98,9 +99,12 @@ def test_newcomers_gather_while_many_run_but_not_for_long() -> None:
     assert ids(s.schedule()) == ("prefill", ["e"])
 
 
-def test_steps_of_streams_gather_while_other_steps_run_but_not_for_files() -> None:
+def test_steps_of_streams_gather_while_other_steps_run_but_not_for_files(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     s = scheduler(num_slots=64, max_kept_sequences=32)
-    kept, count = KeptSequences(s._options, LIMITS), itertools.count()
+    options = EngineOptions(max_kept_sequences=32)
+    kept, count = KeptSequences(options, LIMITS), itertools.count()
 
     def step() -> str:
         name, samples = f"s{next(count)}", np.zeros(8_000, np.float32)
@@ -124,7 +128,8 @@ def test_steps_of_streams_gather_while_other_steps_run_but_not_for_files() -> No
     s.schedule()
     late = step()
     assert (s.schedule() or Step("prefill", ())).phase == "decode"
-    s._by_id[late].created_s -= MAX_STEP_GATHER_S
+    now_s = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now_s + MAX_STEP_GATHER_S)
     assert ids(s.schedule()) == ("prefill", [late])
 
 
