@@ -134,6 +134,7 @@ SPEED_ROWS = (
 HTTP_HEADS = ("load", "measured", "median latency", "fronts", "decoders", "engine")
 OWN_WORK_ROWS = ("V2 binary", "V2 JSON", "OpenAI", "gRPC")
 OWN_WORK_HEADS = ("p50, one 10 s WAV at a time", *OWN_WORK_ROWS)
+MEMORY_LOOKS = (5_000, 25_000, 50_000, 100_000)  # requests
 PRECISION_HEADS = (
     "`precision`", "`kv_precision`", "weights", "decode step, 1 sequence", "32", "256",
     "prefill of 600 s, language model", "30 s clips, 512 at once", "errors",
@@ -228,6 +229,15 @@ def own_work(results: dict[str, Any], _language: int) -> str:
     return "\n".join(lines)
 
 
+def memory(results: dict[str, Any], _language: int) -> str:
+    """What all processes hold after so many requests."""
+    sizes = [results["pss_mib_after"][str(count)] for count in MEMORY_LOOKS]
+    heads = ("requests", *(f"{count:,}" for count in MEMORY_LOOKS))
+    lines = [f"| {' | '.join(heads)} |", f"| --- |{' ---: |' * len(sizes)}"]
+    cells = " | ".join(f"{size:.0f} MiB" for size in sizes)
+    return "\n".join([*lines, f"| memory of all processes | {cells} |"])
+
+
 def precision(results: dict[str, Any], _language: int) -> str:
     """The precisions on the measured GPU."""
     heads = PRECISION_HEADS
@@ -310,6 +320,7 @@ TABLES = (
     Table("performance", performance, load_results, ENGINE),
     Table("http", http, lambda: _read("http-h200.json"), ENGINE),
     Table("own-work", own_work, lambda: _read("own-work.json"), ENGINE),
+    Table("memory", memory, lambda: _read("many-cpu.json"), ENGINE),
     Table("precision", precision, lambda: _read("precision-h100.json"), ENGINE),
     Table("edge", edge, lambda: _read("edge-cpu.json"), ENGINE),
 )

@@ -30,6 +30,23 @@ def request(request_id: str, audio_s: float = 1.0) -> EngineRequest:
     return EngineRequest(request_id, samples, (1,), (2,), max_new_tokens=10)
 
 
+class Clock:
+    """Time that passes when the test says so, however busy the machine is."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(time, "monotonic", clock)
+    return clock
+
+
 def ids(step: Step | None) -> tuple[str, list[str]] | None:
     return step and (step.phase, [s.request.request_id for s in step.sequences])
 
@@ -82,7 +99,7 @@ def test_prefill_never_comes_twice_while_others_run() -> None:
     assert phases == ["prefill", "decode"] * 3
 
 
-def test_newcomers_gather_while_many_run_but_not_for_long() -> None:
+def test_newcomers_gather_while_many_run_but_not_for_long(clock: Clock) -> None:
     s = scheduler(num_slots=512)
     for number in range(64):
         s.add(request(f"r{number}"))
@@ -93,14 +110,14 @@ def test_newcomers_gather_while_many_run_but_not_for_long() -> None:
     s.add(request("d"))
     assert ids(s.schedule()) == ("prefill", ["a", "b", "c", "d"])
     s.schedule()
-    late = s.add(request("e"))
+    s.add(request("e"))
     assert (s.schedule() or Step("prefill", ())).phase == "decode"
-    late.created_s -= MAX_GATHER_S
+    clock.now_s += MAX_GATHER_S
     assert ids(s.schedule()) == ("prefill", ["e"])
 
 
 def test_steps_of_streams_gather_while_other_steps_run_but_not_for_files(
-    monkeypatch: pytest.MonkeyPatch,
+    clock: Clock,
 ) -> None:
     s = scheduler(num_slots=64, max_kept_sequences=32)
     options = EngineOptions(max_kept_sequences=32)
@@ -128,8 +145,7 @@ def test_steps_of_streams_gather_while_other_steps_run_but_not_for_files(
     s.schedule()
     late = step()
     assert (s.schedule() or Step("prefill", ())).phase == "decode"
-    now_s = time.monotonic()
-    monkeypatch.setattr(time, "monotonic", lambda: now_s + MAX_STEP_GATHER_S)
+    clock.now_s += MAX_STEP_GATHER_S
     assert ids(s.schedule()) == ("prefill", [late])
 
 
