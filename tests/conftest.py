@@ -1,13 +1,37 @@
-"""How many tests there are, and how long they took here the last time."""
+"""What all tests share: how long they took here the last time, and how httpx is used."""
 
 from __future__ import annotations
 
+import functools
+import ssl
 import time
+from typing import Any
 
 import pytest
 
 _KEY = "duration/seconds_by_number"
 _BEGAN = pytest.StashKey[float]()
+
+
+def pytest_configure() -> None:
+    """Each client of httpx, and so each `httpx.get`, reads the machine's certificates: 70 ms of
+    CPU, thousands of times. Here they are read once. And an answer may take more than httpx's 5 s,
+    on a busy machine."""
+    from httpx import _config as config
+    from httpx._transports import default as transports
+
+    patience = config.DEFAULT_TIMEOUT_CONFIG  # all default to it
+    patience.connect = patience.read = patience.write = patience.pool = 300.0
+
+    create = transports.create_ssl_context
+    usual = functools.cache(lambda trust_env: create(True, None, trust_env))
+
+    def shared(verify: Any = True, cert: Any = None, trust_env: bool = True) -> ssl.SSLContext:
+        if verify is True and cert is None:
+            return usual(trust_env)
+        return create(verify, cert, trust_env)
+
+    transports.create_ssl_context = shared
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

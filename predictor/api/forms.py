@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Final
 
 from starlette.requests import Request
 
@@ -15,6 +17,7 @@ from predictor.errors import InvalidInput, UnsupportedMedia
 
 _MAX_PARTS = 33
 _MAX_FIELD_BYTES = 256 * 1024
+_INDEXED: Final = re.compile(r"\[[0-9]{1,3}\]$")  # of a list's items, as PHP and `qs` write them
 
 
 @dataclass(slots=True)
@@ -44,6 +47,7 @@ async def read_form(
     parts = await off_loop(len(body), lambda: read_parts(body, content_type, _MAX_PARTS))
     form = Form()
     for part in parts:
+        part = _of_list(part, known_fields)
         refuse_unknown({part.name: part}, [file_field, *known_fields], "form")
         if part.name == file_field:
             _take_file(form, part)
@@ -52,6 +56,12 @@ async def read_form(
     if form.data is None and needs_file:
         raise InvalidInput(f"{file_field}: the form has no such file", field=file_field)
     return form
+
+
+def _of_list(part: Part, known_fields: Sequence[str]) -> Part:
+    """`names[0]`, `names[1]` are items of the list `names[]`."""
+    name = _INDEXED.sub("[]", part.name)
+    return replace(part, name=name) if name in known_fields else part
 
 
 def _take_file(form: Form, part: Part) -> None:

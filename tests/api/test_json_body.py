@@ -54,7 +54,7 @@ _values = st.recursive(
 )
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(st.dictionaries(st.text(max_size=9), _values, max_size=5), st.booleans())
 def test_a_large_body_reads_as_the_json_module_reads_it(
     body: dict[str, Any], is_ascii: bool
@@ -175,6 +175,55 @@ def test_a_mark_of_the_byte_order_is_passed_over(size: int) -> None:
     for body in (text.encode("utf-8-sig"), memoryview(text.encode("utf-8-sig"))):
         call = v1_call(body, "application/json", {}, 4)  # type: ignore[arg-type]
         assert bytes(call.recordings[0].data or b"") == data
+
+
+def _written(pairs: list[tuple[str, str]]) -> str:
+    return "{" + ", ".join(f"{json.dumps(name)} : {value}" for name, value in pairs) + "}"
+
+
+NAMES = ["a", "b", "a ", ":", "a,", '"', "é", "a\\", ""]
+OBJECTS = st.recursive(
+    st.sampled_from(["1", '": "', '","', '"\\\\"', '"a\\":"', "null", '"\\": "', "[]"]),
+    lambda values: st.one_of(
+        st.lists(values, max_size=3).map(lambda each: f"[{' , '.join(each)}]"),
+        st.lists(st.tuples(st.sampled_from(NAMES), values), max_size=4).map(_written),
+    ),
+    max_leaves=12,
+)
+
+
+def _is_repeated(text: str) -> bool:
+    """By the json module."""
+    found = []
+
+    def look(pairs: list[tuple[str, Any]]) -> None:
+        found.append(len(dict(pairs)) < len(pairs))
+
+    json.loads(text, object_pairs_hook=look)
+    return any(found)
+
+
+@settings(max_examples=60)
+@given(value=OBJECTS)
+def test_a_field_that_is_given_twice_is_refused(value: str) -> None:
+    """And nothing else is: strings may look like names, and names like strings."""
+    uncounted = (':" :', '," :', '\\" :', ' " :')  # ends of names
+    text = f'{{"x": {value}}}'
+    is_repeated = _is_repeated(text)
+    try:
+        load_json(text.encode())
+    except InvalidInput:
+        assert is_repeated
+    else:
+        assert not is_repeated or any(end in value for end in uncounted)
+
+
+@pytest.mark.parametrize("pad", ["", PAD], ids=["small", "large"])
+def test_the_field_that_is_given_twice_is_named(pad: str) -> None:
+    text = '{"parameters": {"language": "en", "language": "fr"}' + pad + "}"
+    with pytest.raises(InvalidInput, match="language: given twice") as caught:
+        load_json(text.encode())
+    assert caught.value.field == "language"
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@
 # namespace `node`, and in its pods Knative with Kourier and KServe as they are released, in
 # images that are made here of the built programs, a Debian base and this repository.
 #   apt-get install --no-install-recommends containerd runc containernetworking-plugins iptables \
-#       conntrack etcd-server dnsmasq-base debootstrap gcc rsync openssl       (and go, kubectl)
+#       conntrack ipset etcd-server dnsmasq-base debootstrap gcc rsync openssl       (and go, kubectl)
 #   tests/cluster/node.sh up FOLDER     then  export KUBECONFIG=FOLDER/kubeconfig
 #       QWEN3_ASR_ENTRY=http://10.200.0.2 QWEN3_ASR_GATEWAY=https://10.200.0.3
 #   tests/cluster/node.sh down FOLDER
@@ -17,7 +17,7 @@ source "$HERE/control_plane.sh" "$@"
 source "$HERE/node_images.sh"
 # shellcheck source=node_install.sh
 source "$HERE/node_install.sh"
-ENVOY=1.40.0 ENVOY_GATEWAY=1.8.1 SUITE=bookworm
+ENVOY=1.40.0 ENVOY_GATEWAY=1.8.1 KUBE_ROUTER=2.1.0 SUITE=bookworm
 PYTHON=${PYTHON:-$HERE/../../.venv/bin/python} # an environment with this repository's requirements.lock
 NODE=10.200.0.2 GATEWAY=10.200.0.3 SOCKET=/run/qwen3-asr-node/containerd.sock
 WITHIN="nsenter --net=/run/netns/node" API=$NODE ADDRESS=$NODE WITHOUT_NODES="--allow-privileged=true --kubelet-preferred-address-types=InternalIP"
@@ -41,10 +41,10 @@ network() {
 
 containers() {
     mkdir -p cni "$(dirname $SOCKET)"
-    cat >cni/10-bridge.conflist <<'JSON'
+    cat >cni/10-bridge.conflist <<JSON
 {"cniVersion": "1.0.0", "name": "node", "plugins": [
   {"type": "bridge", "bridge": "cni0", "isGateway": true, "ipMasq": true, "hairpinMode": true,
-   "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.244.0.0/24"}]], "routes": [{"dst": "0.0.0.0/0"}]}},
+   "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.244.0.0/24"}]], "dataDir": "$FOLDER/addresses", "routes": [{"dst": "0.0.0.0/0"}]}},
   {"type": "portmap", "capabilities": {"portMappings": true}}]}
 JSON
     cat >containerd.toml <<TOML
@@ -82,6 +82,7 @@ evictionHard: {memory.available: 100Mi, nodefs.available: 1%, imagefs.available:
 failSwapOn: false
 imageGCHighThresholdPercent: 100  # an image that is gone cannot be pulled again
 imageGCLowThresholdPercent: 99
+podLogsDir: $FOLDER/pod-logs
 resolvConf: $FOLDER/resolv.conf
 YAML
     echo "nameserver 10.96.0.10" >resolv.conf
@@ -99,6 +100,14 @@ YAML
     start kube-proxy ./kube-proxy --config=kube-proxy.yaml
     until kubectl get node node >/dev/null 2>&1; do sleep 1; done
     kubectl wait --for=condition=Ready node/node --timeout=5m
+}
+
+policies() { # kube-router, of which only the enforcement of network policies is wanted
+    start kube-router ./kube-router --kubeconfig=kubeconfig --hostname-override=node --run-firewall=true \
+        --run-router=false --run-service-proxy=false --service-cluster-ip-range=10.96.0.0/16
+    until [ "$(curl --silent --output /dev/null --write-out '%{http_code}' "http://$NODE:20244/healthz")" = 200 ]; do
+        sleep 1
+    done
 }
 
 names() { # the cluster's DNS: dnsmasq beside the node, with a file for each service
@@ -168,12 +177,30 @@ YAML
     done
 }
 
+take_down() { # pods first, then what ran them, then what they leave: mounts, groups, addresses
+    local each
+    if [ -e kubelet.pid ]; then pkill -KILL --session "$(cat kubelet.pid)" || true; fi
+    if [ -e containerd.pid ] && ctr -a $SOCKET version >/dev/null 2>&1; then
+        ctr -a $SOCKET -n k8s.io tasks ls --quiet | xargs --no-run-if-empty -n1 ctr -a $SOCKET -n k8s.io tasks kill --signal KILL || true
+        ctr -a $SOCKET -n k8s.io containers ls --quiet | xargs --no-run-if-empty ctr -a $SOCKET -n k8s.io containers rm || true
+    fi
+    down
+    awk -v folder="$FOLDER/" -v state="$(dirname $SOCKET)/" \
+        'index($2, folder) == 1 || index($2, state) == 1 {print $2}' /proc/mounts | sort -r | xargs --no-run-if-empty umount || true
+    find /sys/fs/cgroup -depth -type d -path '*/kubepods*' -exec rmdir {} + 2>/dev/null || true
+    # Pods' network namespaces too: their bridge is in the node's.
+    for each in $(ip netns list | awk '$1 == "node" || /^cni-/ {print $1}'); do ip netns delete "$each"; done
+    rm -rf --one-file-system "$(dirname $SOCKET)" addresses etcd-data hosts kubelet-data pod-logs volumes
+}
+
 case $ACTION in
 up)
-    down
+    take_down
     network
     build
     programs
+    later &
+    LATER=$!
     containers
     debian
     images
@@ -185,17 +212,10 @@ up)
     start claims "$0" claims "$FOLDER"
     knative
     kserve
+    wait $LATER
     gateway
+    policies
     ;;
-down)
-    # Pods first, then what ran them, then the mounts that kubelet made for them.
-    if [ -e kubelet.pid ]; then kill "$(cat kubelet.pid)" || true; fi
-    ctr -a $SOCKET -n k8s.io tasks ls --quiet | xargs --no-run-if-empty -n1 ctr -a $SOCKET -n k8s.io tasks kill --signal KILL
-    ctr -a $SOCKET -n k8s.io containers ls --quiet | xargs --no-run-if-empty ctr -a $SOCKET -n k8s.io containers rm || true
-    down
-    awk -v folder="$FOLDER/" 'index($2, folder) == 1 {print $2}' /proc/mounts | sort -r | xargs --no-run-if-empty umount || true
-    # Pods' network namespaces too: their bridge is in the node's.
-    ip netns list | awk '$1 == "node" || /^cni-/ {print $1}' | xargs --no-run-if-empty -n1 ip netns delete
-    ;;
+down) take_down ;;
 *) "$ACTION" ;;
 esac

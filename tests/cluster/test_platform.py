@@ -12,11 +12,23 @@ from tests.manifests.objects import of_kind
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(3600)]
 CLIENT_LABEL = "qwen3-asr/client"
-ASK = "import sys, urllib.request; urllib.request.urlopen(sys.argv[1], timeout=20).read()"
+# Asks until it is answered: a new pod is let through only once who enforces policies has seen it.
+ASK = """
+import sys, time, urllib.request
+ends = time.monotonic() + 30
+while True:
+    try:
+        urllib.request.urlopen(sys.argv[1], timeout=10).read()
+        break
+    except OSError:
+        if time.monotonic() > ends:
+            raise
+        time.sleep(0.5)
+"""
 
 
 def can_reach(target: Target, namespace: str, name: str, url: str) -> bool:
-    """Whether a pod of a namespace gets an answer from an address."""
+    """Whether a pod of a namespace gets an answer from an address, within half a minute."""
     server = {
         "name": "ask",
         "image": target.image,

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+<<<<<<< HEAD
 from collections.abc import Coroutine
+=======
+import threading
+import time
+from collections.abc import Callable, Coroutine, Iterator
+>>>>>>> main
 from dataclasses import replace
 from typing import Any
 
@@ -84,7 +90,7 @@ async def test_chunks_that_pile_up_come_as_one(
 
 def finished(engine: EngineClient) -> None:
     while engine.stats().num_finished == 0:
-        pass
+        time.sleep(0.001)  # leaves the processor to it
 
 
 async def test_requests_join_and_leave_between_steps(

@@ -1,8 +1,8 @@
-"""A Kubernetes API and an ingress over HTTP, for the cluster tests' logic without a cluster.
+"""A Kubernetes API over HTTP, for the cluster tests' logic without a cluster.
 
 Server-side apply, merge patches, lists, watches, dry runs and deletion, as the tests use them; the
 controllers turn once for each thing that is read, so that watchers and callers see every state in
-between and nothing waits. Refusals come from the rules of tests/manifests with the webhooks' names.
+between and nothing waits. admission.py says what is refused, ingress.py answers for the services.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import copy
 import json
-import random
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -18,15 +17,12 @@ from urllib.parse import SplitResult, urlsplit
 
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
-from starlette.routing import Route, WebSocketRoute
-from starlette.websockets import WebSocket
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
 
-from tests.cluster.fake import network, server
-from tests.cluster.fake.controllers import FLAGS, FakeService
-from tests.cluster.fake.jobs import FakeJobs
-from tests.cluster.fake.sessions import FakeSessions
-from tests.manifests import knative_rules, kserve_rules
+from tests.cluster.fake import admission, network
+from tests.cluster.fake.controllers import FakeService
+from tests.cluster.fake.ingress import FakeIngress
 
 Object = dict[str, Any]
 WATCH_S = 120.0  # a watch ends by the client's timeout, and by this
@@ -37,6 +33,10 @@ _KINDS = {"networkpolicies": "NetworkPolicy"}
 def problem(status: int, message: str) -> JSONResponse:
     body = {"kind": "Status", "apiVersion": "v1", "code": status, "message": message}
     return JSONResponse(body, status)
+
+
+def _refused(said: str | None) -> JSONResponse | None:
+    return problem(400, said) if said else None
 
 
 def merged(base: Any, patch: Any) -> Any:
@@ -59,9 +59,7 @@ class FakeKubernetes:
         self.kserve, self.unknown = kserve, unknown
         self.objects: dict[tuple[str, str, str], Object] = {}  # kind, namespace, name
         self.services: dict[tuple[str, str], FakeService] = {}
-        self._random = random.Random(1)
         self._version = 0
-        self._sessions, self._jobs = FakeSessions(), FakeJobs()
 
     # -- routes --------------------------------------------------------------------------------
 
@@ -82,12 +80,7 @@ class FakeKubernetes:
         )
 
     def ingress(self) -> Starlette:
-        return Starlette(
-            routes=[
-                WebSocketRoute("/v1/realtime", self.talk),
-                Route("/{path:path}", self.serve, methods=["GET", "POST"]),
-            ]
-        )
+        return FakeIngress(lambda: self.services.values(), self._keys).app()
 
     async def get_version(self, _: Request) -> Response:
         return JSONResponse({"major": "1", "minor": "34", "gitVersion": "v1.34.4"})
@@ -209,7 +202,7 @@ class FakeKubernetes:
             assert current is not None
             body = merged(current.service, body)
         before = current.service if current and kind == "InferenceService" else None
-        if denied := self._denied(body, before):
+        if denied := _refused(admission.denied(body, before)):
             return denied
         if "dryRun" in request.query_params:
             return JSONResponse(body)
@@ -223,7 +216,8 @@ class FakeKubernetes:
 
     async def _create(self, request: Request, namespace: str) -> Response:
         body = json.loads(await request.body())
-        denied = self._denied(body) or self._no_account(body, namespace)
+        said = admission.denied(body) or admission.no_account(body, namespace, self.objects)
+        denied = _refused(said)
         if denied or "dryRun" in request.query_params:
             return denied or JSONResponse(body, 201)
         key = (body["kind"], namespace, body["metadata"]["name"])
@@ -239,7 +233,7 @@ class FakeKubernetes:
             return problem(404, f"{kind} {name} not found")
         if body["metadata"].get("resourceVersion") != before["metadata"]["resourceVersion"]:
             return problem(409, "the object has been modified")
-        if denied := self._denied(body, before if current else None):
+        if denied := _refused(admission.denied(body, before if current else None)):
             return denied
         if current is None:
             return self._keep((kind, namespace, name), body, 200)
@@ -267,24 +261,6 @@ class FakeKubernetes:
             self.kserve,
             has_secret=lambda secret: ("Secret", namespace, secret) in self.objects,
         )
-
-    def _denied(self, body: Object, before: Object | None = None) -> Response | None:
-        if body["kind"] == "InferenceService":
-            said = list(kserve_rules.refusals(body, before))
-            who = "inferenceservice.kserve-webhook-server.validator"
-        elif body["apiVersion"].startswith("serving.knative.dev/"):
-            said = list(knative_rules.refusals(body, FLAGS, 3600))
-            who = "validation.webhook.serving.knative.dev"
-        else:
-            return None
-        text = f'admission webhook "{who}" denied the request: validation failed: '
-        return problem(400, text + said[0]) if said else None
-
-    def _no_account(self, body: Object, namespace: str) -> Response | None:
-        accounts = {name for kind, where, name in self.objects
-                    if (kind, where) == ("ServiceAccount", namespace)}  # fmt: skip
-        said = knative_rules.missing_account(body, namespace, accounts)
-        return problem(400, said) if said else None
 
     def _delete_pod(self, namespace: str, name: str) -> Response:
         for (where, _), service in self.services.items():
@@ -320,33 +296,8 @@ class FakeKubernetes:
                     yield json.dumps({"type": event, "object": value}) + "\n"
             await asyncio.sleep(PACE_S)
 
-    # -- the ingress ---------------------------------------------------------------------------
-
-    async def serve(self, request: Request) -> Response:
-        host = request.headers["host"].split(":")[0]
-        for service in self.services.values():
-            service.turn()
-            if backends := service.backends(host):
-                names, shares = zip(*backends, strict=True)
-                [chosen] = self._random.choices(names, shares)
-                workload = service.serving(chosen)
-                if request.url.path.startswith("/v1/jobs"):
-                    return self._jobs.answer(request, workload)
-                body = await request.body()
-                return server.answer(request, body, workload, self._keys(service.namespace))
-        return PlainTextResponse("no route", 404)
-
-    async def talk(self, socket: WebSocket) -> None:
-        host = socket.headers["host"].split(":")[0]
-        for service in self.services.values():
-            service.turn()
-            if backends := service.backends(host):
-                workload = service.serving(max(backends, key=lambda each: each[1])[0])
-                await self._sessions.run(socket, service, workload)
-                return
-        await socket.close()
-
     def _keys(self, namespace: str) -> Object:
+        """What the servers' keys are mounted from."""
         secret = self.objects.get(("Secret", namespace, "qwen3-asr-api-keys"), {})
         found: Object = secret.get("data", {})
         return found

@@ -9,80 +9,19 @@ a canary's share and weights no route; a model without storage gets an agent.
 from __future__ import annotations
 
 import copy
-import itertools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
+from tests.cluster.fake.workloads import FLAGS, Workload, address_of, template_of
 from tests.manifests import knative_rules, kserve_rules
 from tests.manifests.objects import MODE, Predictor, knative_service, merge, of_kind, predictors
 
 Object = dict[str, Any]
 DOMAIN = "example.com"
 TAGGED = "serving.kserve.io/enable-tag-routing"
-FLAGS = frozenset(
-    {
-        *knative_rules.POD_FLAGS.values(),
-        *knative_rules.VOLUME_FLAGS.values(),
-        knative_rules.WRITE_FLAG,
-    }
-)
-MISSING = "nowhere"  # a folder that no claim has
 IDLE_TURNS = 10  # until pods that nobody needs go
-_NEXT = itertools.count(1)
-
-
-@dataclass
-class Workload:
-    """A Knative revision or a Deployment, with its pods."""
-
-    name: str
-    predictor: Predictor
-    age: int = 0  # turns of the controllers
-    pods: list[str] = field(default_factory=list)
-
-    @property
-    def identity(self) -> str:
-        """What it serves: by its claim's folder, or the folder in the image."""
-        model = self.predictor.spec.get("model", {})
-        folder = model.get("storageUri") or next(
-            arg for arg in self.predictor.container["args"] if arg.startswith("--model_dir=")
-        )
-        return Path(folder).name
-
-    @property
-    def template(self) -> Object:
-        return template_of(self.predictor)
-
-    @property
-    def is_there(self) -> bool:
-        """Whether it can ever serve: the storage initializer finds its weights."""
-        return self.identity != MISSING
-
-    @property
-    def floor(self) -> int:
-        return int(self.predictor.spec.get("minReplicas", 1))
-
-    @property
-    def first(self) -> int:
-        """Pods that a new revision starts, and must have before it is ready."""
-        annotations = self.predictor.service["metadata"].get("annotations", {})
-        return max(int(annotations.get(knative_rules.SCALING + "initial-scale", 1)), self.floor)
-
-    def start_pod(self) -> None:
-        self.pods.append(f"{self.name}-{next(_NEXT)}")
-
-
-def template_of(predictor: Predictor) -> Object:
-    """What a Deployment's pods are made from; the weights are an annotation there."""
-    return {"pod": predictor.pod, "weights": predictor.spec.get("model", {}).get("storageUri")}
-
-
-def address_of(pod: str) -> str:
-    """A pod's own address, by the number at the end of its name."""
-    number = int(pod.rsplit("-", 1)[1])
-    return f"10.0.{number // 250}.{number % 250 + 1}"
 
 
 @dataclass
@@ -98,6 +37,8 @@ class FakeService:
     served: list[tuple[str, int]] = field(default_factory=list)  # who really answers, by percent
     tags: dict[str, list[tuple[str, int]]] = field(default_factory=dict)
     idle: int = 0
+    sessions: int = 0  # live ones, which are requests in flight to the autoscaler
+    is_growing: bool = False  # their number; meanwhile the autoscaler's window keeps all pods
     has_secret: Callable[[str], bool] = lambda _: True  # whether its namespace has it
 
     def __post_init__(self) -> None:
@@ -283,10 +224,23 @@ class FakeService:
             floor = workload.floor if name in busy else 0
             if self.mode == "Knative" and floor == 0 and self.idle > IDLE_TURNS:
                 workload.pods.clear()
-            if self.mode == "Knative" and self.idle > IDLE_TURNS and len(workload.pods) > floor > 0:
+            wanted = max(floor, self._for_sessions(workload)) if name in busy else floor
+            is_idle = self.mode == "Knative" and self.idle > IDLE_TURNS and not self.is_growing
+            if is_idle and len(workload.pods) > wanted > 0:
                 del workload.pods[0]
-            while len(workload.pods) < floor:
+            while len(workload.pods) < wanted:
                 workload.start_pod()
+
+    def count(self, change: int) -> None:
+        """A live session more, or one less."""
+        self.sessions += change
+        self.is_growing = change > 0
+
+    def _for_sessions(self, workload: Workload) -> int:
+        """Pods that the autoscaler wants for the live sessions there are."""
+        spec = workload.predictor.spec
+        wanted = math.ceil(self.sessions / spec.get("scaleTarget", 100))
+        return min(wanted, int(spec.get("maxReplicas", wanted)))
 
     def _conditions(self, status: str, reason: str, message: str) -> None:
         why = {} if status == "True" else {"reason": reason, "message": message}

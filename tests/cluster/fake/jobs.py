@@ -13,7 +13,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from tests.cluster.fake.controllers import Workload
+from tests.cluster.fake.workloads import Workload
 
 Object = dict[str, Any]
 NUM_SEGMENTS = 4

@@ -11,7 +11,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from tests.cluster.fake.controllers import Workload
+from tests.cluster.fake.workloads import Workload
 from tests.manifests.objects import ROOT
 
 Object = dict[str, Any]

@@ -1,24 +1,27 @@
 """Live sessions at the fake ingress, as the real server and Knative's route end them.
 
 A session hears its pod's SIGTERM and its own time limit, and says so; the route's timeout and a pod
-that has no word for it cut the connection. Seconds of settings pass in hundredths.
+that has no word for it cut the connection. A session ages by each look at it in which nothing was
+said, so on a busy machine it lives longer: seconds of settings pass in hundredths at most.
 """
 
 from __future__ import annotations
 
 import asyncio
+import base64
 import itertools
-import time
 from collections import Counter
 from typing import Any
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from tests.cluster.fake.controllers import FakeService, Workload
+from tests.cluster.fake.controllers import FakeService
+from tests.cluster.fake.workloads import Workload
 
 Object = dict[str, Any]
 FASTER = 100.0
 LOOK_S = 0.02
+PAUSE_BYTES = 9600  # silence that ends an utterance
 GOING_AWAY, CUT = 1001, 1011
 DEFAULT_SESSION_S = 570.0  # max_live_session_s
 COMPLETED = "conversation.item.input_audio_transcription.completed"
@@ -40,6 +43,7 @@ class FakeSessions:
             return
         pod = min(workload.pods, key=lambda name: self._open[name])
         self._open[pod] += 1
+        service.count(1)
         await socket.accept()
         try:
             await self._talk(socket, service, workload, pod, self._tokens.get(resume or "", 0))
@@ -47,24 +51,27 @@ class FakeSessions:
             pass  # the client left
         finally:
             self._open[pod] -= 1
+            service.count(-1)
 
     async def _talk(
         self, socket: WebSocket, service: FakeService, workload: Workload, pod: str, items: int
     ) -> None:
         await socket.send_json({"type": "session.created", "session": {}})
-        begun, is_speaking = time.monotonic(), False
+        age_s, is_speaking, is_silent = 0.0, False, True
         longest_s = number(workload, "--max_live_session_s", DEFAULT_SESSION_S)
         route_s = float(service.service["spec"]["predictor"]["timeout"])
         heard = asyncio.create_task(socket.receive_json())
         while True:
             done, _ = await asyncio.wait({heard}, timeout=LOOK_S)
             if done:
-                is_speaking = heard.result()["type"] == "input_audio_buffer.append"
+                said = base64.b64decode(heard.result().get("audio", ""))
+                is_speaking, is_silent = is_speaking or any(said), not any(said[-PAUSE_BYTES:])
                 heard = asyncio.create_task(socket.receive_json())
-            elif is_speaking:  # and now a pause
-                is_speaking, items = False, items + 1
-                await socket.send_json({"type": COMPLETED, "transcript": "so it goes"})
-            age_s = (time.monotonic() - begun) * FASTER
+            else:
+                age_s += LOOK_S * FASTER
+                if is_speaking and is_silent:
+                    is_speaking, items = False, items + 1
+                    await socket.send_json({"type": COMPLETED, "transcript": "so it goes"})
             if age_s >= route_s:
                 await socket.close(CUT, "the route's timeout")
                 break
