@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-<<<<<<< HEAD
-from collections.abc import Coroutine
-=======
-import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator
->>>>>>> main
+from collections.abc import Coroutine
 from dataclasses import replace
 from typing import Any
 
