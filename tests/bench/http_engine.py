@@ -2,7 +2,8 @@
 
     python -m tests.bench.http_engine '{"shape": "1.7B", ...}'      (the same loads, without HTTP)
 
-`paced` is a runner that only waits, as long as a device would: what is left is what the host does.
+`paced` is a runner that only waits, as long as a device would, `instant` one that does not even
+wait: what is left is what the host does.
 """
 
 from __future__ import annotations
@@ -68,9 +69,11 @@ def forced(engine_options: EngineOptions) -> EngineOptions:
 def bench_engine(
     shape: str, device: str, settings: EngineOptions, on_step: Callable[[StepStats], None]
 ) -> EngineCore:
-    """An engine with random weights of `shape`, made on the device; or `paced`."""
+    """An engine with random weights of `shape`, made on the device; or `paced`, or `instant`."""
     if shape == "paced":
         return EngineCore(PacedRunner(), settings, on_step)
+    if shape == "instant":
+        return EngineCore(InstantRunner(PACED_STEPS), settings, on_step)
     import torch
 
     from predictor.engine.start.build import choose_device, make_runner
