@@ -60,9 +60,9 @@ format: setup ## let ruff rewrite the files
 # Most tests wait for other processes, so three parts run side by side, each with one thread for torch:
 # threads that wait for each other on a busy processor would be several times as slow.
 test: setup lint $(CLIENTS) $(LITELLM) ## everything that needs no GPU and no cluster
-	@export OMP_NUM_THREADS=1; \
-	  $(PY) -m pytest -q -rs $(FIRST) > $(VENV)/first.log 2>&1 & first=$$!; \
-	  $(PY) -m pytest -q -rs $(SECOND) > $(VENV)/second.log 2>&1 & second=$$!; \
+	@export OMP_NUM_THREADS=1; exec 3>&1; \
+	  TESTS_SAID_ON=3 $(PY) -m pytest -q -rs $(FIRST) > $(VENV)/first.log 2>&1 & first=$$!; \
+	  TESTS_SAID_ON=3 $(PY) -m pytest -q -rs $(SECOND) > $(VENV)/second.log 2>&1 & second=$$!; \
 	  $(PY) -m pytest -q -rs $(addprefix --ignore=,$(FIRST) $(SECOND)); status=$$?; \
 	  wait $$first || status=1; cat $(VENV)/first.log; \
 	  wait $$second || status=1; cat $(VENV)/second.log; \

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from pipelines import chosen
 from pipelines import compile as compiler
-from pipelines import options
 from pipelines.archive import transcribe_archive
-from pipelines.evaluate import JOURNAL, REPORT_HTML, evaluate, write_reports
+from pipelines.evaluate import JOURNAL, REPORT_HTML, default_title, evaluate, write_reports
 from pipelines.lib.errors import JournalError, OptionError
 from pipelines.lib.evaluation import Report, build_report, read_report
 from pipelines.lib.gate import Verdict, judge_reports
@@ -73,7 +73,7 @@ def _transcribe(parsed: argparse.Namespace, url: str) -> list[Record]:
     )
     return transcribe_archive(
         parsed.source,
-        options.service_options(parsed, url),
+        chosen.service_options(parsed, url),
         parsed.out,
         ask,
         formats=parsed.formats.split(","),
@@ -100,25 +100,28 @@ def run_evaluate(parsed: argparse.Namespace) -> bool:
 
 
 def _evaluate(parsed: argparse.Namespace, url: str) -> Report:
-    clips = options.read_clips(parsed)
+    clips = chosen.read_clips(parsed)
     if (parsed.out / JOURNAL).exists():
         note(f"continuing {parsed.out / JOURNAL}; remove it to ask everything again")
     return evaluate(
         clips,
-        options.service_options(parsed, url),
+        chosen.service_options(parsed, url),
         parsed.out,
-        options.evaluate_options(parsed),
+        chosen.evaluate_options(parsed),
         title=parsed.title,
     )
 
 
 def run_rescore(parsed: argparse.Namespace) -> bool:
     """Score what is there anew."""
-    clips = options.read_clips(parsed)
-    scoring = options.scoring_options(parsed)
+    clips = chosen.read_clips(parsed)
+    scoring = chosen.scoring_options(parsed)
     if parsed.journal is not None:
         header, found = read_journal(parsed.journal)
-        service = {"rescored": str(parsed.journal), **header.get(SERVICE, {})}
+        answered = header.get(SERVICE, {})
+        service = {"rescored": str(parsed.journal), **answered}
+        where = {"model": header.get("model"), "host": answered.get("address"), **answered}
+        named = default_title(where)
         by_id = {record.clip_id: record for record in found}
         missing = [clip.id for clip in clips if clip.id not in by_id]
         if missing:
@@ -129,9 +132,9 @@ def run_rescore(parsed: argparse.Namespace) -> bool:
         records = [by_id[clip.id] for clip in clips]
     else:
         service = {"hypotheses": str(parsed.hypotheses)}
+        named = parsed.hypotheses.stem
         records = read_hypotheses(parsed.hypotheses, clips, parsed.form)
-    title = parsed.title or (parsed.journal or parsed.hypotheses).stem
-    report = build_report(clips, records, scoring, title=title, service=service)
+    report = build_report(clips, records, scoring, title=parsed.title or named, service=service)
     write_reports(report, parsed.out, parsed.audio_budget, allow_remote=parsed.allow_remote)
     _show_report(parsed, report)
     return True
@@ -164,7 +167,7 @@ def run_trend(parsed: argparse.Namespace) -> bool:
 def run_compare(parsed: argparse.Namespace) -> int:
     """Compare two reports; the verdict as an exit code."""
     stable, candidate = read_report(Path(parsed.stable)), read_report(Path(parsed.candidate))
-    comparison, decision = judge_reports(stable, candidate, options.gate_limits(parsed))
+    comparison, decision = judge_reports(stable, candidate, chosen.gate_limits(parsed))
     if parsed.out is not None:
         write_comparison(comparison, decision, parsed.out)
         title = f"{candidate['title']} against {stable['title']}"
@@ -182,7 +185,7 @@ def run_plan(parsed: argparse.Namespace) -> bool:
     margin = parse_margin(parsed.margin, "plan: margin")
     if margin is None:
         raise OptionError("plan: margin: none asks for no evaluation at all")
-    expected = options.expected(parsed)
+    expected = chosen.expected(parsed)
     asked = {"": expected}
     if parsed.report is not None:
         asked = expected_of(read_report(parsed.report), expected)

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.lib.client import ServiceOptions
+from pipelines.lib.defaults import AUDIO_BUDGET_BYTES
 from pipelines.lib.evaluation import Report, ScoringOptions, build_report, write_report
 from pipelines.lib.journal import SERVICE, Record, read_journal
 from pipelines.lib.manifest import Clip
-from pipelines.lib.render import AUDIO_BUDGET_BYTES, report_html, report_markdown
+from pipelines.lib.render import report_html, report_markdown
 from pipelines.lib.transcribe import AskOptions, Target, transcribe_together
 
 JOURNAL = "journal.jsonl"

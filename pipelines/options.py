@@ -1,27 +1,28 @@
-"""The command line's options, in groups, and what they become."""
+"""The command line's options, in groups; what they become is in `chosen`.
+
+Only what costs nothing is imported here: numpy, the Kubernetes client and their like take seconds,
+and `--help` needs none of them.
+"""
 
 from __future__ import annotations
 
 import argparse
-import os
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from pipelines.evaluate import EvaluateOptions
-from pipelines.lib.bootstrap import NUM_RESAMPLES
-from pipelines.lib.client import API_KEY_ENV, PATIENCE_S, PROTOCOLS, ServiceOptions
-from pipelines.lib.errors import OptionError
-from pipelines.lib.evaluation import ScoringOptions
-from pipelines.lib.hypotheses import FORMS
+from pipelines.lib.defaults import (
+    API_KEY_ENV,
+    AUDIO_BUDGET_BYTES,
+    HYPOTHESIS_FORMS,
+    NUM_RESAMPLES,
+    PATIENCE_S,
+    PROTOCOLS,
+)
+from pipelines.lib.expected import Expected
 from pipelines.lib.limits import NOT_JUDGED, GateLimits
-from pipelines.lib.manifest import Clip
 from pipelines.lib.normalize import DEFAULT, NORMALIZERS
-from pipelines.lib.plan import Expected
-from pipelines.lib.readers import LAYOUTS, read_dataset
-from pipelines.lib.render import AUDIO_BUDGET_BYTES
-from pipelines.lib.spoken import with_languages
-from pipelines.output import note
+from pipelines.lib.readers import LAYOUTS
 
 
 def add_service(
@@ -100,7 +101,7 @@ def add_answers(parser: argparse.ArgumentParser) -> None:
     where.add_argument("--journal", type=Path, help="journal.jsonl of an evaluation")
     where.add_argument("--hypotheses", type=Path, help="transcripts of another system")
     parser.add_argument(
-        "--form", choices=sorted(FORMS), help="of --hypotheses; default: its ending"
+        "--form", choices=sorted(HYPOTHESIS_FORMS), help="of --hypotheses; default: its ending"
     )
 
 
@@ -177,12 +178,6 @@ def add_planning(parser: argparse.ArgumentParser) -> None:
         )
 
 
-def expected(parsed: argparse.Namespace) -> Expected:
-    """The evaluation to come."""
-    values = {f.name: getattr(parsed, f.name) for f in fields(Expected) if f.name != "rate"}
-    return Expected(rate=parsed.rate or 0.0, **values)
-
-
 def add_out(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
     """Where results go."""
     parser.add_argument("--out", type=Path, required=required, help="folder for the results")
@@ -213,81 +208,6 @@ def add_submit(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="a pipeline parameter"
     )
-
-
-def service_options(parsed: argparse.Namespace, url: str) -> ServiceOptions:
-    """The service at `url`, asked as the options say."""
-    return ServiceOptions(
-        url=url,
-        model=parsed.model,
-        protocol=parsed.protocol,
-        host_header=getattr(parsed, "host_header", None),
-        api_key=os.environ.get(parsed.api_key_env),
-        send_language=parsed.send_language,
-        timeout_s=parsed.timeout,
-        max_attempts=parsed.attempts,
-        patience_s=parsed.patience,
-    )
-
-
-def evaluate_options(parsed: argparse.Namespace) -> EvaluateOptions:
-    """How the evaluation runs."""
-    return EvaluateOptions(
-        concurrency=parsed.concurrency,
-        allow_remote=parsed.allow_remote,
-        show_progress=not parsed.quiet,
-        drafts=getattr(parsed, "drafts", False),
-        audio_budget_bytes=parsed.audio_budget,
-        scoring=scoring_options(parsed),
-    )
-
-
-def scoring_options(parsed: argparse.Namespace) -> ScoringOptions:
-    """How answers become numbers."""
-    return ScoringOptions(
-        cluster_by=parsed.cluster_by,
-        num_resamples=parsed.resamples,
-        seed=parsed.seed,
-        price_per_hour=parsed.price,
-        normalizer=parsed.normalizer,
-        compounds=parsed.compounds,
-        keywords=read_keywords(parsed.keywords) if parsed.keywords else (),
-    )
-
-
-def read_keywords(path: Path) -> tuple[str, ...]:
-    """Names and terms, one a line; OptionError when the file cannot be read."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise OptionError(f"keywords: {path} cannot be read: {error}") from error
-    return tuple(dict.fromkeys(line.strip() for line in lines if line.strip()))
-
-
-def read_clips(parsed: argparse.Namespace) -> list[Clip]:
-    """The recordings."""
-    clips = read_dataset(
-        parsed.data, layout=parsed.layout, split=parsed.split, language=parsed.language
-    )
-    if parsed.limit is not None and parsed.limit < 1:
-        raise OptionError(f"limit: {parsed.limit} is below 1")
-    found, said = with_languages(clips[: parsed.limit])
-    if said:
-        note(said)
-    return found
-
-
-def gate_limits(parsed: argparse.Namespace) -> GateLimits:
-    """The gate's limits."""
-    values = {
-        f.name: getattr(parsed, f.name) for f in fields(GateLimits) if hasattr(parsed, f.name)
-    }
-    margins = [text.partition("=") for text in parsed.language_margin]
-    for name, equals, _ in margins:
-        if not equals:
-            raise OptionError(f"language-margin: {name!r} is not LANGUAGE=MARGIN")
-    values["language_margins"] = {name: margin for name, _, margin in margins}
-    return GateLimits.from_mapping(values)
 
 
 def add_fields(

@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
-from pipelines import options, rollout_options
+from pipelines import chosen, rollout_options
 from pipelines.lib.client import ServiceOptions
 from pipelines.lib.errors import OptionError
 from pipelines.lib.webhook import webhook
@@ -22,7 +22,7 @@ from pipelines.rollout.driver import PausedError
 from pipelines.rollout.kube import Patience
 from pipelines.rollout.lease import TakenOverError
 from pipelines.rollout.machine import Outcome, Rollout
-from pipelines.rollout.state import Phase
+from pipelines.rollout.state import FINISHED, Phase
 from pipelines.rollout.storage_uri import check_storage_uri
 from pipelines.rollout.watch import PrometheusWatcher
 
@@ -47,7 +47,7 @@ def _promote(parsed: argparse.Namespace, cluster: Cluster) -> Result:
     for option in ("data", "out"):
         if getattr(parsed, option) is None:
             raise OptionError(f"{option}: must be given to judge a candidate by")
-    clips = options.read_clips(parsed)
+    clips = chosen.read_clips(parsed)
     if parsed.candidate is not None:
         candidate = read_candidate(parsed.candidate)
     else:
@@ -59,30 +59,40 @@ def _promote(parsed: argparse.Namespace, cluster: Cluster) -> Result:
     promotion = PromoteOptions(
         service=_service(parsed),
         direct=parsed.ingress is None,
-        limits=options.gate_limits(parsed),
-        evaluation=options.evaluate_options(parsed),
+        limits=chosen.gate_limits(parsed),
+        evaluation=chosen.evaluate_options(parsed),
     )
     asker = Asker(promotion.service, direct=promotion.direct)
     return promote(_rollout(parsed, cluster, asker), candidate, clips, promotion, parsed.out)
 
 
 def _service(parsed: argparse.Namespace) -> ServiceOptions:
-    return options.service_options(parsed, parsed.ingress or DIRECT_URL)
+    return chosen.service_options(parsed, parsed.ingress or DIRECT_URL)
 
 
 def run_rollback(parsed: argparse.Namespace) -> bool:
     """Go back, whatever is under way; good when the traffic is back."""
-    with interruptible():
-        outcome = _rollout(parsed, _cluster(parsed)).rollback([parsed.reason])
+    outcome = _unless_taken_over(parsed, lambda rollout: rollout.rollback([parsed.reason]))
     _show(parsed, outcome)
     return outcome.phase is Phase.ROLLED_BACK
 
 
+def _unless_taken_over(parsed: argparse.Namespace, act: Callable[[Rollout], Outcome]) -> Outcome:
+    """What came of it; where another rollback was later and does it, how that stands by now."""
+    cluster = _cluster(parsed)
+    with interruptible():
+        try:
+            return act(_rollout(parsed, cluster))
+        except TakenOverError as error:
+            note(f"stopped: {error}")
+            return _rollout(parsed, cluster).outcome()
+
+
 def run_abort(parsed: argparse.Namespace) -> bool:
     """End what is under way; good when that was done."""
-    with interruptible():
-        _show(parsed, _rollout(parsed, _cluster(parsed)).abort([parsed.reason]))
-    return True
+    outcome = _unless_taken_over(parsed, lambda rollout: rollout.abort([parsed.reason]))
+    _show(parsed, outcome)
+    return outcome.phase in FINISHED
 
 
 def run_pause(parsed: argparse.Namespace) -> bool:

@@ -6,10 +6,10 @@ import argparse
 from dataclasses import fields, replace
 from pathlib import Path
 
+from pipelines.lib.defaults import API_ATTEMPTS
 from pipelines.options import add_fields
-from pipelines.rollout.kube import Patience
+from pipelines.rollout.limits import WatchLimits
 from pipelines.rollout.plan import Plan
-from pipelines.rollout.watch import WatchLimits
 
 
 def add_plan(parser: argparse.ArgumentParser) -> None:
@@ -39,7 +39,7 @@ def add_cluster(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--api-attempts",
         type=int,
-        default=Patience().attempts,
+        default=API_ATTEMPTS,
         help="while the Kubernetes API is away (default %(default)s)",
     )
 

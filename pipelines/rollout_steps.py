@@ -15,17 +15,19 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from pipelines.evaluation_steps import AlarmError
-from pipelines.lib.client import API_KEY_ENV, ServiceOptions
+from pipelines.lib.client import ServiceOptions
+from pipelines.lib.defaults import API_KEY_ENV
 from pipelines.lib.errors import OptionError, PipelineError, RolloutError
 from pipelines.lib.webhook import webhook
 from pipelines.promote import with_storage_uri
 from pipelines.rollout.asker import Asker
 from pipelines.rollout.cluster import Cluster, InferenceService, connect
+from pipelines.rollout.limits import WatchLimits
 from pipelines.rollout.machine import Rollout
 from pipelines.rollout.modes import main_url, mode_name
 from pipelines.rollout.plan import Plan
 from pipelines.rollout.storage_uri import check_storage_uri
-from pipelines.rollout.watch import PrometheusWatcher, WatchLimits
+from pipelines.rollout.watch import PrometheusWatcher
 
 UNUSED_URL = "http://by-its-own-address"
 INGRESSES = (

@@ -21,7 +21,8 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
 
-from pipelines.lib.client import API_KEY_ENV, AsrClient, ServiceOptions
+from pipelines.lib.client import AsrClient, ServiceOptions
+from pipelines.lib.defaults import API_KEY_ENV
 from pipelines.lib.errors import OptionError, PipelineError, ServiceError
 from pipelines.lib.journal import Record, read_journal
 from pipelines.lib.manifest import Clip, asked_digest, is_url, read_manifest

@@ -8,7 +8,7 @@ from typing import Any
 from kfp import dsl, kubernetes
 
 from pipelines import components
-from pipelines.lib.client import API_KEY_ENV
+from pipelines.lib.defaults import API_KEY_ENV
 
 # What the small steps ask for: a Kubernetes client or a file, nothing that computes.
 SMALL_CPU, SMALL_MEMORY = "100m", "512Mi"

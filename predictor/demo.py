@@ -24,7 +24,8 @@ CHECKPOINT = HERE / "checkpoints" / "tiny"
 ALIGNER = HERE / "checkpoints" / "tiny-aligner"
 RECORDINGS = HERE / "recordings"
 MODEL = "qwen3-asr"
-START_LIMIT_S = 120
+START_LIMIT_S = 600  # a busy laptop; a server that cannot start ends by itself
+SAY_EVERY_S = 20
 
 
 def main() -> None:
@@ -78,8 +79,11 @@ def _start(port: int, grpc_port: int | None) -> subprocess.Popen[bytes]:
 
 def _wait_ready(server: subprocess.Popen[bytes], base_url: str) -> None:
     """Raises SystemExit when the server ends, or is not ready within START_LIMIT_S."""
-    start = time.monotonic()
+    start = said = time.monotonic()
     while time.monotonic() - start < START_LIMIT_S:
+        if time.monotonic() - said >= SAY_EVERY_S:
+            said = time.monotonic()
+            _say(f"still starting after {said - start:.0f} s; other work on this machine slows it")
         if server.poll() is not None:
             raise SystemExit(f"the server ended with exit code {server.returncode}")
         try:
@@ -104,7 +108,7 @@ def _infer(base_url: str, audio: bytes) -> dict[str, Any]:
         data=json.dumps({"inputs": [tensor]}).encode(),
         headers={"Content-Type": "application/json"},
     )
-    with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310
+    with urllib.request.urlopen(request, timeout=600) as answer:  # noqa: S310
         outputs = json.load(answer)["outputs"]
     return {output["name"]: output["data"][0] for output in outputs}
 

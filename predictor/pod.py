@@ -31,7 +31,7 @@ from predictor.processes import ChildProcess, connected_child, environment
 from predictor.service.aligner import aligner_spec
 from predictor.service.engines import devices, engine_specs, num_fronts
 from predictor.settings.fields import Settings
-from predictor.settings.preflight import listen_problem
+from predictor.settings.listening import listen_problem
 from predictor.settings.transfer import to_json
 
 logger = logging.getLogger(__name__)

@@ -5,7 +5,12 @@ from __future__ import annotations
 import socket
 from typing import Final
 
-from predictor.settings.preflight import listen_problem
+from predictor.settings.listening import (
+    create_listener,
+    family_of,
+    listen_problem,
+    takes_both,
+)
 
 _BACKLOG: Final = 2048
 
@@ -18,9 +23,7 @@ def listen(
     `shared`: other processes of this pod listen on it too, and the kernel deals connections out.
     """
     try:
-        return socket.create_server(
-            (host, port), family=_family(host), backlog=_BACKLOG, reuse_port=shared
-        )
+        return create_listener(host, port, backlog=_BACKLOG, shared=shared)
     except OSError as error:
         raise OSError(listen_problem(error, host, setting, port)) from error
 
@@ -30,17 +33,14 @@ def reserve(host: str, port: int) -> socket.socket:
 
     The socket does not listen; as long as it is open nobody else can take the port.
     """
-    family = _family(host)
     if port:
         # Servers that share a port do not notice each other, so ask once as one that does not.
-        with socket.create_server((host, port), family=family):
+        with create_listener(host, port):
             pass
-    reserved = socket.socket(family, socket.SOCK_STREAM)
+    reserved = socket.socket(family_of(host), socket.SOCK_STREAM)
+    if reserved.family == socket.AF_INET6:
+        reserved.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not takes_both(host))
     reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     reserved.bind((host, port))
     return reserved
-
-
-def _family(host: str) -> socket.AddressFamily:
-    return socket.AF_INET6 if ":" in host else socket.AF_INET

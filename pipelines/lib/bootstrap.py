@@ -13,10 +13,10 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.lib.defaults import NUM_RESAMPLES
 from pipelines.lib.errors import OptionError
 from pipelines.lib.intervals import LEVEL, Interval, cluster_sums
 
-NUM_RESAMPLES = 10_000
 MIN_RESAMPLES = 100
 MAX_QUANTILE_RESAMPLES = 2_000  # each draws and partitions every recording
 _CHUNK_CELLS = 4_000_000  # resamples × clusters held at once

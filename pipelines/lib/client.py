@@ -13,10 +13,11 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self, get_args
+from typing import Any, Self
 
 import httpx
 
+from pipelines.lib.defaults import PATIENCE_S, PROTOCOLS, Protocol
 from pipelines.lib.errors import OptionError, ServiceError
 from pipelines.lib.identity import Identity, fetch_identity
 from pipelines.lib.wire import (
@@ -28,12 +29,8 @@ from pipelines.lib.wire import (
     read_events,
 )
 
-Protocol = Literal["v2", "openai", "openai-stream"]
-PROTOCOLS: tuple[str, ...] = get_args(Protocol)
-API_KEY_ENV = "ASR_API_KEY"  # where the command line and the pipelines take the key from
 RETRIED_STATUS = (429, 502, 503, 504)
 FIRST_PAUSE_S = 0.5
-PATIENCE_S = 600.0
 
 Sleep = Callable[[float], Awaitable[None]]
 

@@ -12,11 +12,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pipelines.lib.bootstrap import MIN_RESAMPLES, NUM_RESAMPLES
+from pipelines.lib.bootstrap import MIN_RESAMPLES
 from pipelines.lib.calibration import calibrate
 from pipelines.lib.clusters import Clustering, choose_clustering
 from pipelines.lib.columns import formatting, keyword_errors
 from pipelines.lib.confusions import confusions
+from pipelines.lib.defaults import NUM_RESAMPLES
 from pipelines.lib.errors import ManifestError, OptionError
 from pipelines.lib.intervals import LEVEL, rate_interval
 from pipelines.lib.journal import Record

@@ -19,19 +19,22 @@ from scipy import special
 Floats = NDArray[np.float64]
 
 MAX_STEPS = 60
+NOTHING = 1e-9  # of all terms together
 ENOUGH = 1e-7  # of the sum, by which the saddlepoint may be off
 
 
-def tail(terms: Floats, times: float = 1.0) -> float:
+def tail(terms: Floats, times: float = 1.0, *, mid_p: bool = False) -> float:
     """Chance that Σ ±terms is at least Σ terms, which must be above 0.
 
-    With `times`, each term is there so many times (also a fraction): a larger experiment.
+    With `times`, each term is there so many times (also a fraction): a larger experiment. Where
+    all terms have one sign, `mid_p` counts half of that chance (Lancaster, 1961), which is what
+    the approximation amounts to everywhere else.
     """
     total, most = float(terms.sum()), float(np.abs(terms).sum())
     if total <= 0:
         return 0.5
-    if total >= most * (1 - 1e-9):
-        return float(2.0 ** -(np.count_nonzero(terms) * times))  # all have one sign
+    if total >= most * (1 - NOTHING):  # all have one sign; a term that is next to nothing has none
+        return float(2.0 ** -(np.count_nonzero(terms > most * NOTHING) * times + mid_p))
     point = _saddlepoint(terms, total, most)
     steep = np.abs(point * terms)
     log_cosh = float((steep + np.log1p(np.exp(-2 * steep)) - math.log(2)).sum())

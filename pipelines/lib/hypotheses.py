@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from pipelines.lib.defaults import HYPOTHESIS_FORMS
 from pipelines.lib.errors import ManifestError, OptionError
 from pipelines.lib.journal import Record
 from pipelines.lib.manifest import Clip
@@ -50,7 +51,11 @@ def read_hypotheses(path: Path, clips: Sequence[Clip], form: str | None = None) 
             found[clip_id] = Record(clip_id, text, **more)
     if strangers:
         listed = ", ".join(repr(name) for name in strangers[:MAX_NAMED])
-        raise ManifestError(f"{path}: {len(strangers)} names are of no recording: {listed}")
+        known = " or ".join(repr(name) for name in dict.fromkeys((clips[0].id, clips[0].audio)))
+        raise ManifestError(
+            f"{path}: {len(strangers)} names are of no recording: {listed}; "
+            f"the first recording is {known}"
+        )
     return [found.get(clip.id) or Record(clip.id, "", error=MISSING) for clip in clips]
 
 
@@ -116,9 +121,6 @@ def _ctm(path: Path, lines: Sequence[str]) -> Found:
         yield said[0][1], name, " ".join(word for _, _, word in sorted(said)), {}
 
 
-FORMS: dict[str, Callable[[Path, Sequence[str]], Found]] = {
-    "jsonl": _jsonl,
-    "ctm": _ctm,
-    "trn": _trn,
-    "txt": _kaldi,
-}
+FORMS: dict[str, Callable[[Path, Sequence[str]], Found]] = dict(
+    zip(HYPOTHESIS_FORMS, (_jsonl, _ctm, _trn, _kaldi), strict=True)
+)

@@ -21,13 +21,13 @@ from pipelines.lib.clip_tables import (
 )
 from pipelines.lib.clips_audio import data_uri
 from pipelines.lib.compare import Comparison
+from pipelines.lib.defaults import AUDIO_BUDGET_BYTES
 from pipelines.lib.evaluation import Report
 from pipelines.lib.gate import Decision, Outcome
 from pipelines.lib.normalize import Metric
 
 COMPARISON = "comparison"  # file name of a written comparison, without its ending
 TREND = "trend.html"
-AUDIO_BUDGET_BYTES = 8_000_000
 
 
 def report_html(

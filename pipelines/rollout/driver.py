@@ -23,6 +23,7 @@ from pipelines.rollout.kube import ConflictError
 from pipelines.rollout.lease import Lease, TakenOverError
 from pipelines.rollout.modes import Endpoints, Mode
 from pipelines.rollout.plan import Plan
+from pipelines.rollout.series import QueryError
 from pipelines.rollout.standard import StandardMode
 from pipelines.rollout.state import Phase, State
 from pipelines.rollout.watch import Look
@@ -118,12 +119,14 @@ class Driver:
         TakenOverError when another run has gone on with the rollout.
         """
         self.lease.check()
-        found = self.current()
+        return replace(state, paused=self._still_mine(self.current()).paused)
+
+    def _still_mine(self, found: State) -> State:
         if found.owner != self.owner:
             raise TakenOverError(
                 f"run {found.owner} has taken this rollout over; it stands at {found.target}"
             )
-        return replace(state, paused=found.paused)
+        return found
 
     def write(self, state: State, service: InferenceService | None = None) -> State:
         """Write the state down as this run's."""
@@ -286,9 +289,25 @@ class Driver:
             raise self.pause(state, look.both)
         return look.problems
 
+    def begin_watch(self, state: State) -> None:
+        """Let the watcher begin; PausedError when it cannot several times in a row."""
+        assert self.watcher is not None
+        for num_failed in range(1, self.plan.max_failed_looks + 1):
+            try:
+                self.watcher.begin(state.stable_version, str(state.candidate_version))
+                return
+            except QueryError as error:
+                self.log(str(error))
+                why = f"{num_failed} times in a row: {error}"
+            self.lease.wait(self.plan.poll_s * min(2**num_failed, MAX_BACKOFF))
+        raise self.pause(state, why)
+
     def pause(self, state: State, reason: str) -> PausedError:
-        """Write down that traffic stays where it is; the error to leave with."""
-        self.write(replace(state, paused=reason))
+        """Write down that traffic stays where it is; the error to leave with.
+
+        A `resume` at the same time does not undo it: this run ends, and nobody would go on.
+        """
+        self.mark(lambda found: replace(self._still_mine(found), paused=reason))
         self.notify("paused", state, (reason,))
         return PausedError(
             f"paused at {state.percent} %: {reason}; `resume` goes on, `rollback` goes back"

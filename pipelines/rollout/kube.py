@@ -14,6 +14,7 @@ from typing import Any
 import urllib3
 from kubernetes import client
 
+from pipelines.lib.defaults import API_ATTEMPTS
 from pipelines.lib.errors import RolloutError
 
 NOT_FOUND, CONFLICT, TOO_MANY = 404, 409, 429
@@ -39,7 +40,7 @@ class UnreachableError(RolloutError):
 class Patience:
     """How often a call is tried while the API server is away."""
 
-    attempts: int = 5
+    attempts: int = API_ATTEMPTS
     first_pause_s: float = FIRST_PAUSE_S
     sleep: Callable[[float], None] = time.sleep
 

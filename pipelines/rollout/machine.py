@@ -78,7 +78,7 @@ class Rollout:
         if state is None:
             return {}
         progress = MODES[state.mode].progress(self._cluster.read(), state)
-        holder = self._driver.lease.current()
+        holder = self._driver.lease.living()
         applied = state.applied == state.target
         return {
             "id": state.id,
@@ -94,7 +94,7 @@ class Rollout:
             "candidate_version": state.candidate_version,
             "reasons": list(state.reasons),
             "owner": state.owner,
-            "driven_by": holder.name if holder is not None and holder.alive else None,
+            "driven_by": holder.name if holder is not None else None,
             "history": [dict(entry) for entry in state.history],
         }
 
@@ -190,8 +190,7 @@ class Rollout:
         if state.finished and not state.done:
             return False  # a run died before its last word was applied
         self._mark("")
-        holder = self._driver.lease.current()
-        return holder is not None and holder.alive
+        return self._driver.lease.living() is not None
 
     # -- backwards ---------------------------------------------------------------------------
 
@@ -239,8 +238,7 @@ class Rollout:
         driver = self._driver
         state = driver.hold(driver.ensure(state))
         if driver.watcher is not None:
-            driver.watcher.check()
-            driver.watcher.begin(state.stable_version, str(state.candidate_version))
+            driver.begin_watch(state)
         steps = [step for step in driver.plan.steps if step >= max(state.percent, 1)]
         for percent, next_percent in zip(steps, [*steps[1:], 100], strict=True):
             if (state.phase, state.percent) != (Phase.CANARY, percent):

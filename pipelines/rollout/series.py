@@ -81,11 +81,11 @@ class Series:
 
     def check(self) -> None:
         """QueryError when Prometheus cannot be asked."""
-        self._query("time()")
+        self._now()
 
     def begin(self) -> None:
         """Count from now."""
-        self._start = float(self._query("time()")[1])
+        self._start = self._now()
         self._looked_at = time.monotonic()
         self._zero.clear()
         self._last.clear()
@@ -98,7 +98,10 @@ class Series:
         looked_at = time.monotonic()
         found = self._query(self.selector(versions) + f"[{window_s}s]")
         gained = {version: Added() for version in versions}
-        fresh = [(series["metric"], self._fresh(series)) for series in found]
+        try:
+            fresh = [(series["metric"], self._fresh(series)) for series in found]
+        except (KeyError, TypeError, ValueError) as error:
+            raise QueryError(f"Prometheus answers without samples: {error!r}") from error
         restarts = {
             (_target(labels), at)
             for labels, samples in fresh
@@ -124,9 +127,10 @@ class Series:
         return self._last.get(_key(labels), (0.0, 0.0))
 
     def _fresh(self, series: Mapping[str, Any]) -> list[Sample]:
-        """The samples since the start that were not looked at yet."""
+        """Samples since the start that were not looked at yet; what is no number is left out."""
         since = max(self._start, self._before(series["metric"])[0])
-        return [(float(t), float(v)) for t, v in series["values"] if float(t) > since]
+        found = [(float(t), float(v)) for t, v in series["values"]]
+        return [(t, v) for t, v in found if t > since and math.isfinite(v)]
 
     def _gained(
         self, labels: Labels, samples: list[Sample], restarts: set[tuple[str, float]]
@@ -139,6 +143,13 @@ class Series:
             self._last[_key(labels)] = (at, value)
         return gained
 
+    def _now(self) -> float:
+        """Prometheus' clock."""
+        try:
+            return float(self._query("time()")[1])
+        except (IndexError, TypeError, ValueError) as error:
+            raise QueryError(f"Prometheus does not say the time: {error}") from error
+
     def _query(self, query: str) -> list[Any]:
         try:
             response = httpx.post(
@@ -150,7 +161,9 @@ class Series:
         if not isinstance(body, dict) or body.get("status") != "success":
             said = body.get("error") if isinstance(body, dict) else body
             raise QueryError(f"Prometheus refuses {query!r}: {said}")
-        result: list[Any] = body["data"]["result"]
+        result = (body.get("data") or {}).get("result")
+        if not isinstance(result, list):
+            raise QueryError(f"Prometheus answers {query!r} without a result")
         return result
 
 

@@ -14,6 +14,7 @@ import orjson
 from starlette.websockets import WebSocket
 
 from predictor.api.auth import KeyRing
+from predictor.api.json_numbers import whole_number
 from predictor.api.realtime_config import RealtimeConfig, from_legacy
 from predictor.api.realtime_events import new_id
 from predictor.errors import InvalidInput, Unauthorized
@@ -22,6 +23,7 @@ PREFIX: Final = "ek_"
 DEFAULT_S: Final = 600
 MIN_S: Final = 10
 MAX_S: Final = 7200
+ANCHOR: Final = "created_at"  # what the time counts from; OpenAI's schema knows no other
 _KEY_PROTOCOL: Final = "openai-insecure-api-key."  # how OpenAI's browser clients send a key
 _REALTIME: Final = "realtime"
 
@@ -123,8 +125,23 @@ def _session(config: RealtimeConfig, expires_at: int) -> Json:
 def _lifetime(given: object) -> int:
     if given is None:
         return DEFAULT_S
-    seconds = given.get("seconds", DEFAULT_S) if isinstance(given, dict) else None
-    if not isinstance(seconds, int) or not MIN_S <= seconds <= MAX_S:
+    if not isinstance(given, dict):
+        raise InvalidInput("expires_after: must be an object", field="expires_after")
+    for name in given:
+        if name not in ("anchor", "seconds"):
+            where = f"expires_after.{name[:60]}"
+            raise InvalidInput(f"{where}: unknown field", field=where)
+    anchor = given.get("anchor", ANCHOR)
+    if anchor != ANCHOR:
+        shown = anchor[:60] if isinstance(anchor, str) else type(anchor).__name__
+        raise InvalidInput(
+            f"expires_after.anchor: {shown!r} is not known, choose {ANCHOR}",
+            field="expires_after.anchor",
+            value=shown,
+            limit=[ANCHOR],
+        )
+    seconds = whole_number(given.get("seconds", DEFAULT_S))
+    if seconds is None or not MIN_S <= seconds <= MAX_S:
         raise InvalidInput(
             f"expires_after.seconds: must be a whole number within {MIN_S} and {MAX_S}",
             field="expires_after.seconds",

@@ -298,8 +298,10 @@ class GuardedProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         if not self.is_idle:
-            self.transport.abort()
-            return
+            if self.pipeline or self.cycle.response_started or not self.cycle.more_body:
+                self.transport.abort()
+                return
+            self.cycle.disconnected = True  # it is its body that is no good: here is its answer
         body, status = orjson.dumps(error_body(error, openai=False)), error.spec.http_status
         head = b"HTTP/1.1 %d %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\n"
         head = head % (status, _PHRASES[status], len(body))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Final
 
 from starlette.requests import Request
 
@@ -13,8 +15,10 @@ from predictor.api.reading import off_loop, read_recording
 from predictor.api.tensors import refuse_unknown
 from predictor.errors import InvalidInput, UnsupportedMedia
 
-_MAX_PARTS = 33
+_MAX_PARTS = 48
+MAX_ITEMS: Final = 4  # of a list
 _MAX_FIELD_BYTES = 256 * 1024
+_INDEXED: Final = re.compile(r"\[[0-9]{1,3}\]$")  # of a list's items, as PHP and `qs` write them
 
 
 @dataclass(slots=True)
@@ -44,6 +48,7 @@ async def read_form(
     parts = await off_loop(len(body), lambda: read_parts(body, content_type, _MAX_PARTS))
     form = Form()
     for part in parts:
+        part = _of_list(part, known_fields)
         refuse_unknown({part.name: part}, [file_field, *known_fields], "form")
         if part.name == file_field:
             _take_file(form, part)
@@ -52,6 +57,12 @@ async def read_form(
     if form.data is None and needs_file:
         raise InvalidInput(f"{file_field}: the form has no such file", field=file_field)
     return form
+
+
+def _of_list(part: Part, known_fields: Sequence[str]) -> Part:
+    """`names[0]`, `names[1]` are items of the list `names[]`."""
+    name = _INDEXED.sub("[]", part.name)
+    return replace(part, name=name) if name in known_fields else part
 
 
 def _take_file(form: Form, part: Part) -> None:
@@ -77,7 +88,10 @@ def _take_field(form: Form, part: Part, known_fields: Sequence[str]) -> None:
     except UnicodeDecodeError as error:
         raise InvalidInput(f"{name}: not UTF-8", field=name) from error
     if name.endswith("[]") or f"{name}[]" in known_fields:
-        form.lists.setdefault(name, []).append(text)
+        items = form.lists.setdefault(name, [])
+        if len(items) >= MAX_ITEMS:
+            raise InvalidInput(f"{name}: more than {MAX_ITEMS}", field=name, limit=MAX_ITEMS)
+        items.append(text)
     elif name in form.fields:
         raise InvalidInput(f"{name}: given twice", field=name)
     else:

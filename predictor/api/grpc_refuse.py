@@ -51,7 +51,12 @@ class RefuseCallWhenFull(grpc.GenericRpcHandler):  # type: ignore[misc]  # gRPC 
 
 
 def _handler(message: str, trailing: Metadata) -> Any:
-    async def refuse(_: object, context: Context) -> None:
-        await context.abort(_CODE, message, trailing)
+    """Sends the status and nothing else. A stream of answers that has none: of another method gRPC
+    would send an empty answer first, and `abort` ends in an exception, which costs."""
 
-    return grpc.stream_unary_rpc_method_handler(refuse)
+    async def refuse(_: object, context: Context) -> None:
+        context.set_code(_CODE)
+        context.set_details(message)
+        context.set_trailing_metadata(trailing)
+
+    return grpc.stream_stream_rpc_method_handler(refuse)

@@ -218,7 +218,12 @@ def _question(servicer: AsrServicer, method: Any, message: Message, places: Plac
 
 def _small(data: bytes, request_type: Any) -> Any:
     if len(data) > SMALL_MESSAGE_BYTES:
-        raise InvalidInput(f"message: {len(data)} bytes", field="message")
+        raise InvalidInput(
+            f"message: {len(data)} bytes, the limit is {SMALL_MESSAGE_BYTES}",
+            field="message",
+            value=len(data),
+            limit=SMALL_MESSAGE_BYTES,
+        )
     try:
         return request_type.FromString(data)
     except DecodeError as error:

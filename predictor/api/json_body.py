@@ -19,6 +19,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from predictor.api.json_names import refuse_repeated
 from predictor.api.media import refuse_gzip
 from predictor.errors import InvalidInput
 
@@ -127,10 +128,12 @@ def _decode_pieces(pieces: Iterator[bytes]) -> bytearray:
 
 def _loads(body: Buffer, what: str) -> Any:
     try:
-        return orjson.loads(body)
+        value = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         place = f" (line {error.lineno}, column {error.colno})"
         raise InvalidInput(f"{what}: not JSON{place}", field=what) from error
+    refuse_repeated(body, value)
+    return value
 
 
 class _Skimmer:
@@ -159,6 +162,7 @@ class _Skimmer:
             value = orjson.loads(self._rest)
         except orjson.JSONDecodeError as error:
             raise self._not_json() from error
+        refuse_repeated(self._rest, value)
         self._put_back(value)
         return value
 

@@ -112,6 +112,11 @@ class GuardedWebSocket(WebSocketsSansIOProtocol):
             self._go_on()
         return message
 
+    async def send(self, message: Any) -> None:
+        await super().send(message)
+        if message["type"] == "websocket.http.response.body" and self.close_sent:
+            self.handshake_complete = True  # or uvicorn logs a refusal as a fault of ours
+
     def send_receive_event_to_app(self) -> None:
         num_before, size = self.queue.qsize(), sum(map(len, self.frames))
         super().send_receive_event_to_app()

@@ -63,7 +63,9 @@ class JobRunner:
                 job = await asyncio.to_thread(self._store.take, self._holder)
                 if job is not None and await self._work(job, transcriber, count):
                     continue
-            except Exception:  # a full disk, a lost volume: there may be a better time
+            except RetryableError as error:  # a full disk
+                logger.warning("jobs wait: %s", error.message)
+            except Exception:  # a lost volume: there may be a better time
                 logger.exception("jobs wait")
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._woken.wait(), _LOOK_S)

@@ -68,7 +68,8 @@ def transaction(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
     connection.execute("BEGIN IMMEDIATE")
     try:
         yield connection
+        connection.execute("COMMIT")
     except BaseException:
-        connection.execute("ROLLBACK")
+        if connection.in_transaction:  # SQLite may have taken it back, on a full disk
+            connection.execute("ROLLBACK")
         raise
-    connection.execute("COMMIT")

@@ -7,7 +7,6 @@ write on its behalf needs it, and who takes it over after it ran out makes the o
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import threading
 import time
@@ -20,8 +19,8 @@ from typing import Any, Final
 
 import orjson
 
-from predictor.audio.file_part import forget
 from predictor.errors import NotFound, Overloaded, PayloadTooLarge
+from predictor.jobs.disk import refusing_when_full, write_whole
 from predictor.jobs.records import (
     JobRecord,
     JobSpec,
@@ -36,7 +35,6 @@ from predictor.jobs.schema import connect, transaction
 from predictor.text.joining import Piece
 from predictor.types import AudioEnd
 
-_WRITE_BYTES: Final = 1 << 20
 _ORPHAN_S: Final = 3600.0  # a file without a job is younger while its job is being made
 _UNFINISHED: Final = "state IN ('queued', 'running')"
 
@@ -82,7 +80,8 @@ class JobStore:
         self.check_room(len(data))
         job_id = uuid.uuid4().hex
         if not spec.url:
-            _write(self.audio_path(job_id), data)
+            with refusing_when_full():
+                write_whole(self.audio_path(job_id), data)
         row = (job_id, owner, "queued", self._clock(), len(data), len(data), spec_to_json(spec))
         try:
             with self._transaction() as connection:
@@ -334,7 +333,7 @@ class JobStore:
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._lock, transaction(self._connection) as connection:
+        with self._lock, refusing_when_full(), transaction(self._connection) as connection:
             yield connection
 
     @contextmanager
@@ -393,20 +392,3 @@ def _record(row: sqlite3.Row) -> JobRecord:
         error=None if row["error"] is None else orjson.loads(row["error"]),
         end=None if row["audio_end"] is None else end_of(row["audio_end"]),
     )
-
-
-def _write(path: Path, data: bytes | memoryview) -> None:
-    """All of the file, on disk and under its name, or none of it."""
-    part = path.with_suffix(".part")
-    with part.open("wb") as file:
-        for begin in range(0, len(data), _WRITE_BYTES):
-            file.write(block := memoryview(data)[begin : begin + _WRITE_BYTES])
-            forget(block)
-        file.flush()
-        os.fsync(file.fileno())
-    part.rename(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

@@ -3,17 +3,21 @@ histograms, whichever the scraper asks for first and there is.
 
 prometheus_client writes no protobuf, which is the one format in which Prometheus takes native
 histograms. The messages are those of io.prometheus.client's metrics.proto, with the fields used.
+
+Of a native histogram Prometheus drops the classic buckets that come in the same message, unless its
+configuration says otherwise, and with them what dashboards and alerts read. So the classic ones are
+counters beside it, named as Prometheus itself names them, each with its exemplar.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
 from typing import Any, Final
 
 from prometheus_client import CollectorRegistry, exposition
 from prometheus_client.metrics_core import Metric
-from prometheus_client.samples import Sample
+from prometheus_client.samples import Exemplar, Sample
 
 from predictor.metrics.histograms import FINE_COUNTS, SCHEMA, ZERO, ZERO_THRESHOLD, values_of
 
@@ -63,38 +67,58 @@ def _counts(families: Iterable[Metric]) -> Counts:
 
 def _delimited(families: Iterable[Metric], counts: Counts) -> bytes:
     """Each family behind its length."""
-    from predictor.metrics.messages import MetricFamily  # only where somebody wants it
-
     parts = []
     for family in families:
-        message = MetricFamily(
-            name=family.name + ("_total" if family.type == "counter" else ""),
-            help=family.documentation,
-            type=_TYPES.get(family.type, 3),
-            metric=[_metric(family, samples, counts) for samples in _by_labels(family)],
-        )
-        if message.metric:
+        for message in _messages(family, counts):
             body = message.SerializeToString()
             parts += [_varint(len(body)), body]
     return b"".join(parts)
+
+
+def _messages(family: Metric, counts: Counts) -> Iterator[Any]:
+    """That of a family; of one that is counted natively, and of its classic series beside."""
+    by_labels = list(_by_labels(family))
+    fine = [counts.get((family.name, values_of(_labels(samples[0])))) for samples in by_labels]
+    if not any(fine):
+        name = family.name + ("_total" if family.type == "counter" else "")
+        kind = _TYPES.get(family.type, 3)
+        yield from _message(family, name, kind, [_metric(family, each) for each in by_labels])
+        return
+    both = zip(by_labels, fine, strict=True)
+    native = [_native_metric(samples, counted) for samples, counted in both if counted]
+    yield from _message(family, family.name, _TYPES["histogram"], native)
+    for suffix in ("_bucket", "_sum", "_count"):
+        name = family.name + suffix
+        classic = [_counter(sample) for sample in family.samples if sample.name == name]
+        yield from _message(family, name, _TYPES["counter"], classic)
+
+
+def _message(family: Metric, name: str, kind: int, metric: list[dict[str, Any]]) -> Iterator[Any]:
+    from predictor.metrics.messages import MetricFamily  # only where somebody wants it
+
+    if metric:
+        yield MetricFamily(name=name, help=family.documentation, type=kind, metric=metric)
 
 
 def _by_labels(family: Metric) -> Iterator[list[Sample]]:
     """The samples of one metric together: those whose labels differ in `le` and `quantile` only."""
 
     def labels(sample: Sample) -> list[tuple[str, str]]:
-        return sorted((k, v) for k, v in sample.labels.items() if k not in ("le", "quantile"))
+        return sorted(_labels(sample).items())
 
     samples = [each for each in family.samples if not each.name.endswith("_created")]
     for _, together in groupby(sorted(samples, key=labels), key=labels):
         yield list(together)
 
 
-def _metric(family: Metric, samples: list[Sample], counts: Counts) -> dict[str, Any]:
-    labels = {k: v for k, v in samples[0].labels.items() if k not in ("le", "quantile")}
-    made: dict[str, Any] = {"label": _pairs(labels)}
+def _labels(sample: Sample) -> dict[str, str]:
+    return {k: v for k, v in sample.labels.items() if k not in ("le", "quantile")}
+
+
+def _metric(family: Metric, samples: list[Sample]) -> dict[str, Any]:
+    made: dict[str, Any] = {"label": _pairs(_labels(samples[0]))}
     if family.type == "histogram":
-        made["histogram"] = _histogram(samples, counts.get((family.name, values_of(labels))))
+        made["histogram"] = _histogram(samples)
     elif family.type == "summary":
         made["summary"] = _summary(samples)
     else:
@@ -103,7 +127,19 @@ def _metric(family: Metric, samples: list[Sample], counts: Counts) -> dict[str, 
     return made
 
 
-def _pairs(labels: dict[str, str]) -> list[dict[str, str]]:
+def _native_metric(samples: list[Sample], fine: dict[str, float]) -> dict[str, Any]:
+    totals, _ = _parted(samples)
+    return {"label": _pairs(_labels(samples[0])), "histogram": totals | _native(fine)}
+
+
+def _counter(sample: Sample) -> dict[str, Any]:
+    counted: dict[str, Any] = {"value": sample.value}
+    if sample.exemplar is not None:
+        counted["exemplar"] = _exemplar(sample.exemplar)
+    return {"label": _pairs(sample.labels), "counter": counted}
+
+
+def _pairs(labels: Mapping[str, str]) -> list[dict[str, str]]:
     return [{"name": name, "value": value} for name, value in labels.items()]
 
 
@@ -116,10 +152,9 @@ def _summary(samples: list[Sample]) -> dict[str, Any]:
     }
 
 
-def _histogram(samples: list[Sample], fine: dict[str, float] | None) -> dict[str, Any]:
+def _histogram(samples: list[Sample]) -> dict[str, Any]:
     totals, buckets = _parted(samples)
-    made = totals | {"bucket": [_bucket(each) for each in buckets]}
-    return made if fine is None else made | _native(fine)
+    return totals | {"bucket": [_bucket(each) for each in buckets]}
 
 
 def _parted(samples: list[Sample]) -> tuple[dict[str, Any], list[Sample]]:
@@ -142,12 +177,16 @@ def _bucket(sample: Sample) -> dict[str, Any]:
         "upper_bound": float(sample.labels["le"]),
     }
     if sample.exemplar is not None:
-        made["exemplar"] = {
-            "label": _pairs(sample.exemplar.labels),
-            "value": sample.exemplar.value,
-            "timestamp": _timestamp(float(sample.exemplar.timestamp or 0)),
-        }
+        made["exemplar"] = _exemplar(sample.exemplar)
     return made
+
+
+def _exemplar(exemplar: Exemplar) -> dict[str, Any]:
+    return {
+        "label": _pairs(exemplar.labels),
+        "value": exemplar.value,
+        "timestamp": _timestamp(float(exemplar.timestamp or 0)),
+    }
 
 
 def _timestamp(seconds: float) -> dict[str, int]:

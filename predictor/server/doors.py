@@ -39,7 +39,7 @@ from predictor.metrics import Metrics
 from predictor.ports import listen
 from predictor.server.jobs import Jobs
 from predictor.settings.fields import Settings
-from predictor.settings.preflight import port_problem
+from predictor.settings.listening import authority, port_problem
 from predictor.text.languages import parse_language
 
 _KEEP_ALIVE_S: Final = 65  # longer than the proxies in front, so that they close first
@@ -176,9 +176,9 @@ class Doors:
         host, port = self._settings.host, self._settings.grpc_port
         try:
             if self._certificate is None:
-                return int(server.add_insecure_port(f"{host}:{port}"))
+                return int(server.add_insecure_port(authority(host, port)))
             credentials = self._certificate.grpc_credentials()
-            return int(server.add_secure_port(f"{host}:{port}", credentials))
+            return int(server.add_secure_port(authority(host, port), credentials))
         except RuntimeError as error:
             said = port_problem(host, "grpc_port", port) or f"grpc_port={port}: {error}"
             raise OSError(said) from None

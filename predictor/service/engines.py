@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
-import functools
 from pathlib import Path
 from typing import Final
 
 from predictor.engine.link.wire import EngineSpec
 from predictor.engine.options import EngineOptions
 from predictor.processes import num_cpus
+from predictor.settings.devices import num_cuda_devices
 from predictor.settings.fields import Settings
 
 _MAX_AUTO_FRONTS: Final = 8
@@ -49,19 +48,6 @@ def devices(settings: Settings) -> tuple[str, ...]:
 def has_cuda() -> bool:
     """Whether the driver knows a device."""
     return num_cuda_devices() > 0
-
-
-@functools.cache
-def num_cuda_devices() -> int:
-    """How many devices the driver knows. Asked of the driver itself: torch is not imported yet,
-    and would not be needed here at all if there are some."""
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return 0
-    count = ctypes.c_int(0)
-    failed = driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count))
-    return 0 if failed else count.value
 
 
 def engine_specs(settings: Settings, folder: Path) -> list[EngineSpec]:

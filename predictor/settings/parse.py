@@ -72,7 +72,7 @@ def expected(spec: Spec) -> str:
 
 
 def _plain(number: float | None) -> str:
-    return "any" if number is None else f"{number:.12g}"
+    return "any" if number is None else f"{number:.15g}"
 
 
 def _in_range(spec: Spec, value: float) -> float:

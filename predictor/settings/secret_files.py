@@ -82,22 +82,32 @@ def no_passphrase() -> str:
 
 
 def certificate_note(cert_file: Path, now_s: float | None = None) -> str | None:
-    """That the certificate is over, or will be within two weeks; None while it is fine."""
+    """That the certificate is not valid by this machine's clock, or will not be within two weeks;
+    None while it is fine."""
     try:
-        ends_s = not_after_s(cert_file.read_text(encoding="ascii", errors="replace"))
+        begins_s, ends_s = validity_s(cert_file.read_text(encoding="ascii", errors="replace"))
     except (OSError, ValueError, IndexError):
         return None  # said otherwise
-    left_s = ends_s - (time.time() if now_s is None else now_s)
-    if left_s > _SOON_S:
-        return None
+    now_s = time.time() if now_s is None else now_s
     day = datetime.fromtimestamp(ends_s, UTC).date()
-    if left_s <= 0:
+    if now_s < begins_s:
+        begins = datetime.fromtimestamp(begins_s, UTC).strftime("%Y-%m-%d %H:%M")
+        clock = datetime.fromtimestamp(now_s, UTC).strftime("%Y-%m-%d %H:%M")
+        return (
+            f"tls_cert_file {cert_file}: is valid from {begins} UTC, and the clock says {clock}; "
+            "clients will refuse it: set the clock, or give a certificate that is valid"
+        )
+    if now_s >= ends_s:
         return f"tls_cert_file {cert_file}: expired on {day}; clients will refuse it"
-    return f"tls_cert_file {cert_file}: expires on {day}, in {int(left_s // _DAY_S)} days"
+    if now_s >= ends_s - _SOON_S:
+        days = int((ends_s - now_s) // _DAY_S)
+        return f"tls_cert_file {cert_file}: expires on {day}, in {days} days"
+    return None
 
 
-def not_after_s(pem: str) -> int:
-    """When the first certificate of a PEM text ends, in seconds since 1970. Raises ValueError."""
+def validity_s(pem: str) -> tuple[int, int]:
+    """When the first certificate of a PEM text begins and ends to be valid, in seconds since 1970.
+    Raises ValueError."""
     begin = pem.index(_CERTIFICATE)
     end = pem.index("-----END CERTIFICATE-----", begin) + len("-----END CERTIFICATE-----")
     der = ssl.PEM_cert_to_DER_cert(pem[begin:end])
@@ -109,14 +119,19 @@ def not_after_s(pem: str) -> int:
     for _ in range(3):  # serial number, algorithm, issuer
         at = _element(der, at)[2]
     _, at, _ = _element(der, at)  # validity
-    at = _element(der, at)[2]  # behind its beginning
+    begins_s, at = _time(der, at)
+    return begins_s, _time(der, at)[0]
+
+
+def _time(der: bytes, at: int) -> tuple[int, int]:
+    """The time at a place, and where the next element begins."""
     tag, at, after = _element(der, at)
     if tag not in (_UTC_TIME, _GENERALIZED_TIME):
         raise ValueError("not a time")
     text = der[at:after].decode("ascii")
     if tag == _UTC_TIME:  # two digits of a year: RFC 5280 says which century
         text = ("19" if text[:2] >= "50" else "20") + text
-    return timegm(time.strptime(text, "%Y%m%d%H%M%SZ"))
+    return timegm(time.strptime(text, "%Y%m%d%H%M%SZ")), after
 
 
 def _element(der: bytes, at: int) -> tuple[int, int, int]:

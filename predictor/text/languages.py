@@ -47,12 +47,15 @@ LANGUAGES = MappingProxyType(
 )  # code -> name
 CODES = MappingProxyType({name: code for code, name in LANGUAGES.items()})  # name -> code
 
-# Further names and codes; three-letter codes of ISO 639-2 (both kinds) and 639-3, native names.
+# Further names and codes; three-letter codes of ISO 639-2 (both kinds) and 639-3, native names, and
+# codes of countries that are taken for a language's where no language has such a code (jp, cn, kr).
 _FURTHER = {
     "Arabic": "ara arb العربية",
-    "Cantonese": "廣東話 广东话 粵語 粤语 粵文 zh-yue",
-    "Chinese": "zho chi cmn mandarin 中文 汉语 漢語 普通话 普通話 国语 國語 华语 華語",
-    "Czech": "ces cze čeština česky",
+    "Cantonese": "廣東話 广东话 粵語 粤语 粵文 zh-yue chinese-(cantonese)",
+    "Chinese": "zho chi cmn cn mandarin 中文 汉语 漢語 普通话 普通話 国语 國語 华语 華語 "
+    "simplified-chinese traditional-chinese chinese-(simplified) chinese-(traditional) "
+    "chinese-(mandarin) mandarin-chinese 简体中文 繁體中文 繁体中文 简体 繁體",
+    "Czech": "ces cze cz čeština česky",
     "Danish": "dan dansk",
     "Dutch": "nld dut nederlands flemish vlaams",
     "English": "eng",
@@ -60,13 +63,13 @@ _FURTHER = {
     "Finnish": "fin suomi",
     "French": "fra fre français",
     "German": "deu ger deutsch",
-    "Greek": "ell gre ελληνικά",
+    "Greek": "ell gre gr ελληνικά",
     "Hindi": "hin हिन्दी हिंदी",
     "Hungarian": "hun magyar",
     "Indonesian": "ind in indonesia bahasa-indonesia",
     "Italian": "ita italiano",
-    "Japanese": "jpn 日本語 日本语",
-    "Korean": "kor 한국어",
+    "Japanese": "jpn jp 日本語 日本语",
+    "Korean": "kor kr 한국어",
     "Macedonian": "mkd mac македонски",
     "Malay": "msa may zsm melayu bahasa-melayu",
     "Persian": "fas per pes farsi فارسی",
@@ -78,12 +81,13 @@ _FURTHER = {
     "Swedish": "swe svenska",
     "Thai": "tha ไทย ภาษาไทย",
     "Turkish": "tur türkçe",
-    "Vietnamese": "vie tiếng-việt việt",
+    "Vietnamese": "vie vn tiếng-việt việt",
 }
 _CANTONESE_SUBTAGS = frozenset({"yue", "hk", "mo"})  # of Chinese: spoken in Hong Kong and Macao
 _CHINESE_CODES = frozenset({"zh", "zho", "chi"})
 
-_DETECT = ("", "auto")
+# What clients send for "none said"; `und` is undetermined in ISO 639-2.
+_DETECT = frozenset({"", "auto", "automatic", "detect", "none", "null", "und"})
 _MAX_ECHO_CHARS = 40
 _MAX_KEY_CHARS = 64
 
@@ -101,7 +105,7 @@ _UNSPACED_RANGES = (
 
 
 def parse_language(value: str | None, *, field: str = "language") -> str | None:
-    """The canonical name ("English") of a name, code or tag; None for None, "" and "auto".
+    """The canonical name ("English") of a name, code or tag; None for None, "", "auto" and such.
 
     Raises InvalidInput naming `field`, the value and the choices.
     """

@@ -134,12 +134,16 @@ def start_server() -> Iterator[StartServer]:
         server.end()
 
 
+_DEFAULT = pytest.StashKey[Server]()
+
+
 @pytest.fixture(scope="session")
-def server() -> Iterator[Server]:
-    """The server that most tests share: default settings."""
-    server = start()
-    yield server
-    server.end()
+def server(pytestconfig: pytest.Config) -> Server:
+    """The server that most tests share, those of other folders too: default settings."""
+    if _DEFAULT not in pytestconfig.stash:
+        pytestconfig.stash[_DEFAULT] = start()
+        pytestconfig.add_cleanup(pytestconfig.stash[_DEFAULT].end)
+    return pytestconfig.stash[_DEFAULT]
 
 
 def _wav(samples: np.ndarray, rate: int = 16_000) -> bytes:

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import logging
 import re
 import struct
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import grpc
-import httpx
 import pytest
 from kserve import errors as kserve_errors
 from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
-from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
 from prometheus_client import CollectorRegistry
 
 from predictor import api, errors
@@ -26,10 +21,8 @@ from predictor.api.errors import error_body, error_response, to_asr_error
 from predictor.errors import AsrError
 from predictor.server import AsrServer, build_server
 from predictor.settings.read import load_settings
+from tests.api.every_protocol import CHECKPOINT, MODEL, Answer, Build, building, local_to
 
-MODEL = "qwen3-asr"
-CHECKPOINT = Path(__file__).parents[2] / "predictor" / "checkpoints" / "tiny"
-Build = Callable[..., AsrServer]
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
@@ -44,107 +37,8 @@ def _all_rows() -> set[type[AsrError]]:
 
 @pytest.fixture(scope="module")
 def build() -> Iterator[Build]:
-    """Builds the application with flags; starts no listener."""
-    built: list[AsrServer] = []
-
-    def make(*flags: str, load: bool = True) -> AsrServer:
-        argv = [f"--model_dir={CHECKPOINT}", "--device=cpu", "--max_audio_s=5", *flags]
-        settings = load_settings([*argv, "--max_body_bytes=4000000"], {})
-        server = build_server(settings, CollectorRegistry())
-        built.append(server)
-        server.decoder.start()
-        if load:
-            server.model.load()
-        return server
-
-    yield make
-    for server in built:
-        server.model.stop()
-        server.decoder.close()
-
-
-@dataclass
-class Answer:
-    """One protocol's answer to a request, in common terms."""
-
-    protocol: str
-    status: int | grpc.StatusCode
-    code: str
-    message: str
-    retry_after: str | None
-
-
-class Local:
-    """Sends one recording through every protocol of an application in this process."""
-
-    def __init__(self, http: httpx.AsyncClient, channel: grpc.aio.Channel) -> None:
-        self.http = http
-        self.channel = channel
-        self.stub = GRPCInferenceServiceStub(channel)
-
-    async def everywhere(self, audio: bytes, **fields: str) -> list[Answer]:
-        b64 = base64.b64encode(audio).decode()
-        form = {"model": MODEL, **fields}
-        tensor = {"name": "audio", "shape": [1], "datatype": "BYTES", "data": [b64]}
-        instance = {"audio": {"b64": b64}, **fields}
-        post = self.http.post
-        rest = [
-            ("recognize", await post("/api/v1/recognize", files={"audio": audio}, data=fields)),
-            (
-                "v1",
-                await post(f"/v1/models/{MODEL}:predict", json={"instances": [instance]}),
-            ),
-            (
-                "v2",
-                await post(
-                    f"/v2/models/{MODEL}/infer", json={"inputs": [tensor], "parameters": fields}
-                ),
-            ),
-            ("openai", await post("/v1/audio/transcriptions", files={"file": audio}, data=form)),
-        ]
-        return [*(self._rest(name, r) for name, r in rest), await self._grpc(audio, **fields)]
-
-    def _rest(self, protocol: str, response: httpx.Response) -> Answer:
-        body = response.json()
-        if protocol == "openai":
-            assert set(body["error"]) == {"message", "type", "param", "code"}
-            body = {"error": body["error"]["message"], "code": body["error"]["code"]}
-        else:
-            assert body["request_id"] == response.headers["x-request-id"]
-        retry_after = response.headers.get("retry-after")
-        return Answer(protocol, response.status_code, body["code"], body["error"], retry_after)
-
-    async def _grpc(self, audio: bytes, **fields: str) -> Answer:
-        request = pb.ModelInferRequest(model_name=MODEL)
-        request.inputs.add(name="audio", datatype="BYTES", shape=[1])
-        request.raw_input_contents.append(struct.pack("<I", len(audio)) + audio)
-        for key, value in fields.items():
-            request.parameters[key].string_param = value
-        with pytest.raises(grpc.RpcError) as caught:
-            await self.stub.ModelInfer(request)
-        error: Any = caught.value
-        trailing = dict(error.trailing_metadata())
-        return Answer(
-            "grpc",
-            error.code(),
-            trailing["error-code"],
-            error.details(),
-            trailing.get("retry-after"),
-        )
-
-
-@asynccontextmanager
-async def _local(server: AsrServer) -> AsyncIterator[Local]:
-    rpc = server.grpc_server()
-    port = rpc.add_insecure_port("127.0.0.1:0")
-    await rpc.start()
-    transport = httpx.ASGITransport(server.app)
-    async with (
-        httpx.AsyncClient(transport=transport, base_url="http://local") as http,
-        grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
-    ):
-        yield Local(http, channel)
-    await rpc.stop(None)
+    with building() as make:
+        yield make
 
 
 @pytest.fixture(scope="module")
@@ -170,25 +64,25 @@ def _expect(answers: list[Answer], row: type[AsrError], *, retry: bool = False) 
 
 
 async def test_invalid_input(loaded: AsrServer, speech: bytes) -> None:
-    async with _local(loaded) as local:
+    async with local_to(loaded) as local:
         _expect(await local.everywhere(speech, language="klingon"), errors.InvalidInput)
 
 
 @pytest.mark.parametrize("audio", [b"", b"RIFF", b"this is no audio at all" * 50])
 async def test_invalid_audio(loaded: AsrServer, audio: bytes) -> None:
-    async with _local(loaded) as local:
+    async with local_to(loaded) as local:
         _expect(await local.everywhere(audio), errors.AudioError)
 
 
 async def test_audio_too_long(loaded: AsrServer, wav: Any, talk: Any) -> None:
-    async with _local(loaded) as local:
+    async with local_to(loaded) as local:
         answers = await local.everywhere(wav(talk(6.0)))
         _expect(answers, errors.AudioTooLong)
         assert all("5" in answer.message for answer in answers)
 
 
 async def test_payload_too_large(loaded: AsrServer) -> None:
-    async with _local(loaded) as local:
+    async with local_to(loaded) as local:
         rest = await local.http.post("/api/v1/recognize", files={"audio": bytes(5_000_000)})
         assert (rest.status_code, rest.json()["code"]) == (413, "payload_too_large")
         assert rest.json()["limit"] == 4_000_000
@@ -199,7 +93,7 @@ async def test_payload_too_large(loaded: AsrServer) -> None:
 
 async def test_overloaded(build: Build, speech: bytes) -> None:
     server = await asyncio.to_thread(build, "--max_held_audio_s=1")
-    async with _local(server) as local:
+    async with local_to(server) as local:
         transcriber = server.model.loaded.transcriber
         with transcriber.admission.hold(1.0):
             _expect(await local.everywhere(speech), errors.Overloaded, retry=True)
@@ -208,7 +102,7 @@ async def test_overloaded(build: Build, speech: bytes) -> None:
 
 async def test_not_ready(build: Build, speech: bytes) -> None:
     server = await asyncio.to_thread(build, load=False)
-    async with _local(server) as local:
+    async with local_to(server) as local:
         _expect(await local.everywhere(speech), errors.NotReady, retry=True)
         get = local.http.get
         for path in ("/v2/health/ready", f"/v2/models/{MODEL}/ready", f"/v1/models/{MODEL}"):
@@ -227,7 +121,7 @@ async def test_not_ready(build: Build, speech: bytes) -> None:
 
 async def test_a_dead_engine_is_neither_alive_nor_ready(build: Build, speech: bytes) -> None:
     server = await asyncio.to_thread(build)
-    async with _local(server) as local:
+    async with local_to(server) as local:
         server.model.loaded.engine.stop()
         for path in ("/", "/healthz", "/v2/health/live", "/v2/health/ready"):
             assert (await local.http.get(path)).status_code == 503, path
@@ -242,7 +136,7 @@ async def test_deadline_exceeded(build: Build, wav: Any, talk: Any) -> None:
         await asyncio.Event().wait()
 
     transcriber.transcribe_pieces = never
-    async with _local(server) as local:
+    async with local_to(server) as local:
         _expect(await local.everywhere(wav(talk(1.0))), errors.DeadlineExceeded)
 
 
@@ -256,7 +150,7 @@ async def test_internal_errors_say_a_request_id_and_nothing_else(
         yield
 
     server.decoder.pieces = broken  # type: ignore[method-assign]
-    async with _local(server) as local:
+    async with local_to(server) as local:
         with caplog.at_level(logging.ERROR):
             answers = await local.everywhere(speech)
         _expect(answers, errors.InternalError)
@@ -270,7 +164,7 @@ async def test_internal_errors_say_a_request_id_and_nothing_else(
 
 
 async def test_routes_and_names_that_are_not_there(loaded: AsrServer, speech: bytes) -> None:
-    async with _local(loaded) as local:
+    async with local_to(loaded) as local:
         files = {"audio": speech}
         for response in (
             await local.http.get("/nowhere"),
@@ -295,7 +189,7 @@ async def test_routes_and_names_that_are_not_there(loaded: AsrServer, speech: by
 
 
 async def test_media_types_that_are_not_accepted(loaded: AsrServer) -> None:
-    async with _local(loaded) as local:
+    async with local_to(loaded) as local:
         for path in (
             "/api/v1/recognize",
             "/v1/audio/transcriptions",
@@ -314,7 +208,7 @@ async def test_api_keys(build: Build, speech: bytes) -> None:
     server.decoder.start()
     await asyncio.to_thread(server.model.load)
     try:
-        async with _local(server) as local:
+        async with local_to(server) as local:
             _expect(await local.everywhere(speech), errors.Unauthorized)
             never = asyncio.Event()
 
@@ -359,7 +253,7 @@ async def test_requests_that_come_in_too_slowly(build: Build) -> None:
         yield bytes(1000)
         await may_end.wait()
 
-    async with _local(server) as local:
+    async with local_to(server) as local:
         path, headers = f"/v1/models/{MODEL}:predict", {"content-type": "audio/wav"}
         stalled = await local.http.post(path, content=stalled_body(), headers=headers)
         assert (stalled.status_code, stalled.json()["code"]) == (408, "request_timeout")
@@ -428,7 +322,7 @@ async def test_bodies_of_all_requests_together_are_bounded(build: Build, speech:
         is_sent.set()
         await may_end.wait()
 
-    async with _local(server) as local:
+    async with local_to(server) as local:
         headers = {"content-type": "audio/wav"}
         path = f"/v1/models/{MODEL}:predict"
         slow = asyncio.create_task(local.http.post(path, content=slow_body(), headers=headers))
@@ -442,7 +336,7 @@ async def test_bodies_of_all_requests_together_are_bounded(build: Build, speech:
 
 
 async def test_grpc_request_ids(loaded: AsrServer, speech: bytes) -> None:
-    async with _local(loaded) as local:
+    async with local_to(loaded) as local:
         request = pb.ModelInferRequest(model_name=MODEL)
         request.inputs.add(name="audio", datatype="BYTES", shape=[1])
         request.raw_input_contents.append(struct.pack("<I", len(speech)) + speech)

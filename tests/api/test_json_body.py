@@ -54,7 +54,7 @@ _values = st.recursive(
 )
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(st.dictionaries(st.text(max_size=9), _values, max_size=5), st.booleans())
 def test_a_large_body_reads_as_the_json_module_reads_it(
     body: dict[str, Any], is_ascii: bool
@@ -153,6 +153,15 @@ def test_waveforms_in_json_flat_and_nested(num_rows: int, is_nested: bool, lengt
         np.testing.assert_array_equal(recording.waveform, row)
 
 
+def test_a_whole_number_may_be_written_with_a_point() -> None:
+    """To JSON's schemas 16000.0 is an integer; Lua and some Go clients write it so."""
+    body = _v2(b"0,0,0,0", shape="[1.0,4.0]").replace(b":16000}", b":16000.0}")
+    [recording] = rest_call(parse_rest(body, None), "m", 64).recordings
+    assert recording.sample_rate_hz == 16000
+    with pytest.raises(InvalidInput, match="sample_rate"):
+        rest_call(parse_rest(body.replace(b"16000.0", b"16000.5"), None), "m", 64)
+
+
 @pytest.mark.parametrize("size", [0, 1, 2, 3, 3000, 700_000])
 def test_base64_with_line_breaks_and_escapes(size: int) -> None:
     data = np.random.default_rng(size).bytes(size)
@@ -175,6 +184,55 @@ def test_a_mark_of_the_byte_order_is_passed_over(size: int) -> None:
     for body in (text.encode("utf-8-sig"), memoryview(text.encode("utf-8-sig"))):
         call = v1_call(body, "application/json", {}, 4)  # type: ignore[arg-type]
         assert bytes(call.recordings[0].data or b"") == data
+
+
+def _written(pairs: list[tuple[str, str]]) -> str:
+    return "{" + ", ".join(f"{json.dumps(name)} : {value}" for name, value in pairs) + "}"
+
+
+NAMES = ["a", "b", "a ", ":", "a,", '"', "é", "a\\", ""]
+OBJECTS = st.recursive(
+    st.sampled_from(["1", '": "', '","', '"\\\\"', '"a\\":"', "null", '"\\": "', "[]"]),
+    lambda values: st.one_of(
+        st.lists(values, max_size=3).map(lambda each: f"[{' , '.join(each)}]"),
+        st.lists(st.tuples(st.sampled_from(NAMES), values), max_size=4).map(_written),
+    ),
+    max_leaves=12,
+)
+
+
+def _is_repeated(text: str) -> bool:
+    """By the json module."""
+    found = []
+
+    def look(pairs: list[tuple[str, Any]]) -> None:
+        found.append(len(dict(pairs)) < len(pairs))
+
+    json.loads(text, object_pairs_hook=look)
+    return any(found)
+
+
+@settings(max_examples=60)
+@given(value=OBJECTS)
+def test_a_field_that_is_given_twice_is_refused(value: str) -> None:
+    """And nothing else is: strings may look like names, and names like strings."""
+    uncounted = (':" :', '," :', '\\" :', ' " :')  # ends of names
+    text = f'{{"x": {value}}}'
+    is_repeated = _is_repeated(text)
+    try:
+        load_json(text.encode())
+    except InvalidInput:
+        assert is_repeated
+    else:
+        assert not is_repeated or any(end in value for end in uncounted)
+
+
+@pytest.mark.parametrize("pad", ["", PAD], ids=["small", "large"])
+def test_the_field_that_is_given_twice_is_named(pad: str) -> None:
+    text = '{"parameters": {"language": "en", "language": "fr"}' + pad + "}"
+    with pytest.raises(InvalidInput, match="language: given twice") as caught:
+        load_json(text.encode())
+    assert caught.value.field == "language"
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from predictor.api.auth import KeyRing
 from predictor.api.client_secrets import ClientSecrets
 from predictor.api.key_file import LOOK_EVERY_S, KeyFile
-from predictor.errors import Unauthorized
+from predictor.errors import InvalidInput, Unauthorized
 from predictor.logs import noting
 from predictor.settings.secret_files import read_keys
 
@@ -83,6 +83,35 @@ def test_a_file_without_keys_does_not_open_the_door(tmp_path: Path) -> None:
     (tmp_path / "keys").write_text("# none yet\n")
     with pytest.raises(ValueError, match="holds no key"):
         KeyFile(tmp_path / "keys")
+
+
+@pytest.mark.parametrize(
+    ("given", "field"),
+    [
+        ({"anchor": "last_active_at"}, "expires_after.anchor"),
+        ({"anchor": None}, "expires_after.anchor"),
+        ({"anchor": ["created_at"], "seconds": 60}, "expires_after.anchor"),
+        ({"seconds": 5}, "expires_after.seconds"),
+        ({"seconds": True}, "expires_after.seconds"),
+        ({"minutes": 5}, "expires_after.minutes"),
+        ([], "expires_after"),
+        (600, "expires_after"),
+    ],
+)
+def test_what_openais_schema_of_a_lifetime_does_not_allow(given: object, field: str) -> None:
+    """The schema: openai.types.realtime.ClientSecretCreateParams."""
+    with pytest.raises(InvalidInput) as caught:
+        ClientSecrets(KeyRing(())).create({"expires_after": given}, ["qwen3-asr"])
+    assert caught.value.field == field
+
+
+@pytest.mark.parametrize(
+    "given", [{"seconds": 60}, {"seconds": 60.0}, {"anchor": "created_at"}, {}]
+)
+def test_what_it_allows(given: object) -> None:
+    """1456.0 is an integer to JSON's schemas."""
+    made = ClientSecrets(KeyRing(())).create({"expires_after": given}, ["qwen3-asr"])
+    assert made["value"].startswith("ek_")
 
 
 def test_client_secrets_go_with_the_keys_that_signed_them(tmp_path: Path) -> None:

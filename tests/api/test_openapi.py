@@ -125,6 +125,11 @@ def test_real_answers_fit_the_document(
         ("POST", "/v1/audio/transcriptions", {"files": {"file": speech}}),
         ("POST", "/v1/realtime/client_secrets", {"json": {}}),
         ("POST", "/v1/realtime/client_secrets", {"json": {"session": {"type": "x"}}}),
+        (
+            "POST",
+            "/v1/realtime/client_secrets",
+            {"json": {"expires_after": {"anchor": "created_at", "seconds": 60}}},
+        ),
         ("POST", "/v1/realtime/transcription_sessions", {"json": {}}),
         *[
             (method, path, {})

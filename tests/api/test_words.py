@@ -5,8 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-import os
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -278,41 +276,6 @@ def test_more_speech_than_the_aligner_hears(server: Any, wav: Any, talk: Any) ->
 def test_pieces_longer_than_the_aligner_hears_stop_the_start(start_server: Any) -> None:
     with pytest.raises(RuntimeError, match="segment_s=60: the aligner hears 32 s at once"):
         start_server(f"--aligner_dir={ALIGNER}", "--segment_s=60")
-
-
-def children(pid: int, module: bytes) -> list[int]:
-    """The processes that `pid` started which run `module`."""
-    found = [
-        int(child)
-        for tasks in Path(f"/proc/{pid}/task").glob("*/children")
-        for child in tasks.read_text().split()
-    ]
-    return sorted(p for p in found if module in Path(f"/proc/{p}/cmdline").read_bytes())
-
-
-def test_fronts_share_one_aligner_that_comes_back_once(start_server: Any, speech: bytes) -> None:
-    pod = start_server("--num_front_processes=2", f"--aligner_dir={ALIGNER}")
-
-    def words() -> httpx.Response:
-        return httpx.post(
-            pod.url + "/api/v1/recognize",
-            files={"audio": speech},
-            data={"words": "true"},
-            timeout=60,
-        )
-
-    expected = words().json()["words"]
-    assert all(words().json()["words"] == expected for _ in range(4))
-    [aligner] = children(pod.process.pid, b"predictor.align.worker")
-    os.kill(aligner, signal.SIGKILL)
-    assert words().json()["words"] == expected
-    [aligner] = children(pod.process.pid, b"predictor.align.worker")
-    os.kill(aligner, signal.SIGKILL)
-    refused = words()
-    assert refused.status_code == 503
-    text = httpx.post(pod.url + "/api/v1/recognize", files={"audio": speech}, timeout=60).json()
-    assert text["text"]
-    assert pod.end() == 0
 
 
 def test_subtitles_begin_with_their_words(server: Any) -> None:

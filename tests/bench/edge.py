@@ -49,6 +49,7 @@ class Bench:
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.repeats: int = arguments.repeats
         self.output: Path | None = arguments.output
+        self.precisions: list[str] = arguments.precisions.split(",")
         self.result: dict[str, Any] = {
             "environment": describe() | _processor(),
             "shared": "a virtual machine of 2 cores that ran other jobs meanwhile (load_average): "
@@ -78,7 +79,7 @@ class Bench:
         with ExitStack() as stack:
             ask: dict[str, Callable[[float], dict[str, Any]]] = {}
             loaded, clips = {}, {}
-            for precision in PRECISIONS:
+            for precision in self.precisions:
                 loaded[precision], ask[precision] = stack.enter_context(
                     worker(folder, precision, num_threads)
                 )
@@ -87,7 +88,7 @@ class Bench:
             for _ in range(self.repeats - 1):
                 for precision, run in ask.items():
                     clips[precision].append(run(CLIP_S))
-        for precision in PRECISIONS:
+        for precision in self.precisions:
             threads = f"{num_threads} thread{'s' * (num_threads > 1)}"
             self.row(f"{name} {precision}, {threads}", _row(loaded[precision], clips[precision]))
 
@@ -199,6 +200,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7, help="clips for each engine")
     parser.add_argument("--rows", default=",".join(ROWS), help="which kinds, comma-separated")
     parser.add_argument("--folder", type=Path, help="a checkpoint written before, of that shape")
+    parser.add_argument("--precisions", default=",".join(PRECISIONS), help="comma-separated")
     parser.add_argument("--port", type=int, default=18_081)
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
@@ -212,17 +214,17 @@ def main() -> None:
             if arguments.shape != "tiny":
                 bench.engines("tiny checkpoint", TINY, 1)
         if "compile" in kinds:
-            for precision in PRECISIONS:
+            for precision in bench.precisions:
                 command = [sys.executable, "-m", "tests.bench.edge_compile"]
                 command += [str(folder), PRECISIONS[precision]]
                 done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
                 row = {"error": _error(done.stderr)} if done.returncode else json.loads(done.stdout)
                 bench.row(f"{arguments.shape} {precision}, decode step compiled", row)
         if "server" in kinds:
-            for precision in PRECISIONS:
+            for precision in bench.precisions:
                 bench.server(arguments.shape, folder, precision, arguments.port)
         if "accuracy" in kinds:
-            for precision in PRECISIONS:
+            for precision in bench.precisions:
                 bench.accuracy(precision, arguments.port)
 
 

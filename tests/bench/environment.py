@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,6 @@ def describe() -> dict[str, Any]:
     `BENCH_COMMIT` names the commit of a tree that was copied without its repository.
     """
     import torch
-    import transformers
 
     def git(*arguments: str) -> str:
         try:
@@ -34,7 +34,7 @@ def describe() -> dict[str, Any]:
         "gpu": gpu,
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "transformers": transformers.__version__,
+        "transformers": version("transformers"),
         "commit": sent or git("rev-parse", "--short=12", "HEAD"),
         "dirty": not sent and bool(git("status", "--porcelain", "--untracked-files=no")),
     }

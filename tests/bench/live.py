@@ -2,11 +2,14 @@
 
     python -m tests.bench.live --shape 1.7B --output live.json     (on the machine with the GPU)
 
-Lag is from the end of a step's audio to its text in the client. All streams talk all the time:
-utterances of 4 s, and monologues of 24 s. Weights are random; see `live_steps` for what is forced.
-One server serves all rows. Those through the engine ask its process directly; those through
-WebSockets go through several fronts and the speech detector too: talk that pauses every 4 s, or
-never, in messages of 0.1 s. `busy` is processor time over the time of the window, in cores.
+Lag is from the end of a step's audio to its text in the client. All streams talk all the time, in
+utterances of 4 s or in monologues: 16 s is where a session cuts talk without pauses at the first
+dip of 0.1 s, 24 s where it cuts talk without any. Weights are random; see `live_steps` for what is
+forced. One server serves all rows. Those through the engine ask its process directly; those through
+WebSockets go through several fronts and the speech detector too, in messages of 0.1 s. Streams
+begin with an utterance, as a session does, and evenly over the length of one, so that in the window
+as many are at each place of theirs. `heard_utterance_s` is what utterances came to, and `busy`
+processor time over the time of the window, in cores.
 """
 
 from __future__ import annotations
@@ -32,9 +35,10 @@ from tests.bench.live_busy import cores_between
 START_TIMEOUT_S = 300
 # The rows asked for, the most telling first: (through, step, utterance, streams).
 ROWS = (
-    "sockets:0.5:4:500", "sockets:0.5:4:1000", "sockets:0.5:24:600", "engine:0.5:24:600",
-    "engine:0.5:4:1000", "engine:0.5:4:500", "sockets:1:4:2000", "sockets:1:24:1200",
-    "engine:1:4:2000", "engine:1:24:1200",
+    "sockets:0.5:4:500", "sockets:0.5:4:1000", "sockets:0.5:16:600", "sockets:0.5:24:600",
+    "engine:0.5:16:600", "engine:0.5:24:600", "engine:0.5:4:1000", "engine:0.5:4:500",
+    "sockets:1:4:2000", "sockets:1:16:1200", "sockets:1:24:1200",
+    "engine:1:4:2000", "engine:1:16:1200", "engine:1:24:1200",
 )  # fmt: skip
 DELAYS = {0.25: "minimal", 0.5: "low", 1.0: "medium", 2.0: "high"}
 SPEAKERS = {"engine": "tests.bench.live_speakers", "sockets": "tests.bench.live_client"}
@@ -61,9 +65,9 @@ class Row:
 
     @property
     def ramp_s(self) -> float:
-        """In which its streams begin. Through sockets an utterance begins with its stream, so
-        streams that never pause must begin as far apart as they are cut."""
-        return self.utterance_s if self.through == "sockets" else 4.0
+        """In which its streams begin. An utterance begins with its stream: those that begin at
+        once would all be long, and cut, at once."""
+        return self.utterance_s
 
 
 @dataclass(frozen=True)
@@ -111,24 +115,29 @@ def _said_until_ready(process: subprocess.Popen[str]) -> dict[str, str]:
 
 def measure(arguments: argparse.Namespace, under_test: Running, row: Row) -> Json:
     """One row."""
-    begin_s = time.monotonic() + arguments.process_s + row.ramp_s + arguments.warm_s
-    end_s = begin_s + arguments.window_s
     common = {
         "address": under_test.engine, "port": under_test.port, "delay": DELAYS[row.step_s],
         "step_s": row.step_s, "utterance_s": row.utterance_s, "ramp_s": row.ramp_s,
-        "window": (begin_s, end_s),
+        "all_streams": row.num_streams,
     }  # fmt: skip
     shares = _shares(row.num_streams, arguments.clients)
     tasks = [{**common, "streams": count, "first": first} for first, count in shares]
-    with _talkers(SPEAKERS[row.through], tasks) as said:
+    with _talkers(SPEAKERS[row.through], tasks) as (start, said):
+        began_s = time.monotonic() + 0.5
+        begin_s = began_s + row.ramp_s + arguments.warm_s
+        end_s = begin_s + arguments.window_s
+        start({"began_s": began_s, "window": (begin_s, end_s)})
         cores = cores_between(begin_s, end_s)
         results = said(end_s + 60)
     lags = [lag for result in results for lag in result["lags"]]
     failed = [error for result in results for error in result["failed"]]
+    num_utterances = sum(result.get("utterances", 0) for result in results)
+    heard_s = row.num_streams * arguments.window_s / num_utterances if num_utterances else None
     through = "engine" if row.through == "engine" else f"WebSockets, {arguments.fronts} fronts"
     return {
         "through": through,
         "step_s": row.step_s, "utterance_s": row.utterance_s, "streams": row.num_streams,
+        "heard_utterance_s": heard_s and round(heard_s, 1),
         **_quantiles(lags), "partials_per_s": round(len(lags) / arguments.window_s, 1),
         "failures": len(failed), "first_failure": failed[:1], "busy": cores,
     }  # fmt: skip
@@ -154,14 +163,21 @@ def _shares(num_streams: int, num_clients: int) -> Iterator[tuple[int, int]]:
 
 @contextmanager
 def _talkers(module: str, tasks: list[Json]) -> Iterator[Any]:
-    """Client processes at work; a function that has what each says at its end, until a moment."""
+    """Client processes that are ready; functions that tell them when, and that have what each says
+    at its end, until a moment."""
     processes = [
         subprocess.Popen(
             [sys.executable, "-m", module, json.dumps(task)],
-            cwd=ROOT, stdout=subprocess.PIPE, text=True,
+            cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )
         for task in tasks
     ]  # fmt: skip
+
+    def start(times: Json) -> None:
+        for process in processes:
+            assert process.stdin is not None
+            process.stdin.write(json.dumps(times) + "\n")
+            process.stdin.flush()
 
     def results(until_s: float) -> list[Json]:
         found: list[Json] = []
@@ -174,7 +190,10 @@ def _talkers(module: str, tasks: list[Json]) -> Iterator[Any]:
         return found
 
     try:
-        yield results
+        for process in processes:
+            assert process.stdout is not None
+            process.stdout.readline()  # ready
+        yield start, results
     finally:
         for process in processes:
             process.kill()
@@ -188,7 +207,6 @@ def main() -> None:
     parser.add_argument("--rows", nargs="+", default=ROWS, help="THROUGH:STEP:UTTERANCE:STREAMS")
     parser.add_argument("--window_s", type=float, default=8.0)
     parser.add_argument("--warm_s", type=float, default=3.0)
-    parser.add_argument("--process_s", type=float, default=4.0, help="in which clients start")
     parser.add_argument("--prepare_s", type=float, default=15.0, help="for the server's graphs")
     parser.add_argument("--max_num_seqs", type=int, default=256)
     parser.add_argument("--fronts", type=int, default=8)

@@ -19,9 +19,8 @@ def our_figures() -> dict[str, Any]:
     """Values of the standard rows by the model's size."""
     rows: dict[str, dict[str, float]] = {"1.7B": {}, "0.6B": {}}
     for file, key, _ in SPEED_ROWS:
-        size = key.partition(" ")[0]
-        name = next((each for each in ROWS if key.startswith(f"{size} {each}")), "")
-        if name:
+        size, _, name = key.partition(" ")
+        if name in ROWS:
             results = json.loads((FOLDER / f"{file}.json").read_text(encoding="utf-8"))
             rows[size][name] = results["rows"][key]["value"]
     forced = results["tokens_per_audio_s"]

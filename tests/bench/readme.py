@@ -71,9 +71,8 @@ HTTP_ROWS = {
     "8 x 8 s openai": "8 s WAV, 8 in flight",
     "one clip": "one 10 s WAV alone, whole",
 }
-_SHORT = ", with the plain prefill's short path"  # how the file calls what is served
 LIVE_ROWS = {  # through sockets: seconds of a step, of an utterance, streams
-    "1000 x 4 s": (0.5, 4.0, 1000), "600 x 24 s": (0.5, 24.0, 600),
+    "1000 x 4 s": (0.5, 4.0, 1000), "600 x 16 s": (0.5, 16.0, 600),
 }  # fmt: skip
 # (file of results, its row, what it is)
 SPEED_ROWS = (
@@ -85,10 +84,6 @@ SPEED_ROWS = (
     ("http-h200", "1.7B fronts 256 x 10 s openai", (
         "10 s WAV, 256 in flight",
         "10 秒 WAV，256 路并发",
-    )),
-    ("http-h200", "1.7B fronts 256 x 30 s openai flac", (
-        "30 s FLAC, 256 in flight",
-        "30 秒 FLAC，256 路并发",
     )),
     ("http-h200", "1.7B fronts 256 x 30 s openai mp3", (
         "30 s MP3, 48 kHz stereo, 256 in flight",
@@ -102,35 +97,52 @@ SPEED_ROWS = (
         "live, 1,000 streams of utterances of 4 s: from audio to its text, p95",
         "实时，1,000 路、每句 4 秒：从音频到文本，p95",
     )),
-    ("live-h200", "600 x 24 s", (
-        "600 streams that do not pause for 24 s, p95",
-        "600 路、连续 24 秒不停顿，p95",
+    ("live-h200", "600 x 16 s", (
+        "600 streams that never pause, p95",
+        "600 路、说话从不停顿，p95",
     )),
     ("offline-h200", "1.7B offline 30 s", (
         "engine alone: 30 s clips, 512 at once",
         "仅引擎：30 秒音频，512 路并发",
     )),
-    ("reuse-h200", f"1.7B offline 10 s{_SHORT}", (
+    ("offline-h200", "1.7B offline 10 s", (
         "10 s clips, 512 at once",
         "10 秒音频，512 路并发",
     )),
-    ("reuse-h200", f"1.7B one 10 s clip{_SHORT}", (
+    ("offline-h200", "1.7B one 10 s clip", (
         "one 10 s clip, to the last token",
         "单条 10 秒音频，到最后一个 token",
     )),
-    ("reuse-h200", f"1.7B one 30 s clip, first token{_SHORT}", (
+    ("offline-h200", "1.7B one 30 s clip, first token", (
         "one 30 s clip, to the first token",
         "单条 30 秒音频，到首个 token",
     )),
-    ("reuse-h200", "1.7B 10 s draft", (
+    ("offline-h200", "1.7B 10 s draft", (
         "one 10 s clip with a right draft, to the last token",
         "单条 10 秒音频，草稿正确，到最后一个 token",
+    )),
+    ("offline-h200", "1.7B offline 30 s, fp8, 8-bit cache", (
+        "`fp8` with a cache in 8 bit: 30 s clips, 512 at once",
+        "`fp8`、8 位缓存：30 秒音频，512 路并发",
     )),
     ("offline-h200", "0.6B offline 30 s", (
         "0.6B: 30 s clips, 512 at once",
         "0.6B：30 秒音频，512 路并发",
     )),
 )  # fmt: skip
+ALONE_ROWS = {
+    "1.7B offline 30 s": "1.7B, 30 s clips, 512 at once",
+    "1.7B offline 10 s": "10 s clips, 512 at once",
+    "1.7B offline mixed": "1 to 30 s, 512 at once",
+    "1.7B one 10 s clip": "one 10 s clip, to the last token",
+    "1.7B 10 s draft": "the same with a right draft",
+    "1.7B one 30 s clip, first token": "one 30 s clip, to the first token",
+    "0.6B offline 30 s": "0.6B, 30 s clips, 512 at once",
+    "0.6B offline 10 s": "10 s clips, 512 at once",
+    "0.6B one 10 s clip": "one 10 s clip, to the last token",
+}
+ALONE_PRECISIONS = ("", ", fp8", ", fp8, 8-bit cache")
+ALONE_HEADS = ("engine alone, one H200", "`bf16`", "`fp8`", "`fp8`, 8-bit cache", "bound, `bf16`")
 HTTP_HEADS = ("load", "measured", "median latency", "fronts", "decoders", "engine")
 OWN_WORK_ROWS = ("V2 binary", "V2 JSON", "OpenAI", "gRPC")
 OWN_WORK_HEADS = ("p50, one 10 s WAV at a time", *OWN_WORK_ROWS)
@@ -190,7 +202,7 @@ def speed(results: dict[str, Any], language: int) -> str:
             value, unit = row["p95_ms"], "ms"
         else:
             value, unit = rows[key]["value"], rows[key]["unit"]
-        bound = limits.get(key.removesuffix(_SHORT))
+        bound = limits.get(key)
         cells = (f"{_figure(value)} {unit}", "" if bound is None else _figure(bound))
         lines.append(f"| {names[language]} | {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -214,6 +226,17 @@ def http(results: dict[str, Any], _language: int) -> str:
         busy = (used.get("fronts"), used.get("decoders"), engine or None)
         cells += ["" if cpus is None else f"{cpus:.1f}" for cpus in busy]
         lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def alone(results: dict[str, Any], _language: int) -> str:
+    """The engine without a server, by precision."""
+    lines = [f"| {' | '.join(ALONE_HEADS)} |", f"| --- |{' ---: |' * (len(ALONE_HEADS) - 1)}"]
+    for key, name in ALONE_ROWS.items():
+        found = [results["rows"].get(f"{key}{precision}") for precision in ALONE_PRECISIONS]
+        cells = [f"{_figure(row['value'])} {row['unit']}" if row else "" for row in found]
+        bound = results["limits"].get(key)
+        lines.append(f"| {' | '.join([name, *cells, _figure(bound) if bound else ''])} |")
     return "\n".join(lines)
 
 
@@ -308,6 +331,7 @@ def _read(name: str) -> dict[str, Any]:
 TABLES = (
     Table("speed", speed, lambda: {file: _read(f"{file}.json") for file, *_ in SPEED_ROWS}, FILES),
     Table("performance", performance, load_results, ENGINE),
+    Table("alone", alone, lambda: _read("offline-h200.json"), ENGINE),
     Table("http", http, lambda: _read("http-h200.json"), ENGINE),
     Table("own-work", own_work, lambda: _read("own-work.json"), ENGINE),
     Table("precision", precision, lambda: _read("precision-h100.json"), ENGINE),

@@ -96,9 +96,13 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=30.0)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--protocols", nargs="+", default=[*PROTOCOLS], choices=PROTOCOLS)
+    parser.add_argument(
+        "--settings", nargs="*", default=[], metavar="NAME=VALUE", help="of the server"
+    )
     arguments = parser.parse_args()
     began = {"at": time.strftime("%Y-%m-%d %H:%M", time.gmtime()), "load_average": os.getloadavg()}
-    server = start(f"--max_held_audio_s={MAX_HELD_S}")
+    given = [f"--{setting}" for setting in arguments.settings]
+    server = start(f"--max_held_audio_s={MAX_HELD_S}", *given)
     try:
         measured = {
             protocol: rounds(server, protocol, arguments.rounds, arguments.seconds)
@@ -111,6 +115,7 @@ def main() -> None:
         "began": began,
         "clip_s": CLIP_S,
         "max_held_audio_s": MAX_HELD_S,
+        "settings": arguments.settings,
         "warm_up_s": arguments.seconds / 4,
         "in_flight_at_capacity": IN_FLIGHT,
         "offered": f"Poisson arrivals, {TIMES} times the answers a second of the round before",

@@ -199,6 +199,37 @@ def test_what_is_no_http_is_answered_from_the_table(server: Any, line: bytes) ->
         assert is_closed(connection)
 
 
+@pytest.mark.parametrize("size", [b"zz", b"F" * 18], ids=["no number", "2 to the 72"])
+@pytest.mark.parametrize("is_second", [False, True])
+def test_a_chunk_that_is_none_is_answered_from_the_table(
+    server: Any, size: bytes, is_second: bool
+) -> None:
+    """It was closed without a word, which looks like a server that crashed."""
+    kind = "content-type: audio/flac"
+    start = head("POST", f"/v1/models/{MODEL}:predict", kind, "transfer-encoding: chunked")
+    with connect(server) as connection:
+        if is_second:
+            connection.sendall(head("GET", "/healthz"))
+            assert answer(connection)[0] == 200
+        connection.sendall(start + b"3\r\nabc\r\n" + size + b"\r\nabc")
+        status, body = answer(connection)
+        assert (status, code(body)) == (400, "invalid_input")
+        assert is_closed(connection)
+
+
+def test_a_bad_request_takes_nothing_from_the_one_before_it(server: Any, speech: bytes) -> None:
+    path, kind = f"/v1/models/{MODEL}:predict", "content-type: audio/flac"
+    good = head("POST", path, kind, f"content-length: {len(speech)}") + speech
+    bad = head("POST", path, kind, "transfer-encoding: chunked") + b"zz\r\nabc"
+    with connect(server) as connection:
+        connection.sendall(good + bad)
+        with connection.makefile("rb") as stream:
+            first, _, second = stream.read().partition(b"HTTP/1.1 400")
+    assert first.startswith(b"HTTP/1.1 200")
+    assert b'"predictions"' in first
+    assert b"invalid_input" in second
+
+
 @pytest.mark.parametrize("parts", [1, 3])
 def test_an_offered_upgrade_is_ignored_and_the_body_read(
     server: Any, speech: bytes, said: list[dict[str, Any]], parts: int
@@ -253,3 +284,24 @@ def test_a_handshake_that_websockets_does_not_read_is_answered_and_closed(
         status, body = answer(connection)
         assert (status, code(body)) == (400, "invalid_input")
         assert is_closed(connection)
+
+
+@pytest.mark.parametrize("path", ["/v1/nothing", "/v1/realtime?intent=conversation"])
+def test_a_handshake_that_is_refused_is_no_error_of_ours(server: Any, path: str) -> None:
+    """uvicorn logged each as an application's that had failed."""
+    with connect(server) as connection:
+        connection.sendall(
+            head(
+                "GET",
+                path,
+                "upgrade: websocket",
+                "connection: Upgrade",
+                "sec-websocket-version: 13",
+                "sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==",
+            )
+        )
+        assert 400 <= answer(connection)[0] < 500
+        assert is_closed(connection)
+    httpx.post(f"{server.url}/v1/models/{MODEL}:predict", headers={"x-request-id": path[-8:]})
+    server.wait_for_log(path[-8:])
+    assert not [line for line in server.lines if line["level"] == "error"]

@@ -22,7 +22,8 @@ from tests.cluster.status import (
     split,
     tag_url,
 )
-from tests.pipelines.fake_cluster import FakeCluster, inference_service
+from tests.pipelines.fake_cluster import FakeCluster
+from tests.pipelines.fake_controller import inference_service
 
 FIRST = "s3://models/first"
 

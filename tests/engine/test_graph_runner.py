@@ -212,8 +212,8 @@ async def test_samples_are_let_go_of_once_nobody_asks(
         await asyncio.sleep(0.01)
 
 
-def test_kernels_equal_their_plain_twins() -> None:
+@pytest.mark.parametrize("more", [(), pytest.param(("--whole",), marks=pytest.mark.soak)])
+def test_kernels_equal_their_plain_twins(more: tuple[str, ...]) -> None:
     """In Triton's interpreter, which must be chosen before Triton is imported."""
-    subprocess.run(
-        [sys.executable, "-m", "tests.engine.kernel_parity"], cwd=ROOT, check=True, timeout=800
-    )
+    command = [sys.executable, "-m", "tests.engine.kernel_parity", *more]
+    subprocess.run(command, cwd=ROOT, check=True, timeout=3000 if more else 800)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ SPEC = JobSpec(
     "audio/wav", "English", "names", AudioOptions("separate", 1), CutOptions(), "srt", True
 )
 ME, OTHER = "me", "other"
+ROOT = Path(__file__).parents[2]
 
 
 def piece(position: int, text: str = "word") -> Piece:
@@ -222,3 +224,48 @@ def test_kill_9_at_any_line_loses_nothing_that_was_said_to_be_kept(
         elif job.id in added:
             assert store.audio_path(job.id).read_bytes() == b"%d" % added[job.id] * 500
     store.close()
+
+
+_FULL = """
+import os, sys
+from pathlib import Path
+from predictor.errors import Overloaded
+from predictor.jobs.store import JobLimits, JobStore
+from tests.jobs.test_store import SPEC
+
+folder = Path(sys.argv[1])
+store = JobStore(folder / "jobs", JobLimits(1000, 1 << 30, 100.0))
+first = store.add("me", bytes(100_000), SPEC)
+
+def refused(work):
+    try:
+        while True:
+            work()
+    except Overloaded as error:
+        return error.message
+
+said = refused(lambda: store.add("me", os.urandom(100_000), SPEC))
+assert said == "the disk of jobs is full", said
+audio = list((folder / "jobs" / "audio").iterdir())
+assert len(audio) == len(store.jobs("me")), audio  # nothing is left of the one that was refused
+with open(folder / "fill", "wb", buffering=0) as file:
+    try:
+        while True:
+            file.write(bytes(512))
+    except OSError:
+        pass
+assert refused(lambda: store.take("runner")) == "the disk of jobs is full"
+(folder / "fill").unlink()
+assert store.take("runner").id == first.id  # as soon as there is room
+"""
+
+
+def test_a_full_disk_refuses_jobs_and_loses_none(tmp_path: Path) -> None:
+    """A file system of the kernel's of one megabyte, in a name space of its own."""
+    own = ["unshare", "--user", "--map-root-user", "--mount"]
+    if shutil.which("unshare") is None or subprocess.run([*own, "true"]).returncode:
+        pytest.skip("needs unshare and user name spaces")
+    script = 'mount -t tmpfs -o size=1m tmpfs "$1" && exec "$2" -c "$3" "$1"'
+    command = [*own, "sh", "-c", script, "sh", str(tmp_path), sys.executable, _FULL]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

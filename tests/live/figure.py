@@ -2,9 +2,12 @@
 
     python -m tests.live.figure
 
-Left: live-h200.json of tests/bench/results. Right: cpu.json of
-tests/live/results, beside the scheme of the model's authors, whose every step takes all audio so
-far: of it the audio tokens alone are counted, 13 a second, in steps of 2 s.
+Writes what the README of live speech says of them as well.
+
+Left: live-h200.json of tests/bench/results. Right: a step's milliseconds of the device beside the
+scheme of the model's authors, whose every step takes all audio so far (live-minutes-h200.json); or,
+as long as that was not measured, tokens (cpu.json of tests/live/results), where of their scheme the
+audio tokens alone are counted, 13 a second, in steps of 2 s.
 """
 
 from __future__ import annotations
@@ -21,8 +24,11 @@ ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "tests" / "bench" / "results"
 STREAMS = RESULTS / "live-h200.json"
 MINUTES = ROOT / "tests" / "live" / "results" / "cpu.json"
+DEVICE_MINUTES = RESULTS / "live-minutes-h200.json"
+README = ROOT / "predictor" / "live" / "README.md"
 FIGURE = ROOT / "docs" / "live.svg"
-COLOURS = {"4 s": "#1a5fd0", "24 s": "#b3261e"}
+COLOURS = {4.0: "#1a5fd0", 16.0: "#b3261e", 24.0: "#8a5a00"}
+KINDS = {4.0: "a pause every 4 s", 16.0: "never a pause", 24.0: "never a dip"}
 AUDIO_TOKENS_A_S, OFFICIAL_STEP_S = 13, 2
 
 Point = tuple[float, float]
@@ -78,17 +84,16 @@ def latencies(rows: list[dict[str, Any]]) -> list[str]:
         [(n, str(n)) for n in (0, 150, 300, 450, 600)], "streams that talk all the time",
     )  # fmt: skip
     lines = panel.frame()
-    by_kind: dict[tuple[bool, str], list[Point]] = defaultdict(list)
+    by_kind: dict[tuple[bool, float], list[Point]] = defaultdict(list)
     for row in rows:
         if row["step_s"] == 0.5 and "p95_ms" in row:
-            kind = (row["through"] == "engine", f"{row['utterance_s']:g} s")
+            kind = (row["through"] == "engine", row["utterance_s"])
             by_kind[kind].append((row["streams"], row["p95_ms"]))
     y = 56
-    for (is_engine, utterance), points in sorted(by_kind.items()):
-        colour = COLOURS[utterance]
+    for (is_engine, utterance_s), points in sorted(by_kind.items()):
+        colour = COLOURS[utterance_s]
         lines += panel.line(sorted(points), colour, dashes="4 3" if is_engine else "")
-        name = {"4 s": "pause every 4 s", "24 s": "never a pause"}[utterance]
-        name += ", engine alone" if is_engine else ", WebSockets"
+        name = KINDS[utterance_s] + (", engine alone" if is_engine else ", WebSockets")
         dash = ' stroke-dasharray="4 3"' if is_engine else ""
         lines.append(f'<path d="M62 {y - 4}h22" stroke="{colour}" stroke-width="2"{dash}/>')
         lines.append(_text(90, y, name, "start"))
@@ -98,7 +103,6 @@ def latencies(rows: list[dict[str, Any]]) -> list[str]:
 
 def streams_table(rows: list[dict[str, Any]]) -> str:
     """The README's table of the rows on a GPU."""
-    names = {4.0: "a pause every 4 s", 24.0: "never a pause"}
     lines = [
         "| streams | step | through WebSockets, p50 / p95 / p99 | engine alone |",
         "| --- | --- | --- | --- |",
@@ -113,7 +117,7 @@ def streams_table(rows: list[dict[str, Any]]) -> str:
             row = both.get(is_engine)
             figures = [f"{row[f'p{n}_ms']:,.0f}" for n in (50, 95, 99)] if row else []
             cells.append(f"{' / '.join(figures)} ms" if row else "")
-        what = f"{streams:,}, {names[utterance_s]}"
+        what = f"{streams:,}, {KINDS[utterance_s]}"
         lines.append(f"| {what} | {step_s:g} s | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -137,10 +141,51 @@ def costs(flat: dict[str, Any]) -> list[str]:
     theirs = [(minute, official_tokens(minute)) for minute in range(1, 61)]
     lines = panel.frame()
     lines += panel.line(theirs, "#666b73", dashes="4 3")
-    lines += panel.line(ours, COLOURS["4 s"])
+    lines += panel.line(ours, COLOURS[4.0])
     lines.append(_text(*_beside(panel, theirs[35], 22), "all audio anew in each step", "middle"))
     lines.append(_text(*_beside(panel, ours[len(ours) // 2], -10), "here", "middle"))
     return lines
+
+
+def device_costs(measured: dict[str, Any]) -> list[str]:
+    """Milliseconds of the device for a step, by how long the stream has run."""
+    low, high = -1.0, 3.0  # powers of ten
+    panel = Panel(
+        485, "ms of the device for one step: one H200", lambda x: x / 60,
+        lambda y: (math.log10(y) - low) / (high - low),
+        [(n, str(n)) for n in (0, 10, 20, 30, 40, 50, 60)],
+        [(0.1, "0.1"), (1, "1"), (10, "10"), (100, "100"), (1000, "1,000")],
+        "minutes since the stream began",
+    )  # fmt: skip
+    ours = [(row["minute"], row["device_ms_a_step"]) for row in measured["minutes"]]
+    theirs = [
+        (row["age_s"] / 60, row["device_ms_a_step"])
+        for row in measured["official"]
+        if "error" not in row
+    ]
+    lines = panel.frame()
+    lines += panel.line(theirs, "#666b73", dashes="4 3")
+    lines += panel.line(ours, COLOURS[4.0])
+    lines.append(_text(*_beside(panel, theirs[-1], 22), "all audio anew in each step", "end"))
+    lines.append(_text(*_beside(panel, ours[len(ours) // 2], -10), "here", "middle"))
+    return lines
+
+
+def minutes_text(measured: dict[str, Any]) -> str:
+    """The README's sentence about a step's cost by the minute."""
+    rows, flat = measured["minutes"], measured["flatness"]
+    theirs = [
+        f"{row['device_ms_a_step']:,.0f} at {row['age_s'] / 60:,.3g} min"
+        for row in measured["official"]
+        if "error" not in row
+    ]
+    return (
+        f"A step took {rows[0]['device_ms_a_step']:.3f} ms of the device in minute 1 and "
+        f"{rows[-1]['device_ms_a_step']:.3f} in minute {rows[-1]['minute']}; no minute is further "
+        f"than {flat['largest_deviation_percent']:g} % from the middle one, and the trend over "
+        f"all is {flat['trend_percent']:+g} %. One step of a stream that hears all anew, ms by its "
+        f"age: {', '.join(theirs)}."
+    )
 
 
 def official_tokens(minute: int) -> int:
@@ -157,7 +202,10 @@ def _beside(panel: Panel, point: Point, down: float) -> tuple[float, float]:
 def draw() -> str:
     """The whole figure."""
     rows = json.loads(STREAMS.read_text("utf-8"))["rows"]
-    flat = json.loads(MINUTES.read_text("utf-8"))["flatness"]
+    if DEVICE_MINUTES.exists():
+        right = device_costs(json.loads(DEVICE_MINUTES.read_text("utf-8")))
+    else:
+        right = costs(json.loads(MINUTES.read_text("utf-8"))["flatness"])
     style = (
         "text{font:12px system-ui,sans-serif;fill:#33373d}.title{font-weight:600;font-size:13px}"
         ".end{text-anchor:end}.middle{text-anchor:middle}.grid{stroke:#d5d8dc}"
@@ -167,11 +215,24 @@ def draw() -> str:
         'aria-label="Latency over streams, and cost over minutes">',
         f'<style>{style}</style><rect width="840" height="320" fill="#fff"/>',
         *latencies(rows),
-        *costs(flat),
+        *right,
         "</svg>",
     ]
     return "\n".join(lines) + "\n"
 
 
+def put(text: str) -> str:
+    """The README of live speech with what the results of the GPU say."""
+    parts = {"streams": streams_table(json.loads(STREAMS.read_text("utf-8"))["rows"])}
+    if DEVICE_MINUTES.exists():
+        parts["minutes"] = minutes_text(json.loads(DEVICE_MINUTES.read_text("utf-8")))
+    for marker, part in parts.items():
+        head, begin, rest = text.partition(f"<!-- {marker}:begin -->")
+        _, end, tail = rest.partition(f"<!-- {marker}:end -->")
+        text = f"{head}{begin}\n{part}\n{end}{tail}" if begin and end else text
+    return text
+
+
 if __name__ == "__main__":
     FIGURE.write_text(draw(), "utf-8")
+    README.write_text(put(README.read_text("utf-8")), "utf-8")

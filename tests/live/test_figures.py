@@ -10,7 +10,7 @@ import pytest
 
 from predictor.engine import EngineClient
 from predictor.live.options import SessionConfig
-from tests.live.figure import FIGURE, STREAMS, draw, streams_table
+from tests.live.figure import FIGURE, README, device_costs, draw, minutes_text, put
 from tests.live.figures import flatness, judge, measure, table
 from tests.live.play import Studio
 from tests.live.streams import alone, clips, conversations
@@ -34,15 +34,34 @@ def test_the_last_minute_costs_what_the_first_one_does(
 
 
 def test_the_readme_has_the_table_of_the_results() -> None:
-    readme = (ROOT / "predictor" / "live" / "README.md").read_text("utf-8")
+    readme = README.read_text("utf-8")
     shown = readme.partition("<!-- live:begin -->")[2].partition("<!-- live:end -->")[0].strip()
     assert shown == table(json.loads(RESULTS.read_text("utf-8")))
 
 
-def test_the_readme_has_the_table_of_the_streams() -> None:
-    readme = (ROOT / "predictor" / "live" / "README.md").read_text("utf-8")
-    shown = readme.partition("<!-- streams:begin -->")[2].partition("<!-- streams:end -->")[0]
-    assert shown.strip() == streams_table(json.loads(STREAMS.read_text("utf-8"))["rows"])
+def test_the_readme_has_what_the_gpu_results_say() -> None:
+    readme = README.read_text("utf-8")
+    assert "<!-- streams:begin -->" in readme
+    assert "<!-- minutes:begin -->" in readme
+    assert readme == put(readme), "run: python -m tests.live.figure"
+
+
+def test_a_devices_minutes_are_drawn_and_told() -> None:
+    measured = {
+        "minutes": [{"minute": n, "device_ms_a_step": 0.5 + n / 1000} for n in range(1, 61)],
+        "flatness": {"largest_deviation_percent": 2.9, "trend_percent": -1.5},
+        "official": [
+            {"age_s": 60.0, "device_ms_a_step": 12.3},
+            {"age_s": 3600.0, "device_ms_a_step": 480.0},
+            {"age_s": 7200.0, "error": "no room"},
+        ],
+    }
+    text = minutes_text(measured)
+    assert "0.501 ms of the device in minute 1 and 0.560 in minute 60" in text
+    assert text.endswith("12 at 1 min, 480 at 60 min.")
+    drawn = "".join(device_costs(measured))
+    assert drawn.count("<path d=") == 2
+    assert "NaN" not in drawn
 
 
 def test_the_figure_is_drawn_from_the_results() -> None:

@@ -109,6 +109,8 @@ class Prometheus:
             self.__exit__()
             raise RuntimeError("Prometheus did not start:\n" + "".join(self._log))
         self._http = httpx.Client(base_url=f"http://{self.address}", timeout=30)
+        # It listens before it answers queries: 503 until its storage is open.
+        self.wait("Prometheus is ready", lambda: self._http.get("/-/ready").is_success)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -157,7 +159,7 @@ class Prometheus:
         """Every rule with its health, as Prometheus sees it."""
         return [rule for group in self._get("rules")["groups"] for rule in group["rules"]]
 
-    def wait(self, what: str, holds: Callable[[], bool], timeout_s: float = 20.0) -> None:
+    def wait(self, what: str, holds: Callable[[], bool], timeout_s: float = 120.0) -> None:
         """Until a later scrape makes `holds` true. Raises TimeoutError naming `what`."""
         pause = threading.Event()
         for _ in range(round(timeout_s / 0.25)):

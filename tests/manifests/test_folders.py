@@ -176,7 +176,7 @@ def test_a_configuration_of_others_is_patched_and_not_applied(script: Path) -> N
 
 
 def test_knatives_settings_wait_for_the_webhook_that_judges_them(tmp_path: Path) -> None:
-    """Against a `kubectl` of ours that says what a cluster said whose Knative was just installed."""
+    """Against a `kubectl` of ours that says what a cluster did whose Knative was just installed."""
     kubectl = tmp_path / "kubectl"
     kubectl.write_text(
         f"""#!/bin/sh

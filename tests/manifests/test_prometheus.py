@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 from collections.abc import Iterator
 
+import httpx
 import pytest
 
 from pipelines.local_service import LocalService
@@ -30,17 +32,33 @@ SILENT_RULES |= {"qwen3_asr:confidence:avg30m"}
 
 
 @pytest.fixture(scope="module")
+def service() -> Iterator[LocalService]:
+    checkpoint = ROOT / "predictor" / "checkpoints" / "tiny"
+    flags = ("--device=cpu", f"--max_held_audio_s={HELD_S}", "--native_histograms=true")
+    with LocalService(checkpoint, flags=flags) as service:
+        yield service
+
+
+@pytest.fixture(scope="module")
+def in_protobuf(
+    service: LocalService, monitored: list[Object], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Prometheus]:
+    """One that takes native histograms, beside the other."""
+    folder, pods = tmp_path_factory.mktemp("native"), {REVISION: service.url}
+    with Prometheus(monitored, pods, folder, features="native-histograms") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
 def prometheus(
-    monitored: list[Object], tmp_path_factory: pytest.TempPathFactory
+    service: LocalService,
+    in_protobuf: Prometheus,
+    monitored: list[Object],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Prometheus]:
     """After calls over all protocols, bad audio, and a full queue, each seen by two scrapes."""
     folder = tmp_path_factory.mktemp("prometheus")
-    checkpoint = ROOT / "predictor" / "checkpoints" / "tiny"
-    flags = ("--device=cpu", f"--max_held_audio_s={HELD_S}")
-    with (
-        LocalService(checkpoint, flags=flags) as service,
-        Prometheus(monitored, {REVISION: service.url}, folder) as running,
-    ):
+    with Prometheus(monitored, {REVISION: service.url}, folder) as running:
         callers = Callers(service)
         audio = RECORDING.read_bytes()
         for num_rounds in (1, 2):
@@ -60,13 +78,18 @@ def seen(prometheus: Prometheus, expression: str) -> float:
     return sum(value for _, value in prometheus.query(expression))
 
 
-def test_every_panel_has_data(prometheus: Prometheus, monitored: list[Object]) -> None:
+@pytest.mark.parametrize("scraper", ["prometheus", "in_protobuf"])
+def test_every_panel_has_data(
+    scraper: str, prometheus: Prometheus, in_protobuf: Prometheus, monitored: list[Object]
+) -> None:
+    """Also where Prometheus takes native histograms and drops the classic ones beside them."""
+    asked = {"prometheus": prometheus, "in_protobuf": in_protobuf}[scraper]
     queries = [query for _, board in dashboards(monitored) for query in panel_expressions(board)]
     assert len(queries) > 60
     for title, query in queries:  # some look at every 15 s only
         if "qwen3_asr_device_" in query:  # NVML's, where there is a GPU
             continue
-        prometheus.wait(f"{title}: {query}", lambda asked=query: bool(prometheus.query(asked)))  # type: ignore[misc]
+        asked.wait(f"{title}: {query}", lambda query=query: bool(asked.query(query)))  # type: ignore[misc]
 
 
 def test_every_rule_is_evaluated_without_error(
@@ -78,6 +101,14 @@ def test_every_rule_is_evaluated_without_error(
     recorded = {rule["name"] for rule in rules if rule["type"] == "recording"}
     assert {name for name in recorded if not prometheus.query(name)} <= SILENT_RULES
     assert [rule["name"] for rule in rules if rule.get("state") == "firing"] == []
+
+
+def test_promtool_has_nothing_to_say_about_the_metrics(service: LocalService) -> None:
+    """Names, units, types and help, by the linter of Prometheus."""
+    text = httpx.get(service.url + "/metrics").text
+    command = ["promtool", "check", "metrics"]
+    done = subprocess.run(command, input=text, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_the_scaler_gets_one_number(prometheus: Prometheus, monitored: list[Object]) -> None:

@@ -8,7 +8,8 @@ from starlette.routing import Route
 from pipelines.rollout.cluster import PLURAL, Cluster
 from tests.manifests.conftest import needs_kustomize
 from tests.manifests.objects import Object, of_kind
-from tests.pipelines.fake_cluster import FakeCluster, inference_service
+from tests.pipelines.fake_cluster import FakeCluster
+from tests.pipelines.fake_controller import inference_service
 
 pytestmark = needs_kustomize
 VERBS = {"GET": "get", "PUT": "update", "POST": "create"}

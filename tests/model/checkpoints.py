@@ -1,7 +1,8 @@
 """Random checkpoints written by transformers, their original-layout twins, and reference results.
 
 Every weight is random, norms and biases too: with the constants of a fresh model, two swapped
-norms would go unnoticed.
+norms would go unnoticed. transformers takes seconds to import: many processes of tests read this
+file for its clips and shapes only.
 """
 
 from __future__ import annotations
@@ -11,18 +12,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import (
-    Qwen3ASRConfig,
-    Qwen3ASRFeatureExtractor,
-    Qwen3ASRForConditionalGeneration,
-)
 
 from predictor.types import EngineRequest, Samples
+
+if TYPE_CHECKING:
+    from transformers import Qwen3ASRConfig
 
 EMBEDDED = Path(__file__).parents[2] / "predictor" / "checkpoints"
 AUDIO_START, AUDIO_PAD, AUDIO_END, END = 200, 201, 202, 203  # ids of the random checkpoints
@@ -49,6 +48,8 @@ SHAPES = (
 
 def config_of(shape: Shape) -> Qwen3ASRConfig:
     """The transformers config of a shape; vocabulary of 204."""
+    from transformers import Qwen3ASRConfig
+
     width, layers, heads, ffn, channels = shape.encoder
     hidden, text_layers, text_heads, kv_heads, head_dim, text_ffn = shape.text
     return Qwen3ASRConfig(
@@ -82,6 +83,8 @@ def config_of(shape: Shape) -> Qwen3ASRConfig:
 
 def write_random(folder: Path, shape: Shape, seed: int = 0) -> Path:
     """A native checkpoint with random weights in `folder`."""
+    from transformers import Qwen3ASRForConditionalGeneration
+
     generator = torch.Generator().manual_seed(seed)
     model = Qwen3ASRForConditionalGeneration(config_of(shape))
     for name, weight in model.named_parameters():
@@ -95,6 +98,8 @@ def write_random(folder: Path, shape: Shape, seed: int = 0) -> Path:
 
 def reference_of(folder: Path) -> Any:
     """The checkpoint as transformers runs it."""
+    from transformers import Qwen3ASRForConditionalGeneration
+
     model = Qwen3ASRForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
     return model.eval()
 
@@ -107,6 +112,8 @@ def features_of(samples: Samples) -> tuple[torch.Tensor, torch.Tensor]:
 
 @cache
 def _extractor() -> Any:
+    from transformers import Qwen3ASRFeatureExtractor
+
     return Qwen3ASRFeatureExtractor()
 
 

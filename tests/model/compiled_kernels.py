@@ -1,4 +1,5 @@
-"""A program: compiles the Triton kernels for sm_90 and prints what each one takes.
+"""A program: compiles the Triton kernels for sm_90 and prints what each one takes; without
+`--whole` each in one of its forms, the one that asks most of the compiler.
 
 Ends with an error where one does not compile, where a small-batch step's kernel waits for the one
 ahead of it before it has asked for its weights, or where an 8-bit cache is not widened by the
@@ -8,6 +9,7 @@ hardware.
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from collections.abc import Mapping
 from itertools import product
@@ -31,7 +33,9 @@ from predictor.model.cuda.kernels import small_batch_attention as attention_kern
 HOPPER = GPUTarget("cuda", 90, 32)
 HALF, FLOAT, LONG, INT = "*bf16", "*fp32", "*i64", "*i32"
 TYPES = {HALF: torch.bfloat16, "*fp8e4nv": torch.float8_e4m3fn}  # what caches hold
-CACHES = tuple(TYPES)
+IS_WHOLE = sys.argv[1:] == ["--whole"]
+CACHES = tuple(TYPES) if IS_WHOLE else ("*fp8e4nv",)
+BOTH = (False, True) if IS_WHOLE else (True,)
 WIDENED = "cvt.rn.f16x2.e4m3x2"  # two values in one instruction
 HEADS, KV_HEADS, DIM, HIDDEN, FFN, VOCAB = 16, 8, 128, 2048, 6144, 151_936
 ALIGNED = (
@@ -88,12 +92,12 @@ def compile_encoder() -> None:
         encoder_kernels._first_convolution_kernel, {"chunks_ptr": FLOAT},
         **convolution, BLOCK_P=64, BLOCK_C=128, PRECISION="tf32",
     )  # fmt: skip
-    for turn in (False, True):
+    for turn in BOTH:
         compiled(
             encoder_kernels._bias_gelu_kernel, {},
             HEIGHT=16, WIDTH=13, NUM_CHANNELS=480, TURN=turn, BLOCK=2048,
         )  # fmt: skip
-    for has_add in (False, True):
+    for has_add in BOTH:
         compiled(encoder_kernels._layer_norm_kernel, {"eps": "fp32"}, HAS_ADD=has_add, BLOCK=1024)
     places = dict.fromkeys(("second_ptr", "start_ptr", "size_ptr"), LONG)
     compiled(
@@ -105,7 +109,7 @@ def compile_encoder() -> None:
 
 
 def compile_language_model() -> None:
-    for has_add in (False, True):
+    for has_add in BOTH:
         compiled(kernels._norm_kernel, {"eps": "fp32"}, HAS_ADD=has_add, BLOCK=HIDDEN)
     for cache in CACHES:
         compiled(
@@ -118,7 +122,10 @@ def compile_language_model() -> None:
     parts = {"peak_ptr": FLOAT, "total_ptr": FLOAT}
     heads = {"KV_HEADS": KV_HEADS, "GROUP": HEADS // KV_HEADS, "DIM": DIM, "PAGE": 64}
     shared = {f"shared_{name}_ptr": FLOAT for name in ("sums", "peak", "total")}
-    for (splits, shares), cache in product(((1, 0), (8, 0), (1, 2)), CACHES):
+    ways = tuple(product(((1, 0), (8, 0), (1, 2)), CACHES))
+    if not IS_WHOLE:
+        ways = (((8, 0), HALF), ((1, 2), "*fp8e4nv"))
+    for (splits, shares), cache in ways:
         block, num_warps, num_stages = Fusion().tile_of(splits, TYPES[cache])
         ptx = compiled(
             decode_kernels._attention_kernel,
@@ -137,7 +144,7 @@ def compile_language_model() -> None:
                 **heads, GROUP_ROWS=2, ROWS=64, BLOCK=64, SHARES=shares, PRECISION="tf32",
             )  # fmt: skip
             require_widened(ptx, cache)
-    for cache, page in product(CACHES, (0, 64)):
+    for cache, page in product(CACHES, (0, 64) if IS_WHOLE else (64,)):
         compiled(
             prefill_kernels._prefill_attention_kernel,
             {"tiles_ptr": INT, "tables_ptr": LONG, "scale": "fp32"}
@@ -162,7 +169,7 @@ def compile_small_batch() -> None:
         ("*i8", FFN, HIDDEN, True, True, False, 4, 2048),
     ]
     waiting = []
-    for num_rows in (1, 2):
+    for num_rows in (1, 2) if IS_WHOLE else (2,):
         for weight, n, k, norm, swiglu, add, block_n, block_k in matrices:
             types = {"eps": "fp32", "weight_ptr": weight}
             types |= {} if weight == HALF else {"scale_ptr": FLOAT}

@@ -1,6 +1,6 @@
 """A program: the kernels of an 8-bit cache, interpreted on the CPU, against plain torch.
 
-Ends with an error when one differs.
+Ends with an error when one differs; `--whole` compares in float32 too.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import tests.model.interpreted  # noqa: F401  before Triton is imported
 # isort: on
 
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -32,11 +33,13 @@ TINY = Path(__file__).parents[2] / "predictor" / "checkpoints" / "tiny"
 CPU = torch.device("cpu")
 # Queries and probabilities are float16 whatever the activations are: 11 bits.
 TOLERANCE = 1e-3
+IS_WHOLE = sys.argv[1:] == ["--whole"]
+DTYPES = (torch.float32, torch.float16) if IS_WHOLE else (torch.float16,)
 
 
 def check_newest() -> None:
     ways = (by_kernels, partial(by_kernels, splits=8), by_the_small_batch_kernel)
-    for dtype in (torch.float32, torch.float16):
+    for dtype in DTYPES:
         for way in ways:
             attended = attended_newest(way, CPU, dtype).float()
             if not (attended - SHARED).abs().max() <= SHARED * TOLERANCE:
@@ -53,7 +56,7 @@ def check_kept() -> None:
 
 def check_differences() -> None:
     """On the shapes of a model; bfloat16 matrices the interpreter multiplies as integers."""
-    for dtype in (torch.float32, torch.float16):
+    for dtype in DTYPES:
         decoder = load_model(TINY, device=CPU, dtype=dtype).decoder
         differences = {
             "rope": parity._rope(decoder, FP8),

@@ -31,12 +31,12 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 IN_BF16 = Precision("bfloat16", torch.bfloat16)
 
 
-def test_kernels_equal_plain_torch() -> None:
+@pytest.mark.parametrize("more", [(), pytest.param(("--whole",), marks=pytest.mark.soak)])
+def test_kernels_equal_plain_torch(more: tuple[str, ...]) -> None:
     """In Triton's interpreter, which must be chosen before Triton is imported."""
     pytest.importorskip("triton")
-    subprocess.run(
-        [sys.executable, "-m", "tests.model.kv_cache_parity"], cwd=ROOT, check=True, timeout=800
-    )
+    command = [sys.executable, "-m", "tests.model.kv_cache_parity", *more]
+    subprocess.run(command, cwd=ROOT, check=True, timeout=3000 if more else 800)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)

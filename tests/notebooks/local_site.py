@@ -10,7 +10,8 @@ from pathlib import Path
 
 from pipelines.local_service import LocalService
 from tests.pipelines.conftest import AppServer
-from tests.pipelines.fake_cluster import NAMESPACE, FakeCluster, inference_service
+from tests.pipelines.fake_cluster import FakeCluster
+from tests.pipelines.fake_controller import NAMESPACE, inference_service
 from tests.pipelines.proxy import Proxy
 from tests.pipelines.recordings import write_small_set
 from tests.pipelines.test_promote import FEW_LIMITS, write_kubeconfig

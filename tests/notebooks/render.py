@@ -55,6 +55,7 @@ def execute(name: str, environment: Mapping[str, str]) -> nbformat.NotebookNode:
     client = NotebookClient(
         notebook,
         timeout=CELL_TIMEOUT_S,
+        startup_timeout=CELL_TIMEOUT_S,  # nbclient gives a busy machine 60 s
         resources=resources,
         coalesce_streams=True,  # a progress bar is its last line, not all of them
     )

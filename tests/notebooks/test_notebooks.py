@@ -29,7 +29,12 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalSite]:
 
 def run(name: str, **environment: object) -> str:
     """Execute a notebook; everything that its cells showed, as text."""
-    notebook = render.execute(name, {**os.environ, **{k: str(v) for k, v in environment.items()}})
+    given = {k: str(v) for k, v in environment.items()}
+    return text_of(render.execute(name, {**os.environ, **given}))
+
+
+def text_of(notebook: Any) -> str:
+    """Everything that the cells of an executed notebook showed."""
     shown: list[str] = []
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
@@ -72,10 +77,12 @@ def test_canary(tmp_path: Path, site: LocalSite) -> None:
     assert cluster.split() == {EARLY: 100}  # reverted by the last cell
 
 
-def test_capacity(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the benchmark that is kept beside it, and nothing set."""
+def test_capacity(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """With the benchmark that is kept beside it, and nothing set; and as the page that
+    `make notebooks` writes."""
     monkeypatch.delenv("ASR_BENCHMARK", raising=False)
-    shown = run("04_capacity")
+    notebook = render.execute("04_capacity", dict(os.environ))
+    shown = text_of(notebook)
     rtfx = read_benchmark(BENCHMARK, mean_duration_s=10).rtfx
     peak_audio_s = 50_000 / (0.55 * 24)  # a second at the peak hour: the mean is 55 % of it
     assert f"{rtfx:.0f} audio seconds a second" in shown
@@ -85,11 +92,7 @@ def test_capacity(monkeypatch: pytest.MonkeyPatch) -> None:
     assert f"replicas at the peak: {-(-peak_audio_s // (rtfx / 2)):.0f}\n" in shown
     in_flight = round(rtfx / 2 / 10 * 0.5)
     assert f"(requests in flight for each replica): {in_flight}\n" in shown
-
-
-def test_a_page_is_rendered(tmp_path: Path) -> None:
-    """What `make notebooks` writes, without a service: capacity needs none."""
-    page = render.as_html(render.execute("04_capacity", os.environ))
+    page = render.as_html(notebook)
     assert "data:image/svg+xml" in page
     assert "replicas at the peak" in page
     with pytest.raises(SystemExit):

@@ -1,29 +1,27 @@
-"""Whether known remedies for few errors bring intervals nearer to 95 %: the kinds with 0.3 %.
+"""What intervals of few errors are like, and what others would be: the kinds with 0.3 %.
 
     python -m tests.pipelines.discreteness tests/pipelines/results/discreteness.json
 
 Where few speakers or recordings differ, chances come in steps (one sign of five: 1/32), and the
-interval's are the next smaller. Tried, in both worlds of `simulation`: to count half of the chance
-of what was seen (mid-p), of the signs alone, and of the rule of three as well; and to leave the
-rule of three out. `sign test` is the least coverage that any test of the clusters' signs can have
-where the versions are equal: of m that differ, all 2^m patterns are as likely.
+interval's are the next smaller. Tried, in both worlds of `simulation`: the rule of three until ten
+recordings differ, and where none differs only. `sign test` is the least coverage that any exact
+test of the clusters' signs can have where the versions are equal: of m that differ, all 2^m
+patterns are as likely. `near` asks the same of versions that are almost equal (0.03 points): no
+chance of theirs is one of an equal version's steps.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
-import math
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 
 from pipelines.lib.intervals import REPORTED
-from tests.pipelines import simulation_rows
 from tests.pipelines.simulation import (
     CLIPS_AT_ONCE,
     SPEAKERS,
@@ -39,34 +37,23 @@ from tests.pipelines.simulation import (
 from tests.pipelines.simulation_rows import Bools, Rows
 
 WER = 0.003
+NEAR = 0.0003
 REPETITIONS = 1500
 MISS = 0.025  # on each side
-MID_OF_THREE = math.log(0.5 / MISS) / math.log(1 / MISS)  # of the bound where nothing was seen
-WITHOUT = replace(REPORTED, sparse=1)
-exact = simulation_rows.tails
-
-
-def mid_p(terms: Floats) -> Floats:
-    """As `tails`, with half of the chance where all terms have one sign."""
-    total, most = terms.sum(axis=1), np.abs(terms).sum(axis=1)
-    number = np.count_nonzero(terms, axis=1).astype(float)
-    return np.where((total > 0) & (total >= most * (1 - 1e-9)), 2.0 ** -(number + 1), exact(terms))
+TRUTHS = {**WORSE, "near": NEAR}
+TRIED = {
+    "as it is": REPORTED,
+    "rule of three until ten differ": replace(REPORTED, sparse=10),
+    "rule of three where none differs": replace(REPORTED, sparse=1),
+}
 
 
 def covered(rows: Rows, truth: float) -> dict[str, Bools]:
-    """Whether each remedy's interval holds the truth [repetitions]."""
-    narrower = replace(rows, step=rows.step * MID_OF_THREE)
-    found = {}
-    for name, tails, used, care in (
-        ("as it is", exact, rows, REPORTED),
-        ("mid-p of the signs", mid_p, rows, REPORTED),
-        ("mid-p of signs and rule of three", mid_p, narrower, REPORTED),
-        ("rule of three where none differs", exact, rows, WITHOUT),
-    ):
-        with patch.object(simulation_rows, "tails", tails):
-            outside = used.below(truth, MISS, care) | used.above(truth, MISS, care)
-        found[name] = ~outside
-    return found
+    """Whether each interval holds the truth [repetitions]."""
+    return {
+        name: ~(rows.below(truth, MISS, care) | rows.above(truth, MISS, care))
+        for name, care in TRIED.items()
+    }
 
 
 def sign_test(differing: Ints) -> Floats:
@@ -76,7 +63,8 @@ def sign_test(differing: Ints) -> Floats:
 
 
 def measured(cell: Cell, world: str, repetitions: int = REPETITIONS) -> dict[str, Any]:
-    truth = WORSE[cell.worse]
+    """A cell, and how often each interval held the truth."""
+    truth = TRUTHS[cell.worse]
     rise, _ = calibrated(world, cell.speakers, cell.wer, truth)
     rng, left = np.random.default_rng(7), repetitions
     sums: dict[str, float] = {}
@@ -93,7 +81,8 @@ def measured(cell: Cell, world: str, repetitions: int = REPETITIONS) -> dict[str
 
 
 def cells() -> list[Cell]:
-    kinds = itertools.product(SPEAKERS, (False, True), (50, 200), WORSE)
+    """Every kind with 0.3 % and 50 or 200 recordings."""
+    kinds = itertools.product(SPEAKERS, (False, True), (50, 200), TRUTHS)
     return [Cell(WER, speakers, clips, heavy, worse) for speakers, heavy, clips, worse in kinds]
 
 

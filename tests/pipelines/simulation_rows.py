@@ -66,17 +66,18 @@ class Rows:
         t = -special.stdtrit(self.df, miss)
         side = np.where(limit > self.value, 1, -1)
         few = np.maximum(0.0, 1 - self.num_changed / care.sparse)
-        seen = (limit - self.value) ** 2 - few * (t * t * self.step) ** 2
+        nothing_seen = t * t * self.step * care.of_three(miss)
+        seen = (limit - self.value) ** 2 - few * nothing_seen**2
         clusters = self.gaps.shape[1]
         a = (side * self.skewness + care.doubt * math.sqrt(6 / clusters)) / math.sqrt(clusters)
         positive = np.maximum(a, 1e-6)
         hall = -3 / positive * (np.cbrt(1 + positive * (-t - positive / 6)) - 1) / t
         distance = np.sqrt(np.maximum(seen, 0)) / np.where(a <= 1e-6, 1.0, np.maximum(1, hall))
         rest = self.gaps - (self.value + side * distance)[:, None] * self.units
-        return (seen > 0) & (tails(-side[:, None] * rest) < miss)
+        return (seen > 0) & (tails(-side[:, None] * rest, care.mid_p) < miss)
 
 
-def tails(terms: Floats) -> Floats:
+def tails(terms: Floats, mid_p: bool = False) -> Floats:
     """`flips.tail` of each row [repetitions, clusters]."""
     total, most = terms.sum(axis=1), np.abs(terms).sum(axis=1)
     inside = (total > 0) & (total < most * (1 - 1e-9))
@@ -100,6 +101,7 @@ def tails(terms: Floats) -> Floats:
     w = np.sqrt(np.maximum(2 * (point * total - log_cosh), 1e-12))
     u = np.maximum(point * np.sqrt(spread), 1e-9)
     found = special.ndtr(-w) + np.exp(-w * w / 2) / math.sqrt(2 * math.pi) * (1 / u - 1 / w)
-    all_of_one_sign = 2.0 ** -np.count_nonzero(terms, axis=1).astype(float)
+    with_a_sign = terms > most[:, None] * 1e-9
+    all_of_one_sign = 2.0 ** -(np.count_nonzero(with_a_sign, axis=1).astype(float) + mid_p)
     outside = np.where(total <= 0, 0.5, all_of_one_sign)
     return np.where(inside, np.clip(found, 0, 1), outside)

@@ -14,6 +14,7 @@ from tests.pipelines.conftest import Serve
 from tests.pipelines.service import Service
 from tests.pipelines.test_promote import FEW, NUM_CLIPS, answers, write_clips
 
+ROOT = Path(__file__).parents[2]
 COMMANDS = (
     "evaluate",
     "transcribe",
@@ -23,10 +24,14 @@ COMMANDS = (
     "plan",
     "promote",
     "rollback",
+    "abort",
+    "pause",
+    "resume",
     "status",
     "compile",
     "submit",
 )
+HEAVY = {"numpy", "scipy", "httpx", "kubernetes", "kfp", "jinja2", "jiwer", "soundfile", "torch"}
 
 
 def evaluate(url: str, data: Path, out: Path, *more: str) -> int:
@@ -109,12 +114,29 @@ def test_help_teaches_by_example(command: str, capsys: pytest.CaptureFixture[str
     assert said.count(f"python -m pipelines {command}") >= 2  # usage, and an example
 
 
+def test_help_loads_nothing_heavy() -> None:
+    """Of the whole and of each command, in a process of its own."""
+    script = (
+        "import sys\nfrom pipelines.cli import main\n"
+        "for command in sys.argv[1:]:\n"
+        "    try: main([*command.split(), '--help'])\n"
+        "    except SystemExit: pass\n"
+        "sys.stderr.write(' '.join(sys.modules))"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", script, "", *COMMANDS],
+        capture_output=True, text=True, check=True, cwd=ROOT,
+    )  # fmt: skip
+    assert found.stdout.count("usage:") == 1 + len(COMMANDS)
+    assert not set(found.stderr.split()) & HEAVY
+
+
 def test_runs_as_a_module() -> None:
     found = subprocess.run(
         [sys.executable, "-m", "pipelines", "compare", "a.json", "b.json"],
         capture_output=True,
         text=True,
-        cwd=Path(__file__).parents[2],
+        cwd=ROOT,
     )
     assert (found.returncode, found.stdout) == (2, "")
     assert found.stderr.startswith("error: a.json: is no report")

@@ -28,7 +28,8 @@ from pipelines.lib.manifest import read_manifest
 from pipelines.lib.transcribe import transcribe
 from pipelines.local_service import LocalService
 from tests.pipelines.conftest import Serve
-from tests.pipelines.fake_cluster import NAMESPACE, FakeCluster, inference_service
+from tests.pipelines.fake_cluster import FakeCluster
+from tests.pipelines.fake_controller import NAMESPACE, inference_service
 from tests.pipelines.proxy import Proxy
 from tests.pipelines.recordings import write_small_set
 from tests.pipelines.service import Service

@@ -7,8 +7,10 @@ import pytest
 from scipy import stats
 
 from pipelines.lib.errors import OptionError
+from pipelines.lib.flips import tail
 from pipelines.lib.intervals import (
     MIN_CLUSTERS,
+    REPORTED,
     SPARSE,
     holm,
     paired_sums,
@@ -74,6 +76,32 @@ def test_few_clusters_say_nothing() -> None:
     assert (estimate.enough, estimate.interval()) == (False, None)
     assert (estimate.lower(0.01), estimate.upper(0.01)) == (-np.inf, np.inf)
     assert estimate.p_above(0.0) == 1
+
+
+@pytest.mark.parametrize(("number", "other"), [(5, 0), (8, 0), (8, 1), (12, 2), (20, 5), (40, 12)])
+def test_signs_have_about_their_mid_p(number: int, other: int) -> None:
+    """Of the binomial distribution, as scipy has it; exactly where all signs are one."""
+    terms = np.array([1.0] * (number - other) + [-1.0] * other)
+    theirs = stats.binom(number, 0.5)
+    mid = theirs.sf(number - other) + theirs.pmf(number - other) / 2
+    assert tail(terms, mid_p=True) == pytest.approx(mid, rel=0.25 if other else 1e-9)
+    if not other:
+        assert tail(terms) == pytest.approx(theirs.sf(number - 1))
+
+
+@pytest.mark.parametrize(("number", "shown"), [(2, False), (4, False), (5, True), (8, True)])
+def test_an_interval_leaves_zero_out_where_signs_do(number: int, shown: bool) -> None:
+    """So many of 50 recordings got worse and none better: mid-p is 1/32 with four, 1/64 with five;
+    what a verdict rests on is more careful."""
+    worse = [1.0] * number + [0.0] * (50 - number)
+    estimate = paired_sums([0.0] * 50, worse, [12.0] * 50).estimate()
+    found = estimate.interval()
+    assert found is not None
+    assert (found.low > 0) is shown  # not by a hair: bounds are found by halving
+    assert shown or found.low > -0.004
+    assert estimate.above(0.0, 0.025, REPORTED) is shown
+    assert estimate.lower(0.025) < min(found.low, 0.0) + 0.004
+    assert estimate.upper(0.025) > found.high
 
 
 def test_clusters_widen_the_interval_when_errors_go_together() -> None:

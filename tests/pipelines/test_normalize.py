@@ -41,6 +41,15 @@ def test_english_is_whispers(text: str) -> None:
     assert normalize(text, "English") == EnglishTextNormalizer()(text).strip()
 
 
+def test_an_english_minus_is_whispers() -> None:
+    """Its sign is dropped and the word is kept, which README says."""
+    assert errors("-5 degrees", "5 degrees", "English") == 0
+    assert errors("minus five degrees", "5 degrees", "English") == 1
+    assert errors("minus five degrees", "-5 degrees", "English") == 1
+    for text in ("-5 degrees", "minus five degrees"):
+        assert normalize(text, "English") == EnglishTextNormalizer()(text).strip()
+
+
 @pytest.mark.parametrize("text", ["Ça va, élève ! [rire]", "Grüße, Straße: 3,5", "¿Qué tal?"])
 def test_other_languages_are_whispers_basic(text: str) -> None:
     assert normalize(text, "French") == BasicTextNormalizer()(text).strip()

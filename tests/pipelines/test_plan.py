@@ -12,12 +12,13 @@ from scipy import stats
 from pipelines.cli import main
 from pipelines.lib.errors import OptionError
 from pipelines.lib.evaluation import build_report, write_report
+from pipelines.lib.expected import Expected
 from pipelines.lib.intervals import paired_sums
 from pipelines.lib.journal import Record
 from pipelines.lib.limits import Margin
 from pipelines.lib.manifest import Clip
 from pipelines.lib.margins import MISS_AT_MARGIN, Excess
-from pipelines.lib.plan import Expected, needed
+from pipelines.lib.plan import needed
 
 
 def test_large_plans_follow_the_textbook() -> None:

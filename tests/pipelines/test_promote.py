@@ -21,7 +21,8 @@ from pipelines.promote import read_candidate, with_storage_uri
 from pipelines.rollout.cluster import Cluster
 from pipelines.rollout.storage_uri import check_storage_uri
 from tests.pipelines.conftest import Serve
-from tests.pipelines.fake_cluster import NAMESPACE, FakeCluster, inference_service
+from tests.pipelines.fake_cluster import FakeCluster
+from tests.pipelines.fake_controller import NAMESPACE, inference_service
 from tests.pipelines.proxy import Proxy
 from tests.pipelines.service import Service
 

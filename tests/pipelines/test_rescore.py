@@ -42,7 +42,9 @@ def test_corrected_references_are_scored_without_the_service(
     summary = json.loads(capsys.readouterr().out)["summary"]
     assert summary["errors"]["errors"] == 7
     assert len(service.asked) == asked
-    assert read_report(tmp_path / "again/report.json")["summary"]["num_clips"] == NUM_CLIPS
+    again, before = (read_report(tmp_path / name / "report.json") for name in ("again", "out"))
+    assert again["summary"]["num_clips"] == NUM_CLIPS
+    assert again["title"] == before["title"]  # what was evaluated, and not the file's name
     assert main([*fixed, f"--out={tmp_path / 'raw'}", "--normalizer=none"]) == 0
     data.write_text(corrected + "\n" + json.dumps({"audio": "new.wav", "text": "new"}) + "\n")
     assert main([*fixed, f"--out={tmp_path / 'more'}"]) == 2
@@ -70,7 +72,8 @@ def test_what_is_missing_fails_and_what_is_strange_is_named(tmp_path: Path) -> N
     (tmp_path / "h.trn").write_text("the cat (spk1_a)\n")
     assert read_hypotheses(tmp_path / "h.trn", CLIPS)[1].error == "no_hypothesis"
     (tmp_path / "h.trn").write_text("the cat (spk9_a)\n")
-    with pytest.raises(ManifestError, match="1 names are of no recording: 'spk9_a'"):
+    said = "1 names are of no recording: 'spk9_a'; the first recording is 'spk1_a' or '/x/a.wav'"
+    with pytest.raises(ManifestError, match=said):
         read_hypotheses(tmp_path / "h.trn", CLIPS)
     (tmp_path / "h.trn").write_text("the cat (spk1_a)\nthe bat (spk1_a)\n")
     with pytest.raises(ManifestError, match=r"h\.trn:2: 'spk1_a' was already there"):

@@ -20,7 +20,8 @@ from pipelines.rollout.standard import AUTOSCALER_CLASS, StandardMode
 from pipelines.rollout.state import Phase, Predictor, State, covers
 from pipelines.rollout.watch import Look
 from tests.pipelines.conftest import Serve
-from tests.pipelines.fake_cluster import NAMESPACE, FakeCluster, inference_service
+from tests.pipelines.fake_cluster import FakeCluster
+from tests.pipelines.fake_controller import NAMESPACE, inference_service
 
 STABLE, CANDIDATE = "s3://models/stable", "s3://models/candidate"
 MODES = ("Knative", "Standard")
@@ -51,12 +52,16 @@ class Stage:
     def __init__(self, fake: FakeCluster, url: str) -> None:
         self.fake, self.url = fake, url
 
-    def rollout(self, owner: str = "run-1", plan: Plan = PLAN, **kwargs: Any) -> Rollout:
-        return Rollout(self.reach(), plan, owner=owner, **kwargs)
+    def rollout(
+        self, owner: str = "run-1", plan: Plan = PLAN, *, attempts: int = 1, **kwargs: Any
+    ) -> Rollout:
+        return Rollout(self.reach(attempts), plan, owner=owner, **kwargs)
 
-    def reach(self) -> Cluster:
-        api = client.ApiClient(client.Configuration(host=self.url))
-        return Cluster(api, NAMESPACE, "qwen3-asr", Patience(attempts=1))
+    def reach(self, attempts: int = 1) -> Cluster:
+        return Cluster(self.api(), NAMESPACE, "qwen3-asr", Patience(attempts, first_pause_s=0.001))
+
+    def api(self) -> client.ApiClient:
+        return client.ApiClient(client.Configuration(host=self.url))
 
     def revive(self) -> None:
         """The run before was killed: what it left is as it is, and its lease has run out."""

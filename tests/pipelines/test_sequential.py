@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipelines.rollout.limits import WatchLimits
 from pipelines.rollout.sequential import AboveTest, ShiftTest, Tally, WorseTest, quantile
 from pipelines.rollout.series import Added
-from pipelines.rollout.watch import Evidence, WatchLimits
+from pipelines.rollout.watch import Evidence
 from tests.pipelines import watch_simulation
 from tests.pipelines.watch_simulation import Version, cell, rollout
 

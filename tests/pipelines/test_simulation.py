@@ -12,7 +12,7 @@ import pytest
 
 from pipelines.lib.intervals import DECIDING, REPORTED, paired_sums
 from tests.pipelines.coverage_table import table
-from tests.pipelines.discreteness import measured
+from tests.pipelines.discreteness import TRIED, measured
 from tests.pipelines.simulation import (
     PROMISED,
     WITHIN,
@@ -76,15 +76,19 @@ def test_the_recorded_figures_keep_the_promises(world: str) -> None:
     assert summary["rate_coverage"]["least"] >= WITHIN[0] - low
     assert summary["accepted_at_the_margin"]["most"] <= PROMISED["at the margin"]
     assert summary["accepted_at_twice_the_margin"]["most"] <= PROMISED["at twice the margin"]
-    assert summary["within_93_to_97"] >= 0.9
-    # Wider than promised only where, often, fewer than six speakers or recordings differ: then
+    assert summary["within_93_to_97"] >= 0.94
+    # Wider than promised only where, mostly, fewer than six speakers or recordings differ: then
     # even if all differ in one direction, chance does that in more than 2.5 %.
-    assert summary["above_97"]["few_least"] >= 0.2
+    assert summary["above_97"]["few_least"] >= 0.55
     assert summary["above_97"]["deciding_most"] <= 8
 
 
+def readme() -> str:
+    return " ".join(README.read_text(encoding="utf-8").split())
+
+
 def test_the_readme_quotes_the_recorded_figures() -> None:
-    text = README.read_text(encoding="utf-8")
+    text = readme()
     for found in figures()["worlds"].values():
         summary = found["summary"]
         for number in (
@@ -94,41 +98,44 @@ def test_the_readme_quotes_the_recorded_figures() -> None:
             f"{summary['accepted_at_twice_the_margin']['most']:.1%}",
         ):
             assert number.replace("%", " %") in text
-        assert f"lie {summary['above_97']['cells']} of {summary['cells']} kinds" in text
-    few = min(found["summary"]["above_97"]["few_least"] for found in figures()["worlds"].values())
-    assert f"In {few * 100:.0f} to\n100 % of their evaluations" in text
-    assert table(figures()) in text
+    above = [found["summary"]["above_97"] for found in figures()["worlds"].values()]
+    least = min(each["few_least"] for each in above)
+    for said in (
+        f"Beyond 97 % lie {above[0]['cells']} of the 216 kinds in the first world and "
+        f"{above[1]['cells']} in the second",
+        f"In {least * 100:.0f} to 100 % of their evaluations",
+    ):
+        assert said in text
+    assert table(figures()) in README.read_text(encoding="utf-8")
 
 
-def test_the_readme_quotes_what_remedies_do() -> None:
-    text = " ".join(README.read_text(encoding="utf-8").split())
+def test_the_readme_quotes_what_was_tried() -> None:
+    text = readme()
     cells = json.loads(DISCRETENESS.read_text(encoding="utf-8"))["cells"]
 
-    def share(name: str, low: float = 0.0, high: float = 1.0) -> int:
-        return sum(low <= cell[name] <= high for cell in cells)
+    def inside(name: str) -> int:
+        return sum(WITHIN[0] <= cell[name] <= WITHIN[1] for cell in cells)
 
-    mid_p, without = "mid-p of signs and rule of three", "rule of three where none differs"
-    below = [cell for cell in cells if cell[without] < WITHIN[0]]
+    now, longer, without = TRIED
+    below = [cell[without] for cell in cells if cell[without] < WITHIN[0]]
     signs = [
-        cell["sign test"] for cell in cells
-        if cell["worse"] == "equal" and cell["as it is"] > WITHIN[1]
-    ]  # fmt: skip
-    least = min(cell[without] for cell in below)
+        cell["sign test"] for cell in cells if cell["worse"] == "equal" and cell[now] > WITHIN[1]
+    ]
     for said in (
         f"less than {min(signs) * 100:.1f} to {max(signs) * 100:.1f} %",
         f"on the {len(cells)} kinds",
-        f"of which {share('as it is', *WITHIN)} are inside",
-        f"rule of three, {share(mid_p, *WITHIN)} are, and none below",
-        f"differs {share(without, *WITHIN)} are, but {len(below)} are below 93 %",
-        f"one at {least * 100:.1f} %",
+        f"until four recordings differ {inside(now)} are inside 93 to 97 %",
+        f"until ten differ {inside(longer)}",
+        f"where none differs only {inside(without)}, but {len(below)} below 93 %",
+        f"one at {min(below) * 100:.1f} %",
     ):
         assert said in text
-    assert min(cell[mid_p] for cell in cells) >= WITHIN[0]
+    assert min(cell[now] for cell in cells) >= WITHIN[0]
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("world", WORLDS)
-def test_what_remedies_do_is_reproduced(world: str) -> None:
+def test_what_was_tried_is_reproduced(world: str) -> None:
     cells = json.loads(DISCRETENESS.read_text(encoding="utf-8"))["cells"]
     cell = Cell(0.003, 10, 50, heavy=False, worse="at the margin")
     [recorded] = [

@@ -24,10 +24,11 @@ from starlette.routing import Route
 from pipelines.lib.errors import OptionError
 from pipelines.lib.webhook import Webhook
 from pipelines.rollout.driver import PausedError
+from pipelines.rollout.limits import WatchLimits
 from pipelines.rollout.plan import Plan
 from pipelines.rollout.series import QueryError, Series
 from pipelines.rollout.state import Phase
-from pipelines.rollout.watch import Look, PrometheusWatcher, WatchLimits
+from pipelines.rollout.watch import Look, PrometheusWatcher
 from predictor.metrics import Metrics
 from tests.pipelines.conftest import Serve
 from tests.pipelines.test_rollout import CANDIDATE, STABLE, Start

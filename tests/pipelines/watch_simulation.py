@@ -21,9 +21,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.rollout.limits import WatchLimits
 from pipelines.rollout.plan import Plan
 from pipelines.rollout.series import Added
-from pipelines.rollout.watch import Evidence, WatchLimits
+from pipelines.rollout.watch import Evidence
 from predictor.metrics import CONFIDENCE_BUCKETS, LATENCY_BUCKETS_S
 
 SCRAPE_S = 15

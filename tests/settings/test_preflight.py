@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from predictor.settings import preflight
+from predictor.settings import devices, folders, limits, preflight
 from predictor.settings.checkpoint_files import checkpoint_problem
 from predictor.settings.read import load_settings
 
@@ -48,11 +48,28 @@ def test_every_mistake_has_a_line_and_nothing_heavy_was_loaded(tmp_path: Path) -
 
 def test_a_gpu_that_is_asked_for_and_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = load_settings(["--device=cuda", "--http_port=0", "--grpc_port=0"], {})
-    monkeypatch.setattr(preflight, "has_driver", lambda: False)
+    monkeypatch.setattr(devices, "has_driver", lambda: False)
     [said] = [each for each in preflight.problems(settings) if "cuda" in each]
     assert "docker run --gpus all" in said
-    monkeypatch.setattr(preflight, "has_driver", lambda: True)
+    monkeypatch.setattr(devices, "has_driver", lambda: True)
+    monkeypatch.setattr(devices, "num_cuda_devices", lambda: 0)
+    [said] = [each for each in preflight.problems(settings) if "cuda" in each]
+    assert "finds no GPU" in said
+    monkeypatch.setattr(devices, "num_cuda_devices", lambda: 1)
     assert not [each for each in preflight.problems(settings) if "cuda" in each]
+
+
+def test_gpus_beyond_those_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    def said(chosen: str, count: int, *more: str) -> str | None:
+        settings = load_settings([f"--devices={chosen}", *more], {})
+        return devices.count_problem(settings, count)
+
+    assert said("0,1", 2) is None
+    assert said("0,1", 0) is None  # `auto` serves on the CPU
+    problem = said("0,2,3", 2) or ""
+    assert problem.startswith("devices=0,2,3: there is no GPU 2, 3, the driver knows 0 to 1; ")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    assert "knows 0 (CUDA_VISIBLE_DEVICES=3); " in (said("3", 1, "--device=cuda") or "")
 
 
 @pytest.mark.parametrize("module", ["predictor", "predictor.cli"])
@@ -134,5 +151,68 @@ def test_a_folder_for_jobs_that_cannot_be_made_and_a_host_that_is_none(tmp_path:
     assert said.startswith("jobs_dir /proc/sys/absent: ")
     [said] = found(f"--spool_dir={tmp_path / 'absent'}")
     assert said.startswith(f"spool_dir {tmp_path / 'absent'}: no such folder")
-    said, _ = found("--host=no.such.host.invalid")
-    assert said.startswith("host=no.such.host.invalid, http_port=0: ")
+    for host, what in {
+        "no.such.host.invalid": "",
+        "192.0.2.1": "is no address of this machine",  # RFC 5737: for documents only
+        ":::": "",
+    }.items():
+        [said] = found(f"--host={host}", "--admin_port=0")
+        assert said.startswith(f"host={host}: {what}")
+        assert said.endswith(
+            "set host to 0.0.0.0 or :: for all addresses, 127.0.0.1 for this machine alone"
+        )
+        assert "\n" not in said
+        assert "attempting" not in said
+
+
+@pytest.mark.parametrize("folder", ["/proc/jobs", "/sys/jobs", "/proc"])
+def test_a_folder_where_even_root_cannot_write(folder: str) -> None:
+    """The kernel's own: permissions say yes to root."""
+    said = folders.folder_problem("jobs_dir", Path(folder), is_made=True) or ""
+    assert said.startswith(f"jobs_dir {folder}: ")
+    assert said.endswith("; mount a folder that is writable, or set jobs_dir to off")
+
+
+def test_a_disk_with_less_room_than_the_settings_promise(tmp_path: Path) -> None:
+    flags = [f"--model_dir={CHECKPOINTS / 'tiny'}", f"--jobs_dir={tmp_path / 'a' / 'b'}"]
+    [note] = preflight.notes(load_settings([*flags, f"--max_jobs_bytes={1 << 44}"], {}))
+    assert note.startswith(f"jobs_dir {tmp_path}: ")
+    assert "GiB are free of max_jobs_bytes=17592186044416 (16384.0 GiB)" in note
+    assert preflight.notes(load_settings([*flags, "--max_jobs_bytes=1048576"], {})) == []
+
+
+def _said(script: str, folder: Path) -> str:
+    """What `script` prints in a process of its own, whose limits are its own."""
+    command = ["sh", "-c", script.format(python=sys.executable, folder=folder)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1, done.stderr
+    lines = [json.loads(line) for line in done.stderr.splitlines()]
+    [said] = [line["message"] for line in lines if line["level"] == "critical"]
+    return str(said)
+
+
+def test_no_temporary_folder_and_too_few_descriptors(tmp_path: Path) -> None:
+    serve = "exec {{python}} -m predictor --model_dir={tiny} --http_port=0 --grpc_port=0 {more}"
+    tiny = CHECKPOINTS / "tiny"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(tmp_path / ("long" * 20)))
+        Path(tmp_path / ("long" * 20)).mkdir()
+        said = _said(serve.format(tiny=tiny, more="--engine_process=true"), tmp_path)
+    assert "TMPDIR=" in said
+    assert "shorter" in said
+    said = _said("ulimit -n 300; " + serve.format(tiny=tiny, more=""), tmp_path)
+    assert "ulimit -n: the hard limit of 300 descriptors is too low" in said
+
+
+def test_a_temporary_folder_that_is_read_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even root cannot write below /proc; others of the list are taken away."""
+    monkeypatch.setattr(folders.tempfile, "tempdir", None)
+    monkeypatch.setattr(folders.tempfile, "_candidate_tempdir_list", lambda: ["/proc", "/sys"])
+    monkeypatch.setenv("TMPDIR", "/proc")
+    said = folders.temporary_problem() or ""
+    assert said.startswith("TMPDIR=/proc: no temporary folder is writable")
+    assert "set TMPDIR" in said
+
+
+def test_few_descriptors_are_only_the_hard_limit() -> None:
+    assert limits.descriptor_problem() is None

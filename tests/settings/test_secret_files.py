@@ -11,9 +11,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from predictor.settings.limits import clock_note
 from predictor.settings.preflight import notes, problems
 from predictor.settings.read import load_settings
-from predictor.settings.secret_files import certificate_note, not_after_s
+from predictor.settings.secret_files import certificate_note, validity_s
 
 NOW = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
 DAY = datetime.timedelta(days=1)
@@ -29,7 +30,10 @@ def pem(key: Key, passphrase: bytes | None = None) -> bytes:
     )
 
 
-def certificate(key: Key, ends: datetime.datetime) -> bytes:
+BEGINS = datetime.datetime(2019, 1, 1)
+
+
+def certificate(key: Key, ends: datetime.datetime, begins: datetime.datetime = BEGINS) -> bytes:
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "asr")])
     made = (
         x509.CertificateBuilder()
@@ -37,7 +41,7 @@ def certificate(key: Key, ends: datetime.datetime) -> bytes:
         .issuer_name(name)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(datetime.datetime(2019, 1, 1))
+        .not_valid_before(begins)
         .not_valid_after(ends)
         .sign(key, hashes.SHA256())
     )
@@ -109,11 +113,12 @@ def test_a_mistake_is_one_line_that_names_the_file(mistake: str, mounted: Path, 
 
 
 @pytest.mark.parametrize("year", [2021, 2049, 2050, 2079])
-def test_the_end_of_a_certificate_is_what_cryptography_reads(year: int, key: Key) -> None:
+def test_the_time_of_a_certificate_is_what_cryptography_reads(year: int, key: Key) -> None:
     """UTCTime until 2049, GeneralizedTime from 2050 on."""
     text = certificate(key, datetime.datetime(year, 5, 6, 7, 8, 9))
-    expected = x509.load_pem_x509_certificate(text).not_valid_after_utc
-    assert not_after_s(text.decode()) == expected.timestamp()
+    read = x509.load_pem_x509_certificate(text)
+    expected = read.not_valid_before_utc.timestamp(), read.not_valid_after_utc.timestamp()
+    assert validity_s(text.decode()) == expected
 
 
 def test_one_that_is_over_or_nearly_so_is_said(mounted: Path, key: Key) -> None:
@@ -126,3 +131,16 @@ def test_one_that_is_over_or_nearly_so_is_said(mounted: Path, key: Key) -> None:
     assert "expires on" in (certificate_note(file, NOW.timestamp()) or "")
     file.write_bytes(certificate(key, NOW + 15 * DAY))
     assert certificate_note(file, NOW.timestamp()) is None
+
+
+def test_a_clock_that_is_far_off_is_said(mounted: Path, key: Key) -> None:
+    """A certificate of tomorrow is one of yesterday on a node whose clock stands still."""
+    file = mounted / "tls.crt"
+    file.write_bytes(certificate(key, NOW + 90 * DAY, NOW + DAY))
+    [note] = notes(load_settings(flags(mounted), {}))
+    assert note.startswith(f"tls_cert_file {file}: is valid from {NOW + DAY:%Y-%m-%d %H:%M} UTC")
+    assert f"the clock says {NOW:%Y-%m-%d}" in note
+    assert found(mounted) == []
+    assert clock_note(NOW.timestamp()) is None
+    assert "1970-01-01 00:00 UTC" in (clock_note(0.0) or "")
+    assert "2099" in (clock_note(datetime.datetime(2099, 1, 1).timestamp()) or "")

@@ -50,6 +50,19 @@ def test_the_table_is_the_models() -> None:
         ("farsi", "Persian"),
         ("", None),
         ("auto", None),
+        ("und", None),
+        ("None", None),
+        ("null", None),
+        ("jp", "Japanese"),
+        ("ja-JP", "Japanese"),
+        ("jp-JP", "Japanese"),
+        ("CN", "Chinese"),
+        ("kr", "Korean"),
+        ("Simplified Chinese", "Chinese"),
+        ("Traditional Chinese", "Chinese"),
+        ("Chinese (Simplified)", "Chinese"),
+        ("Chinese (Cantonese)", "Cantonese"),
+        ("繁體中文", "Chinese"),
         (None, None),
     ],
 )
@@ -58,7 +71,7 @@ def test_names_codes_and_tags(given_value: str | None, name: str | None) -> None
 
 
 @pytest.mark.parametrize(
-    "value", ["klingon", "e", "en glish", "xx-US", "-", "Englisch", "x" * 1000]
+    "value", ["klingon", "e", "en glish", "xx-US", "-", "Englisch", "iw", "ji", "tw", "x" * 1000]
 )
 def test_unknown_languages_are_refused_by_name(value: str) -> None:
     with pytest.raises(InvalidInput) as caught:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from predictor.api.client_secrets import MAX_S, MIN_S
+from predictor.api.client_secrets import ANCHOR, MAX_S, MIN_S
 from predictor.api.openapi.fields import CONTEXT, LANGUAGE, MODEL
 from predictor.api.openapi.schema import (
     OPENAI_ERROR,
@@ -101,7 +101,13 @@ CLIENT_SECRET = route(
     body=json_content(
         object_of(
             {
-                "expires_after": nullable(object_of({"seconds": _SECONDS}, [])),
+                "expires_after": nullable(
+                    object_of(
+                        {"anchor": {"const": ANCHOR}, "seconds": _SECONDS},
+                        [],
+                        additionalProperties=False,
+                    )
+                ),
                 "session": nullable(_SESSION_GIVEN),
             },
             [],
