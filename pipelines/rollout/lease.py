@@ -76,6 +76,7 @@ class Lease:
         self._depth = 0
         self._over = threading.Event()
         self._lost: str | None = None  # who has it now
+        self._acquired = ""  # when this process took it: another one may have the same name
 
     def current(self) -> Holder | None:
         """Who holds it; None when nobody ever did or it was given back."""
@@ -161,20 +162,30 @@ class Lease:
             try:
                 found = self._read()
                 holder = None if found is None else self._holder_of(found)
-                if holder is not None and holder.name != self._holder:
-                    self._lost = holder.name
+                taken = None if holder is None else self._taken_by(holder, found)
+                if taken is not None:
+                    self._lost = taken
                     self._over.set()
                     return
                 self._write(found, self._holder)
             except RolloutError:
                 continue  # the next renewal tells; a state that changed hands stops every write
 
+    def _taken_by(self, holder: Holder, found: Any) -> str | None:
+        """Who has the lease, if that is another process; also one that has this one's name, such
+        as the pod that replaces this one's."""
+        if holder.name != self._holder:
+            return holder.name
+        acquired = found.spec.acquire_time
+        again = acquired is not None and _micro_time(acquired) != self._acquired
+        return f"{holder.name}, started once more," if again else None
+
     def _give_back(self) -> None:
         """As client-go does it: without a holder, for one second."""
         with suppress(RolloutError):
             found = self._read()
             holder = None if found is None else self._holder_of(found)
-            if holder is not None and holder.name == self._holder:
+            if holder is not None and self._taken_by(holder, found) is None:
                 self._write(found, "")
 
     def _read(self) -> Any:
@@ -185,7 +196,9 @@ class Lease:
             return None
 
     def _write(self, found: Any, holder: str, *, taken: bool = False) -> None:
-        now = self._clock().strftime("%Y-%m-%dT%H:%M:%S.%fZ")  # MicroTime wants all six digits
+        now = _micro_time(self._clock())
+        if taken or found is None:
+            self._acquired = now
         spec: dict[str, Any] = {
             "holderIdentity": holder,
             "leaseDurationSeconds": self._duration_s if holder else 1,
@@ -204,7 +217,7 @@ class Lease:
             self._patience.call(self._called, create, self._namespace, body)
             return
         before = found.spec
-        acquired = before.acquire_time.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        acquired = _micro_time(before.acquire_time)
         spec["acquireTime"] = now if taken else acquired
         spec["leaseTransitions"] = (before.lease_transitions or 0) + taken
         metadata["resourceVersion"] = found.metadata.resource_version
@@ -222,3 +235,8 @@ class Lease:
     @property
     def _called(self) -> str:
         return f"Lease {self._namespace}/{self._name}"
+
+
+def _micro_time(at: datetime) -> str:
+    """As Kubernetes' MicroTime wants it: with all six digits."""
+    return at.strftime("%Y-%m-%dT%H:%M:%S.%fZ")

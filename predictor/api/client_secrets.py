@@ -14,6 +14,7 @@ import orjson
 from starlette.websockets import WebSocket
 
 from predictor.api.auth import KeyRing
+from predictor.api.json_numbers import whole_number
 from predictor.api.realtime_config import RealtimeConfig, from_legacy
 from predictor.api.realtime_events import new_id
 from predictor.errors import InvalidInput, Unauthorized
@@ -139,8 +140,8 @@ def _lifetime(given: object) -> int:
             value=shown,
             limit=[ANCHOR],
         )
-    seconds = given.get("seconds", DEFAULT_S)
-    if not isinstance(seconds, int) or not MIN_S <= seconds <= MAX_S:
+    seconds = whole_number(given.get("seconds", DEFAULT_S))
+    if seconds is None or not MIN_S <= seconds <= MAX_S:
         raise InvalidInput(
             f"expires_after.seconds: must be a whole number within {MIN_S} and {MAX_S}",
             field="expires_after.seconds",

@@ -15,7 +15,8 @@ from predictor.api.reading import off_loop, read_recording
 from predictor.api.tensors import refuse_unknown
 from predictor.errors import InvalidInput, UnsupportedMedia
 
-_MAX_PARTS = 33
+_MAX_PARTS = 48
+MAX_ITEMS: Final = 4  # of a list
 _MAX_FIELD_BYTES = 256 * 1024
 _INDEXED: Final = re.compile(r"\[[0-9]{1,3}\]$")  # of a list's items, as PHP and `qs` write them
 
@@ -87,7 +88,10 @@ def _take_field(form: Form, part: Part, known_fields: Sequence[str]) -> None:
     except UnicodeDecodeError as error:
         raise InvalidInput(f"{name}: not UTF-8", field=name) from error
     if name.endswith("[]") or f"{name}[]" in known_fields:
-        form.lists.setdefault(name, []).append(text)
+        items = form.lists.setdefault(name, [])
+        if len(items) >= MAX_ITEMS:
+            raise InvalidInput(f"{name}: more than {MAX_ITEMS}", field=name, limit=MAX_ITEMS)
+        items.append(text)
     elif name in form.fields:
         raise InvalidInput(f"{name}: given twice", field=name)
     else:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, Final, get_args
 
+from predictor.api.json_numbers import whole_number
 from predictor.audio.limits import Channel, Hearing, Vad, channel_of
 from predictor.errors import InvalidInput
 
@@ -57,11 +58,14 @@ def read_number(fields: Mapping[str, Any], name: str, low: float, high: float) -
 def _text(fields: Mapping[str, Any], name: str) -> str:
     """The value in text; "" for none, which is as if it were not there."""
     value = fields.get(name)
-    if value is None or (isinstance(value, int) and not isinstance(value, bool)):
-        return "" if value is None else str(value)
-    if not isinstance(value, str):
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return value.strip()
+    number = whole_number(value)
+    if number is None:
         raise _refused(name, repr(value), "text or a whole number")
-    return value.strip()
+    return str(number)
 
 
 def _channel(text: str) -> Channel | None:

@@ -15,6 +15,7 @@ from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 from numpy.typing import NDArray
 
 from predictor.api.json_body import LongText, load_json
+from predictor.api.json_numbers import whole_number
 from predictor.api.tensors import (
     MAX_DIMENSIONS,
     MAX_NAME_CHARS,
@@ -155,8 +156,9 @@ class _RawParts:
     def __init__(self, data: memoryview) -> None:
         self._data = data
 
-    def take(self, name: str, size: object) -> memoryview:
-        if isinstance(size, bool) or not isinstance(size, int) or not 0 <= size <= len(self._data):
+    def take(self, name: str, given: object) -> memoryview:
+        size = whole_number(given)
+        if size is None or not 0 <= size <= len(self._data):
             raise InvalidInput(
                 f"{name}: binary_data_size must be within the {len(self._data)} bytes left",
                 field=name,
@@ -255,7 +257,8 @@ def _short(value: str, key: str, place: str) -> str:
 
 def _shape(value: object, name: str) -> tuple[int, ...]:
     if isinstance(value, list) and len(value) <= MAX_DIMENSIONS:
-        sizes = tuple(size for size in value if type(size) is int and size >= 0)  # true is no size
+        numbers = [whole_number(size) for size in value]
+        sizes = tuple(size for size in numbers if size is not None and size >= 0)
         if len(sizes) == len(value):
             return sizes
     raise InvalidInput(

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
+from predictor.api.json_numbers import whole_number
 from predictor.errors import InvalidInput, NotFound
 from predictor.live.intake import WireFormat
 from predictor.live.options import SessionConfig, TurnDetection
@@ -195,9 +196,10 @@ def _wire(name: str, given: object) -> WireFormat:
         return WireFormat("pcmu", 8_000)
     if FORMATS[kind] == "pcma":
         return WireFormat("pcma", 8_000)
-    rate = fields.get("rate")
-    if rate is not None and (not isinstance(rate, int) or isinstance(rate, bool)):
-        raise _bad(f"{name}.rate", rate, "a whole number of Hz")
+    given_rate = fields.get("rate")
+    rate = whole_number(given_rate)
+    if given_rate is not None and rate is None:
+        raise _bad(f"{name}.rate", given_rate, "a whole number of Hz")
     return WireFormat("pcm16", 24_000 if rate is None else rate)
 
 

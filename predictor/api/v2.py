@@ -21,6 +21,7 @@ from predictor.api.details import details
 from predictor.api.grpc_message import GrpcRequest
 from predictor.api.hearing import HEARING_FIELDS, read_hearing
 from predictor.api.infer_body import InferBody, RequestedOutput
+from predictor.api.json_numbers import whole_number
 from predictor.api.tensors import Parameters, Tensor, checked_draft
 from predictor.api.words import WORDS_FIELD, read_words
 from predictor.errors import InvalidInput
@@ -169,8 +170,8 @@ def _recordings(
     waveform = inputs["waveform"]
     _check_count(waveform.num_waveforms(), max_items)
     rates = {**parameters, **waveform.parameters}
-    sample_rate = rates.get("sample_rate")
-    if isinstance(sample_rate, bool) or not isinstance(sample_rate, int) or sample_rate <= 0:
+    sample_rate = whole_number(rates.get("sample_rate"))
+    if sample_rate is None or sample_rate <= 0:
         raise InvalidInput(
             "sample_rate: waveform needs this parameter, a whole number of Hz", field="sample_rate"
         )

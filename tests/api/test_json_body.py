@@ -153,6 +153,15 @@ def test_waveforms_in_json_flat_and_nested(num_rows: int, is_nested: bool, lengt
         np.testing.assert_array_equal(recording.waveform, row)
 
 
+def test_a_whole_number_may_be_written_with_a_point() -> None:
+    """To JSON's schemas 16000.0 is an integer; Lua and some Go clients write it so."""
+    body = _v2(b"0,0,0,0", shape="[1.0,4.0]").replace(b":16000}", b":16000.0}")
+    [recording] = rest_call(parse_rest(body, None), "m", 64).recordings
+    assert recording.sample_rate_hz == 16000
+    with pytest.raises(InvalidInput, match="sample_rate"):
+        rest_call(parse_rest(body.replace(b"16000.0", b"16000.5"), None), "m", 64)
+
+
 @pytest.mark.parametrize("size", [0, 1, 2, 3, 3000, 700_000])
 def test_base64_with_line_breaks_and_escapes(size: int) -> None:
     data = np.random.default_rng(size).bytes(size)

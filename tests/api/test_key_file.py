@@ -105,6 +105,15 @@ def test_what_openais_schema_of_a_lifetime_does_not_allow(given: object, field: 
     assert caught.value.field == field
 
 
+@pytest.mark.parametrize(
+    "given", [{"seconds": 60}, {"seconds": 60.0}, {"anchor": "created_at"}, {}]
+)
+def test_what_it_allows(given: object) -> None:
+    """1456.0 is an integer to JSON's schemas."""
+    made = ClientSecrets(KeyRing(())).create({"expires_after": given}, ["qwen3-asr"])
+    assert made["value"].startswith("ek_")
+
+
 def test_client_secrets_go_with_the_keys_that_signed_them(tmp_path: Path) -> None:
     file, clock = tmp_path / "keys", Clock()
     file.write_text("old abc\n")

@@ -138,6 +138,7 @@ def test_kserves_model_list_shares_the_route(server: Any) -> None:
         ({"timestamp_granularities": ["segment"]}, "timestamp_granularities[]"),
         ({"language": "klingon"}, "language"),
         ({"include": ["usage"]}, "include[]"),
+        ({"include": ["logprobs"] * 5}, "include[]"),
         ({"include": ["logprobs"], "response_format": "text"}, "include[]"),
         ({"chunking_strategy": "fixed"}, "chunking_strategy"),
         ({"chunking_strategy": {"type": "client_vad"}}, "chunking_strategy"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
+import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -170,6 +171,31 @@ def test_a_killed_run_is_waited_for_by_ones_own_clock(start: Start, seconds: flo
         holder = here.current()
         assert holder is not None
         assert holder.name == "run-2"
+
+
+def test_a_run_that_is_started_once_more_takes_over_from_itself(start: Start) -> None:
+    """A pod that counts as lost may still be alive when the next one has its name."""
+    stage = start("Knative")
+    lost, replaced = (stage.reach().lease("run-1", 0.03) for _ in range(2))
+    with lost.held():
+        with replaced.held():
+            with pytest.raises(TakenOverError, match="run run-1, started once more, has taken"):
+                lost.wait(60)
+            replaced.wait(0.1)  # which goes on
+        assert stage.reach().lease("look", 1).current() is None
+
+
+def test_a_lease_that_somebody_deletes_is_made_anew(start: Start) -> None:
+    stage = start("Knative")
+    written = threading.Semaphore(0)
+    stage.fake.before_write = lambda _what: written.release()
+    lease = stage.reach().lease("run-1", 0.03)
+    with lease.held():
+        stage.fake.leases.clear()
+        for _ in range(6):
+            assert written.acquire(timeout=20)
+        lease.check()
+        assert stage.fake.leases
 
 
 # -- pauses ---------------------------------------------------------------------------------------

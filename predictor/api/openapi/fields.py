@@ -47,10 +47,10 @@ _WHICH: list[Schema] = [
 ]
 
 
-def _in_place(low: float, high: float) -> Schema:
+def _in_place(low: float, high: float, kind: str = "number") -> Schema:
     """Of a number in place of the setting of the same name."""
     return {
-        "anyOf": [{"type": "number", "minimum": low, "maximum": high}, {"const": ""}],
+        "anyOf": [{"type": kind, "minimum": low, "maximum": high}, {"const": ""}],
         "description": "In place of the setting of this name.",
     }
 
@@ -64,7 +64,10 @@ HEARING: Schema = {
     "vad": {"type": "string", "enum": [*get_args(Vad), ""], "description": "What finds speech."},
     **{name: _in_place(*bounds) for name, bounds in NUMBERS.items()},
 }
-CUES: Schema = {name: _in_place(*bounds) for name, bounds in CUE_LIMITS.items()}
+CUES: Schema = {
+    name: _in_place(*bounds, "number" if name.endswith("_s") else "integer")
+    for name, bounds in CUE_LIMITS.items()
+}
 _WORDS_WANTED: Schema = {
     "words": {
         "enum": [True, False, "true", "false", ""],

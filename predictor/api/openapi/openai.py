@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from predictor.api import alignments, chat, openai
+from predictor.api.forms import MAX_ITEMS
 from predictor.api.openapi.fields import (
     CONTEXT,
     CUES,
@@ -59,9 +60,13 @@ TRANSCRIPTIONS = route(
             "response_format": {"type": "string", "enum": list(openai.FORMATS)},
             "temperature": _TEMPERATURE,
             openai.GRANULARITIES: list_of(
-                {"enum": ["word", "segment"]}, description="With verbose_json only."
+                {"enum": ["word", "segment"]},
+                maxItems=MAX_ITEMS,
+                description="With verbose_json only.",
             ),
-            openai.INCLUDE: list_of({"const": "logprobs"}, description="With json only."),
+            openai.INCLUDE: list_of(
+                {"const": "logprobs"}, maxItems=MAX_ITEMS, description="With json only."
+            ),
             "chunking_strategy": {"const": "auto"},
             "stream": {
                 "enum": [True, False, *openai.BOOLEANS, ""],
