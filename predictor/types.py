@@ -99,9 +99,10 @@ class AudioPiece:
     start_s: float  # in the recording
     end_s: float
     channel: int | None = None  # when each channel is heard on its own
-    # Where nobody pauses, two pieces both have the time about the cut.
+    # Two pieces both have a short pause, or where nobody pauses the time about the cut.
     overlap_s: float = 0.0  # of its beginning, that the piece before has too
-    continues: bool = False  # the piece behind it has some of its end
+    continues: bool = False  # it ends in speech, some of which the piece behind it has too
+    goes_on: bool = False  # it begins in speech, some of which the piece before it has too
 
     @property
     def new_s(self) -> float:
@@ -111,7 +112,7 @@ class AudioPiece:
     @property
     def meets_others(self) -> bool:
         """Whether its text is certain only beside that of its neighbours."""
-        return self.overlap_s > 0 or self.continues
+        return self.goes_on or self.continues
 
 
 @dataclass(frozen=True, slots=True)

@@ -358,27 +358,29 @@ async def test_overlapping_pieces_are_told_once_in_streams_and_answers(
 ) -> None:
     """Each piece is as loud as its place in the list of texts."""
     texts = ["we went to the mar", "to the market and bo", "and bought bread.", "Then home."]
+    texts.append("And to bed.")  # behind a short pause that the piece before has as well
     spans = [
-        (0.0, 3.0, 0.0, True),
-        (2.0, 5.0, 1.0, True),
-        (4.0, 6.0, 1.0, False),
-        (8.0, 9.0, 0.0, False),
+        (0.0, 3.0, 0.0, True, False),
+        (2.0, 5.0, 1.0, True, True),
+        (4.0, 6.0, 1.0, False, True),
+        (8.0, 9.0, 0.0, False, False),
+        (8.875, 9.5, 0.125, False, False),
     ]
     engine = ScriptedEngine(
         tokenizer, lambda s: (f"language English<asr_text>{texts[round(float(s[0]) * 10)]}", "stop")
     )
 
     async def pieces() -> AsyncGenerator[AudioPiece | AudioEnd]:
-        for index, (start_s, end_s, overlap_s, continues) in enumerate(spans):
+        for index, (start_s, end_s, overlap_s, *cut) in enumerate(spans):
             samples = np.full(round((end_s - start_s) * RATE), index / 10, np.float32)
-            yield AudioPiece(samples, start_s, end_s, None, overlap_s, continues)
+            yield AudioPiece(samples, start_s, end_s, None, overlap_s, *map(bool, cut))
         yield AudioEnd(10.0)
 
-    expected = "we went to the market and bought bread. Then home."
+    expected = "we went to the market and bought bread. Then home. And to bed."
     transcriber = _transcriber(engine)
     with transcriber.admission.lease(10.0) as lease:
         answer = await transcriber.transcribe_pieces(pieces(), TextRequest(), lease)
-        assert lease.held_s == pytest.approx(10.0 - 7.0)  # what two have is given back once
+        assert lease.held_s == pytest.approx(10.0 - 7.5)  # what two have is given back once
     assert answer.text == expected
     deltas, segments, last = "", [], None
     async for event in transcriber.stream_pieces(pieces(), TextRequest()):
@@ -393,4 +395,6 @@ async def test_overlapping_pieces_are_told_once_in_streams_and_answers(
     assert [(s.id, s.start_s, s.end_s, s.text) for s in segments] == [
         (s.id, s.start_s, s.end_s, s.text) for s in last.segments
     ]
-    assert [(s.start_s, s.end_s) for s in segments] == [(0, 2.5), (2.5, 4.5), (4.5, 6), (8, 9)]
+    assert [(s.start_s, s.end_s) for s in segments] == [
+        (0, 2.5), (2.5, 4.5), (4.5, 6), (8, 9), (9, 9.5),
+    ]  # fmt: skip

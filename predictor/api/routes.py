@@ -103,6 +103,27 @@ def v2_router(dataplane: AsrDataPlane, repository: ClosedRepository) -> APIRoute
     async def models() -> Response:
         return _json({"models": [dataplane.model.name]})
 
+    async def load(model_name: str) -> Response:
+        await repository.load(model_name)
+        return _json({"name": model_name, "load": True})
+
+    async def unload(model_name: str) -> Response:
+        await repository.unload(model_name)
+        return _json({"name": model_name, "unload": True})
+
+    add = router.add_api_route
+    add("", metadata, methods=["GET"], **openapi.V2_METADATA)
+    add("/models", models, methods=["GET"], **openapi.V2_MODELS)
+    for action in ("load", "unload"):
+        path = f"/repository/models/{{model_name:model}}/{action}"
+        add(path, load if action == "load" else unload, methods=["POST"], **openapi.CLOSED)
+    _add_model(router, dataplane)
+    return router
+
+
+def _add_model(router: APIRouter, dataplane: AsrDataPlane) -> None:
+    """V2's routes of the model, with a version and without."""
+
     async def model_metadata(model_name: str) -> Response:
         return _json(await dataplane.model_metadata(model_name))
 
@@ -131,14 +152,6 @@ def v2_router(dataplane: AsrDataPlane, repository: ClosedRepository) -> APIRoute
             headers={_JSON_LENGTH: str(answer.json_length)},
         )
 
-    async def load(model_name: str) -> Response:
-        await repository.load(model_name)
-        return _json({"name": model_name, "load": True})
-
-    async def unload(model_name: str) -> Response:
-        await repository.unload(model_name)
-        return _json({"name": model_name, "unload": True})
-
     async def version_metadata(model_name: str, model_version: str) -> Response:
         return _json({**await dataplane.model_metadata(model_name), "versions": [model_version]})
 
@@ -149,11 +162,6 @@ def v2_router(dataplane: AsrDataPlane, repository: ClosedRepository) -> APIRoute
         return await infer(model_name, request, model_version)
 
     add = router.add_api_route
-    add("", metadata, methods=["GET"], **openapi.V2_METADATA)
-    add("/models", models, methods=["GET"], **openapi.V2_MODELS)
-    for action in ("load", "unload"):
-        path = f"/repository/models/{{model_name:model}}/{action}"
-        add(path, load if action == "load" else unload, methods=["POST"], **openapi.CLOSED)
     version = f"{_MODEL}/versions/{{model_version}}"
     add(f"{version}/infer", version_infer, methods=["POST"], **openapi.V2_INFER)
     add(f"{version}/ready", version_ready, methods=["GET"], **openapi.V2_MODEL_READY)
@@ -161,7 +169,6 @@ def v2_router(dataplane: AsrDataPlane, repository: ClosedRepository) -> APIRoute
     add(f"{_MODEL}/infer", infer, methods=["POST"], **openapi.V2_INFER)
     add(f"{_MODEL}/ready", model_ready, methods=["GET"], **openapi.V2_MODEL_READY)
     add(_MODEL, model_metadata, methods=["GET"], **openapi.V2_MODEL_METADATA)
-    return router
 
 
 def v1_router(dataplane: AsrDataPlane, created: int) -> APIRouter:

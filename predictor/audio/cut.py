@@ -38,7 +38,7 @@ class Cut:
     samples: Samples
     start: int  # in samples at 16 kHz
     overlap: int = 0  # samples of its beginning, that the piece before has too
-    continues: bool = False  # the piece behind it has some of its end
+    continues: bool = False  # it ends in speech, some of which the piece behind it has too
 
 
 class Cutter:
@@ -56,7 +56,7 @@ class Cutter:
         self._buffer: Samples = np.empty(0, np.float32)  # its first samples are those that wait
         self._base = 0  # in the recording, of the first sample that waits
         self._end = 0  # in the recording, behind the last one
-        self._free = 0  # behind the last piece, but for what the next one has too
+        self._free = 0  # from where the next piece may begin
         self._covered = 0  # behind the last piece
         self._overlap = min(int(_OVERLAP_S * SAMPLE_RATE_HZ), self._longest // 8)
         self._speech = None if options.vad == "off" else _Speech(options)
@@ -106,7 +106,7 @@ class Cutter:
         pieces = []
         while (span := speech.step()) is not None:  # frame by frame: a cut may not come too late
             if span:
-                pieces.append(self._cut(*self._with_margins(speech, *span)))
+                pieces.append(self._cut_span(speech, *span))
             elif speech.num_open <= self._longest - speech.margin:
                 continue  # nearly always, and quickly told
             elif (piece := self._too_long(speech, is_last=False)) is not None:
@@ -114,7 +114,7 @@ class Cutter:
         if is_last:
             while (piece := self._too_long(speech, is_last=True)) is not None:
                 pieces.append(piece)
-            pieces += [self._cut(*self._with_margins(speech, *s)) for s in speech.finish()]
+            pieces += [self._cut_span(speech, *span) for span in speech.finish()]
         self._forget(max(self._free, speech.settled - speech.margin))
         return pieces
 
@@ -132,11 +132,14 @@ class Cutter:
             samples = samples / np.float32(self.loudest)
         self.speech_probability = max(self.speech_probability, speech.hear(samples))
 
-    def _with_margins(self, speech: _Speech, start: int, end: int) -> tuple[int, int]:
+    def _cut_span(self, speech: _Speech, start: int, end: int) -> Cut:
+        """A span of speech with its margins. After a short pause the next piece begins where the
+        speech ended: a soft beginning of its first word is told too late, in what this one has."""
         start = max(self._free, start - speech.margin)
         # Behind what was gone through somebody may speak again.
         heard = min(max(speech.position, end), self._end)
-        return start, min(heard, end + speech.margin, start + self._longest)
+        last = min(heard, end + speech.margin, start + self._longest)
+        return self._cut(start, last, free=min(end, last))
 
     def _too_long(self, speech: _Speech, *, is_last: bool) -> Cut | None:
         """The first part of speech that goes on for longer than a piece may, if it does."""
@@ -153,9 +156,7 @@ class Cutter:
         first, second = pause
         speech.go_on_from(second)
         middle = (first + second) // 2
-        piece = self._cut(start, min(first + speech.margin, middle))
-        self._free = max(self._free, min(middle, second))
-        return piece
+        return self._cut(start, min(first + speech.margin, middle), free=first)
 
     def _cut_in_speech(self, speech: _Speech, start: int, latest: int) -> Cut:
         """Where it is quietest, but perhaps inside a word: the next piece hears it as well."""
@@ -174,11 +175,12 @@ class Cutter:
         """A view, which the next samples may overwrite."""
         return self._buffer[start - self._base : min(end, self._end) - self._base]
 
-    def _cut(self, start: int, end: int, overlap: int = 0) -> Cut:
-        """`overlap`: on each side of a cut in speech, whose later half this piece has as well."""
+    def _cut(self, start: int, end: int, overlap: int = 0, free: int | None = None) -> Cut:
+        """`overlap`: on each side of a cut in speech, whose later half this piece has as well;
+        `free`: from where the next piece may begin, elsewhere."""
         before = max(0, self._covered - start)
         piece = Cut(np.array(self._samples(start, end)), start, before, overlap > 0)
-        self._free = end - 2 * overlap
+        self._free = end - 2 * overlap if free is None else free
         self.num_dropped -= end - start - before  # not dropped, though no longer here
         self._covered = end
         self._forget(self._free)

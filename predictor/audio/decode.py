@@ -210,6 +210,7 @@ class AudioDecoder:
         InvalidInput, Overloaded, NotReady, InternalError.
         """
         granted_s, dropped_s = source.first_s, 0.0
+        continuing: set[int | None] = set()  # channels whose last piece ended in speech
         with self._admitted(source.data):
             async with self._pool.decode(
                 self._job(source, granted_s), source.data, is_long=source.is_long
@@ -220,8 +221,10 @@ class AudioDecoder:
                         start_s = message.start / SAMPLE_RATE_HZ
                         end_s = start_s + len(samples) / SAMPLE_RATE_HZ
                         overlap_s = message.overlap / SAMPLE_RATE_HZ
+                        channel, goes_on = message.channel, message.channel in continuing
+                        continuing ^= {channel} if goes_on != message.continues else set()
                         yield AudioPiece(
-                            samples, start_s, end_s, message.channel, overlap_s, message.continues
+                            samples, start_s, end_s, channel, overlap_s, message.continues, goes_on
                         )
                         continue
                     credit.release(max(0.0, message.dropped_s - dropped_s))

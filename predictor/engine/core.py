@@ -86,6 +86,7 @@ class EngineCore:
                 logger.error("the engine's step did not end within %.1f s", timeout_s)
             else:
                 self._call_off()
+                self._call_off = lambda: None  # it holds this core, and so the device's memory
         self._fail_all(lambda _: NotReady(SHUTTING_DOWN))
 
     def _end(self) -> None:

@@ -16,7 +16,7 @@ from predictor.engine.pages import PAGE_TOKENS, PageSize
 from predictor.engine.prompts import PromptLayout, prefilled, verified
 from predictor.engine.protocol import StepOutput
 from predictor.engine.sequence import Batch, Limits
-from predictor.model.attention import CacheView, Packing, Prefix, to_device
+from predictor.model.attention import CacheView, KvCache, Packing, Prefix, to_device
 from predictor.model.mel import LogMel
 from predictor.model.model import Model
 
@@ -68,6 +68,11 @@ class TorchRunner:
     @property
     def page_size(self) -> PageSize:
         return self._page_size
+
+    @property
+    def cache(self) -> KvCache:
+        """Keys and values of all pages."""
+        return self._cache
 
     @property
     def limits(self) -> Limits:

@@ -201,9 +201,9 @@ class Transcriber:
                 done.append(await _unless_failed(task, feeding))
                 if not streaming:
                     continue
+                was_told = said != said_before  # as it grew: it meets no others, is certain alone
                 for certain in seams.add(done[-1]):
-                    # What was not told as it grew.
-                    if certain is not done[-1] and (delta := certain.parsed.text):
+                    if not was_told and (delta := certain.parsed.text):
                         delta = (" " if needs_space(said, delta) else "") + delta
                         said += delta
                         yield delta

@@ -95,6 +95,8 @@ class Seams:
             if piece.overlap_s:
                 before, piece = stitched_pair(before, piece)
             certain.append(before)
+        elif piece.overlap_s:  # a short pause that both have, told as the first one's
+            piece = replace(piece, start_s=piece.start_s + piece.overlap_s, overlap_s=0.0)
         if piece.continues:
             self._open[piece.channel] = piece
         else:

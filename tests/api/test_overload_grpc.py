@@ -44,10 +44,15 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[AsrServer]:
+def registry() -> CollectorRegistry:
+    return CollectorRegistry()
+
+
+@pytest.fixture(scope="module")
+def server(registry: CollectorRegistry) -> Iterator[AsrServer]:
     argv = [f"--model_dir={CHECKPOINT}", "--device=cpu", "--max_held_audio_s=10"]
     settings = load_settings(argv, {"QWEN3_ASR_API_KEYS": KEY[0][1]})
-    built: AsrServer = build_server(settings, CollectorRegistry())
+    built: AsrServer = build_server(settings, registry)
     built.model.load()
     yield built
     built.model.stop()
@@ -95,11 +100,11 @@ async def test_a_call_is_refused_before_its_message_comes(server: AsrServer) -> 
 
 
 async def test_a_refusal_is_counted_and_logged(
-    server: AsrServer, caplog: pytest.LogCaptureFixture
+    server: AsrServer, registry: CollectorRegistry, caplog: pytest.LogCaptureFixture
 ) -> None:
     parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-    requests = server._parts.metrics.requests.labels(protocol="grpc", code="429")
-    before = requests._value.get()
+    labels = {"protocol": "grpc", "code": "429"}
+    before = registry.get_sample_value("qwen3_asr_requests_total", labels) or 0.0
     async with channel_to(server) as channel:
         with full(server), caplog.at_level("INFO"):
             await refusal(
@@ -109,7 +114,7 @@ async def test_a_refusal_is_counted_and_logged(
     assert (line["key"], line["error"], line["trace_id"]) == (
         "key-1", "overloaded", "0af7651916cd43dd8448eb211c80319c"
     )  # fmt: skip
-    assert requests._value.get() == before + 1
+    assert registry.get_sample_value("qwen3_asr_requests_total", labels) == before + 1
 
 
 async def test_grpcs_own_client_tries_again_when_the_answer_says_so(

@@ -8,6 +8,7 @@ Sockets and nothing else, so that sixteen of these cost little beside the server
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import sys
 import time
@@ -30,7 +31,7 @@ class Task:
     clips: tuple[str, ...]  # files, one after the other
     content_type: str
     window: Window
-    route: str = "v1"  # "openai", "v1" or "v2"
+    route: str = "v1"  # "openai", "v1", "v2" or "v2-json"
     stream: bool = False  # OpenAI's route with stream=true
     count: int = 0  # answers after which each one stops; 0 = until the window ends
     min_text: int = 1  # bytes of an answer's body, below which it cannot hold what was said
@@ -76,6 +77,11 @@ def request_bytes(body: bytes, content_type: str, route: str, *, stream: bool = 
             "application/octet-stream",
         )
         more = f"Inference-Header-Content-Length: {len(head)}\r\n"
+    elif route == "v2-json":
+        data = [base64.b64encode(body).decode()]
+        tensor = {"name": "audio", "datatype": "BYTES", "shape": [1], "data": data}
+        path, body = f"/v2/models/{MODEL}/infer", json.dumps({"inputs": [tensor]}).encode()
+        content_type = "application/json"
     else:
         path = f"/v1/models/{MODEL}:predict"
     return (

@@ -2,7 +2,8 @@
 
     python -m tests.bench.http_engine '{"shape": "1.7B", ...}'      (the same loads, without HTTP)
 
-`paced` is a runner that only waits, as long as a device would: what is left is what the host does.
+`paced` is a runner that only waits, as long as a device would, `instant` one that does not even
+wait: what is left is what the host does.
 """
 
 from __future__ import annotations
@@ -51,9 +52,14 @@ class PacedRunner(InstantRunner):
 
 
 def forced(engine_options: EngineOptions) -> EngineOptions:
-    """The same bounds, but every answer has exactly TOKENS_PER_AUDIO_S and no loop ends one."""
+    """The same bounds, but every answer has exactly TOKENS_PER_AUDIO_S and no loop ends one.
+
+    BENCH_MAX_PREFILL_TOKENS: what a prefill step may hold instead.
+    """
+    most = int(os.environ.get("BENCH_MAX_PREFILL_TOKENS", engine_options.max_prefill_tokens))
     return replace(
         engine_options,
+        max_prefill_tokens=most,
         max_tokens_per_audio_s=TOKENS_PER_AUDIO_S,
         min_token_cap=1,
         max_repeats=1_000_000,
@@ -63,9 +69,11 @@ def forced(engine_options: EngineOptions) -> EngineOptions:
 def bench_engine(
     shape: str, device: str, settings: EngineOptions, on_step: Callable[[StepStats], None]
 ) -> EngineCore:
-    """An engine with random weights of `shape`, made on the device; or `paced`."""
+    """An engine with random weights of `shape`, made on the device; or `paced`, or `instant`."""
     if shape == "paced":
         return EngineCore(PacedRunner(), settings, on_step)
+    if shape == "instant":
+        return EngineCore(InstantRunner(PACED_STEPS), settings, on_step)
     import torch
 
     from predictor.engine.start.build import choose_device, make_runner

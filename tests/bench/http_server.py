@@ -2,7 +2,7 @@
 
     python -m tests.bench.http_server SHAPE DEVICE [--settings of the predictor]
 
-Prints `listening PORT`, then `ready`; with several fronts also `engine ADDRESS`.
+Prints `grpc PORT` and `listening PORT`, then `ready`; with several fronts also `engine ADDRESS`.
 `/bench/shares` tells what the engine has done so far.
 """
 
@@ -31,6 +31,7 @@ class Announcer(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.getMessage() == "listening":
+            print("grpc", record.__dict__["fields"]["grpc_port"], flush=True)
             print("listening", record.__dict__["fields"]["http_port"], flush=True)
         elif record.getMessage() == "ready":
             print("ready", flush=True)

@@ -88,6 +88,7 @@ def server(arguments: argparse.Namespace, most: int) -> Iterator[Running]:
     command += ["--max_prefill_audio_s=640"]
     command += [f"--num_front_processes={arguments.fronts}"]
     environment = {**os.environ, "BENCH_LIVE": "1", "OMP_NUM_THREADS": "1"}
+    environment["BENCH_MAX_PREFILL_TOKENS"] = str(arguments.max_prefill_tokens)
     with subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=environment
     ) as process:
@@ -209,6 +210,7 @@ def main() -> None:
     parser.add_argument("--warm_s", type=float, default=3.0)
     parser.add_argument("--prepare_s", type=float, default=15.0, help="for the server's graphs")
     parser.add_argument("--max_num_seqs", type=int, default=256)
+    parser.add_argument("--max_prefill_tokens", type=int, default=8192)
     parser.add_argument("--fronts", type=int, default=8)
     parser.add_argument("--clients", type=int, default=4, help="processes that speak")
     parser.add_argument("--budget_s", type=float, default=3600.0, help="no row begins after it")

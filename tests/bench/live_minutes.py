@@ -38,6 +38,7 @@ from tests.bench.http_engine import bench_engine, forced
 from tests.bench.live_steps import CHECKPOINT, TOKENS_PER_S, PlannedSteps
 from tests.bench.load import one, options
 
+EVERY = 7  # about 1 / DISAGREE
 OFFICIAL_STEP_S = 2.0
 TAKEN_BACK = 5  # tokens of the text before that each of its steps decodes anew
 AGES_S = (10.0, 60.0, 300.0, 600.0, 1200.0, 1800.0, 2700.0, 3600.0)
@@ -60,6 +61,18 @@ class Spent:
         return spent
 
 
+class EvenSteps(PlannedSteps):
+    """Of which one in seven disagrees with its draft, in turn among sessions: chance would make
+    minutes differ by some percent."""
+
+    def __init__(self, engine: EngineClient, number: int) -> None:
+        super().__init__(engine.extend, engine.close)
+        self._number = number
+
+    def _disagrees(self) -> bool:
+        return (self._num_steps + 2 * self._number) % EVERY == 0
+
+
 class Talker:
     """A session to which somebody speaks without a pause."""
 
@@ -67,7 +80,7 @@ class Talker:
         tokenizer = TextTokenizer.load(CHECKPOINT)
         config = SessionConfig(step_s=step_s)
         self.session = LiveSession(PromptBuilder(tokenizer, 64), tokenizer, LiveOptions(), config)
-        self.steps = PlannedSteps(engine.extend, engine.close)
+        self.steps = EvenSteps(engine, number)
         self._frame = 31 * number
 
     def speak(self) -> Step:

@@ -42,7 +42,7 @@ class PlannedSteps(KeptSteps):
         num_text = 3 + int(len(step.samples) / SAMPLE_RATE_HZ * TOKENS_PER_S)
         answer = self.plan[len(step.forced) : max(num_text, len(step.forced))]
         num_accepted = min(len(step.draft), len(answer))
-        if self._random.random() < DISAGREE:
+        if self._disagrees():
             num_accepted = max(0, num_accepted - REDONE)
         is_known = self._sent.utterance == step.utterance
         stream = self._extend(
@@ -68,6 +68,10 @@ class PlannedSteps(KeptSteps):
             num_audio_tokens=outcome.num_audio_tokens,
             num_prompt_tokens=outcome.num_prompt_tokens,
         )
+
+    def _disagrees(self) -> bool:
+        """Whether the draft of the step that begins is wrong at its end."""
+        return self._random.random() < DISAGREE
 
 
 def planned_tokens() -> tuple[int, ...]:

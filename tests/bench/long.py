@@ -212,6 +212,7 @@ def uploads(url: str, pid: int) -> Iterator[dict[str, Any]]:
 def running(port: int, spool: Path) -> Iterator[tuple[str, int]]:
     """A server for long recordings; its URL and process id."""
     flags = ["--max_audio_s=86400", "--request_timeout_s=86400", f"--spool_dir={spool}"]
+    flags += ["--decode_timeout_s=600"]  # of one window: other work may keep the decoder waiting
     with server("tiny", port, *flags) as url:
         [pid] = [
             child.pid for child in psutil.Process().children() if "predictor" in child.cmdline()

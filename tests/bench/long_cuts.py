@@ -58,7 +58,7 @@ def rows(length_s: float) -> Iterator[dict[str, Any]]:
                 "words": len(words),
                 "whole": num_whole(words, pieces),
                 "pieces": len(pieces),
-                "cut without a pause": sum(piece.overlap > 0 for piece in pieces),
+                "cut without a pause": sum(piece.continues for piece in pieces),
             }
 
 

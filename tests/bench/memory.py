@@ -35,3 +35,22 @@ def memory_of_tree(pid: int) -> list[dict[str, int | str]]:
     module = next((b for a, b in pairwise(command) if a == "-m"), command[0])
     below = [part for child in children(pid) for part in memory_of_tree(child)]
     return [{"module": module, **memory(pid)}, *below]
+
+
+def pss_mib(pid: int) -> float:
+    """MiB of a process by itself: of what several share, each has its part."""
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith("Pss:"):
+            return int(line.split()[1]) / 1024
+    raise ValueError(f"process {pid} has no memory")
+
+
+def pss_of_tree(pid: int) -> dict[str, float]:
+    """Proportional MiB of a process and all below it by the module that they run; they add up."""
+    command = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+    module = next((b for a, b in pairwise(command) if a == "-m"), command[0])
+    total = {module: pss_mib(pid)}
+    for child in children(pid):
+        for name, size in pss_of_tree(child).items():
+            total[name] = total.get(name, 0.0) + size
+    return total

@@ -39,22 +39,18 @@ from predictor.engine.start.memory import cuda_work_bytes, plan_pages
 from predictor.model import quantized
 from predictor.model.attention import FP8, Packing
 from predictor.model.checkpoint.weights import load_model
-from predictor.model.cuda.quantized import (
-    LINEARS,
-    Fp8Linear,
-    Int8Linear,
-    replace_linears,
-)
+from predictor.model.cuda.quantized import replace_linears
 from predictor.model.decoder import DecoderLayer
 from predictor.model.model import Model
-from tests.bench.engine import Bench
+from tests.bench.engine_bench import Bench
+from tests.bench.engine_loads import offline
 from tests.bench.load import options
 from tests.bench.parts import point_at_all, timed_ms
+from tests.bench.precision_products import products
 
 KV_FP8 = "+kv_fp8"  # of a precision whose cache is in 8 bits
 PRECISIONS = ("bf16", "fp8", "int8", f"bf16{KV_FP8}", f"fp8{KV_FP8}")
 BATCHES = (1, 8, 32, 128, 256, 512)
-GEMM_ROWS = (1, 8, 16, 32, 64, 128, 256, 512, 8192)
 CONTEXT = 460  # tokens of context at a decode step
 GRACE_S = 60.0  # beyond a process's budget, before it is ended
 
@@ -91,7 +87,7 @@ class PrecisionBench:
         self.row(name, self.offline, least_s=20.0)
         self.row("errors", self.errors, least_s=15.0)
         if self.precision == self.weights:  # products know nothing of a cache
-            self.row("products", self.products, least_s=15.0)
+            self.row("products", lambda: products(self.bench, self.model), least_s=15.0)
         if self.precision == "fp8" and self.bench.device.type == "cuda":
             self.row("decode steps, rows quantized apart", self.decode_steps_apart, least_s=15.0)
 
@@ -221,7 +217,7 @@ class PrecisionBench:
     def offline(self) -> dict[str, Any]:
         small = self.bench.small
         durations_s = [2.0] * 6 if small else [30.0] * 512
-        return self.bench.offline(self.runner, durations_s, 2)
+        return offline(self.bench, self.runner, durations_s, 2)
 
     def errors(self) -> dict[str, Any]:
         """Words (English) and characters (Chinese) wrong on the evaluation set, checkpoint tiny."""
@@ -259,68 +255,6 @@ class PrecisionBench:
             "num_recordings": len(spoken),
             "num_tokens": sum(map(len, tokens)),
         }
-
-    @torch.inference_mode()
-    def products(self) -> dict[str, Any]:
-        """The four products of all layers, so that no weight is still in a cache when read."""
-        result: dict[str, Any] = {}
-        rows = (1, 4) if self.bench.small else GEMM_ROWS
-        for name in LINEARS:
-            linears = [layer.get_submodule(name) for layer in self.model.decoder.layers]
-            num_channels, width = linears[0].weight.shape  # type: ignore[misc,union-attr]
-            for num_rows in rows:
-                x = torch.randn(num_rows, int(width), device=self.bench.device)
-                x = x.to(self.model.dtype)
-                flops = 2.0 * num_rows * int(num_channels) * int(width)
-                for way, run in self._ways(linears, x).items():
-                    key = f"{name} {int(num_channels)}x{int(width)}, {num_rows} rows{way}"
-                    try:
-                        ms = self._each_ms(run)
-                        result[key] = {"us": 1e3 * ms, "tflops": 1e-9 * flops / ms}
-                    except Exception as error:  # noqa: BLE001  the others go on
-                        result[key] = {"error": f"{type(error).__name__}: {error}"[:200]}
-        many = [v for k, v in result.items() if k.endswith(f", {rows[-1]} rows") and "tflops" in v]
-        best = max((v["tflops"] for v in many), default=0.0)
-        note = f"at {rows[-1]} rows, the fastest of the four"
-        return {"value": best, "unit": "TFLOP/s", "products": result, "note": note}
-
-    def _ways(
-        self, linears: list[Any], x: torch.Tensor
-    ) -> dict[str, list[Callable[[], torch.Tensor]]]:
-        """What a layer does, and its parts: name of the way -> one call a layer."""
-        ways: dict[str, list[Callable[[], torch.Tensor]]] = {
-            "": [lambda m=m: m(x) for m in linears]  # type: ignore[misc]
-        }
-        if x.is_cuda and isinstance(linears[0], Fp8Linear):
-            from predictor.model.cuda.kernels.quantized import quantize_rows
-
-            q, scale = quantize_rows(x)
-            ways[", quantizing rows alone"] = [lambda: quantize_rows(x)[0] for _ in linears]
-            for suffix, fast in (("product alone", True), ("product alone, exact sums", False)):
-                ways[f", {suffix}"] = [
-                    lambda m=m, f=fast: m.product(q, scale, x.dtype, f)  # type: ignore[misc]
-                    for m in linears
-                ]
-        if x.is_cuda and isinstance(linears[0], Int8Linear):
-            ways[", one kernel"] = [lambda m=m: m.fused(x) for m in linears]  # type: ignore[misc]
-            ways[", through a copy"] = [
-                lambda m=m: m.dequantized(x)  # type: ignore[misc]
-                for m in linears
-            ]
-        return ways
-
-    def _each_ms(self, calls: list[Callable[[], torch.Tensor]]) -> float:
-        def run() -> None:
-            for call in calls:
-                call()
-
-        run()
-        if self.bench.device.type != "cuda":
-            return timed_ms(self.bench.device, run) / len(calls)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            run()
-        return timed_ms(self.bench.device, graph.replay) / len(calls)
 
 
 def table(rows: dict[str, Any]) -> str:

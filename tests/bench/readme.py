@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench.environment import ROOT
+from tests.bench.host_tables import memory, own_work
 
 ROWS = {
     "1.7B offline 30 s": ("1.7B, 30 s clips, 512 at once", "1.7B，30 秒音频，512 路并发"),
@@ -144,8 +145,6 @@ ALONE_ROWS = {
 ALONE_PRECISIONS = ("", ", fp8", ", fp8, 8-bit cache")
 ALONE_HEADS = ("engine alone, one H200", "`bf16`", "`fp8`", "`fp8`, 8-bit cache", "bound, `bf16`")
 HTTP_HEADS = ("load", "measured", "median latency", "fronts", "decoders", "engine")
-OWN_WORK_ROWS = ("V2 binary", "V2 JSON", "OpenAI", "gRPC")
-OWN_WORK_HEADS = ("p50, one 10 s WAV at a time", *OWN_WORK_ROWS)
 PRECISION_HEADS = (
     "`precision`", "`kv_precision`", "weights", "decode step, 1 sequence", "32", "256",
     "prefill of 600 s, language model", "30 s clips, 512 at once", "errors",
@@ -240,17 +239,6 @@ def alone(results: dict[str, Any], _language: int) -> str:
     return "\n".join(lines)
 
 
-def own_work(results: dict[str, Any], _language: int) -> str:
-    """What the server adds to a request."""
-    heads = OWN_WORK_HEADS
-    lines = [f"| {' | '.join(heads)} |", f"| --- |{' ---: |' * (len(heads) - 1)}"]
-    for vad in ("off", "silero"):
-        rows = [results["rows"][f"vad {vad}, {name}"] for name in OWN_WORK_ROWS]
-        cells = [f"{row['p50_ms']:.1f} ms" for row in rows]
-        lines.append(f"| `vad={vad}` | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
 def precision(results: dict[str, Any], _language: int) -> str:
     """The precisions on the measured GPU."""
     heads = PRECISION_HEADS
@@ -334,6 +322,7 @@ TABLES = (
     Table("alone", alone, lambda: _read("offline-h200.json"), ENGINE),
     Table("http", http, lambda: _read("http-h200.json"), ENGINE),
     Table("own-work", own_work, lambda: _read("own-work.json"), ENGINE),
+    Table("memory", memory, lambda: _read("many-cpu.json"), ENGINE),
     Table("precision", precision, lambda: _read("precision-h100.json"), ENGINE),
     Table("edge", edge, lambda: _read("edge-cpu.json"), ENGINE),
 )

@@ -18,7 +18,7 @@ from tests.bench.load import TOKENS_PER_AUDIO_S, all_at_once, one, quantiles
 
 if TYPE_CHECKING:
     from predictor.engine.runner import TorchRunner
-    from tests.bench.engine import Bench
+    from tests.bench.engine_bench import Bench
 
 CONTEXT_TOKENS = 512
 STEP_S = 0.5

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,47 +16,17 @@ from predictor.engine.runner import TorchRunner
 from predictor.model.checkpoint.weights import load_model
 from predictor.model.config import num_audio_tokens
 from predictor.model.model import Model
-from predictor.types import EngineRequest
+from tests.engine.asking import OPTIONS, Known, pool
+from tests.engine.faulty import FaultyRunner, Gate
+from tests.engine.own_process import Started, StartProcess, spec
 from tests.model.checkpoints import (
-    AUDIO_END,
-    AUDIO_START,
     EMBEDDED,
     SHAPES,
-    clip,
     embedded_names,
     reference_of,
     reference_tokens,
     write_random,
 )
-
-# Random weights fall into loops that the repetition guard would end.
-OPTIONS = EngineOptions(max_num_seqs=4, max_model_len=640, max_repeats=10_000)
-
-
-@dataclass(frozen=True)
-class Known:
-    """A request and what transformers' `generate` answers it with, alone."""
-
-    request: EngineRequest
-    tokens: tuple[int, ...]
-
-
-def pool() -> list[EngineRequest]:
-    """Requests of all kinds: tiny and long clips, short and long prompts, one to sixty tokens."""
-    kinds = [  # seconds of audio, tokens before it, most new tokens
-        (1.0, 3, 12), (30.0, 5, 20), (0.2, 1, 30), (7.99, 40, 1), (8.0, 4, 60), (2.5, 130, 25),
-        (12.3, 2, 40), (1.0, 3, 5), (16.01, 9, 16),
-    ]  # fmt: skip
-    return [
-        EngineRequest(
-            request_id=f"r{i}",
-            samples=clip(duration_s, seed=i),
-            tokens_before=(*((7 * i + j) % 200 for j in range(num_before - 1)), AUDIO_START),
-            tokens_after=(AUDIO_END, *range(i + 1)),
-            max_new_tokens=max_new_tokens,
-        )
-        for i, (duration_s, num_before, max_new_tokens) in enumerate(kinds)
-    ]
 
 
 def known_answers(folder: Path) -> list[Known]:
@@ -111,6 +80,20 @@ def runner(model: Model) -> TorchRunner:
     return TorchRunner(model, num_slots=OPTIONS.max_num_seqs, max_model_len=OPTIONS.max_model_len)
 
 
+@pytest.fixture
+def faulty(runner: TorchRunner) -> FaultyRunner:
+    return FaultyRunner(runner)
+
+
+@pytest.fixture
+def gate(faulty: FaultyRunner) -> Iterator[Gate]:
+    """The engine stops inside its first decode step until the gate opens."""
+    gate = Gate("decode")
+    faulty.before = gate
+    yield gate
+    gate.open()
+
+
 StartEngine = Callable[..., EngineClient]
 
 
@@ -155,6 +138,30 @@ def any_checkpoint_known(any_checkpoint: Path) -> list[Known]:
 def any_engine(any_checkpoint: Path, one_thread: None) -> Iterator[EngineClient]:
     """The whole engine on `any_checkpoint`, as the server builds it."""
     engine = EngineClient([build_engine(any_checkpoint, "cpu", "float32", OPTIONS)])
+    engine.start()
+    yield engine
+    engine.stop()
+
+
+@pytest.fixture
+def start_process(native: Path) -> Iterator[StartProcess]:
+    """Start an engine's process on `native`; stopped when the test ends."""
+    started: list[Started] = []
+
+    def start(options: EngineOptions = OPTIONS, **observers: Any) -> Started:
+        started.append(Started(spec(native, options), **observers))
+        started[-1].start()
+        return started[-1]
+
+    yield start
+    for engine in started:
+        engine.stop()
+
+
+@pytest.fixture(scope="session")
+def shared_process(native: Path) -> Iterator[Started]:
+    """One that tests share which leave it as they found it."""
+    engine = Started(spec(native))
     engine.start()
     yield engine
     engine.stop()

@@ -31,14 +31,14 @@ def main() -> None:
     hits: list[bool] = []
     knobs.compilation.listener = lambda **step: hits.append(step["cache_hit"])
     with tempfile.TemporaryDirectory() as library, torch.inference_mode():
-        precompile._make_library(Path(library))
+        precompile.make_library(Path(library))
         kernel_cache.use_kernels(arch)
-        precompile._stand_in(arch, own, Path(library))
+        precompile.stand_in(arch, own, Path(library))
         config = ModelConfig.from_folder(Path(model))
         for precision in precisions:
-            precompile._compile_all(config, precision)
+            precompile.compile_all(config, precision)
             if arch >= precompile.FP8_ARCH:
-                precompile._compile_all(config, precision, FP8)
+                precompile.compile_all(config, precision, FP8)
     print(sum(hits), len(hits) - sum(hits))
 
 

@@ -160,14 +160,14 @@ def test_the_runner_the_rehearsal_and_the_plan_have_the_cache_that_is_asked_for(
         build, "choose_kv_dtype", lambda name, *_: {"auto": torch.bfloat16, "fp8": FP8}[name]
     )
     rehearsed: list[torch.dtype] = []
-    monkeypatch.setattr(build, "_rehearse", lambda *arguments: rehearsed.append(arguments[-1]))
+    monkeypatch.setattr(build, "rehearse", lambda *arguments: rehearsed.append(arguments[-1]))
     options = EngineOptions(max_model_len=64, kv_memory_fraction=1.0, kv_precision=kv_precision)
     config = ModelConfig.from_folder(native)
     work = memory.work_bytes(config, options, 64, torch.bfloat16)
     free = work + 4 * page_bytes(config.text, torch.bfloat16)  # one fills a step up
     monkeypatch.setattr(memory, "free_bytes", lambda device: free)
     runner = build.build_runner(native, "cpu", "bfloat16", options)
-    assert runner._cache.data.dtype == expected
+    assert runner.cache.data.dtype == expected
     assert rehearsed == [expected]
     assert runner.page_size.count == {"auto": 3, "fp8": 7}[kv_precision]
 
@@ -186,7 +186,7 @@ def test_without_triton_the_start_goes_on(
     monkeypatch.setitem(sys.modules, "triton", None)
     monkeypatch.delitem(sys.modules, "predictor.model.cuda.kernel_cache", raising=False)
     config = ModelConfig.from_folder(native)
-    build._rehearse(config, CUDA, choose_precision("auto", CUDA), torch.bfloat16)
+    build.rehearse(config, CUDA, choose_precision("auto", CUDA), torch.bfloat16)
     assert "the rehearsal failed; the start goes on without it" in caplog.text
 
 

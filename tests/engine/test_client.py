@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,9 +19,9 @@ from predictor.engine.runner import TorchRunner
 from predictor.errors import InternalError, NotReady
 from predictor.model.model import Model
 from predictor.types import ExtendRequest
-from tests.engine.conftest import OPTIONS, Known, StartEngine
+from tests.engine.asking import OPTIONS, Known, reached, renamed, tokens_of, until
+from tests.engine.conftest import StartEngine
 from tests.engine.faulty import FaultyRunner, Gate, Ids
-from tests.engine.test_engine import reached, renamed, tokens_of, until
 
 ROOT = Path(__file__).parents[2]
 
@@ -135,12 +137,29 @@ async def test_a_step_that_fails_while_the_engine_stops_leaves_nobody_waiting(
     await asyncio.to_thread(stopping.join)
 
 
+async def test_an_engine_that_was_stopped_gives_the_device_s_memory_back_at_once(
+    model: Model, known: list[Known]
+) -> None:
+    runner = FaultyRunner(TorchRunner(model, num_slots=1, max_model_len=OPTIONS.max_model_len))
+    memory = weakref.ref(runner)
+    gc.disable()  # which would come to it some time
+    try:
+        client = EngineClient([EngineCore(runner, OPTIONS)])
+        client.start()
+        assert await tokens_of(client.submit(known[7].request)) == known[7].tokens
+        client.stop()
+        del client, runner
+        assert memory() is None
+    finally:
+        gc.enable()
+
+
 _EXITS = {
     "a step that outlives stop": """
 from predictor.engine import EngineClient, EngineCore
 from predictor.engine.runner import TorchRunner
 from predictor.model.checkpoint.weights import load_model
-from tests.engine.conftest import OPTIONS, pool
+from tests.engine.asking import OPTIONS, pool
 from tests.engine.faulty import FaultyRunner
 size = {"num_slots": OPTIONS.max_num_seqs, "max_model_len": OPTIONS.max_model_len}
 model = load_model(Path(sys.argv[1]), device="cpu", dtype=torch.float32)
@@ -195,7 +214,7 @@ def test_the_thread_has_ended_when_the_interpreter_ends(native: Path) -> None:
         "names = lambda: [thread.name for thread in threading.enumerate()]\n"
         "atexit.register(lambda: print('at the end:', names()))\n"
         "from tests.engine.test_client import *\n"
-        "from tests.engine.conftest import pool\n"
+        "from tests.engine.asking import pool\n"
         "from predictor.engine import build_engine\n"
         "engine = EngineClient([build_engine(Path(sys.argv[1]), 'cpu', 'float32', OPTIONS)])\n"
         "engine.start()\n"

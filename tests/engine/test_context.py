@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 import pytest
 
-from predictor.engine.start import context
 from predictor.engine.start.context import only_device, open_early
 
 
@@ -42,10 +41,17 @@ def test_the_devices_context_is_retained(
     ]
 
 
+def retain() -> None:
+    """What fails in the thread fails the test."""
+    thread = open_early("cuda")
+    assert thread is not None
+    thread.join()
+
+
 def test_a_driver_that_fails_is_asked_for_nothing_more(monkeypatch: pytest.MonkeyPatch) -> None:
     driver = Driver(result=100)
     monkeypatch.setattr(ctypes, "CDLL", lambda name: driver)
-    context._retain(0)
+    retain()
     assert driver.calls == [("cuInit", 0)]
 
 
@@ -54,7 +60,7 @@ def test_no_driver_is_no_error_here(monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError(name)
 
     monkeypatch.setattr(ctypes, "CDLL", missing)
-    context._retain(0)
+    retain()
 
 
 def test_a_cpu_needs_none() -> None:

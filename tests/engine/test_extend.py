@@ -19,8 +19,8 @@ from predictor.errors import InvalidInput, Overloaded
 from predictor.model.cuda.decoder import PLAIN
 from predictor.model.model import Model
 from predictor.types import EngineRequest, ExtendRequest, TokenChunk
-from tests.engine.conftest import OPTIONS, Known, StartEngine
-from tests.engine.test_engine import is_idle, until
+from tests.engine.asking import OPTIONS, Known, is_idle, until
+from tests.engine.conftest import StartEngine
 from tests.model.checkpoints import AUDIO_END, AUDIO_START, clip
 
 BEFORE, AFTER = (1, 2, 3, AUDIO_START), (AUDIO_END, 5, 6)

@@ -22,7 +22,8 @@ from predictor.engine.stream import TokenStream
 from predictor.model.attention import FP8
 from predictor.model.cuda.decoder import PLAIN
 from predictor.model.model import Model
-from tests.engine.conftest import OPTIONS, Known, StartEngine
+from tests.engine.asking import OPTIONS, Known
+from tests.engine.conftest import StartEngine
 
 ROOT = Path(__file__).parents[2]
 STEPS = {
@@ -74,7 +75,7 @@ async def test_both_runners_give_the_same_tokens_with_an_8_bit_cache(
     )
     answers = []
     for runner in runners:
-        assert runner._cache.data.dtype == FP8
+        assert runner.cache.data.dtype == FP8
         engine = start_engine(runner, replace(OPTIONS, max_num_seqs=2))
         answers.append(await asyncio.gather(*(collect(engine.submit(k.request)) for k in known)))
         assert await collect(engine.submit(known[0].request)) == answers[0][0]

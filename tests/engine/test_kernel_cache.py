@@ -119,10 +119,10 @@ def test_a_folder_that_cannot_be_written_is_replaced(
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr(tempfile, "tempdir", None)
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "new" / "kernels"))
-    kernel_cache._ensure_writable()
+    kernel_cache.ensure_writable()
     assert os.environ["TRITON_CACHE_DIR"] == str(tmp_path / "new" / "kernels")
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "file" / "kernels"))
-    kernel_cache._ensure_writable()
+    kernel_cache.ensure_writable()
     assert Path(os.environ["TRITON_CACHE_DIR"]).is_dir()
     assert f"{tmp_path / 'file' / 'kernels'} is not used" in caplog.text
 
@@ -133,5 +133,5 @@ def test_nor_need_the_home_be_written_to(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(tempfile, "tempdir", None)
     monkeypatch.delenv("TRITON_CACHE_DIR", raising=False)
     monkeypatch.setenv("TRITON_HOME", str(tmp_path / "file"))
-    kernel_cache._ensure_writable()
+    kernel_cache.ensure_writable()
     assert Path(os.environ.pop("TRITON_CACHE_DIR")).is_dir()

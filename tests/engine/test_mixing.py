@@ -18,7 +18,8 @@ from predictor.engine.sequence import Sequence
 from predictor.model.checkpoint.weights import load_model
 from predictor.model.model import Model
 from predictor.model.quantized import quantizer
-from tests.engine.conftest import OPTIONS, Known, StartEngine, pool
+from tests.engine.asking import OPTIONS, Known, pool
+from tests.engine.conftest import StartEngine
 from tests.model.checkpoints import EMBEDDED
 
 

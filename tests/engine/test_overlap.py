@@ -17,7 +17,8 @@ from predictor.engine.pages import pages_of_slot
 from predictor.engine.sequence import Sequence
 from predictor.model.cuda.decoder import PLAIN
 from predictor.model.model import Model
-from tests.engine.conftest import OPTIONS, Known, StartEngine
+from tests.engine.asking import OPTIONS, Known
+from tests.engine.conftest import StartEngine
 from tests.engine.test_graph_runner import arrive_and_leave, collect
 
 
@@ -119,8 +120,9 @@ def test_where_nobody_else_decodes_steps_follow_the_oldest_prefill(
 ) -> None:
     monkeypatch.setattr(StepTimer, "is_done", False)
     runner = watched(model)
-    runner._num_decoding = 1  # as it was until just now
-    first, second = sequences(runner, known[:2])
+    first, second, left = sequences(runner, known[:3])
+    runner.prefill([left])
+    runner.decode([left])  # somebody decoded until just now
     runner.prefill([first])
     runner.prefill([second])
     output = runner.decode([first, second])

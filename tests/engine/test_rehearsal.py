@@ -61,7 +61,7 @@ def test_the_fast_runner_takes_it_too(
         model, num_slots=NUM_SLOTS, max_model_len=MAX_LENGTH, options=options, kv_dtype=kv_dtype
     )
     rehearse(runner)
-    assert runner._cache.data.dtype == (kv_dtype or dtype)
+    assert runner.cache.data.dtype == (kv_dtype or dtype)
 
 
 def test_the_stand_in_has_one_layer_of_the_models_shapes(native: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 
 import numpy as np
 import pytest
@@ -27,6 +28,23 @@ def scheduler(num_slots: int = 2, **options: float) -> Scheduler:
 def request(request_id: str, audio_s: float = 1.0) -> EngineRequest:
     samples = np.zeros(int(audio_s * 16_000), np.float32)
     return EngineRequest(request_id, samples, (1,), (2,), max_new_tokens=10)
+
+
+class Clock:
+    """Time that passes when the test says so, however busy the machine is."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(time, "monotonic", clock)
+    return clock
 
 
 def ids(step: Step | None) -> tuple[str, list[str]] | None:
@@ -81,7 +99,7 @@ def test_prefill_never_comes_twice_while_others_run() -> None:
     assert phases == ["prefill", "decode"] * 3
 
 
-def test_newcomers_gather_while_many_run_but_not_for_long() -> None:
+def test_newcomers_gather_while_many_run_but_not_for_long(clock: Clock) -> None:
     s = scheduler(num_slots=512)
     for number in range(64):
         s.add(request(f"r{number}"))
@@ -92,15 +110,18 @@ def test_newcomers_gather_while_many_run_but_not_for_long() -> None:
     s.add(request("d"))
     assert ids(s.schedule()) == ("prefill", ["a", "b", "c", "d"])
     s.schedule()
-    late = s.add(request("e"))
+    s.add(request("e"))
     assert (s.schedule() or Step("prefill", ())).phase == "decode"
-    late.created_s -= MAX_GATHER_S
+    clock.now_s += MAX_GATHER_S
     assert ids(s.schedule()) == ("prefill", ["e"])
 
 
-def test_steps_of_streams_gather_while_other_steps_run_but_not_for_files() -> None:
+def test_steps_of_streams_gather_while_other_steps_run_but_not_for_files(
+    clock: Clock,
+) -> None:
     s = scheduler(num_slots=64, max_kept_sequences=32)
-    kept, count = KeptSequences(s._options, LIMITS), itertools.count()
+    options = EngineOptions(max_kept_sequences=32)
+    kept, count = KeptSequences(options, LIMITS), itertools.count()
 
     def step() -> str:
         name, samples = f"s{next(count)}", np.zeros(8_000, np.float32)
@@ -124,7 +145,7 @@ def test_steps_of_streams_gather_while_other_steps_run_but_not_for_files() -> No
     s.schedule()
     late = step()
     assert (s.schedule() or Step("prefill", ())).phase == "decode"
-    s._by_id[late].created_s -= MAX_STEP_GATHER_S
+    clock.now_s += MAX_STEP_GATHER_S
     assert ids(s.schedule()) == ("prefill", [late])
 
 

@@ -18,7 +18,7 @@ from predictor.model.attention import Packing, packed_attention
 from predictor.model.checkpoint.weights import load_model
 from predictor.model.mel import LogMel
 from predictor.types import EngineRequest
-from tests.engine.conftest import OPTIONS, pool
+from tests.engine.asking import OPTIONS, pool
 from tests.model.checkpoints import EMBEDDED, SHAPES, Shape, clip, write_random
 
 pytestmark = [

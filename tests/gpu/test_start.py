@@ -74,9 +74,9 @@ def test_a_rehearsal_leaves_nothing_to_compile_and_no_memory(
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     config = ModelConfig.from_folder(folder)
     precision = choose_precision(dtype, CUDA)
-    build._rehearse(config, CUDA, precision, kv_dtype)
+    build.rehearse(config, CUDA, precision, kv_dtype)
     after = torch.cuda.memory_allocated()
-    build._rehearse(config, CUDA, precision, kv_dtype)
+    build.rehearse(config, CUDA, precision, kv_dtype)
     assert torch.cuda.memory_allocated() == after
     compiled: list[str] = []
 

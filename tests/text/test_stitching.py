@@ -117,3 +117,15 @@ def test_words_of_a_part() -> None:
     text = "to be or not to be"
     words = [Word(name, float(i), i + 1.0, None) for i, name in enumerate(text.split())]
     assert [w.start_s for w in words_within(text, words, 6, len(text))] == [2.0, 3.0, 4.0, 5.0]
+
+
+def test_pieces_that_share_a_pause_keep_their_texts_and_meet_behind_it() -> None:
+    pieces = [
+        _piece("We went to the market.", 0.0, 20.1),
+        _piece("The market was closed.", 20.0, 25.0, overlap_s=0.1),
+    ]
+    answer = join_pieces(pieces, AudioEnd(25.0), language=None, with_words=True)
+    assert answer.text == "We went to the market. The market was closed."
+    assert [(s.start_s, s.end_s) for s in answer.segments] == [(0.0, 20.1), (20.1, 25.0)]
+    assert answer.words is not None
+    assert [word.start_s for word in answer.words][5] == 20.0

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from predictor.engine.cuda.capture import Capturer
 from predictor.engine.cuda.decode_loop import DecodeLoop
-from predictor.engine.cuda.prefill_buckets import MORE_SAMPLES, Bucket, Size
+from predictor.engine.cuda.prefill_buckets import MORE_SAMPLES, STEP_TOKENS, Bucket, Size
 from predictor.engine.cuda.verify import Checks, go_on, settle
 from predictor.engine.prompts import PromptLayout
 from predictor.engine.sequence import Batch
@@ -38,6 +38,7 @@ BUCKETS_S = (
 # Open windows of kept sequences, up to what a step of 8,192 tokens holds of them: one without a
 # graph costs a thousand launches.
 STEP_BUCKETS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 14, 16, 20, 24, 28, 32, 36, 40, 48)
+LARGER_STEP_BUCKETS = (56, 64, 76)  # where a step may have the tokens for them
 
 
 class PrefillGraphs:
@@ -64,7 +65,9 @@ class PrefillGraphs:
         enough = [n for n in BUCKETS_S if n < max_audio_s]
         enough += [n for n in BUCKETS_S if n >= max_audio_s][:1]
         buckets = [Bucket(n, max_length, window_tokens, max_tokens) for n in enough]
-        steps = [n for n in STEP_BUCKETS if window_chunks * n <= max(enough[-1], window_chunks)]
+        most = max_tokens // (window_tokens + STEP_TOKENS)
+        steps = [*STEP_BUCKETS, *(n for n in LARGER_STEP_BUCKETS if n <= most)]
+        steps = [n for n in steps if window_chunks * n <= max(enough[-1], window_chunks)]
         buckets += [
             Bucket(window_chunks * n, max_length, window_tokens, max_tokens, n) for n in steps
         ]

@@ -112,14 +112,22 @@ class GraphRunner(TorchRunner):
         self._may_share = fusion.shared and fusion.attention == "split"
         smaller = [bucket for bucket in sorted(options.buckets) if bucket < num_slots]
         self._buckets = (*smaller, num_slots)
-        self._capturer: Capturer | None = None
-        graphs, stream, capturer = None, None, None
-        if options.overlap_from is not None and on_cuda:
+        self._capturer = Capturer(self._device) if options.use_graphs and on_cuda else None
+        self._prefills = self._new_prefills(log_mel, encoder, max_model_len)
+        self._pending: deque[PendingStep] = deque()  # oldest first
+        self._num_decoding = 0  # sequences of the newest decode step
+        self._unclaimed: dict[Sequence, Arrived] = {}  # read, not handed out
+
+    def _new_prefills(
+        self, log_mel: DeviceLogMel, encoder: FusedEncoder, max_length: int
+    ) -> Prefills:
+        """As graphs where there are any, on a stream of their own if they run beside steps."""
+        options, model, capturer = self._options, self._model, self._capturer
+        graphs, stream = None, None
+        if options.overlap_from is not None and self._device.type == "cuda":
             stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
-        if options.use_graphs and on_cuda:
-            self._capturer = capturer = Capturer(self._device)
-            if stream is not None:  # its graphs run beside those of decode steps
-                capturer = Capturer(self._device, stream)
+        if capturer is not None and stream is not None:
+            capturer = Capturer(self._device, stream)
         if capturer is not None and model.dtype != torch.float32:
             graphs = PrefillGraphs(
                 log_mel,
@@ -127,18 +135,15 @@ class GraphRunner(TorchRunner):
                 self._fused,
                 self._loop,
                 capturer,
-                max_length=max_model_len,
+                max_length=max_length,
                 max_audio_s=options.max_prefill_audio_s,
                 max_tokens=options.max_prefill_tokens,
                 window_chunks=model.config.audio.window_chunks,
             )
-        self._prefills = Prefills(
+        return Prefills(
             model, self._cache, log_mel, encoder, self._fused, self._loop,
             graphs=graphs, stream=stream,
         )  # fmt: skip
-        self._pending: deque[PendingStep] = deque()  # oldest first
-        self._num_decoding = 0  # sequences of the newest decode step
-        self._unclaimed: dict[Sequence, Arrived] = {}  # read, not handed out
 
     _num_scratch = 1  # a page where rows that only fill a bucket, and steps too many, write
 

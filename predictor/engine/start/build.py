@@ -67,7 +67,7 @@ def build_runner(
         torch.cuda.synchronize(device)
         logger.info("device open")
     with ThreadPoolExecutor(1, "rehearsal") as beside:
-        rehearsal = beside.submit(_rehearse, config, device, chosen, kv_dtype)
+        rehearsal = beside.submit(rehearse, config, device, chosen, kv_dtype)
         model = load_model(model_path, device=device, dtype=dtype, quantize_part=quantize_part)
         rehearsal.result()
     if chosen.is_quantized:
@@ -93,7 +93,7 @@ def build_runner(
     )
 
 
-def _rehearse(
+def rehearse(
     config: ModelConfig,
     device: torch.device,
     precision: Precision,

@@ -140,13 +140,13 @@ def precompile(models: Iterable[ModelConfig], arch: int, folder: Path) -> tuple[
     logging.getLogger("predictor").setLevel(logging.CRITICAL)  # checks fail, nothing was launched
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="libcuda-") as library, torch.inference_mode():
-        _make_library(Path(library))
-        _stand_in(arch, folder, Path(library))
+        make_library(Path(library))
+        stand_in(arch, folder, Path(library))
         for config in models:
             for precision in precisions(arch):
-                _compile_all(config, precision)
+                compile_all(config, precision)
             if arch >= FP8_ARCH:  # no kernel depends on both weights and cache
-                _compile_all(config, "bf16", FP8)
+                compile_all(config, "bf16", FP8)
     kernels = list(folder.glob("*/*.cubin"))
     if not kernels:
         raise RuntimeError(f"nothing was compiled for sm_{arch}")
@@ -158,7 +158,7 @@ def precisions(arch: int) -> tuple[str, ...]:
     return ("bf16", "int8", "fp8") if arch >= FP8_ARCH else ("bf16", "int8")
 
 
-def _compile_all(
+def compile_all(
     config: ModelConfig, precision: str, kv_dtype: torch.dtype = torch.bfloat16
 ) -> None:
     """What a start in this precision goes through: its checks, and the rehearsal."""
@@ -234,7 +234,7 @@ _LOADED = SimpleNamespace(
 )
 
 
-def _stand_in(arch: int, folder: Path, library: Path) -> None:
+def stand_in(arch: int, folder: Path, library: Path) -> None:
     """From here on Triton compiles into `folder`, for devices that are not there."""
     build._load_module_from_path = lambda *_: _LOADED
     knobs.cache.dir = str(folder)
@@ -243,7 +243,7 @@ def _stand_in(arch: int, folder: Path, library: Path) -> None:
     driver.set_active(_Driver(arch))
 
 
-def _make_library(folder: Path) -> None:
+def make_library(folder: Path) -> None:
     """A libcuda.so.1 to link with where no NVIDIA driver is installed. It is never loaded."""
     sources = [Path(nvidia.__file__).with_name("driver.c"), Path(nvidia.__file__)]
     text = "".join(source.read_text() for source in sources)

@@ -30,7 +30,7 @@ def folder_of(arch: int, kernels: Path) -> Path:
 
 def use_kernels(arch: int) -> None:
     """Let Triton find what was shipped for this kind of device, and write where it can."""
-    _ensure_writable()
+    ensure_writable()
     LayeredCache.shipped = folder_of(arch, SHIPPED)
     if LayeredCache.shipped.is_dir():
         knobs.cache.manager_class = LayeredCache
@@ -47,7 +47,7 @@ def noted() -> Iterator[list[bool]]:
         knobs.compilation.listener = None
 
 
-def _ensure_writable() -> None:
+def ensure_writable() -> None:
     """Without a folder to compile into every kernel would be switched off, also those that need no
     compiling: where Triton's cannot be written to, take a new temporary one."""
     folder = knobs.cache.dir
