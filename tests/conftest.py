@@ -18,13 +18,16 @@ _SAID_ON = "TESTS_SAID_ON"  # a file descriptor
 def pytest_configure() -> None:
     """Each client of httpx, and so each `httpx.get`, reads the machine's certificates: 70 ms of
     CPU, thousands of times. Here they are read once. And an answer may take more than httpx's 5 s,
-    on a busy machine."""
+    on a busy machine; so may an example of hypothesis, whose deadline is 0.2 s."""
+    import hypothesis
     from httpx import _config as config
     from httpx._transports import default as transports
 
     patience = config.DEFAULT_TIMEOUT_CONFIG  # all default to it
     patience.connect = patience.read = patience.write = patience.pool = 300.0
 
+    hypothesis.settings.register_profile("any machine", deadline=None)
+    hypothesis.settings.load_profile("any machine")
     create = transports.create_ssl_context
     usual = functools.cache(lambda trust_env: create(True, None, trust_env))
 

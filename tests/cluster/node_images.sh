@@ -1,12 +1,17 @@
 # Sourced by node.sh: programs from Go modules, and images of them, of a Debian base and of this
 # repository, straight into containerd. No registry is asked.
 
+digest() { # of a layer, read once: the packages are 5 GB
+    if [ ! "$1.sha256" -nt "$1" ]; then sha256sum "$1" | cut -d' ' -f1 >"$1.sha256"; fi
+    cat "$1.sha256"
+}
+
 image() { # name, configuration, layers (tar files of images/)
     local name=$1 configuration=$2 digests="" layers="" folder
     shift 2
     folder=$(mktemp -d -p images)
     for layer in "$@"; do
-        digests+="${digests:+,}\"sha256:$(sha256sum "images/$layer" | cut -d' ' -f1)\""
+        digests+="${digests:+,}\"sha256:$(digest "images/$layer")\""
         layers+="${layers:+,}\"$layer\""
         ln "images/$layer" "$folder"
     done

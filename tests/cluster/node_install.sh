@@ -19,6 +19,8 @@ knative() {
         "$core"/deployments/{activator,autoscaler,controller,webhook}.yaml | $APPLY --filename -
     released "$modules/knative.dev/net-kourier@v$NET_KOURIER/config" | $APPLY --filename -
     kubectl delete horizontalpodautoscalers --all --namespace kourier-system
+    # Every change below is asked of this webhook, which a busy machine has not started yet.
+    kubectl wait --for=condition=Available deployment/webhook --namespace knative-serving --timeout=10m
     kubectl patch configmap config-network --namespace knative-serving --type merge --patch \
         '{"data": {"ingress-class": "kourier.ingress.networking.knative.dev"}}'
     # Without a domain every service is the cluster's own, and Kourier's address knows none.

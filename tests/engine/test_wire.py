@@ -131,8 +131,10 @@ def test_what_is_sent_is_what_arrives(sent: list[Message], piece: int) -> None:
         assert theirs.request.samples.shape == samples.shape
         if samples.nbytes <= MAX_INLINE_BYTES:
             assert theirs.request.samples.tolist() == samples.tolist()
-        request = replace(theirs.request, samples=samples)
-        assert (theirs.number, request) == (ours.number, ours.request)
+        # Without the samples: from Python 3.13 on a dataclass compares its fields, even the same
+        # array with itself.
+        found, expected = (replace(each.request, samples=()) for each in (theirs, ours))
+        assert (theirs.number, found) == (ours.number, expected)
     assert frames.feed(b"") == []
 
 

@@ -175,6 +175,27 @@ def test_a_configuration_of_others_is_patched_and_not_applied(script: Path) -> N
     assert all("--type merge" in line for line in patched)
 
 
+def test_knatives_settings_wait_for_the_webhook_that_judges_them(tmp_path: Path) -> None:
+    """Against a `kubectl` of ours that says what a cluster did whose Knative was just installed."""
+    kubectl = tmp_path / "kubectl"
+    kubectl.write_text(
+        f"""#!/bin/sh
+case "$*" in
+wait*condition=Available*deployment/webhook*knative-serving*) touch '{tmp_path}/waited' ;;
+patch*) [ -e '{tmp_path}/waited' ] || {{
+    echo 'failed calling webhook "config.webhook.serving.knative.dev": no endpoints available' >&2
+    exit 1
+    }} ;;
+esac
+"""
+    )
+    kubectl.chmod(0o755)
+    path = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    script = MANIFESTS / "cluster/knative/apply.sh"
+    done = subprocess.run([script], env=path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_both_ways_to_set_knative_up_say_the_same() -> None:
     patch = yaml.safe_load((MANIFESTS / "cluster/knative/operator-patch.yaml").read_text())
     for name, values in patch["spec"]["config"].items():
