@@ -34,21 +34,17 @@ class LocalService:
         self._flags = (f"--model_dir={checkpoint}", "--http_port=0", "--grpc_port=0", *flags)
         self._start_timeout_s = start_timeout_s
         self._started = False
+        self._spawned = threading.Event()  # there is a process, or there will be none
         self._told = threading.Event()  # it is ready, or it ended
         self._log: deque[str] = deque(maxlen=MAX_LOG_LINES)
         self._process: subprocess.Popen[str] | None = None
         self._reader: threading.Thread | None = None
 
     def __enter__(self) -> Self:
-        self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and package
-            [sys.executable, "-m", "predictor", "--host=127.0.0.1", *self._flags],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
-        )
+        # By a thread, where no signal is raised: one that came while a process is made would leave
+        # that process to nobody.
+        self._reader = threading.Thread(target=self._run, daemon=True)
         try:
-            self._reader = threading.Thread(target=self._read, daemon=True)
             self._reader.start()
             in_time = self._told.wait(self._start_timeout_s)
         except BaseException:  # Ctrl-C or SIGTERM while it starts: __exit__ will not be called
@@ -65,7 +61,7 @@ class LocalService:
 
     def close(self) -> None:
         """Ask the server to stop; kill it when it does not."""
-        if self._process is None:
+        if self._reader is None or not self._spawned.wait(STOP_TIMEOUT_S) or self._process is None:
             return
         self._process.terminate()
         try:
@@ -73,16 +69,28 @@ class LocalService:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        if self._reader is not None:
-            self._reader.join()
+        self._reader.join()
         if self._process.stderr is not None:
             self._process.stderr.close()
 
+    def _run(self) -> None:
+        try:
+            self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and package
+                [sys.executable, "-m", "predictor", "--host=127.0.0.1", *self._flags],
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+                env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            )
+        except OSError as error:
+            self._log.append(f"{error}\n")
+        finally:
+            self._spawned.set()
+        self._read()
+
     def _read(self) -> None:
         """Follow the log: where it listens, and when it is ready."""
-        if self._process is None or self._process.stderr is None:
-            return
-        for line in self._process.stderr:
+        for line in (self._process and self._process.stderr) or ():
             self._log.append(line)
             try:
                 entry = json.loads(line)

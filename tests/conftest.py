@@ -55,7 +55,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         minutes = before[nearest] * number / int(nearest) / 60
         said += f", about {max(1, round(minutes))} min by the last run here"
     else:
-        said += "; nobody has run so many here yet: the next run will know how long it takes"
+        said += ", never run here: make test takes 12 to 25 min on two cores"
     where = os.environ.get(_SAID_ON)
     if where is None:
         reporter.write_line(said)

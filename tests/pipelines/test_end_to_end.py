@@ -262,9 +262,9 @@ def test_sigterm_ends_the_server_too(tmp_path: Path) -> None:
 
 def wait_for_child(pid: int) -> int:
     """The process that `pid` has started, once it has."""
-    listed = Path(f"/proc/{pid}/task/{pid}/children")
     for _ in range(6000):
-        for child in map(int, listed.read_text().split()):
+        listed = " ".join(each.read_text() for each in Path(f"/proc/{pid}").glob("task/*/children"))
+        for child in map(int, listed.split()):
             command = Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0")
             if b"predictor" in command:
                 return child
