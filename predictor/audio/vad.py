@@ -124,8 +124,9 @@ class SileroDetector:
 
 
 def _sigmoid(x: Floats) -> Floats:
-    squashed: Floats = 0.5 * np.tanh(0.5 * x) + 0.5  # never overflows
-    return squashed
+    squashed = 0.5 * np.tanh(0.5 * x) + 0.5  # never overflows
+    result: Floats = squashed.astype(np.float32, copy=False)
+    return result
 
 
 _QUIETEST_DB: Final = -60.0  # below this nobody could be understood, whatever the background

@@ -56,6 +56,9 @@ def test_one_scrape_tells_of_the_whole_pod(pod: Any, speech: bytes) -> None:
     before = number(httpx.get(pod.url + "/metrics").text, sample)
     for _ in range(10):
         httpx.post(pod.url + RECOGNIZE, files={"audio": speech}).raise_for_status()
+    running = re.compile(r"^qwen3_asr_sequences_running\{.*\} [1-9]", re.MULTILINE)
+    while running.search(httpx.get(pod.url + "/metrics").text):
+        time.sleep(0.05)  # an answer is out before its sequence has ended
     texts = [httpx.get(pod.url + "/metrics").text for _ in range(6)]
     assert {number(text, sample) for text in texts} == {before + 10}
     for text in texts:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import httpx
 import pytest
 import yaml
 from prometheus_client import CollectorRegistry, generate_latest
@@ -87,6 +88,7 @@ def prometheus(folder: Path, targets: dict[str, str]) -> Iterator[str]:
         assert address, "Prometheus did not start"
         drain = threading.Thread(target=process.stderr.read, daemon=True)
         drain.start()
+        until(lambda: httpx.get(f"http://{address}/-/ready").is_success)  # it listens before
         yield f"http://{address}"
     finally:
         process.terminate()
