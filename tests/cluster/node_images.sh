@@ -112,3 +112,11 @@ predictor() { # the image that the manifests call for, of this checkout and the 
         "LD_LIBRARY_PATH=/usr/local/lib", "PYTHONUNBUFFERED=1", "PYTHONDONTWRITEBYTECODE=1", "HOME=/tmp",
         "USER=asr"]}' debian.tar python.tar packages.tar code.tar
 }
+
+weights() { # an image of a checkpoint, as components/modelcar/Dockerfile makes one
+    mkdir -p images/root
+    cp -r "$HERE/../../predictor/checkpoints/tiny" images/root/models
+    chmod 444 images/root/models/* && chmod 755 images/root/models
+    layer weights.tar images/root && rm -r images/root
+    image dev.local/qwen3-asr/weights:tiny '{"Env": ["PATH=/usr/bin:/bin"], "User": "1000:1000"}' debian.tar weights.tar
+}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import os
 import secrets
 
 import httpx
@@ -19,6 +20,7 @@ NAME = "qwen3-asr-api-keys"
 ALONE = [name for name in ADDED["dev-cpu"] if name not in ("canary-knative", "jobs", "api-keys")]
 # Weights are from a claim here; a canary in Standard mode is a test of test_standard.py.
 ELSEWHERE = (*WEIGHTS, "canary-standard")
+WEIGHTS_IMAGE = os.environ.get("QWEN3_ASR_WEIGHTS_IMAGE", "dev.local/qwen3-asr/weights:tiny")
 ADMIN = (
     "import urllib.request as u; print(u.urlopen('http://127.0.0.1:8082/metrics').read().decode())"
 )
@@ -51,6 +53,18 @@ def test_all_components_together_start_and_answer(
     deployment = deploy(overlay, components, weights=weights, beside=(keys(team=key),))
     ready = deployment.service.wait("the service ready", is_ready)
     answer = deployment.client(ready["status"]["url"]).transcribe(key)
+    assert answer.status_code == 200, answer.text
+    record["missing"] = deployment.missing
+
+
+@pytest.mark.parametrize("overlay", ["edge", "production"])
+def test_weights_come_from_a_container_beside_the_server(
+    overlay: str, deploy: Deploy, record: Record
+) -> None:
+    """Reached through its process, so that both must be of one user and one group."""
+    deployment = deploy(overlay, ("modelcar",), weights=f"oci://{WEIGHTS_IMAGE}")
+    ready = deployment.service.wait("the service ready", is_ready)
+    answer = deployment.client(ready["status"]["url"]).transcribe()
     assert answer.status_code == 200, answer.text
     record["missing"] = deployment.missing
 
