@@ -112,7 +112,7 @@ names() { # the cluster's DNS: dnsmasq beside the node, with a file for each ser
     mkdir -p hosts
     start dns dnsmasq --keep-in-foreground --no-resolv --no-hosts --bind-interfaces --listen-address=$NODE \
         --local=/cluster.local/ --hostsdir="$FOLDER/hosts" --pid-file= --user=root
-    start services "$0" services "$FOLDER"
+    start services "$HERE/node.sh" services "$FOLDER"
     $APPLY --filename - <<YAML
 apiVersion: v1
 kind: Service
@@ -203,11 +203,12 @@ up)
     debian
     images
     predictor
+    weights
     api_server
     scheduler
     kubelet
     names
-    start claims "$0" claims "$FOLDER"
+    start claims "$HERE/node.sh" claims "$FOLDER"
     knative
     kserve
     wait $LATER
