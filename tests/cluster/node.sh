@@ -105,7 +105,7 @@ YAML
 policies() { # kube-router, of which only the enforcement of network policies is wanted
     start kube-router ./kube-router --kubeconfig=kubeconfig --hostname-override=node --run-firewall=true \
         --run-router=false --run-service-proxy=false --service-cluster-ip-range=10.96.0.0/16
-    until $WITHIN iptables --list KUBE-ROUTER-FORWARD >/dev/null 2>&1; do sleep 1; done
+    until $WITHIN iptables --numeric --list KUBE-ROUTER-FORWARD >/dev/null 2>&1; do sleep 1; done
 }
 
 names() { # the cluster's DNS: dnsmasq beside the node, with a file for each service
