@@ -3,8 +3,8 @@
 # machine's own network: control_plane.sh's programs, kubelet, kube-proxy and containerd in a network
 # namespace `node`, and in its pods Knative with Kourier and KServe as they are released, in
 # images that are made here of the built programs, a Debian base and this repository.
-#   apt-get install --no-install-recommends containerd runc containernetworking-plugins iptables \
-#       conntrack ipset etcd-server dnsmasq-base debootstrap gcc rsync openssl       (and go, kubectl)
+#   apt-get install --no-install-recommends runc containernetworking-plugins iptables conntrack \
+#       ipset etcd-server dnsmasq-base debootstrap gcc rsync openssl       (and go, kubectl)
 #   tests/cluster/node.sh up FOLDER     then  export KUBECONFIG=FOLDER/kubeconfig
 #       QWEN3_ASR_ENTRY=http://10.200.0.2 QWEN3_ASR_GATEWAY=https://10.200.0.3
 #   tests/cluster/node.sh down FOLDER
@@ -17,12 +17,13 @@ source "$HERE/control_plane.sh" "$@"
 source "$HERE/node_images.sh"
 # shellcheck source=node_install.sh
 source "$HERE/node_install.sh"
-ENVOY=1.40.0 ENVOY_GATEWAY=1.8.1 KUBE_ROUTER=2.1.0 SUITE=bookworm
+CONTAINERD=2.2.9 ENVOY=1.40.0 ENVOY_GATEWAY=1.8.1 KUBE_ROUTER=2.1.0 SUITE=bookworm
 PYTHON=${PYTHON:-$HERE/../../.venv/bin/python} # an environment with this repository's requirements.lock
 NODE=10.200.0.2 GATEWAY=10.200.0.3 SOCKET=/run/qwen3-asr-node/containerd.sock
-WITHIN="nsenter --net=/run/netns/node" API=$NODE ADDRESS=$NODE WITHOUT_NODES="--allow-privileged=true --kubelet-preferred-address-types=InternalIP"
+WITHIN="nsenter --net=/run/netns/node" API=$NODE ADDRESS=$NODE
+WITHOUT_NODES="--allow-privileged=true --kubelet-preferred-address-types=InternalIP --feature-gates=ImageVolume=true"
 CONTROLLERS=*,-nodeipam,-cloud-node-lifecycle,-node-route-controller,-service-lb-controller
-export KUBECONFIG=$FOLDER/kubeconfig
+export KUBECONFIG=$FOLDER/kubeconfig PATH=$FOLDER:$PATH # its containerd is not Debian's
 APPLY="kubectl apply --server-side --force-conflicts"
 
 network() {
@@ -48,16 +49,17 @@ containers() {
   {"type": "portmap", "capabilities": {"portMappings": true}}]}
 JSON
     cat >containerd.toml <<TOML
-version = 2
-root = "$FOLDER/containerd"
+version = 3
+root = "$FOLDER/store"
 state = "$(dirname $SOCKET)/state"
 [grpc]
   address = "$SOCKET"
-[plugins."io.containerd.grpc.v1.cri"]
-  sandbox_image = "dev.local/pause:3.10"
+[plugins."io.containerd.cri.v1.images".pinned_images]
+  sandbox = "dev.local/pause:3.10"
+[plugins."io.containerd.cri.v1.runtime"]
   restrict_oom_score_adj = true  # a machine without CAP_SYS_RESOURCE cannot lower it
-  [plugins."io.containerd.grpc.v1.cri".cni]
-    bin_dir = "/usr/lib/cni"
+  [plugins."io.containerd.cri.v1.runtime".cni]
+    bin_dirs = ["/usr/lib/cni"]
     conf_dir = "$FOLDER/cni"
 TOML
     start containerd containerd --config containerd.toml
@@ -80,6 +82,7 @@ clusterDomain: cluster.local
 containerRuntimeEndpoint: unix://$SOCKET
 evictionHard: {memory.available: 100Mi, nodefs.available: 1%, imagefs.available: 1%}
 failSwapOn: false
+featureGates: {ImageVolume: true}  # on by itself from Kubernetes 1.35
 imageGCHighThresholdPercent: 100  # an image that is gone cannot be pulled again
 imageGCLowThresholdPercent: 99
 podLogsDir: $FOLDER/pod-logs

@@ -40,6 +40,13 @@ programs() { # beside control_plane.sh's, from the same modules, so that most is
         CGO_ENABLED=0 compile knative knative.dev/serving/cmd/$name knative-$name
     done
     CGO_ENABLED=0 compile knative knative.dev/net-kourier/cmd/kourier kourier
+    # Debian's knows no image volumes.
+    module containerd.module <<<"module tools
+go 1.25.0
+require github.com/containerd/containerd/v2 v$CONTAINERD"
+    for name in containerd containerd-shim-runc-v2 ctr; do
+        CGO_ENABLED=0 compile containerd.module github.com/containerd/containerd/v2/cmd/$name $name
+    done
     local pause
     if [ -x envoy ] && [ -x pause ]; then return; fi
     pause=$(go mod download -json "k8s.io/kubernetes@v$KUBERNETES" | sed -n 's/.*"Dir": "\(.*\)".*/\1/p')/build/pause/linux

@@ -46,8 +46,12 @@ class Workload:
 
     @property
     def is_there(self) -> bool:
-        """Whether it can ever serve: the storage initializer finds its weights."""
-        return self.identity != MISSING
+        """Whether it can ever serve: the storage initializer finds its weights, or those beside it
+        are of its group, without which the kernel refuses them (seen on a node)."""
+        is_beside = self.predictor.spec.get("model", {}).get("storageUri", "").startswith("oci://")
+        group = self.predictor.spec.get("securityContext", {}).get("runAsGroup", 0)
+        own = self.predictor.container["securityContext"]["runAsGroup"]
+        return self.identity != MISSING and not (is_beside and group != own)
 
     @property
     def floor(self) -> int:
