@@ -273,6 +273,8 @@ def modelcars(objects: Sequence[Object]) -> Iterator[str]:
         stable = each.service["spec"]["predictor"].get("securityContext", {})
         if stable.get("runAsGroup") != each.container["securityContext"]["runAsGroup"]:
             yield f"{each.name}: the weights' container has another group than the server's"
+        elif "runAsUser" not in stable:
+            yield f"{each.name}: containerd makes no pod of a group without a user"
 
 
 def images_pinned(objects: Sequence[Object]) -> Iterator[str]:

@@ -49,9 +49,10 @@ class Workload:
         """Whether it can ever serve: the storage initializer finds its weights, or those beside it
         are of its group, without which the kernel refuses them (seen on a node)."""
         is_beside = self.predictor.spec.get("model", {}).get("storageUri", "").startswith("oci://")
-        group = self.predictor.spec.get("securityContext", {}).get("runAsGroup", 0)
+        pods = self.predictor.spec.get("securityContext", {})
         own = self.predictor.container["securityContext"]["runAsGroup"]
-        return self.identity != MISSING and not (is_beside and group != own)
+        fits = "runAsUser" in pods and pods.get("runAsGroup") == own
+        return self.identity != MISSING and (fits or not is_beside)
 
     @property
     def floor(self) -> int:
