@@ -140,8 +140,8 @@ YAML
 
 services() {
     local each=.object.metadata to
-    kubectl get services --all-namespaces --watch --output-watch-events --output jsonpath="{.type} {$each.namespace} \
-{$each.name} {.object.spec.clusterIP}={.object.spec.externalName}{'\n'}" | while read -r event namespace name to; do
+    watched get services --output-watch-events --output jsonpath="{.type} {$each.namespace} {$each.name} \
+{.object.spec.clusterIP}={.object.spec.externalName}{'\n'}" | while read -r event namespace name to; do
         if [ "$event" = DELETED ]; then
             rm -f "hosts/$name.$namespace"
             kill -HUP "$(cat dns.pid)"
@@ -154,11 +154,15 @@ services() {
     done
 }
 
+watched() { # kubectl's arguments; the API server ends a watch after half an hour to an hour
+    while sleep 1; do kubectl "$@" --all-namespaces --watch || true; done
+}
+
 claims() { # the StorageClass's provisioner: a local volume for each claim, which knows fsGroup
     local name folder
-    kubectl get persistentvolumeclaims --all-namespaces --watch --output \
+    watched get persistentvolumeclaims --no-headers --output \
         'custom-columns=:.metadata.uid,:.metadata.namespace,:.metadata.name,:.spec.storageClassName,:.status.phase' \
-        --no-headers | while read -r uid namespace claim class phase; do
+        | while read -r uid namespace claim class phase; do
         if [ "$class" != folder ] || [ "$phase" != Pending ]; then continue; fi
         folder=$FOLDER/volumes/$uid
         mkdir -p "$folder"
