@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.cluster.service_api import Object
-from tests.cluster.weights import weighted
+from tests.cluster.weights import leads_to_predictor, weighted
 
 STABLE, CANARY = "qwen3-asr-predictor", "qwen3-asr-candidate-predictor"
 
@@ -15,7 +15,7 @@ def service(percent: int, ready: bool) -> Object:
     canary = {"trafficPercent": percent, "predictor": {"name": "candidate"}}
     return {
         "metadata": {"name": "qwen3-asr", "namespace": "speech"},
-        "spec": {"canary": [canary]},
+        "spec": {"predictor": {}, "canary": [canary]},
         "status": {"canaryStatuses": [status]},
     }
 
@@ -29,7 +29,12 @@ def kserves_route() -> Object:
         "timeouts": {"request": "600s"},
     }
     parents = [{"name": "kserve-ingress-gateway", "namespace": "kserve"}]
-    return {"spec": {"parentRefs": parents, "hostnames": ["a.example.com"], "rules": [rule]}}
+    accepted = {"type": "ResolvedRefs", "status": "True", "observedGeneration": 2}
+    return {
+        "metadata": {"generation": 2},
+        "spec": {"parentRefs": parents, "hostnames": ["a.example.com"], "rules": [rule]},
+        "status": {"parents": [{"conditions": [accepted]}]},
+    }
 
 
 @pytest.mark.parametrize(
@@ -47,3 +52,15 @@ def test_a_ready_canary_has_its_share(percent: int, split: dict[str, int]) -> No
 @pytest.mark.parametrize(("percent", "ready"), [(0, True), (10, False)])
 def test_a_dark_canary_or_one_that_is_not_ready_has_none(percent: int, ready: bool) -> None:
     assert weighted(service(percent, ready), kserves_route()) is None
+
+
+def test_weights_stay_until_kserves_own_route_leads_to_the_predictor() -> None:
+    """On its way there KServe removes the old predictor's Service first, and the route goes nowhere."""
+    route, promoted = kserves_route(), service(100, ready=True)
+    assert leads_to_predictor(promoted, route)
+    promoted["spec"]["predictor"]["name"] = "candidate"
+    assert not leads_to_predictor(promoted, route)
+    route["spec"]["rules"][0]["backendRefs"][0]["name"] = CANARY
+    assert leads_to_predictor(promoted, route)
+    route["metadata"]["generation"] = 3
+    assert not leads_to_predictor(promoted, route)

@@ -54,6 +54,18 @@ def weighted(service: Object, route: Object) -> Object | None:
     return {**kind, "metadata": metadata, "spec": spec}
 
 
+def leads_to_predictor(service: Object, route: Object) -> bool:
+    """Whether KServe's route leads to the predictor of the spec, and the gateway knows it."""
+    parts = (service["metadata"]["name"], service["spec"]["predictor"].get("name"), "predictor")
+    backends = [each["name"] for rule in route["spec"]["rules"] for each in rule["backendRefs"]]
+    conditions = [c for parent in route["status"]["parents"] for c in parent["conditions"]]
+    is_seen = all(
+        (c["status"], c["observedGeneration"]) == ("True", route["metadata"]["generation"])
+        for c in conditions
+    )
+    return {*backends} == {"-".join(filter(None, parts))} and is_seen
+
+
 class Weights:
     """Keeps such a route beside KServe's for as long as the block lasts."""
 
@@ -62,6 +74,7 @@ class Weights:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="weights")
         self._applied: Object | None = None
+        self._num_led = 0  # looks in a row at which KServe's own route led to the predictor
 
     def _run(self) -> None:
         while not self._stop.wait(PAUSE_S):
@@ -74,14 +87,18 @@ class Weights:
     def _follow(self) -> None:
         where = (*ROUTES, self._service.namespace, "httproutes")
         route = self._cluster.custom.get_namespaced_custom_object(*where, self._service.name)
-        wanted = weighted(self._service.read(), route)
+        service = self._service.read()
+        wanted = weighted(service, route)
+        self._num_led = self._num_led + 1 if leads_to_predictor(service, route) else 0
         if wanted == self._applied:
             return
         if wanted is not None:
             self._cluster.apply([wanted])
-        else:
+        elif self._num_led > 1:
             name = f"{self._service.name}-weights"
             self._cluster.custom.delete_namespaced_custom_object(*where, name)
+        else:
+            return  # KServe has removed the stable version's Service, and not turned its route yet
         self._applied = wanted
 
     def __enter__(self) -> Weights:
