@@ -55,7 +55,7 @@ def test_a_dark_canary_or_one_that_is_not_ready_has_none(percent: int, ready: bo
 
 
 def test_weights_stay_until_kserves_own_route_leads_to_the_predictor() -> None:
-    """On its way there KServe removes the old predictor's Service first, and the route goes nowhere."""
+    """On its way there KServe removes the old one's Service first: its route goes nowhere."""
     route, promoted = kserves_route(), service(100, ready=True)
     assert leads_to_predictor(promoted, route)
     promoted["spec"]["predictor"]["name"] = "candidate"
