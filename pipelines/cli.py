@@ -131,6 +131,10 @@ Run a pipeline on Kubeflow Pipelines, once or on a schedule.
       --set name=qwen3-asr --set namespace=asr --set data=/data/set
   python -m pipelines submit scheduled --kfp http://localhost:8888 --cron "0 3 * * *" --set …
 
+  # the same pipeline on this machine, by KFP's local runner
+  python -m pipelines submit evaluate --local out/kfp --set url=http://localhost:8080 \\
+      --set data=/sets/mine --set journals=
+
 Without --set url=… the address is the one in the InferenceService's status. The next three times of
 a schedule are printed.
 """
@@ -180,6 +184,13 @@ def build_parser() -> argparse.ArgumentParser:
         "2 a mistake in the call, 3 undecided.",
     )
     added = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_evaluation(added)
+    _add_rollout(added)
+    _add_pipelines(added)
+    return parser
+
+
+def _add_evaluation(added: Any) -> None:
     command = _command(added, "evaluate", EVALUATE, "commands:run_evaluate")
     options.add_service(command, checkpoint=True)
     options.add_data(command)
@@ -206,6 +217,9 @@ def build_parser() -> argparse.ArgumentParser:
     options.add_out(command, required=False)
     command = _command(added, "plan", PLAN, "commands:run_plan")
     options.add_planning(command)
+
+
+def _add_rollout(added: Any) -> None:
     command = _command(added, "promote", PROMOTE, "rollout_commands:run_promote")
     rollout_options.add_cluster(command)
     rollout_options.add_candidate(command)
@@ -232,11 +246,13 @@ def build_parser() -> argparse.ArgumentParser:
     options.add_service(command, ingress=True)
     rollout_options.add_plan(command)
     rollout_options.add_cluster(_command(added, "status", STATUS, "rollout_commands:run_status"))
+
+
+def _add_pipelines(added: Any) -> None:
     command = _command(added, "compile", COMPILE, "commands:run_compile")
     options.add_compile(command)
     command = _command(added, "submit", SUBMIT, "commands:run_submit")
     options.add_submit(command)
-    return parser
 
 
 def _function(name: str) -> Callable[[argparse.Namespace], bool | int]:
