@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import combinations
 from typing import Any, Final
 
@@ -18,6 +18,9 @@ _MODEL_NAME: Final = re.compile(
 _CHANNEL: Final = re.compile(r"[0-9]|[1-5][0-9]|6[0-3]")
 
 
+Refuse = Callable[[str, str], None]  # names of settings, separated by spaces, and why
+
+
 def contradictions(values: Mapping[str, Any], sources: Mapping[str, str]) -> list[str]:
     """One line for each contradiction, naming the settings, their values and sources."""
     found = []
@@ -26,38 +29,49 @@ def contradictions(values: Mapping[str, Any], sources: Mapping[str, str]) -> lis
         given = [f"{name}={values[name]} ({sources[name]})" for name in names.split()]
         found.append(f"{', '.join(given)}: {why}")
 
-    if values["model_dir"] is not None and values["model_id"] is not None:
-        refuse("model_dir model_id", "give one of them")
-    if values["model_revision"] is not None and values["model_id"] is None:
-        refuse("model_revision", "is of use with model_id only")
-    if values["aligner_dir"] is not None and values["aligner_id"] is not None:
-        refuse("aligner_dir aligner_id", "give one of them")
-    if values["aligner_revision"] is not None and values["aligner_id"] is None:
-        refuse("aligner_revision", "is of use with aligner_id only")
+    for look in (_models, _language, _addresses, _audio, _jobs, _engine):
+        look(values, refuse)
+    return found
+
+
+def _models(values: Mapping[str, Any], refuse: Refuse) -> None:
+    for which in ("model", "aligner"):
+        folder, name, revision = (f"{which}_{end}" for end in ("dir", "id", "revision"))
+        if values[folder] is not None and values[name] is not None:
+            refuse(f"{folder} {name}", "give one of them")
+        if values[revision] is not None and values[name] is None:
+            refuse(revision, f"is of use with {name} only")
     for setting, names in (
         ("model_name", [values["model_name"]]),
         ("model_aliases", values["model_aliases"]),
     ):
         if not all(map(_MODEL_NAME.fullmatch, names)):
             refuse(setting, "must be letters, digits, '.', '_', '-' and '/', at most 128")
+
+
+def _language(values: Mapping[str, Any], refuse: Refuse) -> None:
     if values["language_detection"] and values["language"] is not None:
         refuse("language_detection language", "a language is used only without detection")
     if not values["language_detection"] and values["language"] is None:
         refuse("language_detection", "needs a language for requests that give none")
+
+
+def _addresses(values: Mapping[str, Any], refuse: Refuse) -> None:
     ports = ["http_port", "admin_port", *(["grpc_port"] if values["enable_grpc"] else [])]
     for one, other in combinations(ports, 2):
         if values[one] == values[other] and values[one]:
             refuse(f"{one} {other}", "must differ")
     if (values["tls_cert_file"] is None) != (values["tls_key_file"] is None):
         refuse("tls_cert_file tls_key_file", "give both or neither")
-    if values["kv_precision"] == "fp8" and values["device"] == "cpu":
-        refuse("kv_precision device", "8 bits are for CUDA")
-    if values["kv_precision"] == "fp8" and values["precision"] == "fp32":
-        refuse("kv_precision precision", "8 bits go with 16 bits or less")
-    if values["audio_channel"] not in ("mix", "separate") and not _CHANNEL.fullmatch(
-        values["audio_channel"]
-    ):
+
+
+def _audio(values: Mapping[str, Any], refuse: Refuse) -> None:
+    channel = values["audio_channel"]
+    if channel not in ("mix", "separate") and not _CHANNEL.fullmatch(channel):
         refuse("audio_channel", "must be mix, separate or a number from 0 to 63")
+
+
+def _jobs(values: Mapping[str, Any], refuse: Refuse) -> None:
     for setting in ("job_url_prefixes", "job_webhook_prefixes"):
         for text in values[setting]:
             try:
@@ -71,6 +85,13 @@ def contradictions(values: Mapping[str, Any], sources: Mapping[str, str]) -> lis
             webhook_key(values["job_webhook_secret"])
         except ValueError:  # the secret itself is not shown
             refuse("job_webhook_prefixes", "job_webhook_secret needs base64 behind whsec_")
+
+
+def _engine(values: Mapping[str, Any], refuse: Refuse) -> None:
+    if values["kv_precision"] == "fp8" and values["device"] == "cpu":
+        refuse("kv_precision device", "8 bits are for CUDA")
+    if values["kv_precision"] == "fp8" and values["precision"] == "fp32":
+        refuse("kv_precision precision", "8 bits go with 16 bits or less")
     devices = values["devices"] or ()
     if any(not index.isdigit() for index in devices) or len(set(devices)) < len(devices):
         refuse("devices", "must be different whole numbers, separated by commas")
@@ -84,7 +105,6 @@ def contradictions(values: Mapping[str, Any], sources: Mapping[str, str]) -> lis
             "segment_s max_tokens_per_audio_s max_context_tokens max_model_len",
             f"a piece may need {needed} tokens; raise max_model_len or lower another",
         )
-    return found
 
 
 def _tokens_needed(values: Mapping[str, Any]) -> int:

@@ -21,6 +21,7 @@ import re
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -76,19 +77,19 @@ def covered(drawn: tuple[Ints, ...], truth: float) -> dict[str, Bools]:
     return found
 
 
-def rules(of: int = 1, before: int = -1) -> Iterator[Rule]:
-    """Every rule by which signs leave zero out, of 1 to FREE clusters that differ.
+def rules(most: int = FREE, of: int = 1, before: int = -1) -> Iterator[Rule]:
+    """Every rule by which signs leave zero out, of 1 to `most` clusters that differ.
 
-    A rule says how many of m may differ the other way (-1 = zero is never left out). What leaves
-    zero out does so, too, when one more cluster differs in the same direction, and when one of the
-    others is turned around: so from m to m + 1 that number stays or grows by one.
+    A rule says how many of m may differ the other way (-1 = zero is never left out). Where zero is
+    left out, it is, too, with one more that differs in the same direction, and without one of the
+    others: so from m to m + 1 that number stays or grows by one.
     """
-    if of > FREE:
+    if of > most:
         yield ()
         return
     for other in (before, before + 1):
         if other <= (of - 1) // 2:
-            for rest in rules(of + 1, other):
+            for rest in rules(most, of + 1, other):
                 yield (other, *rest)
 
 
@@ -97,10 +98,16 @@ def missed(rule: Rule) -> Floats:
     chances = np.zeros(LISTED + 1)
     for number in range(1, LISTED + 1):
         other = rule[number - 1] if number <= FREE else _sign_test(number)
-        chances[number] = 2 * binom.cdf(other, number, 0.5)
+        chances[number] = _both_sides(other, number)
     return chances
 
 
+@cache
+def _both_sides(other: int, number: int) -> float:
+    return float(2 * binom.cdf(other, number, 0.5))
+
+
+@cache
 def _sign_test(number: int) -> int:
     """How many of so many may differ the other way, by mid-p at MISS."""
     counts = np.arange(number)
