@@ -91,6 +91,28 @@ def create_app(
         _add(app, jobs_router(dataplane, jobs))
     _add(app, v1_router(dataplane, created))
     _add(app, v2_router(dataplane, repository))
+    _wrap(app, dataplane, metrics, keys, held, options, spool)
+    document = app.openapi()  # made now: it takes a tenth of a second, which no request should cost
+
+    async def described() -> Response:
+        return json_answer(document)
+
+    app.add_api_route("/openapi.json", described, methods=["GET"], include_in_schema=False)
+    # They are looked through one by one: those that recordings are sent to come first.
+    app.router.routes.sort(key=lambda route: getattr(route, "methods", None) != {"POST"})
+    return app
+
+
+def _wrap(
+    app: FastAPI,
+    dataplane: AsrDataPlane,
+    metrics: Metrics,
+    keys: KeyRing,
+    held: HeldBytes,
+    options: AppOptions,
+    spool: Spool | None,
+) -> None:
+    """What stands around all routes: errors, limits, keys, counting."""
     app.add_exception_handler(HTTPException, _answer)
     app.add_exception_handler(RequestValidationError, _answer)
     app.add_middleware(ClientGone)  # the last added is the outermost
@@ -115,15 +137,6 @@ def create_app(
     )
     if options.cors_origins:  # outside, so that a browser may read every refusal
         app.add_middleware(Cors, origins=options.cors_origins)
-    document = app.openapi()  # made now: it takes a tenth of a second, which no request should cost
-
-    async def described() -> Response:
-        return json_answer(document)
-
-    app.add_api_route("/openapi.json", described, methods=["GET"], include_in_schema=False)
-    # They are looked through one by one: those that recordings are sent to come first.
-    app.router.routes.sort(key=lambda route: getattr(route, "methods", None) != {"POST"})
-    return app
 
 
 def create_admin_app(dataplane: AsrDataPlane, metrics: Metrics) -> FastAPI:

@@ -18,8 +18,9 @@ from typing import Any, Final
 
 from predictor.settings.check import contradictions
 from predictor.settings.doc import help_text, markdown_table
-from predictor.settings.fields import DEFAULT_MODEL_DIR, ENV_PREFIX, Settings, specs
+from predictor.settings.fields import ENV_PREFIX, Settings, specs
 from predictor.settings.parse import BadValueError, parse_native, parse_text
+from predictor.settings.parts.model import DEFAULT_MODEL_DIR
 from predictor.settings.spec import Spec
 
 __all__ = ["Settings", "SettingsError", "load_settings"]
