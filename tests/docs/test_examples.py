@@ -14,6 +14,7 @@ import pytest
 from predictor.demo import ALIGNER
 from tests.api.conftest import Server, StartServer
 from tests.docs.examples import Example, blocks, examples
+from tests.docs.named import documents
 
 ROOT = Path(__file__).parents[2]
 # Of the server's own documents; those that need more than `make serve` has, with what they need.
@@ -140,13 +141,39 @@ def test_both_readmes_are_short_and_show_the_same(name: str) -> None:
     assert shown == [block for block in blocks(english) if block[0] != "mermaid"]
 
 
+def shape(text: str) -> dict[str, list[str]]:
+    """What a translation leaves as it is: headings' levels, lists, tables, links, code, numbers."""
+    prose = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+    links = [link for link in re.findall(r"\]\(([^)\s]+)\)", prose) if link[0] != "#"]
+    return {
+        "headings": re.findall(r"^(#+) ", prose, re.MULTILINE),
+        "lists and tables": re.findall(r"^(?:- |\|)", prose, re.MULTILINE),
+        "links": sorted(link for link in links if not link.startswith("README")),
+        "code": sorted(set(re.findall(r"`([^`\n]+)`", prose))),
+        "numbers": sorted(re.findall(r"(?<![\w.,])\d[\d,.]*\d|(?<![\w.])\d(?![\w.])", prose)),
+    }
+
+
+def test_the_twin_says_as_much() -> None:
+    english, chinese = (
+        shape((ROOT / name).read_text("utf-8")) for name in ("README.md", "README.zh-CN.md")
+    )
+    for what, found in english.items():
+        assert chinese[what] == found, what
+
+
+LONGEST = {"README.md": 250, "README.zh-CN.md": 250}  # lines; of other documents 400
+
+
+@pytest.mark.parametrize("path", documents(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_documents_are_short_enough_to_be_read(path: Path) -> None:
+    lines = path.read_text("utf-8").splitlines()
+    assert len(lines) <= LONGEST.get(str(path.relative_to(ROOT)), 400)
+
+
 @pytest.mark.parametrize(
     "path",
-    [
-        path
-        for path in sorted(ROOT.glob("**/*.md"))
-        if not {".venv", "node_modules", "out", ".pytest_cache"} & set(path.parts)
-    ],
+    [*documents(), ROOT / "CHANGELOG.md"],
     ids=lambda path: str(path.relative_to(ROOT)),
 )
 def test_links_lead_somewhere(path: Path) -> None:
