@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
 from predictor.cli.arguments import command_parser
+from predictor.cli.checkpoint import loaded
 from predictor.cli.cluster import look
-from predictor.cli.errors import FAILED, OK
+from predictor.cli.errors import FAILED, OK, CliError
 
 if TYPE_CHECKING:
     from predictor.settings.fields import Settings
@@ -77,11 +78,10 @@ def _python() -> Finding:
 
 def _settings(argv: list[str]) -> Iterator[Finding]:
     from predictor.settings.preflight import notes, problems
-    from predictor.settings.read import SettingsError, load_settings
 
     try:
-        settings = load_settings(argv, os.environ)
-    except SettingsError as error:
+        settings = loaded(argv, os.environ)
+    except CliError as error:
         yield Finding("BAD", "settings", " ".join(str(error).split()))
         return
     num_set = sum(source != "default" for source in settings.sources.values())

@@ -40,6 +40,7 @@ MISTAKES: list[tuple[list[str], str]] = [
     (["transcribe", "--demo", "--checkpoint", CLIP], "is a file; give the folder"),
     (["transcribe", "--demo", "--checkpoint", "{empty}"], "is empty"),
     (["transcribe", *HERE, "--set", "vad=of"], "vad='of' from flag --vad: must be one of"),
+    (["transcribe", *HERE, "--set", "language=Elvish"], "language: unknown language 'Elvish'"),
     (["transcribe", *HERE, "--set", "vadd=off"], "flag '--vadd' is unknown; did you mean"),
     (["transcribe", *HERE, "--set", "vad"], "a value is missing"),
     (["transcribe", *HERE, "--set", ""], "flag '--' is unknown"),
@@ -71,6 +72,7 @@ MISTAKES: list[tuple[list[str], str]] = [
     (["bench", "--checkpoint", "tiny", "--out", "{empty}"], "is a folder; give a file"),
     (["bench", "--checkpoint", "absent"], "model_dir absent: no such folder"),
     (["settings", "--check", "absent.json"], "absent.json"),
+    (["settings", "--check", "{a}/elvish.json"], "language: unknown language 'Elvish'"),
     (["settings", "--check", "{empty}"], "Is a directory"),
     (["settings", "--check", CLIP], "utf-8"),
     (["settings", "--check"], "--check: expected one argument"),
@@ -85,6 +87,7 @@ def places(tmp_path: Path) -> dict[str, str]:
         (tmp_path / name).mkdir()
         if name != "empty":
             (tmp_path / name / "same.wav").write_bytes(b"RIFF")
+    (tmp_path / "a" / "elvish.json").write_text('{"language": "Elvish"}')
     return {f"{{{path.name}}}": str(path) for path in tmp_path.iterdir()}
 
 
