@@ -77,7 +77,8 @@ def load_settings(
     _derive(values, sources, detection_is_firm=_is_firm(flags, env, in_file))
     problems += contradictions(values, sources)
     if problems:
-        raise SettingsError("the settings are not valid:\n  " + "\n  ".join(problems))
+        before = " " if len(problems) == 1 else "\n  "
+        raise SettingsError(f"the settings are not valid:{before}" + "\n  ".join(problems))
     return Settings(
         **values, config_file=path, sources=MappingProxyType(sources), notes=_notes(path)
     )
