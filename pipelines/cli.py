@@ -186,11 +186,15 @@ def build_parser() -> argparse.ArgumentParser:
     added = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_evaluation(added)
     _add_rollout(added)
-    _add_pipelines(added)
+    command = _command(added, "compile", COMPILE, "commands:run_compile")
+    options.add_compile(command)
+    command = _command(added, "submit", SUBMIT, "commands:run_submit")
+    options.add_submit(command)
     return parser
 
 
 def _add_evaluation(added: Any) -> None:
+    """What needs no cluster."""
     command = _command(added, "evaluate", EVALUATE, "commands:run_evaluate")
     options.add_service(command, checkpoint=True)
     options.add_data(command)
@@ -220,6 +224,7 @@ def _add_evaluation(added: Any) -> None:
 
 
 def _add_rollout(added: Any) -> None:
+    """A canary: started, and taken hold of while it runs."""
     command = _command(added, "promote", PROMOTE, "rollout_commands:run_promote")
     rollout_options.add_cluster(command)
     rollout_options.add_candidate(command)
@@ -246,13 +251,6 @@ def _add_rollout(added: Any) -> None:
     options.add_service(command, ingress=True)
     rollout_options.add_plan(command)
     rollout_options.add_cluster(_command(added, "status", STATUS, "rollout_commands:run_status"))
-
-
-def _add_pipelines(added: Any) -> None:
-    command = _command(added, "compile", COMPILE, "commands:run_compile")
-    options.add_compile(command)
-    command = _command(added, "submit", SUBMIT, "commands:run_submit")
-    options.add_submit(command)
 
 
 def _function(name: str) -> Callable[[argparse.Namespace], bool | int]:

@@ -18,6 +18,7 @@ from predictor.api.dataplane import AsrDataPlane, ClosedRepository
 from predictor.api.errors import answer_error, error_response, speaks_openai
 from predictor.api.held_bytes import HeldBytes
 from predictor.api.jobs import JobDoor, jobs_router
+from predictor.api.json_answer import json_answer
 from predictor.api.live_frames import live_router
 from predictor.api.methods import Cors, HeadAndOptions
 from predictor.api.middleware import (
@@ -70,6 +71,7 @@ def create_app(
         title="Qwen3-ASR on KServe",
         description="Speech recognition over KServe V1 and V2, OpenAI's API and a plain route.",
         version=__version__,
+        openapi_url=None,  # below
         docs_url=None,  # its page loads scripts from elsewhere
         redoc_url=None,
     )
@@ -89,6 +91,28 @@ def create_app(
         _add(app, jobs_router(dataplane, jobs))
     _add(app, v1_router(dataplane, created))
     _add(app, v2_router(dataplane, repository))
+    _wrap(app, dataplane, metrics, keys, held, options, spool)
+    document = app.openapi()  # made now: it takes a tenth of a second, which no request should cost
+
+    async def described() -> Response:
+        return json_answer(document)
+
+    app.add_api_route("/openapi.json", described, methods=["GET"], include_in_schema=False)
+    # They are looked through one by one: those that recordings are sent to come first.
+    app.router.routes.sort(key=lambda route: getattr(route, "methods", None) != {"POST"})
+    return app
+
+
+def _wrap(
+    app: FastAPI,
+    dataplane: AsrDataPlane,
+    metrics: Metrics,
+    keys: KeyRing,
+    held: HeldBytes,
+    options: AppOptions,
+    spool: Spool | None,
+) -> None:
+    """What stands around all routes: errors, limits, keys, counting."""
     app.add_exception_handler(HTTPException, _answer)
     app.add_exception_handler(RequestValidationError, _answer)
     app.add_middleware(ClientGone)  # the last added is the outermost
@@ -113,10 +137,6 @@ def create_app(
     )
     if options.cors_origins:  # outside, so that a browser may read every refusal
         app.add_middleware(Cors, origins=options.cors_origins)
-    app.openapi()  # made now: it takes a tenth of a second, which no request should cost others
-    # They are looked through one by one: those that recordings are sent to come first.
-    app.router.routes.sort(key=lambda route: getattr(route, "methods", None) != {"POST"})
-    return app
 
 
 def create_admin_app(dataplane: AsrDataPlane, metrics: Metrics) -> FastAPI:

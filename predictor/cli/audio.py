@@ -13,6 +13,20 @@ BYTES_PER_S: Final = 2 * RATE_HZ
 _MICROPHONES: Final = {"linux": ("default", "pulse"), "darwin": (":0", "avfoundation")}
 
 
+def check_source(file: str | None, device: str | None) -> None:
+    """Raises CliError for what can be no file or microphone, before a service is asked."""
+    if file is not None and device is not None:
+        raise CliError("--device is a microphone's; give it or a file")
+    if device is not None and not all(device.partition(":")):
+        raise CliError(f"--device {device}: must be FORMAT:NAME as FFmpeg has it, as alsa:hw:1")
+    if file is not None:
+        try:
+            with open(file, "rb"):
+                pass
+        except OSError as error:
+            raise CliError(f"{file}: {error.strerror}") from error
+
+
 def pcm16(source: str, form: str | None = None, rate_hz: int = RATE_HZ) -> Iterator[bytes]:
     """Mono PCM16, as it comes. Raises CliError where nothing can be read.
 

@@ -68,3 +68,11 @@ def test_standard_input_is_a_recording(
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(data))
     assert run(["transcribe", "--checkpoint", "tiny", "-"]) == 0
     assert capsys.readouterr().out == SAID["demo-en-1"] + "\n"
+
+
+def test_a_file_that_is_too_large_is_said_with_what_to_do(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    command = ["transcribe", "--demo", "--checkpoint", "tiny", "--set", "max_body_bytes=1024"]
+    assert run(command) == 1
+    assert "exceed the limit of 1024; ffmpeg -i FILE" in capsys.readouterr().err
