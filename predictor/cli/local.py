@@ -7,6 +7,7 @@ import logging
 import sys
 import threading
 from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
 from contextlib import aclosing
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
@@ -43,6 +44,7 @@ class LocalRecognizer:
 
         self._server = build_server(settings, CollectorRegistry())
         self._loop = asyncio.new_event_loop()
+        self._running: set[Future[Transcription]] = set()
         self._thread = threading.Thread(target=self._loop.run_forever, name="local", daemon=True)
 
     def __enter__(self) -> Self:
@@ -61,6 +63,8 @@ class LocalRecognizer:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        for running in list(self._running):  # after Ctrl-C, whoever waits for them must not go on
+            running.cancel()
         self._server.model.stop()
         self._server.decoder.close()
         self._loop.call_soon_threadsafe(self._loop.stop)
@@ -71,7 +75,12 @@ class LocalRecognizer:
         """The answer for an encoded recording. Raises RecordingError."""
         recording = Recording(data=data, field=name, language=self._language, context=self._context)
         call = Call("recognize", (recording,), lambda answers: answers[0])
-        return asyncio.run_coroutine_threadsafe(self._call(call, told), self._loop).result()
+        running = asyncio.run_coroutine_threadsafe(self._call(call, told), self._loop)
+        self._running.add(running)
+        try:
+            return running.result()
+        finally:
+            self._running.discard(running)
 
     def answer(self, request: EngineRequest) -> tuple[list[int], list[float]]:
         """The engine's own answer: tokens and their log-probabilities. Raises AsrError."""

@@ -154,7 +154,8 @@ def _run_all(
         return recognizer.transcribe(recording.read(), recording.name.name, told)
 
     progress.begin()
-    with ThreadPoolExecutor(num_jobs) as pool:
+    pool = ThreadPoolExecutor(num_jobs)
+    try:
         while True:
             while len(running) < num_jobs and (item := next(waiting, None)) is not None:
                 running[pool.submit(one, *item)] = item[0]
@@ -165,6 +166,8 @@ def _run_all(
                 _finish(recordings[index], index, done, out, formats, tally, progress)
                 if out is None:
                     _show(recordings, formats[0], tally, progress)
+    finally:  # Ctrl-C must not wait for hours that are under way
+        pool.shutdown(wait=False, cancel_futures=True)
     progress.close()
     return tally.failed
 

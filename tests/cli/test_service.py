@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -16,6 +19,7 @@ from predictor.cli.recordings import BUNDLED
 from predictor.cli.screen import EVENT, LAST, Screen
 from tests.api.conftest import Server, StartServer
 
+ROOT = Path(__file__).parents[2]
 ENGLISH = "Remind me to call my sister at 7:30."
 
 
@@ -103,6 +107,33 @@ def test_a_stranger_in_its_place_is_said_in_a_line(
     assert run(["live", clip, "--url", stranger, "--speed", "50"]) == 1
     [line] = capsys.readouterr().err.splitlines()
     assert "HTTP 404" in line
+
+
+class Silent(Answers):
+    """Never answers."""
+
+    asked: ClassVar[threading.Event] = threading.Event()
+    over: ClassVar[threading.Event] = threading.Event()
+
+    def do_POST(self) -> None:
+        """Until the test is over."""
+        self.asked.set()
+        self.over.wait()
+
+
+def test_ctrl_c_does_not_wait_for_a_service() -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Silent) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        command = [sys.executable, "-m", "predictor.cli", "transcribe", "--demo", "--url", url]
+        with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+            Silent.asked.wait()
+            process.send_signal(signal.SIGINT)
+            _, said = process.communicate()
+        Silent.over.set()
+        server.shutdown()
+    assert process.returncode == 130
+    assert "Traceback" not in said
 
 
 def test_what_a_service_refuses_of_all_recordings_is_asked_once(
