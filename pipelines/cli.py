@@ -131,6 +131,10 @@ Run a pipeline on Kubeflow Pipelines, once or on a schedule.
       --set name=qwen3-asr --set namespace=asr --set data=/data/set
   python -m pipelines submit scheduled --kfp http://localhost:8888 --cron "0 3 * * *" --set …
 
+  # the same pipeline on this machine, by KFP's local runner
+  python -m pipelines submit evaluate --local out/kfp --set url=http://localhost:8080 \\
+      --set data=/sets/mine --set journals=
+
 Without --set url=… the address is the one in the InferenceService's status. The next three times of
 a schedule are printed.
 """
