@@ -18,6 +18,7 @@ from predictor.api.dataplane import AsrDataPlane, ClosedRepository
 from predictor.api.errors import answer_error, error_response, speaks_openai
 from predictor.api.held_bytes import HeldBytes
 from predictor.api.jobs import JobDoor, jobs_router
+from predictor.api.json_answer import json_answer
 from predictor.api.live_frames import live_router
 from predictor.api.methods import Cors, HeadAndOptions
 from predictor.api.middleware import (
@@ -71,12 +72,36 @@ def create_app(
         title="Qwen3-ASR on KServe",
         description="Speech recognition over KServe V1 and V2, OpenAI's API and a plain route.",
         version=__version__,
+        openapi_url=None,  # below
         docs_url=None,  # its page loads scripts from elsewhere
         redoc_url=None,
     )
     register_model_names()
     nowhere = Nowhere(_off(options, jobs))
     _add_routes(app, dataplane, repository, metrics, live, options, jobs)
+    _wrap(app, dataplane, metrics, keys, held, options, spool, nowhere)
+    document = app.openapi()  # made now: it takes a tenth of a second, which no request should cost
+
+    async def described() -> Response:
+        return json_answer(document)
+
+    app.add_api_route("/openapi.json", described, methods=["GET"], include_in_schema=False)
+    # They are looked through one by one: those that recordings are sent to come first.
+    app.router.routes.sort(key=lambda route: getattr(route, "methods", None) != {"POST"})
+    return app
+
+
+def _wrap(
+    app: FastAPI,
+    dataplane: AsrDataPlane,
+    metrics: Metrics,
+    keys: KeyRing,
+    held: HeldBytes,
+    options: AppOptions,
+    spool: Spool | None,
+    nowhere: Nowhere,
+) -> None:
+    """What stands around all routes: errors, limits, keys, counting."""
     _add_answers(app, nowhere)
     app.add_middleware(ClientGone)  # the last added is the outermost
     app.add_middleware(
@@ -100,10 +125,6 @@ def create_app(
     )
     if options.cors_origins:  # outside, so that a browser may read every refusal
         app.add_middleware(Cors, origins=options.cors_origins)
-    app.openapi()  # made now: it takes a tenth of a second, which no request should cost others
-    # They are looked through one by one: those that recordings are sent to come first.
-    app.router.routes.sort(key=lambda route: getattr(route, "methods", None) != {"POST"})
-    return app
 
 
 def _add_routes(

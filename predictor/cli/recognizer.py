@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
 
 if TYPE_CHECKING:  # help must not wait for numpy
     from predictor.types import Transcription
+
+
+# Takes how many seconds of a recording are done, and how long it says that it is, if it does.
+Told = Callable[[float, float | None], None]
 
 
 class RecordingError(Exception):
@@ -24,6 +29,7 @@ class Recognizer(Protocol):
         traceback: TracebackType | None,
     ) -> None: ...
 
-    def transcribe(self, data: bytes, name: str) -> Transcription:
-        """The answer for an encoded recording. Raises RecordingError."""
+    def transcribe(self, data: bytes, name: str, told: Told | None = None) -> Transcription:
+        """The answer for an encoded recording; `told` hears how far it is, where that is known, in
+        any thread. Raises RecordingError; CliError ends the whole run."""
         ...
