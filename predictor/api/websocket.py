@@ -14,6 +14,7 @@ from typing import Any, Final, cast
 import orjson
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import CloseCode, Frame
+from websockets.http11 import Request
 
 from predictor.api.errors import error_body
 from predictor.api.held_bytes import HeldBytes
@@ -25,7 +26,7 @@ _MAX_FRAGMENTS: Final = 4096  # of one message; empty ones cost memory too
 _MIN_COUNTED_BYTES: Final = 64 * 1024  # less is not worth it
 _BAD_REQUEST: Final = (
     b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\ncontent-length: %d\r\n"
-    b"connection: close\r\n\r\n"
+    b"sec-websocket-version: 13\r\nconnection: close\r\n\r\n"
 )
 
 
@@ -66,10 +67,18 @@ class GuardedWebSocket(WebSocketsSansIOProtocol):
         else:
             self._count()
 
+    def handle_connect(self, event: Request) -> None:
+        """uvicorn would answer a bad handshake in a form of its own."""
+        self.conn.accept(event)
+        if self.conn.handshake_exc is None:
+            super().handle_connect(event)
+
     def _refuse_handshake(self) -> None:
-        """What websockets cannot read, as too many headers: uvicorn would never answer."""
+        """What websockets does not take, or cannot read, as too many headers: uvicorn would never
+        answer that."""
         if not self.transport.is_closing():
-            error = InvalidInput("upgrade: no handshake of WebSocket")
+            said = str(self.conn.handshake_exc)[:200]
+            error = InvalidInput(f"upgrade: no handshake of WebSocket: {said}")
             body = orjson.dumps(error_body(error, openai=False))
             self.transport.write(_BAD_REQUEST % len(body) + body)
             self.transport.close()
