@@ -20,7 +20,7 @@ import orjson
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from predictor.api.errors import error_body
+from predictor.api.errors import ERROR_KEY, error_body, speaks_openai
 from predictor.api.handshake import Handshake
 from predictor.errors import AsrError, HeadTooLarge, InvalidInput, TooSlow
 
@@ -272,6 +272,19 @@ class GuardedProtocol(HttpToolsProtocol):
         self._set_write_timer(None)
         self._all.remove(self)
         super().handle_websocket_upgrade()
+        early = bytes(self._unread)  # frames of a client that does not wait for the answer
+        self._unread.clear()
+        if early and not self.transport.is_closing():
+            cast(asyncio.Protocol, self.transport.get_protocol()).data_received(early)
+
+    def eof_received(self) -> None:
+        """The client sends no more. Half of a request is answered; who sent a whole one and is to
+        be answered has left, since a client that ends looks the same."""
+        if not self._is_between and self.cycle is not None and self.cycle.more_body:
+            left = "its last chunk" if self._num_left is None else f"{self._num_left} more bytes"
+            self._refuse(InvalidInput(f"body: ended before {left} came in", field="body"))
+        elif self._is_between and self._unread and self.is_idle:
+            self._refuse(InvalidInput("head: ended before its empty line"))
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -297,12 +310,16 @@ class GuardedProtocol(HttpToolsProtocol):
         self._set_timer(None, self._too_slow)
         if self.transport.is_closing():
             return
+        is_openai = False
         if not self.is_idle:
             if self.pipeline or self.cycle.response_started or not self.cycle.more_body:
                 self.transport.abort()
                 return
             self.cycle.disconnected = True  # it is its body that is no good: here is its answer
-        body, status = orjson.dumps(error_body(error, openai=False)), error.spec.http_status
+            scope = cast(dict[str, Any], self.cycle.scope)
+            scope[ERROR_KEY] = error  # for its line in the log
+            is_openai = speaks_openai(scope["path"])
+        body, status = orjson.dumps(error_body(error, openai=is_openai)), error.spec.http_status
         head = b"HTTP/1.1 %d %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\n"
         head = head % (status, _PHRASES[status], len(body))
         self.transport.write(head + b"connection: close\r\n\r\n" + body)
