@@ -25,6 +25,7 @@ from predictor.types import EngineRequest, Segment, Transcription
 if TYPE_CHECKING:
     from predictor.engine import EngineClient
     from predictor.service.model import Loaded
+    from predictor.text.cue_lines import SubtitleOptions
     from predictor.text.prompt import Prompt
 
 T = TypeVar("T")
@@ -33,10 +34,14 @@ T = TypeVar("T")
 class LocalRecognizer:
     """Loads the checkpoint when it is entered. Raises CliError when that fails."""
 
-    def __init__(self, settings: Settings, *, language: str | None, context: str) -> None:
-        """`language` is a canonical name or None."""
+    def __init__(
+        self, settings: Settings, *, language: str | None, context: str, for_cues: bool = False
+    ) -> None:
+        """`language` is a canonical name or None; `for_cues`: the answers become subtitles."""
         configure_logging(settings.log_format, settings.log_level)
+        self._settings = settings
         self._language = language
+        self._for_cues = for_cues
         self._context = context
         # KServe parses sys.argv while it is imported.
         sys.argv[1:] = []
@@ -71,9 +76,22 @@ class LocalRecognizer:
         self._thread.join()
         self._loop.close()
 
+    @property
+    def cues(self) -> SubtitleOptions:
+        """As the settings have them."""
+        from predictor.server.build import cue_options
+
+        return cue_options(self._settings)
+
     def transcribe(self, data: bytes, name: str, told: Told | None = None) -> Transcription:
         """The answer for an encoded recording. Raises RecordingError."""
-        recording = Recording(data=data, field=name, language=self._language, context=self._context)
+        recording = Recording(
+            data=data,
+            field=name,
+            language=self._language,
+            context=self._context,
+            for_cues=self._for_cues,
+        )
         call = Call("recognize", (recording,), lambda answers: answers[0])
         running = asyncio.run_coroutine_threadsafe(self._call(call, told), self._loop)
         self._running.add(running)

@@ -16,6 +16,7 @@ import soundfile
 import srt
 import webvtt
 
+from predictor.cli.checkpoint import EMBEDDED
 from predictor.cli.main import run
 from predictor.cli.progress import Progress
 from predictor.cli.recordings import BUNDLED
@@ -73,6 +74,21 @@ def test_standard_input_is_a_recording(
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(data))
     assert run(["transcribe", "--checkpoint", "tiny", "-"]) == 0
     assert capsys.readouterr().out == SAID["demo-en-1"] + "\n"
+
+
+def test_subtitles_keep_to_the_settings_and_to_the_words(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """As a server's do: with an aligner cues begin and end with words."""
+    clip = str(BUNDLED / "demo-en-1.flac")
+    command = ["transcribe", clip, "--checkpoint", "tiny", "--format", "srt", "--set"]
+    assert run([*command, f"aligner_dir={EMBEDDED / 'tiny-aligner'}"]) == 0
+    [cue] = srt.parse(capsys.readouterr().out)
+    assert (cue.start.total_seconds(), cue.end.total_seconds()) == (0.352, 2.952)
+    assert run([*command, "cue_max_columns=12"]) == 0
+    lines = [line for cue in srt.parse(capsys.readouterr().out) for line in cue.content.split("\n")]
+    assert max(map(len, lines)) <= 12
+    assert " ".join(lines) == SAID["demo-en-1"]
 
 
 def test_a_file_that_is_too_large_is_said_with_what_to_do(
