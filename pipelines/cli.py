@@ -13,7 +13,7 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from typing import Any
+from typing import Any, NoReturn
 
 from pipelines import options, rollout_options
 from pipelines.lib.errors import PipelineError, ServiceDown
@@ -175,9 +175,18 @@ def _terminate(*_: object) -> None:
     raise Terminated
 
 
+class _Parser(argparse.ArgumentParser):
+    """One that says a mistake in one line, without all that would have been right."""
+
+    def error(self, message: str) -> NoReturn:
+        """Ends with 2."""
+        said = message.removeprefix("argument ")
+        self.exit(ExitCode.MISTAKE, f"{self.prog}: {said} ({self.prog} --help says more)\n")
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="python -m pipelines",
         description="Evaluate a Qwen3-ASR service, and let the evaluation decide over a canary.",
         epilog="Exit codes: 0 done or accepted, 1 refused, rolled back or too much failed, "

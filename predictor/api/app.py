@@ -27,6 +27,7 @@ from predictor.api.middleware import (
     RequestContext,
     ReserveForProbes,
 )
+from predictor.api.nowhere import JOBS, METRICS, PAGE, Nowhere
 from predictor.api.openai_routes import openai_router
 from predictor.api.page import Page, page_router
 from predictor.api.realtime import LiveDoor, realtime_router
@@ -76,22 +77,9 @@ def create_app(
         redoc_url=None,
     )
     register_model_names()
-    created = int(time.time())
-    page = Page() if options.has_page else None
-    _add(app, health_router(dataplane, metrics.registry if options.has_metrics else None, page))
-    if page is not None:
-        _add(app, page_router(page))
-    _add(app, recognize_router(dataplane, with_details=options.recognize_details))
-    _add(app, openai_router(dataplane, created, "/v1"))
-    _add(app, openai_router(dataplane, created, "/openai/v1"))
-    for prefix in ("/v1", "/openai/v1"):
-        _add(app, realtime_router(live, prefix))
-    _add(app, live_router(live))
-    if jobs is not None:
-        _add(app, jobs_router(dataplane, jobs))
-    _add(app, v1_router(dataplane, created))
-    _add(app, v2_router(dataplane, repository))
-    _wrap(app, dataplane, metrics, keys, held, options, spool)
+    nowhere = Nowhere(_off(options, jobs))
+    _add_routes(app, dataplane, repository, metrics, live, options, jobs)
+    _wrap(app, dataplane, metrics, keys, held, options, spool, nowhere)
     document = app.openapi()  # made now: it takes a tenth of a second, which no request should cost
 
     async def described() -> Response:
@@ -111,10 +99,10 @@ def _wrap(
     held: HeldBytes,
     options: AppOptions,
     spool: Spool | None,
+    nowhere: Nowhere,
 ) -> None:
     """What stands around all routes: errors, limits, keys, counting."""
-    app.add_exception_handler(HTTPException, _answer)
-    app.add_exception_handler(RequestValidationError, _answer)
+    _add_answers(app, nowhere)
     app.add_middleware(ClientGone)  # the last added is the outermost
     app.add_middleware(
         BodyLimit,
@@ -124,7 +112,7 @@ def _wrap(
         spool=spool,
     )
     app.add_middleware(RequireKey, keys=keys, routes=app.routes)
-    app.add_middleware(HeadAndOptions, routes=app.routes)
+    app.add_middleware(HeadAndOptions, routes=app.routes, nowhere=nowhere)
     app.add_middleware(ReserveForProbes)
     app.add_middleware(Deadline, timeout_s=options.request_timeout_s)
     app.add_middleware(RequestContext, metrics=metrics, model_identity=dataplane.model_digest)
@@ -139,13 +127,46 @@ def _wrap(
         app.add_middleware(Cors, origins=options.cors_origins)
 
 
+def _add_routes(
+    app: FastAPI,
+    dataplane: AsrDataPlane,
+    repository: ClosedRepository,
+    metrics: Metrics,
+    live: LiveDoor,
+    options: AppOptions,
+    jobs: JobDoor | None,
+) -> None:
+    created = int(time.time())
+    page = Page() if options.has_page else None
+    _add(app, health_router(dataplane, metrics.registry if options.has_metrics else None, page))
+    if page is not None:
+        _add(app, page_router(page))
+    _add(app, recognize_router(dataplane, with_details=options.recognize_details))
+    _add(app, openai_router(dataplane, created, "/v1"))
+    _add(app, openai_router(dataplane, created, "/openai/v1"))
+    for prefix in ("/v1", "/openai/v1"):
+        _add(app, realtime_router(live, prefix))
+    _add(app, live_router(live))
+    if jobs is not None:
+        _add(app, jobs_router(dataplane, jobs))
+    _add(app, v1_router(dataplane, created))
+    _add(app, v2_router(dataplane, repository))
+
+
+def _off(options: AppOptions, jobs: JobDoor | None) -> dict[str, str]:
+    """What the settings leave out, by path."""
+    left_out = {JOBS: jobs is None, PAGE: not options.has_page, METRICS: not options.has_metrics}
+    return dict(each for each, is_off in left_out.items() if is_off)
+
+
 def create_admin_app(dataplane: AsrDataPlane, metrics: Metrics) -> FastAPI:
     """Health and metrics alone, for a port that callers do not reach."""
     app = FastAPI(title="Qwen3-ASR on KServe, health and metrics", version=__version__,
                   openapi_url=None, docs_url=None, redoc_url=None)  # fmt: skip
     _add(app, health_router(dataplane, metrics.registry, None))
-    app.add_exception_handler(HTTPException, _answer)
-    app.add_middleware(HeadAndOptions, routes=app.routes)
+    nowhere = Nowhere({})
+    _add_answers(app, nowhere)
+    app.add_middleware(HeadAndOptions, routes=app.routes, nowhere=nowhere)
     return app
 
 
@@ -155,6 +176,14 @@ def _add(app: FastAPI, router: APIRouter) -> None:
     app.router.routes.extend(router.routes)
 
 
-async def _answer(request: Request, exc: Exception) -> Response:
-    error = answer_error(request.scope, exc)
-    return error_response(error, openai=speaks_openai(request.url.path))
+def _add_answers(app: FastAPI, nowhere: Nowhere) -> None:
+    """Errors from the table, whoever raises them."""
+
+    async def answer(request: Request, exc: Exception) -> Response:
+        if isinstance(exc, HTTPException) and exc.status_code == 404:
+            exc = nowhere.error(request.url.path)
+        error = answer_error(request.scope, exc)
+        return error_response(error, openai=speaks_openai(request.url.path))
+
+    app.add_exception_handler(HTTPException, answer)
+    app.add_exception_handler(RequestValidationError, answer)

@@ -31,7 +31,7 @@ from predictor.api.live_connection import (
     monotonic_s,
 )
 from predictor.api.openapi import live as openapi
-from predictor.api.reading import off_loop, read_small_json
+from predictor.api.reading import off_loop, query_of, read_small_json
 from predictor.api.realtime_config import RealtimeConfig, check_model, from_legacy
 from predictor.api.realtime_events import EventWriter, Json, error_detail, new_id
 from predictor.api.websocket import MAX_MESSAGE_BYTES
@@ -97,7 +97,7 @@ async def serve_realtime(door: LiveDoor, socket: WebSocket) -> None:
     try:
         key, protocol = key_of_websocket(socket)
         config = door.secrets.open(door.keys, key, socket.headers)
-        query = dict(socket.query_params)
+        query = query_of(socket)
         resumed = Resumption.of(query["resume"]) if "resume" in query else Resumption()
         _check_query(query, door)
         parts = await door.parts()

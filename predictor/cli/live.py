@@ -32,6 +32,7 @@ Send a file at the speed of speech, or the microphone, to a service's /v1/realti
 
   qwen3-asr live talk.mp3 --url http://localhost:8080
   qwen3-asr live --url http://localhost:8080                 the microphone, until Ctrl-C
+  arecord -t wav -f S16_LE -r 24000 - | qwen3-asr live - --url http://localhost:8080
 
 On a terminal the line grows while somebody speaks; what may still change is in dim letters.
 An API key is taken from ASR_API_KEY.
@@ -98,7 +99,7 @@ def _converse(tape: Tape, screen: Screen, address: str, args: argparse.Namespace
 def _parser() -> argparse.ArgumentParser:
     parser = command_parser("live", _ABOUT)
     add = parser.add_argument
-    add("file", nargs="?", help="a recording (default: the microphone)")
+    add("file", nargs="?", help="a recording, - for standard input (default: the microphone)")
     add("--url", type=service_url, required=True, help="the service")
     add("--model", type=text, default="qwen3-asr", help="the model's name there")
     add("--language", type=language, help="a name or code such as English or zh (default: detect)")

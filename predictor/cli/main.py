@@ -46,7 +46,11 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal without Chinese must end no run
             stream.reconfigure(errors="backslashreplace")
-    raise SystemExit(run(sys.argv[1:]))
+    code = run(sys.argv[1:])
+    if code == INTERRUPTED:  # threads that wait for a service would keep the process
+        sys.stdout.flush()
+        os._exit(code)
+    raise SystemExit(code)
 
 
 def run(argv: Sequence[str]) -> int:

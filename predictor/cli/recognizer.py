@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
 
 if TYPE_CHECKING:  # help must not wait for numpy
+    from predictor.text.cue_lines import SubtitleOptions
     from predictor.types import Transcription
 
 
@@ -20,6 +21,11 @@ class RecordingError(Exception):
 
 class Recognizer(Protocol):
     """A context manager; `transcribe` may be called from several threads at once."""
+
+    @property
+    def cues(self) -> SubtitleOptions | None:
+        """The limits of subtitles, where the settings say some."""
+        ...
 
     def __enter__(self) -> Self: ...
     def __exit__(

@@ -13,6 +13,7 @@ import torch
 from predictor.cli.errors import CliError
 from predictor.cli.stages import MAX_NEW_TOKENS, Stages, prompt_of
 from predictor.engine.start.build import choose_device
+from predictor.model.config import CheckpointError, ModelConfig
 from predictor.types import SAMPLE_RATE_HZ, Samples
 
 # Of the layout that Qwen publishes besides transformers' own; transformers knows the latter only.
@@ -31,9 +32,20 @@ class Reference:
 
     def __init__(self, folder: Path, device: str) -> None:
         try:
+            self._ends = ModelConfig.from_folder(folder).eos_token_ids
             self._extractor, model = _loaded(folder)
+            model.generation_config.eos_token_id = list(self._ends)
+            model.generation_config.pad_token_id = self._ends[0]
             self._model = model.eval().to(choose_device(device))
-        except (OSError, RuntimeError, ValueError, LookupError, AttributeError, TypeError) as error:
+        except (
+            CheckpointError,
+            OSError,
+            RuntimeError,
+            ValueError,
+            LookupError,
+            AttributeError,
+            TypeError,
+        ) as error:
             said = " ".join(str(error).split())[:500]
             raise CliError(f"transformers cannot run {folder}: {said}") from error
         self._prompt = prompt_of(folder)
@@ -53,8 +65,8 @@ class Reference:
             do_sample=False,
         )
         seconds = time.monotonic() - began_s
-        ends = set(self._model.generation_config.eos_token_id)
-        tokens = [token for token in output[0, prompt.shape[1] :].tolist() if token not in ends]
+        said = output[0, prompt.shape[1] :].tolist()
+        tokens = [token for token in said if token not in self._ends]
         return Stages(
             mel=features[0, :, : int(mask.sum())].float().cpu().numpy(),
             encoder=self._encode(features, mask).float().cpu().numpy(),
@@ -116,7 +128,6 @@ def _loaded(folder: Path) -> tuple[Any, Any]:
         extractor = AutoProcessor.from_pretrained(folder).feature_extractor
         return extractor, made.from_pretrained(folder, dtype="float32")
     config = _native_config(root["thinker_config"])
-    # It reads the end tokens from generation_config.json by itself.
     model: Any = made.from_pretrained(
         folder, config=config, key_mapping=_NATIVE_NAMES, dtype="float32"
     )

@@ -70,6 +70,10 @@ class RemoteRecognizer:
     ) -> None:
         """Nothing is kept open."""
 
+    @property
+    def cues(self) -> None:
+        """The service's settings are not known here."""
+
     def transcribe(self, data: bytes, name: str, told: Told | None = None) -> Transcription:
         """The answer for an encoded recording; `told` is not called. Raises RecordingError, and
         CliError where other recordings would fare no better."""

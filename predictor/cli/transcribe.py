@@ -26,12 +26,13 @@ from predictor.cli.arguments import (
 )
 from predictor.cli.checkpoint import settings_for
 from predictor.cli.errors import FAILED, OK, CliError
-from predictor.cli.formats import FORMATS, as_json
+from predictor.cli.formats import FORMATS, SUBTITLES, as_json
 from predictor.cli.progress import Progress
 from predictor.cli.recognizer import Recognizer, RecordingError
 from predictor.cli.recordings import BUNDLED, Found, check_names, find
 
 if TYPE_CHECKING:
+    from predictor.text.cue_lines import SubtitleOptions
     from predictor.types import Transcription
 
 # What protects a server from its callers: here a day's recording may take a day.
@@ -47,6 +48,19 @@ Without --out the text goes to standard output. With --out each recording gets i
 run that is started again goes on with those that have none yet. An API key for --url is taken from
 ASR_API_KEY.
 """
+
+
+@dataclass(frozen=True, slots=True)
+class _Output:
+    """Where texts go, and in which forms."""
+
+    folder: Path | None  # None: standard output
+    formats: Sequence[str]
+    cues: SubtitleOptions | None
+
+    def text(self, form: str, answer: Transcription) -> str:
+        """A whole file."""
+        return FORMATS[form](answer, self.cues)
 
 
 @dataclass(slots=True)
@@ -74,8 +88,9 @@ def run(argv: list[str]) -> int:
         raise CliError("several recordings or formats need --out FOLDER")
     if not recordings:
         return OK
-    with _recognizer(args) as recognizer:
-        failed = _run_all(recognizer, recordings, args.out, formats, args.jobs)
+    with _recognizer(args, formats) as recognizer:
+        output = _Output(args.out, formats, recognizer.cues)
+        failed = _run_all(recognizer, recordings, output, args.jobs)
     return FAILED if failed else OK
 
 
@@ -114,7 +129,7 @@ def _demo(args: argparse.Namespace) -> list[str]:
     return [str(BUNDLED)]
 
 
-def _recognizer(args: argparse.Namespace) -> Recognizer:
+def _recognizer(args: argparse.Namespace, formats: Sequence[str]) -> Recognizer:
     if args.url is not None:
         from predictor.cli.remote import RemoteRecognizer
 
@@ -131,14 +146,16 @@ def _recognizer(args: argparse.Namespace) -> Recognizer:
         _note("loading the checkpoint ...")
     from predictor.cli.local import LocalRecognizer
 
-    return LocalRecognizer(settings, language=args.language, context=args.context)
+    for_cues = any(form in SUBTITLES for form in formats)
+    return LocalRecognizer(
+        settings, language=args.language, context=args.context, for_cues=for_cues
+    )
 
 
 def _run_all(
     recognizer: Recognizer,
     recordings: Sequence[Found],
-    out: Path | None,
-    formats: Sequence[str],
+    output: _Output,
     num_jobs: int,
 ) -> list[str]:
     """The names of those that failed. No more than `num_jobs` are in memory."""
@@ -154,7 +171,8 @@ def _run_all(
         return recognizer.transcribe(recording.read(), recording.name.name, told)
 
     progress.begin()
-    with ThreadPoolExecutor(num_jobs) as pool:
+    pool = ThreadPoolExecutor(num_jobs)
+    try:
         while True:
             while len(running) < num_jobs and (item := next(waiting, None)) is not None:
                 running[pool.submit(one, *item)] = item[0]
@@ -162,9 +180,11 @@ def _run_all(
                 break
             for done in wait(running, return_when=FIRST_COMPLETED).done:
                 index = running.pop(done)
-                _finish(recordings[index], index, done, out, formats, tally, progress)
-                if out is None:
-                    _show(recordings, formats[0], tally, progress)
+                _finish(recordings[index], index, done, output, tally, progress)
+                if output.folder is None:
+                    _show(recordings, output, tally, progress)
+    finally:  # Ctrl-C must not wait for hours that are under way
+        pool.shutdown(wait=False, cancel_futures=True)
     progress.close()
     return tally.failed
 
@@ -173,15 +193,14 @@ def _finish(
     recording: Found,
     index: int,
     done: Future[Transcription],
-    out: Path | None,
-    formats: Sequence[str],
+    output: _Output,
     tally: _Tally,
     progress: Progress,
 ) -> None:
     try:
         answer = done.result()
-        if out is not None:
-            _write(recording, answer, out, formats)
+        if output.folder is not None:
+            _write(recording, answer, output.folder, output)
         else:
             tally.answers[index] = answer
     except (RecordingError, OSError) as error:
@@ -192,8 +211,9 @@ def _finish(
     progress.add(recording.num_bytes, answer.duration_s, key=index)
 
 
-def _show(recordings: Sequence[Found], form: str, tally: _Tally, progress: Progress) -> None:
+def _show(recordings: Sequence[Found], output: _Output, tally: _Tally, progress: Progress) -> None:
     """To standard output, in the order in which they were given."""
+    [form] = output.formats
     failed = set(tally.failed)
     while tally.next_shown < len(recordings):
         recording = recordings[tally.next_shown]
@@ -203,7 +223,7 @@ def _show(recordings: Sequence[Found], form: str, tally: _Tally, progress: Progr
         tally.next_shown += 1
         if answer is None:
             continue
-        shown = FORMATS[form](answer)
+        shown = output.text(form, answer)
         if len(recordings) > 1:
             line = {"file": recording.shown, **as_json(answer)}
             shown = f"{recording.shown}: {answer.text}\n"
@@ -222,13 +242,13 @@ def _is_done(recording: Found, out: Path, formats: Sequence[str]) -> bool:
     return recording.path is not None and all(_target(recording, out, f).exists() for f in formats)
 
 
-def _write(recording: Found, answer: Transcription, out: Path, formats: Sequence[str]) -> None:
+def _write(recording: Found, answer: Transcription, folder: Path, output: _Output) -> None:
     """Each file is there whole or not at all. Raises OSError."""
-    for form in formats:
-        target = _target(recording, out, form)
+    for form in output.formats:
+        target = _target(recording, folder, form)
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(f".{target.name}.part")
-        partial.write_text(FORMATS[form](answer), encoding="utf-8")
+        partial.write_text(output.text(form, answer), encoding="utf-8")
         partial.replace(target)
 
 
