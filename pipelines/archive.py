@@ -11,7 +11,6 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from hashlib import sha256
-from importlib import import_module
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,10 +18,11 @@ from urllib.parse import urlsplit
 from pipelines.lib.client import ServiceOptions
 from pipelines.lib.errors import ManifestError, OptionError
 from pipelines.lib.journal import Record
-from pipelines.lib.manifest import Clip, is_url
+from pipelines.lib.manifest import Clip, is_url, parse_clip_language
 from pipelines.lib.readers import read_dataset
-from pipelines.lib.storage import FSSPEC_PACKAGES
+from pipelines.lib.storage import object_store
 from pipelines.lib.transcribe import AskOptions, Target, transcribe_together
+from predictor.errors import InvalidInput
 from predictor.text.subtitles import to_srt, to_vtt
 from predictor.types import Segment
 
@@ -47,12 +47,17 @@ def transcribe_archive(
 ) -> list[Record]:
     """Ask for what is missing and write the files; the records, failures among them.
 
-    Raises OptionError for an unknown format, ManifestError when there is nothing to transcribe.
+    Raises OptionError for an unknown format or language, ManifestError when there is nothing to
+    transcribe.
     """
     unknown = [name for name in formats if name not in FORMATS and name != "jsonl"]
     if unknown:
         raise OptionError(f"formats: {unknown[0]!r} is not one of jsonl, {', '.join(FORMATS)}")
-    clips = find_recordings(source, allow_remote=ask.allow_remote, language=language)
+    try:
+        spoken = parse_clip_language(language)
+    except InvalidInput as error:
+        raise OptionError(f"language: {error.message}") from error
+    clips = find_recordings(source, allow_remote=ask.allow_remote, language=spoken)
     (records,) = transcribe_together(clips, [Target(service, out / JOURNAL)], ask)
     if "jsonl" in formats:
         _write_jsonl(out / TRANSCRIPTS, clips, records)
@@ -95,18 +100,8 @@ def find_recordings(source: str, *, allow_remote: bool, language: str | None) ->
 
 def _bucket(source: str) -> dict[str, str]:
     scheme = urlsplit(source).scheme
-    if scheme not in FSSPEC_PACKAGES:
-        raise ManifestError(
-            f"{source}: scheme {scheme!r} is not one of {', '.join(FSSPEC_PACKAGES)}"
-        )
-    try:
-        store, root = import_module("fsspec").core.url_to_fs(source)
+    with object_store(source, "", "listed") as (store, root):
         names = store.find(root)
-    except ImportError as error:
-        package = FSSPEC_PACKAGES[scheme]
-        raise ManifestError(f"{source}: {scheme}:// needs the package {package}") from error
-    except OSError as error:
-        raise ManifestError(f"{source}: cannot be listed: {error}") from error
     return {name.removeprefix(root).strip("/"): f"{scheme}://{name.lstrip('/')}" for name in names}
 
 

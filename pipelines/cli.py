@@ -13,7 +13,7 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from typing import Any
+from typing import Any, NoReturn
 
 from pipelines import options, rollout_options
 from pipelines.lib.errors import PipelineError, ServiceDown
@@ -131,6 +131,10 @@ Run a pipeline on Kubeflow Pipelines, once or on a schedule.
       --set name=qwen3-asr --set namespace=asr --set data=/data/set
   python -m pipelines submit scheduled --kfp http://localhost:8888 --cron "0 3 * * *" --set …
 
+  # the same pipeline on this machine, by KFP's local runner
+  python -m pipelines submit evaluate --local out/kfp --set url=http://localhost:8080 \\
+      --set data=/sets/mine --set journals=
+
 Without --set url=… the address is the one in the InferenceService's status. The next three times of
 a schedule are printed.
 """
@@ -171,15 +175,35 @@ def _terminate(*_: object) -> None:
     raise Terminated
 
 
+class _Parser(argparse.ArgumentParser):
+    """One that says a mistake in one line, without all that would have been right."""
+
+    def error(self, message: str) -> NoReturn:
+        """Ends with 2."""
+        said = message.removeprefix("argument ")
+        self.exit(ExitCode.MISTAKE, f"{self.prog}: {said} ({self.prog} --help says more)\n")
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="python -m pipelines",
         description="Evaluate a Qwen3-ASR service, and let the evaluation decide over a canary.",
         epilog="Exit codes: 0 done or accepted, 1 refused, rolled back or too much failed, "
         "2 a mistake in the call, 3 undecided.",
     )
     added = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_evaluation(added)
+    _add_rollout(added)
+    command = _command(added, "compile", COMPILE, "commands:run_compile")
+    options.add_compile(command)
+    command = _command(added, "submit", SUBMIT, "commands:run_submit")
+    options.add_submit(command)
+    return parser
+
+
+def _add_evaluation(added: Any) -> None:
+    """What needs no cluster."""
     command = _command(added, "evaluate", EVALUATE, "commands:run_evaluate")
     options.add_service(command, checkpoint=True)
     options.add_data(command)
@@ -206,6 +230,10 @@ def build_parser() -> argparse.ArgumentParser:
     options.add_out(command, required=False)
     command = _command(added, "plan", PLAN, "commands:run_plan")
     options.add_planning(command)
+
+
+def _add_rollout(added: Any) -> None:
+    """A canary: started, and taken hold of while it runs."""
     command = _command(added, "promote", PROMOTE, "rollout_commands:run_promote")
     rollout_options.add_cluster(command)
     rollout_options.add_candidate(command)
@@ -232,11 +260,6 @@ def build_parser() -> argparse.ArgumentParser:
     options.add_service(command, ingress=True)
     rollout_options.add_plan(command)
     rollout_options.add_cluster(_command(added, "status", STATUS, "rollout_commands:run_status"))
-    command = _command(added, "compile", COMPILE, "commands:run_compile")
-    options.add_compile(command)
-    command = _command(added, "submit", SUBMIT, "commands:run_submit")
-    options.add_submit(command)
-    return parser
 
 
 def _function(name: str) -> Callable[[argparse.Namespace], bool | int]:

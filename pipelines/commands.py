@@ -15,7 +15,6 @@ from pipelines.lib.gate import Verdict, judge_reports
 from pipelines.lib.hypotheses import read_hypotheses
 from pipelines.lib.journal import SERVICE, Record, read_journal
 from pipelines.lib.limits import parse_margin
-from pipelines.lib.manifest import parse_clip_language
 from pipelines.lib.plan import expected_of, needed
 from pipelines.lib.render import (
     TREND,
@@ -29,7 +28,6 @@ from pipelines.lib.tracking import track_decision, track_report
 from pipelines.lib.transcribe import AskOptions
 from pipelines.local_service import LocalService
 from pipelines.output import ExitCode, note, write, write_json
-from predictor.errors import InvalidInput
 
 EXIT_CODES = {
     Verdict.ACCEPTED: ExitCode.OK,
@@ -60,10 +58,6 @@ def run_transcribe(parsed: argparse.Namespace) -> bool:
 
 
 def _transcribe(parsed: argparse.Namespace, url: str) -> list[Record]:
-    try:
-        language = parse_clip_language(parsed.language)
-    except InvalidInput as error:
-        raise OptionError(f"language: {error.message}") from error
     ask = AskOptions(
         concurrency=parsed.concurrency,
         allow_remote=parsed.allow_remote,
@@ -77,7 +71,7 @@ def _transcribe(parsed: argparse.Namespace, url: str) -> list[Record]:
         parsed.out,
         ask,
         formats=parsed.formats.split(","),
-        language=language,
+        language=parsed.language,
     )
 
 
@@ -213,23 +207,31 @@ def run_compile(parsed: argparse.Namespace) -> bool:
 
 
 def run_submit(parsed: argparse.Namespace) -> bool:
-    """Hand a pipeline to Kubeflow."""
+    """Hand a pipeline to Kubeflow, or run it here."""
     parameters: dict[str, str] = {}
     for text in parsed.set:
         name, equals, value = text.partition("=")
         if not equals:
             raise OptionError(f"set: {text!r} is not NAME=VALUE")
         parameters[name] = value
-    submitted = compiler.submit(
-        parsed.pipeline,
-        parameters,
-        host=parsed.kfp,
-        namespace=parsed.kfp_namespace,
-        experiment=parsed.experiment,
-        image=parsed.image,
-        cron=parsed.cron,
-        run_name=parsed.run_name,
-    )
+    if parsed.local is not None:
+        for option in ("cron", "image", "run_name", "kfp_namespace"):
+            if getattr(parsed, option) is not None:
+                raise OptionError(
+                    f"{option}: is for a server (--kfp), not for a run on this machine"
+                )
+        submitted = compiler.run_locally(parsed.pipeline, parameters, parsed.local)
+    else:
+        submitted = compiler.submit(
+            parsed.pipeline,
+            parameters,
+            host=parsed.kfp,
+            namespace=parsed.kfp_namespace,
+            experiment=parsed.experiment,
+            image=parsed.image,
+            cron=parsed.cron,
+            run_name=parsed.run_name,
+        )
     if parsed.json:
         write_json(submitted)
     else:

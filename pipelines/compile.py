@@ -1,10 +1,12 @@
-"""Pipelines to IR YAML, and to a Kubeflow Pipelines server."""
+"""Pipelines to IR YAML, to a Kubeflow Pipelines server, and to KFP's local runner."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import tempfile
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -69,6 +71,47 @@ def submit(
         with contextlib.redirect_stdout(sys.stderr):  # the client prints links
             sent = _send(named, path, arguments, host, namespace, experiment, schedule)
     return {**sent, **({"next": ", ".join(times)} if times else {})}
+
+
+def run_locally(name: str, parameters: Mapping[str, str], out: Path) -> dict[str, str]:
+    """Run a pipeline here by KFP's local runner: every step a process, no cluster, no image.
+
+    Artifacts go below `out`; volumes are ignored, so paths are this machine's. Raises OptionError
+    as `submit` does, PipelineError when a step failed (its log says why).
+    """
+    from kfp import local
+
+    from pipelines.definitions import PIPELINES
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = compile_one(name, Path(folder) / f"{name}.yaml")
+        spec = next(yaml.safe_load_all(path.read_text(encoding="utf-8")))
+    arguments = typed_arguments(spec, parameters)
+    root = out.resolve()
+    # The steps are started as `python3`, which must be this one, with this package.
+    paths = {
+        "PATH": str(Path(sys.executable).parent),
+        "PYTHONPATH": str(Path(__file__).parents[1]),
+    }
+    before = {key: os.environ.get(key) for key in paths}
+    os.environ.update(
+        {key: os.pathsep.join(filter(None, (path, before[key]))) for key, path in paths.items()}
+    )
+    try:
+        # The steps' logs, and no warnings of KFP's that volumes and resources mean nothing here.
+        with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            local.init(local.SubprocessRunner(use_venv=False), str(root), raise_on_error=True)
+            PIPELINES[name](**arguments)
+    except RuntimeError as error:
+        raise PipelineError(f"{name}: {error}; artifacts: {root}") from error
+    finally:
+        for key, value in before.items():
+            if value is None:
+                os.environ.pop(key)
+            else:
+                os.environ[key] = value
+    return {"pipeline": name, "artifacts": str(root)}
 
 
 def default_run_name(name: str, parameters: Mapping[str, str]) -> str:

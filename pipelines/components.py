@@ -79,6 +79,7 @@ def transcribe(
     model: str,
     protocol: str,
     send_language: bool,
+    allow_remote: bool,
     concurrency: int,
     max_failed: float,
     cpu: str,
@@ -93,7 +94,8 @@ def transcribe(
     """
     from pipelines.shard_steps import Asking, transcribe_or_fail
 
-    asking = Asking(model, protocol, concurrency, max_failed, send_language)
+    asking = Asking(model, protocol, concurrency, max_failed, send_language,
+                    allow_remote=allow_remote)  # fmt: skip
     transcribe_or_fail(manifest.path, [journal.path], shard, asking)
 
 
@@ -104,6 +106,7 @@ def transcribe_both(
     protocol: str,
     send_language: bool,
     drafts: bool,
+    allow_remote: bool,
     concurrency: int,
     max_failed: float,
     cpu: str,
@@ -118,8 +121,45 @@ def transcribe_both(
     """
     from pipelines.shard_steps import Asking, transcribe_or_fail
 
-    asking = Asking(model, protocol, concurrency, max_failed, send_language, drafts)
+    asking = Asking(model, protocol, concurrency, max_failed, send_language, drafts, allow_remote)
     transcribe_or_fail(manifest.path, [stable.path, candidate.path], shard, asking)
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def transcribe_archive(
+    source: str,
+    out: str,
+    url: str,
+    host_header: str,
+    name: str,
+    namespace: str,
+    formats: str,
+    language: str,
+    model: str,
+    protocol: str,
+    send_language: bool,
+    allow_remote: bool,
+    concurrency: int,
+    max_failed: float,
+    metrics: Output[Metrics],
+    transcripts: Output[Dataset],
+):
+    """Transcribe what of a folder, bucket or manifest has no answer in `out` yet, a folder.
+
+    One step, however large the archive is: `concurrency` requests are under way at once.
+    """
+    from pipelines.archive_steps import transcribe_or_fail
+    from pipelines.rollout_steps import service_url
+    from pipelines.shard_steps import Asking
+
+    asking = Asking(model, protocol, concurrency, max_failed, send_language,
+                    allow_remote=allow_remote)  # fmt: skip
+    numbers = transcribe_or_fail(
+        source, out, transcripts.path, asking, host_header=host_header, formats=formats,
+        url=service_url(url, host_header, name, namespace), language=language,
+    )  # fmt: skip
+    for name, value in numbers.items():
+        metrics.log_metric(name, value)
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)

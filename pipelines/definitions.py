@@ -1,4 +1,5 @@
-"""The Kubeflow pipelines: evaluate (a service, or a checkpoint on a GPU), promote, scheduled.
+"""The Kubeflow pipelines: evaluate (a service, or a checkpoint on a GPU), promote, scheduled,
+transcribe.
 
 Recordings and accepted reports lie on a volume that every step sees at DATA_PATH. Settings of the
 cluster (volumes, secrets, accelerators) take effect there and are ignored by KFP's local runner.
@@ -13,6 +14,8 @@ from pipelines import components
 from pipelines.tasks import (
     DATA_PATH,
     JOURNALS_PATH,
+    archived,
+    done_as_judged,
     evaluated,
     evaluated_together,
     prepared,
@@ -47,6 +50,7 @@ def evaluate(
     model: str = "qwen3-asr",
     protocol: str = "v2",
     send_language: bool = False,
+    allow_remote: bool = False,
     concurrency: int = 8,
     cluster_by: str = "auto",
     price_per_hour: float = 0.0,
@@ -62,8 +66,8 @@ def evaluate(
              "num_shards": num_shards, "journals": journals, "run_id": RUN_ID,
              "reuse": reuse}  # fmt: skip
     asked = {"model": model, "protocol": protocol, "send_language": send_language,
-             "concurrency": concurrency, "max_failed": max_failed, "cpu": cpu,
-             "memory": memory}  # fmt: skip
+             "allow_remote": allow_remote, "concurrency": concurrency, "max_failed": max_failed,
+             "cpu": cpu, "memory": memory}  # fmt: skip
     scoring = {"title": title, "cluster_by": cluster_by, "price_per_hour": price_per_hour}
     evaluated(manifest, data_pvc, where, asked, scoring, cached=True)
 
@@ -83,6 +87,7 @@ def evaluate_in_process(
     limit: int = 0,
     num_shards: int = 1,
     send_language: bool = False,
+    allow_remote: bool = False,
     concurrency: int = 64,
     cluster_by: str = "auto",
     price_per_hour: float = 0.0,
@@ -96,8 +101,8 @@ def evaluate_in_process(
     where = {"checkpoint": checkpoint, "num_shards": num_shards, "journals": journals,
              "run_id": RUN_ID, "reuse": False}  # fmt: skip
     asked = {"model": "qwen3-asr", "protocol": "v2", "send_language": send_language,
-             "concurrency": concurrency, "max_failed": max_failed, "cpu": cpu,
-             "memory": memory}  # fmt: skip
+             "allow_remote": allow_remote, "concurrency": concurrency, "max_failed": max_failed,
+             "cpu": cpu, "memory": memory}  # fmt: skip
     scoring = {"title": title, "cluster_by": cluster_by, "price_per_hour": price_per_hour}
     evaluated(manifest, data_pvc, where, asked, scoring, checkpoint_pvc=checkpoint_pvc)
 
@@ -121,6 +126,7 @@ def promote(
     model: str = "qwen3-asr",
     protocol: str = "v2",
     send_language: bool = False,
+    allow_remote: bool = False,
     drafts: bool = False,
     concurrency: int = 8,
     cluster_by: str = "auto",
@@ -147,8 +153,8 @@ def promote(
         )
         with_key(with_data(small(uncached(deployed)), data_pvc))
         asked = {"model": model, "protocol": protocol, "send_language": send_language,
-                 "drafts": drafts, "concurrency": concurrency, "max_failed": max_failed,
-                 "cpu": cpu, "memory": memory}  # fmt: skip
+                 "drafts": drafts, "allow_remote": allow_remote, "concurrency": concurrency,
+                 "max_failed": max_failed, "cpu": cpu, "memory": memory}  # fmt: skip
         where = {key: deployed.outputs[key] for key in DEPLOYED}
         where |= {"num_shards": num_shards, "journals": journals, "run_id": RUN_ID}
         reports = evaluated_together(manifest, data_pvc, where, asked, cluster_by)
@@ -158,15 +164,9 @@ def promote(
             candidate=reports["candidate"].outputs["report"],
         )
         sized(uncached(judged), cpu, memory)
-        decision = judged.outputs["decision"]
-        with dsl.If(judged.outputs["Output"] == 1, name="accepted"):
-            shifted = components.shift(
-                watch=watch, accepted_report=accepted_report, decision=decision,
-                report=reports["candidate"].outputs["report"], **reached, **run,
-            )  # fmt: skip
-            with_key(with_data(small(uncached(shifted)), data_pvc))
-        with dsl.Else(name="refused"):
-            small(uncached(components.refuse(fail=fail_when_refused, decision=decision, **run)))
+        shifting = {"watch": watch, "accepted_report": accepted_report, **reached,
+                    "report": reports["candidate"].outputs["report"]}  # fmt: skip
+        done_as_judged(judged, run, shifting, data_pvc, fail_when_refused)
 
 
 @dsl.pipeline(
@@ -187,6 +187,7 @@ def scheduled(
     model: str = "qwen3-asr",
     protocol: str = "v2",
     send_language: bool = False,
+    allow_remote: bool = False,
     concurrency: int = 4,
     cluster_by: str = "auto",
     limits: dict = {},  # noqa: B006
@@ -203,8 +204,8 @@ def scheduled(
              "num_shards": num_shards, "journals": journals, "run_id": RUN_ID,
              "reuse": False}  # fmt: skip
     asked = {"model": model, "protocol": protocol, "send_language": send_language,
-             "concurrency": concurrency, "max_failed": max_failed, "cpu": cpu,
-             "memory": memory}  # fmt: skip
+             "allow_remote": allow_remote, "concurrency": concurrency, "max_failed": max_failed,
+             "cpu": cpu, "memory": memory}  # fmt: skip
     scoring = {"title": title, "cluster_by": cluster_by, "price_per_hour": 0.0}
     scored = evaluated(manifest, data_pvc, where, asked, scoring)
     found = components.drift(baseline=baseline, limits=limits, report=scored.outputs["report"])
@@ -216,9 +217,41 @@ def scheduled(
         small(uncached(told))
 
 
+@dsl.pipeline(
+    name="qwen3-asr-transcribe",
+    description="Transcribe an archive to JSONL, text and subtitles; what is answered stays so.",
+)
+def transcribe(
+    source: str = DATA_PATH + "/recordings",
+    out: str = DATA_PATH + "/transcripts",
+    data_pvc: str = "asr-data",
+    url: str = "",
+    name: str = "qwen3-asr",
+    namespace: str = "qwen3-asr",
+    host_header: str = "",
+    formats: str = "jsonl,txt,srt",
+    language: str = "",
+    model: str = "qwen3-asr",
+    protocol: str = "v2",
+    send_language: bool = False,
+    allow_remote: bool = False,
+    concurrency: int = 64,
+    max_failed: float = 0.05,
+    cpu: str = "1",
+    memory: str = "2Gi",
+) -> None:
+    where = {"url": url, "host_header": host_header, "name": name, "namespace": namespace}
+    asked = {"formats": formats, "language": language, "model": model, "protocol": protocol,
+             "send_language": send_language, "allow_remote": allow_remote,
+             "concurrency": concurrency, "max_failed": max_failed, "cpu": cpu,
+             "memory": memory}  # fmt: skip
+    archived(source, out, data_pvc, where, asked)
+
+
 PIPELINES = {
     "evaluate": evaluate,
     "evaluate-in-process": evaluate_in_process,
     "promote": promote,
     "scheduled": scheduled,
+    "transcribe": transcribe,
 }

@@ -193,9 +193,16 @@ def add_compile(parser: argparse.ArgumentParser) -> None:
 
 def add_submit(parser: argparse.ArgumentParser) -> None:
     """What submitting needs."""
-    names = ("evaluate", "evaluate-in-process", "promote", "scheduled")
+    names = ("evaluate", "evaluate-in-process", "promote", "scheduled", "transcribe")
     parser.add_argument("pipeline", choices=names)
-    parser.add_argument("--kfp", required=True, help="URL of the Kubeflow Pipelines API")
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--kfp", help="URL of the Kubeflow Pipelines API")
+    where.add_argument(
+        "--local",
+        type=Path,
+        metavar="FOLDER",
+        help="run it here instead, without a cluster or an image: artifacts go to FOLDER",
+    )
     parser.add_argument("--kfp-namespace", help="of the user, in multi-user installations")
     parser.add_argument("--experiment", default="qwen3-asr", help="default %(default)s")
     parser.add_argument("--image", help="of the steps")

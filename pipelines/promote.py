@@ -6,6 +6,7 @@ fails rolls back; a run that is killed leaves a state that the next run, or a ro
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -14,19 +15,21 @@ from urllib.parse import urlsplit
 
 import yaml
 
-from pipelines.evaluate import EvaluateOptions, evaluate_together
+from pipelines.evaluate import REPORT_JSON, EvaluateOptions, evaluate_together
 from pipelines.lib.client import ServiceOptions
 from pipelines.lib.errors import OptionError, PipelineError
-from pipelines.lib.evaluation import Report
+from pipelines.lib.evaluation import Report, read_report
 from pipelines.lib.gate import Decision, GateLimits, judge_reports
 from pipelines.lib.manifest import Clip
-from pipelines.lib.render import write_comparison
+from pipelines.lib.render import COMPARISON, write_comparison
+from pipelines.lib.tracking import track_decision, track_report
 from pipelines.rollout.driver import NotReachedError
 from pipelines.rollout.machine import STOPS, Outcome, Rollout
 from pipelines.rollout.modes import Endpoints
 from pipelines.rollout.state import Predictor
 
 STORAGE_ENV = "STORAGE_URI"
+SIDES = ("stable", "candidate")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,7 @@ class Result:
 
     outcome: Outcome
     decision: Decision | None  # None when an earlier run had decided
+    folder: Path | None = None  # where reports and comparison are
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -74,17 +78,18 @@ def promote(
         status = rollout.status()
         if endpoints is None:
             return Result(rollout.shift(status["reasons"]), None)
+        folder = out / str(status["id"])
         try:
             rollout.identify()
-            decision = judge(endpoints, clips, options, out / str(status["id"]))
+            decision = judge(endpoints, clips, options, folder)
             rollout.identify()  # what was judged is still what answers there
         except STOPS:
             raise
         except PipelineError as error:
             return Result(rollout.undo([f"it could not be evaluated: {error}"]), None)
         if decision.accepted:
-            return Result(rollout.shift(decision.reasons), decision)
-        return Result(rollout.undo(decision.reasons), decision)
+            return Result(rollout.shift(decision.reasons), decision, folder)
+        return Result(rollout.undo(decision.reasons), decision, folder)
 
 
 def judge(
@@ -93,7 +98,7 @@ def judge(
     """Evaluate both versions under the same load, recording by recording, and decide."""
     versions = {
         name: (version_options(url, options), folder / name)
-        for name, url in (("stable", endpoints.stable), ("candidate", endpoints.candidate))
+        for name, url in zip(SIDES, (endpoints.stable, endpoints.candidate), strict=True)
     }
     reports = evaluate_together(clips, versions, options.evaluation)
     return decide_and_write(reports["stable"], reports["candidate"], options.limits, folder)
@@ -106,6 +111,16 @@ def decide_and_write(
     comparison, decision = judge_reports(stable, candidate, limits)
     write_comparison(comparison, decision, folder)
     return decision
+
+
+def track_promotion(folder: Path) -> list[str]:
+    """Both reports and the decision as MLflow runs; sentences to show, none when not asked for."""
+    told = [track_report(read_report(folder / name / REPORT_JSON), folder / name) for name in SIDES]
+    comparison = json.loads((folder / f"{COMPARISON}.json").read_text(encoding="utf-8"))
+    told.append(
+        track_decision(f"promote {folder.name}", comparison["decision"], comparison, folder)
+    )
+    return [said for said in told if said is not None]
 
 
 def version_options(url: str, options: PromoteOptions) -> ServiceOptions:

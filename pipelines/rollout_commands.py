@@ -15,7 +15,14 @@ from pipelines.lib.client import ServiceOptions
 from pipelines.lib.errors import OptionError
 from pipelines.lib.webhook import webhook
 from pipelines.output import note, write, write_json
-from pipelines.promote import PromoteOptions, Result, promote, read_candidate, with_storage_uri
+from pipelines.promote import (
+    PromoteOptions,
+    Result,
+    promote,
+    read_candidate,
+    track_promotion,
+    with_storage_uri,
+)
 from pipelines.rollout.asker import Asker
 from pipelines.rollout.cluster import Cluster, connect
 from pipelines.rollout.driver import PausedError
@@ -40,6 +47,9 @@ def run_promote(parsed: argparse.Namespace) -> bool:
         except (TakenOverError, PausedError) as error:
             note(f"stopped: {error}")
             return _show(parsed, _rollout(parsed, cluster).outcome())
+    if result.folder is not None:
+        for said in track_promotion(result.folder):
+            note(said)
     return _show(parsed, result.outcome, decision=result.as_json()["decision"])
 
 

@@ -2,7 +2,8 @@
 
 Kubeflow Pipelines does not start a failed step anew (its own policy, for lost pods only, takes the
 place of the pipeline's), so what may pass by itself is tried again in here. Answers are written to
-a journal on the volume as they come: a pod that is lost, or a run that is started again, goes on.
+a journal on the volume or in an object store as they come: a pod that is lost, or a run that is
+started again, goes on.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -23,8 +25,9 @@ from typing import Any
 
 from pipelines.lib.client import AsrClient, ServiceOptions
 from pipelines.lib.defaults import API_KEY_ENV
-from pipelines.lib.errors import OptionError, PipelineError, ServiceError
+from pipelines.lib.errors import ManifestError, OptionError, PipelineError, ServiceError
 from pipelines.lib.journal import Record, read_journal
+from pipelines.lib.journal_store import StoredJournal, check_store
 from pipelines.lib.manifest import Clip, asked_digest, is_url, read_manifest
 from pipelines.lib.sharding import shard as shard_of
 from pipelines.lib.transcribe import AskOptions, Target, transcribe_together
@@ -49,6 +52,7 @@ class Asking:
     max_failed: float  # share of recordings without an answer beyond which a shard has failed
     send_language: bool = False  # force the manifest's language
     drafts: bool = False  # of two versions: send the first's transcript to the second
+    allow_remote: bool = False  # fetch recordings that the manifest names by URL
 
     def service(self, url: str, host_header: str) -> ServiceOptions:
         return ServiceOptions(
@@ -114,22 +118,40 @@ def transcribe_or_fail(
     """
     clips = shard_of(read_manifest(manifest), int(shard["index"]), int(shard["of"]))
     kept = [_kept_journal(shard, side, Path(path)) for side, path in enumerate(journals)]
+
+    def ask() -> str | None:
+        with ExitStack() as stores:
+            for side, path in enumerate(kept):
+                if is_url(str(shard["journals"])):
+                    stores.enter_context(StoredJournal(_stored(shard, side), path))
+            _transcribe(clips, shard, kept, asking)
+        return _complaint(shard, kept, asking)
+
+    until_enough(ask, sleep)
+    for found, path in zip(kept, journals, strict=True):
+        if found != Path(path):
+            shutil.copyfile(found, path)
+
+
+def until_enough(ask: Callable[[], str | None], sleep: Callable[[float], None]) -> None:
+    """Call `ask` up to TRIES times, with pauses, until it has nothing to complain of.
+
+    Raises PipelineError of the last time, and OptionError at once: a mistake does not pass.
+    """
     for tries in range(1, TRIES + 1):
         try:
-            _transcribe(clips, shard, kept, asking)
+            complaint = ask()
+        except OptionError:
+            raise
         except PipelineError:
             if tries == TRIES:
                 raise
         else:
-            complaint = _complaint(shard, kept, asking)
             if complaint is None:
-                break
+                return
             if tries == TRIES:
                 raise PipelineError(complaint)
         sleep(PAUSE_S)
-    for found, path in zip(kept, journals, strict=True):
-        if found != Path(path):
-            shutil.copyfile(found, path)
 
 
 def too_many_failed(records: Sequence[Record], max_failed: float) -> str | None:
@@ -148,7 +170,7 @@ def too_many_failed(records: Sequence[Record], max_failed: float) -> str | None:
 
 
 def _transcribe(clips: Sequence[Clip], shard: Shard, kept: Sequence[Path], asking: Asking) -> None:
-    options = AskOptions(concurrency=asking.concurrency, drafts=asking.drafts)
+    options = AskOptions(asking.concurrency, asking.allow_remote, drafts=asking.drafts)
     if shard["checkpoint"]:
         with LocalService(Path(shard["checkpoint"])) as local:
             targets = [Target(asking.service(local.url, ""), kept[0])]
@@ -171,11 +193,16 @@ def _complaint(shard: Shard, kept: Sequence[Path], asking: Asking) -> str | None
 
 
 def _kept_journal(shard: Shard, side: int, output: Path) -> Path:
-    """On the volume, where the next pod finds it; in the step where there is none to write to."""
-    if not shard["journals"]:
+    """On the volume, where the next pod finds it; in the step where it is not there."""
+    if not shard["journals"] or is_url(str(shard["journals"])):
         return output
-    name = f"{shard['index']}-of-{shard['of']}-{side}.jsonl"
-    return Path(str(shard["journals"])) / str(shard["key"]) / name
+    return Path(_stored(shard, side) + ".jsonl")
+
+
+def _stored(shard: Shard, side: int) -> str:
+    """Where a shard's answers of one service are kept, as a path or URL without ending."""
+    name = f"{shard['index']}-of-{shard['of']}-{side}"
+    return f"{str(shard['journals']).rstrip('/')}/{shard['key']}/{name}"
 
 
 def _identity(model: str, services: Sequence[tuple[str, str]]) -> str | None:
@@ -208,16 +235,21 @@ def _recordings_digest(clips: Sequence[Clip]) -> str:
 
 
 def _writable(journals: str) -> str:
-    """The folder for journals, or "" with a warning: a run needs none, but cannot be continued."""
+    """Where journals go, or "" with a warning: a run needs none, but cannot be continued."""
     if not journals:
         return ""
     try:
-        Path(journals).mkdir(exist_ok=True)  # not its parent: that is the volume
-        with NamedTemporaryFile(dir=journals):
-            return journals
+        if is_url(journals):
+            check_store(journals)
+        else:
+            Path(journals).mkdir(exist_ok=True)  # not its parent: that is the volume
+            with NamedTemporaryFile(dir=journals):
+                pass
+    except ManifestError as error:
+        why = str(error)
     except OSError as error:
-        logging.getLogger("pipelines.evaluation").warning(
-            "journals: %s cannot be written by uid %d (%s): a lost pod starts its shard anew",
-            journals, os.getuid(), error.strerror,
-        )  # fmt: skip
-        return ""
+        why = f"journals: {journals} cannot be written by uid {os.getuid()}: {error.strerror}"
+    else:
+        return journals
+    logging.getLogger("pipelines.evaluation").warning("%s; a lost pod starts its shard anew", why)
+    return ""

@@ -19,6 +19,12 @@ JOURNALS_PATH = DATA_PATH + "/journals"
 PARALLEL = 2  # shards at once
 MODELS_PATH = "/models"
 API_KEY_SECRET, API_KEY_SECRET_KEY = "qwen3-asr-api-key", "api-key"
+BUCKETS = "qwen3-asr-buckets"  # a secret
+# Under the names by which s3fs looks for them in the environment.
+BUCKETS_KEYS = (
+    "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL",
+    "AWS_DEFAULT_REGION",
+)  # fmt: skip
 GPU = "nvidia.com/gpu"
 
 
@@ -39,10 +45,10 @@ def evaluated(
     """
     unset = dict.fromkeys(("url", "host_header", "checkpoint", "name", "namespace"), "")
     parts = components.shards(manifest=manifest, model=asked["model"], **{**unset, **where})
-    with_key(with_data(small(uncached(parts)), data_pvc))
+    with_buckets(with_key(with_data(small(uncached(parts)), data_pvc)))
     with dsl.ParallelFor(parts.output, parallelism=PARALLEL) as shard:
         task = components.transcribe(shard=shard, manifest=manifest, **asked)
-        _shard_task(task, data_pvc, asked, cached=cached)
+        _asking_task(task, data_pvc, asked, cached=cached)
         if checkpoint_pvc is not None:
             task.set_container_image(components.IMAGE + components.GPU_SUFFIX)
             task.set_accelerator_type(GPU).set_accelerator_limit(1)
@@ -56,10 +62,10 @@ def evaluated_together(
 ) -> dict[str, Any]:
     """Both versions asked in turn, each recording of both at about the same time; two reports."""
     parts = components.shards_of_both(manifest=manifest, model=asked["model"], **where)
-    with_data(small(uncached(parts)), data_pvc)
+    with_buckets(with_data(small(uncached(parts)), data_pvc))
     with dsl.ParallelFor(parts.output, parallelism=PARALLEL) as shard:
         task = components.transcribe_both(shard=shard, manifest=manifest, **asked)
-        _shard_task(task, data_pvc, asked, cached=False)
+        _asking_task(task, data_pvc, asked, cached=False)
     return {
         version: _scored(
             manifest, data_pvc, task.outputs[version], asked,
@@ -69,13 +75,34 @@ def evaluated_together(
     }  # fmt: skip
 
 
-def _shard_task(task: Any, data_pvc: Any, asked: dict[str, Any], *, cached: bool) -> None:
+def done_as_judged(
+    judged: Any, run: dict[str, Any], shifting: dict[str, Any], data_pvc: Any, fail: Any
+) -> None:
+    """Traffic for a candidate that was accepted, the way back for one that was not."""
+    decision = judged.outputs["decision"]
+    with dsl.If(judged.outputs["Output"] == 1, name="accepted"):
+        shifted = components.shift(decision=decision, **shifting, **run)
+        with_key(with_data(small(uncached(shifted)), data_pvc))
+    with dsl.Else(name="refused"):
+        small(uncached(components.refuse(fail=fail, decision=decision, **run)))
+
+
+def archived(
+    source: Any, out: Any, data_pvc: Any, where: dict[str, Any], asked: dict[str, Any]
+) -> None:
+    """An archive to files; nothing is cached, since its journal knows what was answered."""
+    step = {key: value for key, value in asked.items() if key not in ("cpu", "memory")}
+    task = components.transcribe_archive(source=source, out=out, **where, **step)
+    _asking_task(task, data_pvc, asked, cached=False)
+
+
+def _asking_task(task: Any, data_pvc: Any, asked: dict[str, Any], *, cached: bool) -> None:
     sized(task if cached else uncached(task), asked["cpu"], asked["memory"])
     # For pods that are lost: KFP does not try a step again that has failed. What a service
     # answers badly is tried again inside the step.
     task.set_retry(num_retries=2, backoff_max_duration=MAX_SECONDS_OF_BACKOFF)
     with_data(task, data_pvc)
-    with_key(task)
+    with_buckets(with_key(task))
 
 
 def _scored(
@@ -94,6 +121,12 @@ def with_key(task: Any) -> Any:
     """The step may call a service that asks for an API key."""
     keys = {API_KEY_SECRET_KEY: API_KEY_ENV}
     return kubernetes.use_secret_as_env(task, API_KEY_SECRET, keys, optional=True)
+
+
+def with_buckets(task: Any) -> Any:
+    """The step may read recordings, and keep journals, in an object store."""
+    keys = {name: name for name in BUCKETS_KEYS}
+    return kubernetes.use_secret_as_env(task, BUCKETS, keys, optional=True)
 
 
 def sized(task: Any, cpu: Any, memory: Any) -> Any:

@@ -32,9 +32,9 @@ def main() -> None:
     """Transcribe the bundled recordings, or with --serve keep the server running."""
     parser = argparse.ArgumentParser(prog="python -m predictor.demo", description=main.__doc__)
     parser.add_argument("--serve", action="store_true", help="keep serving until Ctrl-C")
-    parser.add_argument("--port", type=int, default=8080, help="HTTP port (default 8080)")
+    parser.add_argument("--port", type=_port, default=8080, help="HTTP port (default 8080)")
     parser.add_argument(
-        "--grpc-port", type=int, help="with --serve (default: the one after --port)"
+        "--grpc-port", type=_port, help="with --serve (default: the one after --port)"
     )
     args = parser.parse_args()
     signal.signal(signal.SIGTERM, _end)
@@ -53,6 +53,13 @@ def main() -> None:
     finally:
         server.terminate()
         server.wait()
+
+
+def _port(given: str) -> int:
+    """One that has another after it."""
+    if not given.isdecimal() or not 1 <= int(given) < 65_535:
+        raise argparse.ArgumentTypeError(f"{given!r} must be a port from 1 to 65534")
+    return int(given)
 
 
 def _end(signum: int, _frame: object) -> None:

@@ -19,6 +19,7 @@ def pytest_configure() -> None:
     """Each client of httpx, and so each `httpx.get`, reads the machine's certificates: 70 ms of
     CPU, thousands of times. Here they are read once. And an answer may take more than httpx's 5 s,
     on a busy machine; so may an example of hypothesis, whose deadline is 0.2 s."""
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # its C++ would write between the dots
     import hypothesis
     from httpx import _config as config
     from httpx._transports import default as transports

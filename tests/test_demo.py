@@ -6,6 +6,8 @@ import socket
 import subprocess
 import sys
 
+import pytest
+
 from predictor.demo import RECORDINGS
 
 
@@ -34,3 +36,12 @@ def test_a_port_that_is_taken_stops_the_demo() -> None:
     assert "is in use; choose another: make demo PORT=" in done.stderr
     assert "is in use; choose another: make serve PORT=" in serving.stderr
     assert "ready" not in done.stdout
+
+
+@pytest.mark.parametrize("port", ["0", "65535", "99999", "-1", "web", "²"])
+def test_a_port_that_is_none_is_said(port: str) -> None:
+    command = [sys.executable, "-m", "predictor.demo", "--serve", f"--port={port}"]
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert run.returncode == 2
+    assert f"argument --port: {port!r} must be a port from 1 to 65534" in run.stderr
+    assert "Traceback" not in run.stderr

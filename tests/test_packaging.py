@@ -36,6 +36,7 @@ BY_OTHERS = {
     "python-multipart": "starlette reads forms with it",
     "torchaudio": "silero-vad takes any; it must fit torch",
     "pyarrow": "data sets' Parquet, named in a string",
+    "s3fs": "fsspec opens s3:// with it",
     "kfp-kubernetes": "kfp's pipelines",
     "opentelemetry-exporter-otlp-proto-http": "found by OpenTelemetry by its entry point",
     "opentelemetry-sdk": "KServe traces with it",
@@ -74,7 +75,7 @@ def declared(*groups: str) -> set[str]:
 
 OPTIONAL = {
     "predictor": ("cjk", "nvml", "tracing"),
-    "pipelines": ("pipelines", "languages", "tracking"),
+    "pipelines": ("pipelines", "languages", "tracking", "buckets"),
 }
 
 
@@ -83,7 +84,9 @@ def test_what_is_imported_is_declared(package: str) -> None:
     assert third_party(package) <= declared(*OPTIONAL[package])
 
 
-@pytest.mark.parametrize("extra", ["pipelines", "languages", "tracking", "cjk", "tracing"])
+@pytest.mark.parametrize(
+    "extra", ["pipelines", "languages", "tracking", "buckets", "cjk", "tracing"]
+)
 def test_what_is_declared_is_used(extra: str) -> None:
     used = third_party("predictor") | third_party("pipelines") | set(BY_OTHERS)
     assert {Requirement(line).name for line in EXTRAS[extra]} <= used

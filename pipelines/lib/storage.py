@@ -1,13 +1,16 @@
-"""Where the bytes of a recording come from: the disk always, the network only when allowed.
+"""Where bytes come from and go to: the disk always, the network only when allowed.
 
-http(s) goes through httpx; s3 and gs through fsspec with s3fs or gcsfs, which are not installed
-with this package and are asked for by name when a manifest needs them.
+http(s) goes through httpx; s3 and gs through fsspec with s3fs (extra `buckets`) or gcsfs, which are
+asked for by name when they are needed and not there.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
@@ -37,7 +40,30 @@ def read_audio(audio: str, *, allow_remote: bool = False) -> bytes:
         raise ManifestError(f"audio {audio}: scheme {scheme!r} is not one of {known}")
     if not allow_remote:
         raise ManifestError(f"audio {audio}: is remote, and remote audio was not allowed")
-    return _download(audio) if scheme in HTTP_SCHEMES else _open_object(audio, scheme)
+    if scheme in HTTP_SCHEMES:
+        return _download(audio)
+    with object_store(audio, "audio ", "read") as (store, path):
+        return bytes(store.cat_file(path))
+
+
+@contextmanager
+def object_store(url: str, what: str, doing: str) -> Iterator[tuple[Any, str]]:
+    """fsspec's file system for a URL, and the path within it.
+
+    Whatever goes wrong inside becomes a ManifestError that begins with `what` and the URL: stores
+    raise errors of their packages' own, which are not known here.
+    """
+    scheme = urlsplit(url).scheme
+    if scheme not in FSSPEC_PACKAGES:
+        known = ", ".join(FSSPEC_PACKAGES)
+        raise ManifestError(f"{what}{url}: scheme {scheme!r} is not one of {known}")
+    try:
+        yield import_module("fsspec").core.url_to_fs(url)
+    except ImportError as error:
+        package = FSSPEC_PACKAGES[scheme]
+        raise ManifestError(f"{what}{url}: {scheme}:// needs the package {package}") from error
+    except Exception as error:
+        raise ManifestError(f"{what}{url}: cannot be {doing}: {error}") from error
 
 
 def _download(url: str) -> bytes:
@@ -47,14 +73,3 @@ def _download(url: str) -> bytes:
     except httpx.HTTPError as error:
         raise ManifestError(f"audio {url}: download failed: {error}") from error
     return response.content
-
-
-def _open_object(url: str, scheme: str) -> bytes:
-    try:
-        with import_module("fsspec").open(url, "rb") as file:
-            return bytes(file.read())
-    except ImportError as error:
-        package = FSSPEC_PACKAGES[scheme]
-        raise ManifestError(f"audio {url}: {scheme}:// needs the package {package}") from error
-    except OSError as error:
-        raise ManifestError(f"audio {url}: cannot be read: {error}") from error

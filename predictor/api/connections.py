@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
-import resource
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,23 +18,17 @@ import orjson
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from predictor.api.errors import error_body
+from predictor.api.descriptors import RESERVED
+from predictor.api.errors import ERROR_KEY, error_body, speaks_openai
 from predictor.api.handshake import Handshake
+from predictor.api.request_head import END_OF_HEAD, check_head, without_offers
 from predictor.errors import AsrError, HeadTooLarge, InvalidInput, TooSlow
 
 logger = logging.getLogger(__name__)
 
 BEGAN_KEY: Final = "asr.began_s"  # in the scope: time.monotonic() of the head's first byte
 RESERVE_KEY: Final = "asr.is_reserve"  # in the scope: the connection is one too many
-RESERVED: Final = 64  # connections for probes
-DESCRIPTORS_KEPT: Final = 256  # for files, pipes, gRPC and the engine
-_END_OF_HEAD: Final = b"\r\n\r\n"
 _CHUNKED_BYTES: Final = 8 * 1024  # of a body in chunks, which may be tiny, parsed at once
-# Offers to speak HTTP/2 or TLS from here on, which a server may ignore (RFC 9110, 7.8).
-_UPGRADE: Final = re.compile(rb"(?im)^upgrade(?=[ \t]*:(?![ \t]*websocket))")
-# A handshake of WebSocket is a GET without a body; elsewhere that offer is ignored as well.
-_ANY_UPGRADE: Final = re.compile(rb"(?im)^upgrade(?=[ \t]*:)")
-_BODY: Final = re.compile(rb"(?im)^(transfer-encoding[ \t]*:|content-length[ \t]*:[ \t]*0*[^0\s])")
 _PHRASES: Final = {400: b"Bad Request", 408: b"Request Timeout",
                    431: b"Request Header Fields Too Large"}  # fmt: skip
 
@@ -50,22 +42,6 @@ class ConnectionLimits:
     max_head_bytes: int = 32 * 1024
     client_timeout_s: float = 10.0  # from the first byte of a head to its last
     idle_timeout_s: float = 65.0  # longer than the proxies in front, so that they close first
-
-
-def fit_to_descriptors(max_connections: int) -> int:
-    """Connections that the process has descriptors for; raises its soft limit as far as it may."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = 2 * (max_connections + RESERVED) + DESCRIPTORS_KEPT  # gRPC has as many
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        if soft < wanted:
-            logger.warning(
-                "fewer connections than max_connections: the limit of descriptors is low",
-                extra={"fields": {"descriptors": soft}},
-            )
-            return max(1, (soft - DESCRIPTORS_KEPT) // 2 - RESERVED)
-    return max_connections
 
 
 class Connections:
@@ -143,13 +119,18 @@ class GuardedProtocol(HttpToolsProtocol):
         """Whether no request of it is being answered."""
         return self.cycle is None or self.cycle.response_complete
 
+    @property
+    def _must_wait(self) -> bool:
+        """Whether another request has come in before the answer to this one has gone."""
+        return self._is_between and bool(self._unread) and not self.is_idle
+
     def abort(self) -> None:
         """Close it without another word."""
         self.transport.abort()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self.flow = _Flow(transport, lambda: self._is_turn_due or bool(self.pipeline))
+        self.flow = _Flow(transport, lambda: self._is_turn_due or self._must_wait)
         self._set_timer(self._limits.idle_timeout_s, self.timeout_keep_alive_handler)
         self._is_reserve = self._all.add(self)
 
@@ -170,8 +151,11 @@ class GuardedProtocol(HttpToolsProtocol):
         """Give the parser what it may have now; the rest waits for another turn of the loop, or
         for the answer to a request before it."""
         self._is_turn_due = False
-        while self._unread and not self.pipeline and not self.transport.is_closing():
+        while self._unread and not self.transport.is_closing():
             if self._is_between:
+                if not self.is_idle:  # the next one may be no good, and cost this one its answer
+                    self.flow.pause_reading()
+                    break
                 if not self._parse_head():
                     break
                 continue
@@ -199,21 +183,24 @@ class GuardedProtocol(HttpToolsProtocol):
             self._head_began_s = time.monotonic()
             self._set_timer(self._limits.client_timeout_s, self._too_slow)
         del self._unread[: len(self._unread) - len(self._unread.lstrip(b"\r\n"))]  # RFC 9112, 2.2
-        end = self._unread.find(_END_OF_HEAD, self._num_searched)
+        end = self._unread.find(END_OF_HEAD, self._num_searched)
         if (end if end >= 0 else len(self._unread)) > self._limits.max_head_bytes:
             self._refuse(self._too_large())
             return False
         if end < 0:
-            self._num_searched = max(0, len(self._unread) - len(_END_OF_HEAD))
+            self._num_searched = max(0, len(self._unread) - len(END_OF_HEAD))
             return False
         self._set_timer(None, self._too_slow)
         self._num_searched = 0
-        end += len(_END_OF_HEAD)
+        end += len(END_OF_HEAD)
         head = bytes(self._unread[:end])
         del self._unread[:end]
-        may_upgrade = head.startswith(b"GET ") and not _BODY.search(head)
-        ignored = _UPGRADE if may_upgrade else _ANY_UPGRADE
-        return self._parse(ignored.sub(b"x-ignored-upgrade", head))
+        try:
+            check_head(head)
+        except InvalidInput as error:
+            self._refuse(error)
+            return False
+        return self._parse(without_offers(head))
 
     def _parse(self, part: bytes | memoryview) -> bool:
         self._num_extra_bytes += len(part)
@@ -272,6 +259,19 @@ class GuardedProtocol(HttpToolsProtocol):
         self._set_write_timer(None)
         self._all.remove(self)
         super().handle_websocket_upgrade()
+        early = bytes(self._unread)  # frames of a client that does not wait for the answer
+        self._unread.clear()
+        if early and not self.transport.is_closing():
+            cast(asyncio.Protocol, self.transport.get_protocol()).data_received(early)
+
+    def eof_received(self) -> None:
+        """The client sends no more. Half of a request is answered; who sent a whole one and is to
+        be answered has left, since a client that ends looks the same."""
+        if not self._is_between and self.cycle is not None and self.cycle.more_body:
+            left = "its last chunk" if self._num_left is None else f"{self._num_left} more bytes"
+            self._refuse(InvalidInput(f"body: ended before {left} came in", field="body"))
+        elif self._is_between and self._unread and self.is_idle:
+            self._refuse(InvalidInput("head: ended before its empty line"))
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -297,12 +297,16 @@ class GuardedProtocol(HttpToolsProtocol):
         self._set_timer(None, self._too_slow)
         if self.transport.is_closing():
             return
+        is_openai = False
         if not self.is_idle:
-            if self.pipeline or self.cycle.response_started or not self.cycle.more_body:
+            if self.cycle.response_started or not self.cycle.more_body:
                 self.transport.abort()
                 return
             self.cycle.disconnected = True  # it is its body that is no good: here is its answer
-        body, status = orjson.dumps(error_body(error, openai=False)), error.spec.http_status
+            scope = cast(dict[str, Any], self.cycle.scope)
+            scope[ERROR_KEY] = error  # for its line in the log
+            is_openai = speaks_openai(scope["path"])
+        body, status = orjson.dumps(error_body(error, openai=is_openai)), error.spec.http_status
         head = b"HTTP/1.1 %d %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\n"
         head = head % (status, _PHRASES[status], len(body))
         self.transport.write(head + b"connection: close\r\n\r\n" + body)

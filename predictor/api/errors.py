@@ -10,12 +10,12 @@ import logging
 from collections.abc import MutableMapping
 from typing import Any
 
-import orjson
 from fastapi.exceptions import RequestValidationError
 from kserve import errors as kserve_errors
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from predictor.api.json_answer import json_answer
 from predictor.errors import (
     AsrError,
     ErrorSpec,
@@ -151,11 +151,6 @@ def error_headers(error: AsrError) -> dict[str, str]:
 
 def error_response(error: AsrError, *, openai: bool) -> Response:
     """The HTTP answer for an error."""
-    return Response(
-        orjson.dumps(
-            error_body(error, openai=openai), default=str, option=orjson.OPT_APPEND_NEWLINE
-        ),
-        status_code=error.spec.http_status,
-        media_type="application/json",
-        headers=error_headers(error),
+    return json_answer(
+        error_body(error, openai=openai), error.spec.http_status, error_headers(error)
     )

@@ -9,7 +9,6 @@ import asyncio
 from dataclasses import dataclass
 from typing import Any, Final
 
-import orjson
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
@@ -17,6 +16,7 @@ from starlette.responses import Response
 from predictor.api.auth import KeyRing
 from predictor.api.cues import read_cues
 from predictor.api.dataplane import AsrDataPlane
+from predictor.api.json_answer import json_answer
 from predictor.api.openai import OpenAICall, format_of, openai_call
 from predictor.api.openai_answers import ResponseFormat, renderer
 from predictor.api.openai_routes import IGNORED_HEADER
@@ -64,11 +64,13 @@ def jobs_router(dataplane: AsrDataPlane, door: JobDoor) -> APIRouter:
         headers = {"location": f"{request.url.path.rstrip('/')}/{job.id}"}
         if parsed.ignored:
             headers[IGNORED_HEADER] = ", ".join(parsed.ignored)
-        return _json(_shown(dataplane, door, job), 202, headers)
+        return json_answer(_shown(dataplane, door, job), 202, headers)
 
     async def jobs(request: Request) -> Response:
         found = await asyncio.to_thread(store.jobs, door.keys.owner(request.headers))
-        return _json({"object": "list", "data": [_shown(dataplane, door, job) for job in found]})
+        return json_answer(
+            {"object": "list", "data": [_shown(dataplane, door, job) for job in found]}
+        )
 
     async def job(job_id: str, request: Request) -> Response:
         record = await asyncio.to_thread(store.job, door.keys.owner(request.headers), job_id)
@@ -76,7 +78,7 @@ def jobs_router(dataplane: AsrDataPlane, door: JobDoor) -> APIRouter:
         told = await asyncio.to_thread(store.notice_state, record.id)
         notice = {"webhook": told or "pending"} if record.spec.webhook else {}
         shown = {**_shown(dataplane, door, record), **notice}
-        return _json({**shown, "segments": _segments(record, pieces)})
+        return json_answer({**shown, "segments": _segments(record, pieces)})
 
     async def result(job_id: str, request: Request) -> Response:
         record = await asyncio.to_thread(store.job, door.keys.owner(request.headers), job_id)
@@ -90,7 +92,7 @@ def jobs_router(dataplane: AsrDataPlane, door: JobDoor) -> APIRouter:
     async def delete(job_id: str, request: Request) -> Response:
         await asyncio.to_thread(store.delete, door.keys.owner(request.headers), job_id)
         door.runner.forget(job_id)
-        return _json({"id": job_id, "object": "transcription.job", "deleted": True})
+        return json_answer({"id": job_id, "object": "transcription.job", "deleted": True})
 
     add = router.add_api_route
     add("", create, methods=["POST"], **openapi.CREATE)
@@ -189,8 +191,3 @@ def _segments(job: JobRecord, pieces: dict[int, Piece]) -> list[dict[str, Any]]:
             }
         )
     return shown
-
-
-def _json(content: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    body = orjson.dumps(content)
-    return Response(body, status_code=status, media_type="application/json", headers=headers)

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import numpy as np
 import orjson
+import pybase64
 from numpy.typing import NDArray
 
 from predictor.api.json_names import refuse_repeated
@@ -30,6 +31,7 @@ MAX_REST_BYTES: Final = 2 * 1024 * 1024  # of a large body without long strings 
 _LONG_BYTES: Final = 4096  # a longer string is not copied
 _PIECE_BYTES: Final = 128 * 1024  # worked on at once while the interpreter is held
 _MAX_TEXT_BYTES: Final = 256 * 1024  # of a text that is not base64
+_BASE64_SPACES: Final = (b"\r", b"\n", b"\t", b" ")
 _SPACES: Final = re.compile(rb"[ \t\r\n]+")
 _BRACKET: Final = re.compile(rb"[\[\]{}]")
 
@@ -111,12 +113,14 @@ def _decode_pieces(pieces: Iterator[bytes]) -> bytearray:
     decoded, rest = bytearray(), b""
     is_padded = False
     for piece in pieces:
-        clean = rest + piece.translate(None, b"\r\n\t ")
+        if any(space in piece for space in _BASE64_SPACES):
+            piece = piece.translate(None, b"".join(_BASE64_SPACES))
+        clean = rest + piece
         whole = len(clean) & ~3
         clean, rest = clean[:whole], clean[whole:]
         if is_padded and clean:
             raise binascii.Error("data after the padding")
-        part = binascii.a2b_base64(clean, strict_mode=True)
+        part = pybase64.b64decode(clean, validate=True)
         if len(part) < whole // 4 * 3 - 2:
             raise binascii.Error("padding without data")
         decoded += part

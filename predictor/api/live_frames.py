@@ -18,6 +18,7 @@ from predictor.api.client_secrets import key_of_websocket
 from predictor.api.errors import error_response, to_asr_error
 from predictor.api.live_connection import WorkQueue, converse, monotonic_s
 from predictor.api.live_json import PlainOptions, PlainSession
+from predictor.api.reading import query_of
 from predictor.api.realtime import GOING_AWAY, LiveDoor
 from predictor.errors import InvalidInput
 from predictor.text.languages import parse_language
@@ -42,7 +43,7 @@ async def serve_frames(door: LiveDoor, socket: WebSocket) -> None:
     try:
         key, protocol = key_of_websocket(socket)
         door.secrets.open(door.keys, key, socket.headers)
-        options = PlainOptions.of(dict(socket.query_params), door.default_language)
+        options = PlainOptions.of(query_of(socket), door.default_language)
         parts = await door.parts()
         parts.prompts.check_context(options.config.context)
         place = door.hub.place()

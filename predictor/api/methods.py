@@ -10,7 +10,7 @@ from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from predictor.api.errors import answer_error, error_response, speaks_openai
-from predictor.errors import NotFound
+from predictor.api.nowhere import Nowhere
 
 _METHODS = ("GET", "POST", "DELETE")  # that any route has
 EXPOSED_HEADERS = ("x-request-id", "x-model-identity", "x-ignored-fields", "retry-after")
@@ -19,9 +19,10 @@ EXPOSED_HEADERS = ("x-request-id", "x-model-identity", "x-ignored-fields", "retr
 class HeadAndOptions:
     """HEAD is answered as GET without its body; OPTIONS says the methods of a route."""
 
-    def __init__(self, app: ASGIApp, routes: Sequence[BaseRoute]) -> None:
+    def __init__(self, app: ASGIApp, routes: Sequence[BaseRoute], nowhere: Nowhere) -> None:
         self.app = app
         self.routes = routes  # the application's own list, which grows until it serves
+        self.nowhere = nowhere
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         method = scope["method"] if scope["type"] == "http" else None
@@ -35,7 +36,7 @@ class HeadAndOptions:
     def _options(self, scope: Scope) -> Response:
         methods = self._methods(scope)
         if not methods:
-            error = answer_error(scope, NotFound("no such route"))
+            error = answer_error(scope, self.nowhere.error(scope["path"]))
             return error_response(error, openai=speaks_openai(scope["path"]))
         if "GET" in methods:
             methods.add("HEAD")

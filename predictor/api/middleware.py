@@ -87,6 +87,8 @@ class RequestContext:
                 await response(scope, receive, send_with_id)
         finally:
             elapsed_s = time.monotonic() - started
+            if status == CLIENT_CLOSED_REQUEST and (said := scope.get(ERROR_KEY)):
+                status = said.spec.http_status  # the connection answered a body that is none
             self._count(protocol, status, elapsed_s, scope.get(ERROR_KEY))
             log_request(scope, status, elapsed_s, scope.get(ERROR_KEY), noted)
             stack.close()

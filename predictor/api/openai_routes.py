@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 
-import orjson
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
@@ -15,6 +14,7 @@ from predictor.api import openai
 from predictor.api.alignments import alignment_call
 from predictor.api.chat import chat_call, chat_events
 from predictor.api.dataplane import AsrDataPlane
+from predictor.api.json_answer import json_answer
 from predictor.api.openai_answers import Event, Rendered, model_entry, sse_events
 from predictor.api.openapi import openai as openapi
 from predictor.api.reading import off_loop, read_body
@@ -60,15 +60,15 @@ def openai_router(dataplane: AsrDataPlane, created: int, prefix: str) -> APIRout
         name = dataplane.model.name
         await dataplane.get_model(name)
         call = await alignment_call(request)
-        return _json(await dataplane.call(name, call, dict(request.headers)))
+        return json_answer(await dataplane.call(name, call, dict(request.headers)))
 
     async def models() -> Response:
         entries = [model_entry(name, created) for name in dataplane.served_names]
-        return _json({"object": "list", "data": entries})
+        return json_answer({"object": "list", "data": entries})
 
     async def model(model_name: str) -> Response:
         dataplane.named(model_name)
-        return _json(model_entry(model_name, created))
+        return json_answer(model_entry(model_name, created))
 
     add = router.add_api_route
     add("/audio/transcriptions", transcriptions, methods=["POST"], **openapi.TRANSCRIPTIONS)
@@ -78,12 +78,6 @@ def openai_router(dataplane: AsrDataPlane, created: int, prefix: str) -> APIRout
         add("/models", models, methods=["GET"], **openapi.OPENAI_MODELS)
         add("/models/{model_name:model}", model, methods=["GET"], **openapi.OPENAI_MODEL)
     return router
-
-
-def _json(content: object) -> Response:
-    return Response(
-        orjson.dumps(content, option=orjson.OPT_APPEND_NEWLINE), media_type="application/json"
-    )
 
 
 def _ignored(fields: Sequence[str]) -> dict[str, str]:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, BinaryIO, Final, Protocol, TypeVar
 
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 
 from predictor.api.json_body import SMALL_BODY_BYTES, load_json
 from predictor.api.media import refuse_encoded
@@ -95,7 +95,7 @@ async def off_loop(num_bytes: int, work: Callable[[], _T]) -> _T:
     return await asyncio.to_thread(work)
 
 
-def query_of(request: Request) -> dict[str, str]:
+def query_of(request: HTTPConnection) -> dict[str, str]:
     """The query. Raises InvalidInput for a parameter that is given twice."""
     query: dict[str, str] = {}
     for name, value in request.query_params.multi_items():

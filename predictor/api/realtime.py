@@ -20,6 +20,7 @@ from predictor.api.auth import KeyRing
 from predictor.api.client_secrets import ClientSecrets, key_of_websocket
 from predictor.api.dataplane import AsrDataPlane
 from predictor.api.errors import error_response, to_asr_error
+from predictor.api.json_answer import json_answer
 from predictor.api.json_body import LongText, decode_base64, load_json
 from predictor.api.live_connection import (
     Ending,
@@ -30,7 +31,7 @@ from predictor.api.live_connection import (
     monotonic_s,
 )
 from predictor.api.openapi import live as openapi
-from predictor.api.reading import off_loop, read_small_json
+from predictor.api.reading import off_loop, query_of, read_small_json
 from predictor.api.realtime_config import RealtimeConfig, check_model, from_legacy
 from predictor.api.realtime_events import EventWriter, Json, error_detail, new_id
 from predictor.api.websocket import MAX_MESSAGE_BYTES
@@ -75,13 +76,13 @@ def realtime_router(door: LiveDoor, prefix: str) -> APIRouter:
         await serve_realtime(door, socket)
 
     async def client_secret(request: Request) -> Response:
-        return _json(
+        return json_answer(
             door.secrets.create(await read_small_json(request), door.dataplane.served_names)
         )
 
     async def transcription_session(request: Request) -> Response:
         names = door.dataplane.served_names
-        return _json(door.secrets.create_session(await read_small_json(request), names))
+        return json_answer(door.secrets.create_session(await read_small_json(request), names))
 
     router.add_api_websocket_route("/realtime", realtime)
     add = router.add_api_route
@@ -91,18 +92,12 @@ def realtime_router(door: LiveDoor, prefix: str) -> APIRouter:
     return router
 
 
-def _json(content: object) -> Response:
-    return Response(
-        orjson.dumps(content, option=orjson.OPT_APPEND_NEWLINE), media_type="application/json"
-    )
-
-
 async def serve_realtime(door: LiveDoor, socket: WebSocket) -> None:
     """One connection. What is wrong before the upgrade is an HTTP status."""
     try:
         key, protocol = key_of_websocket(socket)
         config = door.secrets.open(door.keys, key, socket.headers)
-        query = dict(socket.query_params)
+        query = query_of(socket)
         resumed = Resumption.of(query["resume"]) if "resume" in query else Resumption()
         _check_query(query, door)
         parts = await door.parts()

@@ -5,7 +5,6 @@ They stand in for KServe's own handlers, which parse before they check and leak 
 
 from __future__ import annotations
 
-import orjson
 from fastapi import APIRouter
 from prometheus_client import CollectorRegistry
 from starlette.convertors import StringConvertor, register_url_convertor
@@ -15,6 +14,7 @@ from starlette.responses import Response
 from predictor.api import v2
 from predictor.api.dataplane import AsrDataPlane, ClosedRepository
 from predictor.api.infer_body import parse_rest
+from predictor.api.json_answer import json_answer
 from predictor.api.openai_answers import model_entry
 from predictor.api.openapi import kserve as openapi
 from predictor.api.page import Page, wants_page
@@ -50,14 +50,6 @@ def _num_to_read(num_bytes: int, json_length: str | None) -> int:
     return min(num_bytes, int(length[:19]))
 
 
-def _json(content: object, status: int = 200) -> Response:
-    return Response(
-        orjson.dumps(content, option=orjson.OPT_APPEND_NEWLINE),
-        status_code=status,
-        media_type="application/json",
-    )
-
-
 def health_router(
     dataplane: AsrDataPlane, registry: CollectorRegistry | None, page: Page | None
 ) -> APIRouter:
@@ -66,15 +58,15 @@ def health_router(
 
     async def live() -> Response:
         status = await dataplane.live()
-        return _json(status, 200 if status["status"] == "alive" else 503)
+        return json_answer(status, 200 if status["status"] == "alive" else 503)
 
     async def v2_live() -> Response:
         alive = (await dataplane.live())["status"] == "alive"
-        return _json({"live": alive}, 200 if alive else 503)
+        return json_answer({"live": alive}, 200 if alive else 503)
 
     async def v2_ready() -> Response:
         ready = await dataplane.ready()
-        return _json({"ready": ready}, 200 if ready else 503)
+        return json_answer({"ready": ready}, 200 if ready else 503)
 
     async def metrics(request: Request) -> Response:
         assert registry is not None
@@ -98,18 +90,18 @@ def v2_router(dataplane: AsrDataPlane, repository: ClosedRepository) -> APIRoute
     router = APIRouter(prefix="/v2", tags=["V2"])
 
     async def metadata() -> Response:
-        return _json(dataplane.metadata())
+        return json_answer(dataplane.metadata())
 
     async def models() -> Response:
-        return _json({"models": [dataplane.model.name]})
+        return json_answer({"models": [dataplane.model.name]})
 
     async def load(model_name: str) -> Response:
         await repository.load(model_name)
-        return _json({"name": model_name, "load": True})
+        return json_answer({"name": model_name, "load": True})
 
     async def unload(model_name: str) -> Response:
         await repository.unload(model_name)
-        return _json({"name": model_name, "unload": True})
+        return json_answer({"name": model_name, "unload": True})
 
     add = router.add_api_route
     add("", metadata, methods=["GET"], **openapi.V2_METADATA)
@@ -125,12 +117,12 @@ def _add_model(router: APIRouter, dataplane: AsrDataPlane) -> None:
     """V2's routes of the model, with a version and without."""
 
     async def model_metadata(model_name: str) -> Response:
-        return _json(await dataplane.model_metadata(model_name))
+        return json_answer(await dataplane.model_metadata(model_name))
 
     async def model_ready(model_name: str) -> Response:
         if not await dataplane.model_ready(model_name):
             raise NotReady(f"model {model_name} is not ready")
-        return _json({"name": model_name, "ready": True})
+        return json_answer({"name": model_name, "ready": True})
 
     async def infer(
         model_name: str, request: Request, model_version: str | None = None
@@ -153,7 +145,9 @@ def _add_model(router: APIRouter, dataplane: AsrDataPlane) -> None:
         )
 
     async def version_metadata(model_name: str, model_version: str) -> Response:
-        return _json({**await dataplane.model_metadata(model_name), "versions": [model_version]})
+        return json_answer(
+            {**await dataplane.model_metadata(model_name), "versions": [model_version]}
+        )
 
     async def version_ready(model_name: str, model_version: str) -> Response:
         return await model_ready(model_name)
@@ -177,19 +171,19 @@ def v1_router(dataplane: AsrDataPlane, created: int) -> APIRouter:
 
     async def models() -> Response:
         entries = [model_entry(name, created) for name in dataplane.served_names]
-        return _json({"models": [dataplane.model.name], "object": "list", "data": entries})
+        return json_answer({"models": [dataplane.model.name], "object": "list", "data": entries})
 
     async def model_ready(model_name: str) -> Response:
         if not await dataplane.model_ready(model_name):
             raise NotReady(f"model {model_name} is not ready")
-        return _json({"name": model_name, "ready": True, **model_entry(model_name, created)})
+        return json_answer({"name": model_name, "ready": True, **model_entry(model_name, created)})
 
     async def predict(model_name: str, request: Request) -> Response:
         await dataplane.get_model(model_name)
         body, content_type = await read_recording(request), request.headers.get("content-type")
         query, max_items = query_of(request), dataplane.max_items
         call = await off_loop(len(body), lambda: v1_call(body, content_type, query, max_items))
-        return _json(await dataplane.call(model_name, call, dict(request.headers)))
+        return json_answer(await dataplane.call(model_name, call, dict(request.headers)))
 
     add = router.add_api_route
     add("/models", models, methods=["GET"], **openapi.V1_MODELS)
@@ -206,7 +200,7 @@ def recognize_router(dataplane: AsrDataPlane, *, with_details: bool) -> APIRoute
         name = dataplane.model.name
         await dataplane.get_model(name)
         call = await recognize_call(request, with_details=with_details)
-        return _json(await dataplane.call(name, call, dict(request.headers)))
+        return json_answer(await dataplane.call(name, call, dict(request.headers)))
 
     path = "/api/v1/recognize"
     router.add_api_route(path, recognize, methods=["POST"], **openapi.RECOGNIZE)

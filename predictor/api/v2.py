@@ -265,7 +265,9 @@ def _render_rest(
             output["data"] = values
         outputs.append(output)
     head = orjson.dumps({**model, "id": body.id or uuid.uuid4().hex, "outputs": outputs})
-    return RestAnswer(b"".join([head, *parts]), len(head) if parts else None)
+    if not parts:
+        return RestAnswer(head + b"\n", None)
+    return RestAnswer(b"".join([head, *parts]), len(head))
 
 
 def _render_grpc(answers: list[Transcription], request: GrpcRequest) -> pb.ModelInferResponse:

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import orjson
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import CloseCode, Frame
+from websockets.http11 import Request
 
 from predictor.api.errors import error_body
 from predictor.api.held_bytes import HeldBytes
@@ -25,7 +26,7 @@ _MAX_FRAGMENTS: Final = 4096  # of one message; empty ones cost memory too
 _MIN_COUNTED_BYTES: Final = 64 * 1024  # less is not worth it
 _BAD_REQUEST: Final = (
     b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\ncontent-length: %d\r\n"
-    b"connection: close\r\n\r\n"
+    b"sec-websocket-version: 13\r\nconnection: close\r\n\r\n"
 )
 
 
@@ -52,6 +53,8 @@ class GuardedWebSocket(WebSocketsSansIOProtocol):
     def data_received(self, data: bytes) -> None:
         if self._unread or len(data) > _TURN_BYTES or self._is_turn_due or not self._may_read():
             self._unread += data
+            if self._is_unanswered:
+                self.transport.pause_reading()
             self._read_on()
         else:  # a message of live audio, as most are
             self._take(data)
@@ -64,10 +67,18 @@ class GuardedWebSocket(WebSocketsSansIOProtocol):
         else:
             self._count()
 
+    def handle_connect(self, event: Request) -> None:
+        """uvicorn would answer a bad handshake in a form of its own."""
+        self.conn.accept(event)
+        if self.conn.handshake_exc is None:
+            super().handle_connect(event)
+
     def _refuse_handshake(self) -> None:
-        """What websockets cannot read, as too many headers: uvicorn would never answer."""
+        """What websockets does not take, or cannot read, as too many headers: uvicorn would never
+        answer that."""
         if not self.transport.is_closing():
-            error = InvalidInput("upgrade: no handshake of WebSocket")
+            said = str(self.conn.handshake_exc)[:200]
+            error = InvalidInput(f"upgrade: no handshake of WebSocket: {said}")
             body = orjson.dumps(error_body(error, openai=False))
             self.transport.write(_BAD_REQUEST % len(body) + body)
             self.transport.close()
@@ -97,9 +108,14 @@ class GuardedWebSocket(WebSocketsSansIOProtocol):
         self._is_turn_due = False
         self._read_on()
 
+    @property
+    def _is_unanswered(self) -> bool:
+        """Whether the handshake is; frames before its answer fit into no state of websockets."""
+        return self.handshake_initiated and not self.handshake_complete
+
     def _may_read(self) -> bool:
         is_over = self.disconnected or self.transport.is_closing()
-        return not (is_over or self.read_paused or self._is_unheard)
+        return not (is_over or self._is_unanswered or self.read_paused or self._is_unheard)
 
     async def receive(self) -> Any:
         self._num_taken = 0
@@ -113,15 +129,31 @@ class GuardedWebSocket(WebSocketsSansIOProtocol):
         return message
 
     async def send(self, message: Any) -> None:
+        was_unanswered = self._is_unanswered
         await super().send(message)
+        if was_unanswered and message["type"] == "websocket.accept":
+            self._go_on()
         if message["type"] == "websocket.http.response.body" and self.close_sent:
             self.handshake_complete = True  # or uvicorn logs a refusal as a fault of ours
 
     def send_receive_event_to_app(self) -> None:
-        num_before, size = self.queue.qsize(), sum(map(len, self.frames))
-        super().send_receive_event_to_app()
-        if self.queue.qsize() > num_before and not self.close_sent:
-            self._queued.append(size)
+        """A message is whole. uvicorn logs text that is no UTF-8 as an error of ours."""
+        data = self.frames[0] if len(self.frames) == 1 else b"".join(self.frames)
+        self.frames = []
+        if self.close_sent:
+            return
+        try:
+            is_text = self.curr_msg_data_type == "text"
+            content: dict[str, Any] = {"text": data.decode()} if is_text else {"bytes": data}
+        except UnicodeDecodeError as error:
+            where = f"{error.reason} at position {error.start}"
+            self._refuse(CloseCode.INVALID_DATA, f"text: not UTF-8, {where}")
+            return
+        self.queue.put_nowait(cast(Any, {"type": "websocket.receive", **content}))
+        self._queued.append(len(data))
+        if not self.read_paused:
+            self.read_paused = True
+            self.transport.pause_reading()
 
     def handle_cont(self, event: Frame) -> None:
         if len(self.frames) >= _MAX_FRAGMENTS:

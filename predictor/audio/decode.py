@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import Any, Final, Protocol
+from dataclasses import replace
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,11 +20,12 @@ from predictor.audio.file_part import file_part
 from predictor.audio.limits import AudioLimits, AudioOptions, CutOptions
 from predictor.audio.pcm import Encoding, PcmLayout, check_pcm, raw_container, raw_layout
 from predictor.audio.pool import DecoderPool, PoolObserver
-from predictor.audio.sniff import FORMATS, Container, by_magic, sniff
-from predictor.audio.stated import stated_duration_s, truncation
+from predictor.audio.sniff import Container, by_magic
+from predictor.audio.source import Credit, Source, container_of, truncated
+from predictor.audio.stated import stated_duration_s
 from predictor.audio.wav import plain_wav
 from predictor.audio.worker import Job
-from predictor.errors import AudioError, InvalidInput, Overloaded, PayloadTooLarge
+from predictor.errors import InvalidInput, Overloaded, PayloadTooLarge
 from predictor.shared_samples import as_float
 from predictor.types import SAMPLE_RATE_HZ, AudioEnd, AudioPiece, Samples
 
@@ -38,38 +39,6 @@ _WAVEFORM_ENCODINGS: Final[dict[str, Encoding]] = {
 }
 _CHUNK_S: Final = 30.0  # of each channel, granted at a time to a long recording
 _NO_BOUND_S: Final = 1e9
-
-
-class Credit(Protocol):
-    """Seconds of audio that a recording may keep in memory."""
-
-    async def grow(self, audio_s: float, kept_s: float) -> None:
-        """Returns when there is room for `audio_s` more; `kept_s` can only be freed by more.
-
-        Who holds nothing else must not wait for others, or all might wait for each other; below 0
-        it may.
-        """
-        ...
-
-    def release(self, audio_s: float) -> None:
-        """So much is no longer in memory; below 0 it turned out to be more than was asked for."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """A recording that may be decoded: looked at, not decoded yet."""
-
-    data: bytes | memoryview
-    container: Container | None
-    layout: PcmLayout | None  # of raw samples
-    options: AudioOptions
-    cuts: CutOptions
-    first_s: float  # of audio, over all channels heard, to hold before it is decoded
-    is_long: bool  # as far as that can be known
-    field: str
-    notes: tuple[str, ...] = ()  # what its sender may not expect
-    stated_s: float | None = None  # how long it says it is
 
 
 class AudioDecoder:
@@ -149,7 +118,7 @@ class AudioDecoder:
         if layout is None:
             container = raw_container(content_type) if not notes else None
             if container is None:
-                container, begin = _container(view, field)
+                container, begin = container_of(view, field)
                 view = view[begin:]
         parts = [(layout, view)] if layout is not None else None
         if container == "wav":
@@ -233,7 +202,7 @@ class AudioDecoder:
                         credit.release(granted_s - message.decoded_s)
                         yield AudioEnd(
                             message.duration_s,
-                            source.notes + message.notes + _truncation(source, message.duration_s),
+                            source.notes + message.notes + truncated(source, message.duration_s),
                             message.speech_probability,
                             message.busy_s,
                         )
@@ -345,23 +314,3 @@ class AudioDecoder:
             yield
         finally:
             self._pending_bytes -= num_bytes
-
-
-def _truncation(source: Source, duration_s: float) -> tuple[str, ...]:
-    if source.container is None:
-        return ()
-    return truncation(memoryview(source.data).cast("B"), source.container, duration_s)
-
-
-def _container(view: memoryview, field: str) -> tuple[Container, int]:
-    found = sniff(view)
-    if found is None:
-        what = "it is empty" if len(view) == 0 else f"starts with {bytes(view[:8])!r}"
-        raise AudioError(
-            f"{field}: no known audio format ({what}); accepted: {FORMATS}, "
-            "raw PCM by content type",
-            field=field,
-            value=f"{len(view)} bytes",
-            limit=FORMATS,
-        )
-    return found

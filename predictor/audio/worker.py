@@ -19,16 +19,18 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Final, cast
+from functools import partial
+from typing import Any, BinaryIO, Final, NoReturn, cast
 
 import numpy as np
 import orjson
 
-from predictor.audio.codecs import BLOCK_S, Block, decode_file
+from predictor.audio.codecs import BLOCK_S, Block, decode_file, undecodable
 from predictor.audio.cut import Cut, Cutter
 from predictor.audio.file_part import FilePart, forget
 from predictor.audio.filters import limit_peak, normalize_loudness, without_leaks
 from predictor.audio.limits import AudioLimits, AudioOptions, CutOptions
+from predictor.audio.memory_guard import MemoryGuard, held_bytes
 from predictor.audio.pcm import PcmLayout, decode_pcm, whole_parts
 from predictor.audio.sniff import Container
 from predictor.audio.track import Track
@@ -41,7 +43,7 @@ from predictor.types import SAMPLE_RATE_HZ, AnySamples, Samples
 MAX_MESSAGE_BYTES: Final = 65_536
 READY: Final = b"ready"
 STOP: Final = b"stop"
-_MAX_ADDRESS_SPACE: Final = 3 << 30  # a header that asks for more memory fails here, not the node
+_MAX_ADDRESS_SPACE: Final = 3 << 30  # the last resort, where nobody looks in time
 # After the limit; only counts when the server is no longer there to kill.
 _LAST_RESORT_S: Final = 5.0
 # Fronts and engines go first: who decodes more than there are processors for must not delay them.
@@ -131,9 +133,10 @@ class _StoppedError(Exception):
 class _Run:
     """One job under way."""
 
-    def __init__(self, job: Job, channel: socket.socket) -> None:
+    def __init__(self, job: Job, channel: socket.socket, guard: MemoryGuard) -> None:
         self._job = job
         self._channel = channel
+        self._guard = guard
         self._granted_s = job.granted_s
         self._track = Track(job.limits, job.options, job.field)
         self._cutters: list[Cutter] = []
@@ -175,6 +178,8 @@ class _Run:
         """Samples [channels, n] to the cutters, and their pieces to the server."""
         if not self._cutters:
             self._cutters = [Cutter(self._job.cuts) for _ in range(len(samples))]
+        waiting = samples.size + sum(cutter.num_waiting for cutter in self._cutters)
+        self._guard.allow_sound(waiting)
         samples = without_leaks(samples)
         for index, (cutter, channel) in enumerate(zip(self._cutters, samples, strict=True)):
             self._send(index, cutter.feed(channel))
@@ -262,20 +267,24 @@ def _plain(job: Job, fd: int) -> list[tuple[PcmLayout, memoryview]] | None:
     return [(job.layout, data)] if job.layout is not None else plain_wav(data)
 
 
-def run_job(job: Job, fd: int, channel: socket.socket) -> Message:
+def run_job(job: Job, fd: int, channel: socket.socket, guard: MemoryGuard) -> Message:
     """Decode `fd`, sending pieces; returns the last message."""
     try:
-        return _Run(job, channel).run(fd)
+        return _Run(job, channel, guard).run(fd)
     except _StoppedError:
         return Message("end")
     except InvalidInput as error:
-        return Message(
-            "error",
-            error=type(error).__name__,
-            message=error.bare_message,
-            value=error.value,
-            limit=error.limit,
-        )
+        return _error_message(error)
+
+
+def _error_message(error: InvalidInput) -> Message:
+    return Message(
+        "error",
+        error=type(error).__name__,
+        message=error.bare_message,
+        value=error.value,
+        limit=error.limit,
+    )
 
 
 def _set_alarm(job: Job) -> None:
@@ -285,22 +294,33 @@ def _set_alarm(job: Job) -> None:
 
 def serve(channel: socket.socket) -> None:
     """Answer jobs until the server's end of the socket is closed."""
+    at_start = held_bytes()
     channel.send(READY)
     while True:
         line, fds, _, _ = socket.recv_fds(channel, MAX_MESSAGE_BYTES, 1)
         if not line:
             return
         job = Job.from_json(line)
+        size = os.fstat(fds[0]).st_size
         # A file that is mapped takes addresses and no memory.
-        _limit_memory(_MAX_ADDRESS_SPACE + os.fstat(fds[0]).st_size)
+        _limit_memory(_MAX_ADDRESS_SPACE + size)
         _set_alarm(job)
         try:
-            last = run_job(job, fds[0], channel)
+            with MemoryGuard(at_start, size, partial(_give_up, channel, job)) as guard:
+                last = run_job(job, fds[0], channel, guard)
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
             for fd in fds:
                 os.close(fd)
         channel.send(last.to_json())
+
+
+def _give_up(channel: socket.socket, job: Job) -> NoReturn:
+    """In the guard's thread: nothing else stops a demuxer. The server starts another process."""
+    error = undecodable(job.field, job.container or "wav", "it asks for too much memory")
+    channel.send(_error_message(error).to_json())
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError("killed")
 
 
 def _limit_memory(num_bytes: int) -> None:

@@ -14,7 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from predictor import __version__
-from predictor.cli.arguments import add_checkpoint, add_recordings, command_parser
+from predictor.cli.arguments import (
+    add_checkpoint,
+    add_recordings,
+    check_file_out,
+    command_parser,
+    seconds_or_none,
+    whole,
+)
 from predictor.cli.checkpoint import settings_for
 from predictor.cli.errors import FAILED, OK, CliError
 from predictor.cli.recognizer import RecordingError
@@ -43,6 +50,8 @@ def run(argv: list[str]) -> int:
     """Print a table; write the same as JSON."""
     args = _parser().parse_args(argv)
     levels = _levels(args.concurrency)
+    if args.out is not None:
+        check_file_out(args.out)
     recordings = find(args.inputs or [str(BUNDLED)], recursive=True)
     from predictor.cli.standard import MANY  # numpy, which help must not wait for
     from predictor.service.engines import has_cuda
@@ -51,6 +60,7 @@ def run(argv: list[str]) -> int:
     if has_cuda() and not any(each.startswith("max_num_seqs=") for each in more):
         more = [*more, f"max_num_seqs={MANY}"]
     settings = settings_for(args.checkpoint, more)
+    names = _names(args.standard)
     from predictor.cli.local import LocalRecognizer
 
     with LocalRecognizer(settings, language=None, context="") as recognizer:
@@ -64,7 +74,7 @@ def run(argv: list[str]) -> int:
         }
         try:
             level(recognizer, data, levels[0], 1)  # warm-up
-            standard = _standard(recognizer, settings, args.seconds, _names(args.standard))
+            standard = _standard(recognizer, settings, args.seconds, names)
             rows = [level(recognizer, data, each, args.rounds) for each in levels]
         except RecordingError as error:
             raise CliError(str(error), FAILED) from error
@@ -81,8 +91,14 @@ def _parser() -> argparse.ArgumentParser:
     add_recordings(parser, "FILE|DIR", "recordings (default: the package's)")
     add_checkpoint(parser)
     add("--concurrency", default="1,4,16", help="recordings at a time (default 1,4,16)")
-    add("--rounds", type=int, default=4, help="times that each recording is sent (default 4)")
-    add("--seconds", type=float, default=10.0, help="that a standard row counts (default 10)")
+    add(
+        "--rounds",
+        type=whole(1, 1_000_000),
+        default=4,
+        help="times that each recording is sent (default 4)",
+    )
+    counted = "that a standard row counts (default 10; 0 leaves them out)"
+    add("--seconds", type=seconds_or_none, default=10.0, help=counted)
     add("--standard", default="", metavar="NAMES", help="only these standard rows, between slashes")
     add("--out", type=Path, metavar="FILE", help="write JSON here")
     return parser

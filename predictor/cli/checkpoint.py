@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 from predictor.cli.errors import CliError
+from predictor.errors import InvalidInput
 from predictor.settings.fields import Settings
 from predictor.settings.read import SettingsError, load_settings
+from predictor.text.languages import parse_language
 
 EMBEDDED: Final = Path(__file__).parents[1] / "checkpoints"
 _HUB_ID: Final = re.compile(r"[\w.-]+/[\w.-]+")
@@ -26,12 +28,21 @@ def settings_for(checkpoint: str | None, more: Sequence[str] = ()) -> Settings:
     flags = [*_where(checkpoint), *(f"--{each}" for each in more)]
     if not any(each.startswith("log_level=") for each in more):
         flags.append("--log_level=warning")
-    try:
-        settings = load_settings([*flags, "--log_format=text"], os.environ)
-    except SettingsError as error:
-        raise CliError(str(error)) from error
+    settings = loaded([*flags, "--log_format=text"], os.environ)
     if settings.model_dir is not None:
         check_folder(settings.model_dir)
+    return settings
+
+
+def loaded(flags: Sequence[str], environ: Mapping[str, str]) -> Settings:
+    """As a server would load them. Raises CliError."""
+    try:
+        settings = load_settings(list(flags), environ)
+        parse_language(settings.language)
+    except SettingsError as error:
+        raise CliError(str(error)) from error
+    except InvalidInput as error:
+        raise CliError(error.message) from error
     return settings
 
 

@@ -11,11 +11,15 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from predictor.cli.arguments import command_parser
-from predictor.cli.errors import FAILED, OK
+from predictor.cli.checkpoint import loaded
+from predictor.cli.cluster import look
+from predictor.cli.errors import FAILED, OK, CliError
+
+if TYPE_CHECKING:
+    from predictor.settings.fields import Settings
 
 _ABOUT = """\
 Check device, packages, checkpoint, ports and settings; exit code 1 if the server would not start.
@@ -25,7 +29,6 @@ Check device, packages, checkpoint, ports and settings; exit code 1 if the serve
 """
 _PACKAGES: Final = ("torch", "torchaudio", "kserve", "grpcio", "av", "soundfile", "soxr")
 _SHARED: Final = "/dev/shm"  # noqa: S108  # looked at, not written to
-_TOKEN: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
 
 Verdict = Literal["ok", "note", "BAD"]
 
@@ -75,11 +78,10 @@ def _python() -> Finding:
 
 def _settings(argv: list[str]) -> Iterator[Finding]:
     from predictor.settings.preflight import notes, problems
-    from predictor.settings.read import SettingsError, load_settings
 
     try:
-        settings = load_settings(argv, os.environ)
-    except SettingsError as error:
+        settings = loaded(argv, os.environ)
+    except CliError as error:
         yield Finding("BAD", "settings", " ".join(str(error).split()))
         return
     num_set = sum(source != "default" for source in settings.sources.values())
@@ -88,12 +90,21 @@ def _settings(argv: list[str]) -> Iterator[Finding]:
     for problem in found:
         yield Finding("BAD", "start", problem)
     for note in notes(settings):
-        yield Finding("note", "tls", note)
+        yield Finding("note", "start", note)
     if not found:
-        ports = f"ports {settings.http_port} and {settings.grpc_port} are free"
-        yield Finding(
-            "ok", "start", f"checkpoint {settings.model_id or settings.model_dir}; {ports}"
-        )
+        yield from _can_start(settings)
+
+
+def _can_start(settings: Settings) -> Iterator[Finding]:
+    """What was looked at, where nothing speaks against a start."""
+    checkpoint = f"{settings.model_dir}: configuration, tokenizer and weights are whole"
+    if settings.model_dir is None:
+        checkpoint = f"{settings.model_id}: will be downloaded from the hub, or is there already"
+    yield Finding("ok", "checkpoint", checkpoint)
+    ports = [settings.http_port, *([settings.grpc_port] if settings.enable_grpc else [])]
+    ports += [] if settings.admin_port is None else [settings.admin_port]
+    free = ", ".join("any" if port == 0 else str(port) for port in ports)
+    yield Finding("ok", "ports", f"free on {settings.host}: {free}")
 
 
 def _packages() -> Iterator[Finding]:
@@ -179,10 +190,5 @@ def _shared_memory() -> Finding:
 
 
 def _cluster() -> Finding:
-    if "KUBERNETES_SERVICE_HOST" in os.environ:
-        has_token = "with" if _TOKEN.exists() else "without"
-        return Finding("ok", "cluster", f"inside a pod, {has_token} a service account's token")
-    config = Path(os.environ.get("KUBECONFIG", "~/.kube/config")).expanduser()
-    if config.is_file():
-        return Finding("ok", "cluster", f"outside; {config} is there")
-    return Finding("note", "cluster", "none in reach; only the rollout commands need one")
+    is_fine, said = look()
+    return Finding("ok" if is_fine else "note", "cluster", said)

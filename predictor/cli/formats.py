@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:  # help must not wait for numpy
+    from predictor.text.cue_lines import SubtitleOptions
     from predictor.types import Segment, Transcription
 
 
@@ -42,26 +43,28 @@ def _tsv(answer: Transcription) -> str:
     return "\n".join(rows) + "\n"
 
 
-def _srt(answer: Transcription) -> str:
+def _srt(answer: Transcription, cues: SubtitleOptions | None) -> str:
     from predictor.text.subtitles import to_srt
 
-    return to_srt(_spoken(answer))
+    return to_srt(_spoken(answer), cues)
 
 
-def _vtt(answer: Transcription) -> str:
+def _vtt(answer: Transcription, cues: SubtitleOptions | None) -> str:
     from predictor.text.subtitles import to_vtt
 
-    return to_vtt(_spoken(answer))
+    return to_vtt(_spoken(answer), cues)
 
 
 def _spoken(answer: Transcription) -> list[Segment]:
     return [segment for segment in answer.segments if segment.text]
 
 
-FORMATS: Final[dict[str, Callable[[Transcription], str]]] = {
-    "txt": lambda answer: answer.text + "\n",
-    "json": lambda answer: json.dumps(as_json(answer), ensure_ascii=False, indent=2) + "\n",
+SUBTITLES: Final = ("srt", "vtt")
+# The limits of cues are for subtitles; None has the usual ones.
+FORMATS: Final[dict[str, Callable[[Transcription, SubtitleOptions | None], str]]] = {
+    "txt": lambda answer, _: answer.text + "\n",
+    "json": lambda answer, _: json.dumps(as_json(answer), ensure_ascii=False, indent=2) + "\n",
     "srt": _srt,
     "vtt": _vtt,
-    "tsv": _tsv,
+    "tsv": lambda answer, _: _tsv(answer),
 }

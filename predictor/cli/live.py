@@ -5,19 +5,25 @@ from __future__ import annotations
 import argparse
 import base64
 import json
-import os
 import threading
 import time
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult
 
-from predictor.cli.arguments import command_parser
-from predictor.cli.audio import BYTES_PER_S, microphone, pcm16
+from predictor.cli.arguments import (
+    API_KEY_ENV,
+    api_key,
+    command_parser,
+    language,
+    seconds,
+    service_url,
+    text,
+)
+from predictor.cli.audio import BYTES_PER_S, check_source, microphone, pcm16
 from predictor.cli.errors import FAILED, CliError
 from predictor.cli.screen import LAST, Screen
 
-API_KEY_ENV: Final = "ASR_API_KEY"
 _PIECE_BYTES: Final = BYTES_PER_S // 10
 _GOING_AWAY: Final = 1001  # "connect again"
 _TAIL_S: Final = 1.0  # of silence behind a file, so that its last words are ended by a pause
@@ -26,6 +32,7 @@ Send a file at the speed of speech, or the microphone, to a service's /v1/realti
 
   qwen3-asr live talk.mp3 --url http://localhost:8080
   qwen3-asr live --url http://localhost:8080                 the microphone, until Ctrl-C
+  arecord -t wav -f S16_LE -r 24000 - | qwen3-asr live - --url http://localhost:8080
 
 On a terminal the line grows while somebody speaks; what may still change is in dim letters.
 An API key is taken from ASR_API_KEY.
@@ -35,8 +42,10 @@ An API key is taken from ASR_API_KEY.
 def run(argv: list[str]) -> int:
     """Show what the service hears; exit code 1 when it says that something failed."""
     args = _parser().parse_args(argv)
+    check_source(args.file, args.device)
+    api_key()
     pieces = microphone(args.device) if args.file is None else pcm16(args.file)
-    from websockets.exceptions import WebSocketException
+    from websockets.exceptions import InvalidStatus, WebSocketException
 
     tape, screen, address = Tape(), Screen(as_json=args.json), _address(args.url)
     recorder = threading.Thread(
@@ -49,15 +58,28 @@ def run(argv: list[str]) -> int:
         if tape.error is not None:
             raise tape.error
         return code
+    except InvalidStatus as error:
+        raise CliError(f"{address}: {_refusal(error.response)}", FAILED) from error
     except (OSError, WebSocketException) as error:
-        raise CliError(f"{address}: {error}", FAILED) from error
+        raise CliError(f"{address}: {error or type(error).__name__}", FAILED) from error
+
+
+def _refusal(response: Any) -> str:
+    """What the service says instead of opening a session."""
+    try:
+        said = json.loads(response.body)["error"]
+        said = f": {said['message'] if isinstance(said, dict) else said}"
+    except (ValueError, LookupError, TypeError):
+        said = ""
+    hint = f"; set {API_KEY_ENV} to a key of the service" if response.status_code == 401 else ""
+    return f"HTTP {response.status_code}{said}{hint}"
 
 
 def _converse(tape: Tape, screen: Screen, address: str, args: argparse.Namespace) -> int | None:
     """One connection, from where the one before came to; an exit code, or None: connect again."""
     from websockets.sync.client import connect
 
-    key = os.environ.get(API_KEY_ENV)
+    key = api_key()
     headers = {} if key is None else {"Authorization": f"Bearer {key}"}
     if screen.resume:
         address += f"&resume={screen.resume}"
@@ -68,7 +90,8 @@ def _converse(tape: Tape, screen: Screen, address: str, args: argparse.Namespace
         sender.start()  # ends with the connection
         code = screen.show(socket)
         if code is None and (socket.close_code != _GOING_AWAY or not screen.resume):
-            return FAILED
+            why = f"{socket.close_code} {socket.close_reason or ''}".strip()
+            raise CliError(f"{address}: the service ended the connection ({why})", FAILED)
     sender.join()
     return code
 
@@ -76,24 +99,21 @@ def _converse(tape: Tape, screen: Screen, address: str, args: argparse.Namespace
 def _parser() -> argparse.ArgumentParser:
     parser = command_parser("live", _ABOUT)
     add = parser.add_argument
-    add("file", nargs="?", help="a recording (default: the microphone)")
-    add("--url", required=True, help="the service")
-    add("--model", default="qwen3-asr", help="the model's name there")
-    add("--language", help="a code such as en or zh (default: detect)")
-    add("--context", default="", help="hot words, or any text that helps")
+    add("file", nargs="?", help="a recording, - for standard input (default: the microphone)")
+    add("--url", type=service_url, required=True, help="the service")
+    add("--model", type=text, default="qwen3-asr", help="the model's name there")
+    add("--language", type=language, help="a name or code such as English or zh (default: detect)")
+    add("--context", type=text, default="", help="hot words, or any text that helps")
     add("--device", help="a microphone as FFmpeg has it, FORMAT:NAME such as alsa:hw:1")
-    add("--speed", type=float, default=1.0, help="times the speed of speech, for files")
+    add("--speed", type=seconds, default=1.0, help="times the speed of speech, for files")
     add("--json", action="store_true", help="print the events as they come")
     return parser
 
 
-def _address(url: str) -> str:
-    """Of the WebSocket. Raises CliError."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.netloc:
-        raise CliError(f"--url {url}: must start with http:// or https://")
-    scheme = {"http": "ws", "https": "wss"}[parts.scheme]
-    return f"{scheme}://{parts.netloc}{parts.path.rstrip('/')}/v1/realtime?intent=transcription"
+def _address(url: SplitResult) -> str:
+    """Of the WebSocket."""
+    scheme = {"http": "ws", "https": "wss"}[url.scheme]
+    return f"{scheme}://{url.netloc}{url.path.rstrip('/')}/v1/realtime?intent=transcription"
 
 
 def _session(args: argparse.Namespace) -> dict[str, Any]:

@@ -7,6 +7,7 @@ help costs nothing.
 from __future__ import annotations
 
 import difflib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from importlib import import_module
 from typing import Final
 
 from predictor import __version__
-from predictor.cli.errors import INTERRUPTED, MISTAKE, OK, CliError
+from predictor.cli.errors import FAILED, INTERRUPTED, MISTAKE, OK, CliError
 
 COMMANDS: Final = {
     "serve": "serve a checkpoint over HTTP and gRPC",
@@ -42,7 +43,14 @@ Exit codes: 0 done; 1 part of it failed, or a check says no; 2 a mistake in the 
 
 def main() -> None:
     """The console script."""
-    raise SystemExit(run(sys.argv[1:]))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal without Chinese must end no run
+            stream.reconfigure(errors="backslashreplace")
+    code = run(sys.argv[1:])
+    if code == INTERRUPTED:  # threads that wait for a service would keep the process
+        sys.stdout.flush()
+        os._exit(code)
+    raise SystemExit(code)
 
 
 def run(argv: Sequence[str]) -> int:
@@ -67,9 +75,18 @@ def run(argv: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:  # `| head` has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _forget_output()
         return OK
+    except OSError as error:  # of standard output, on a full disk
+        _forget_output()
+        sys.stderr.write(f"qwen3-asr: {error.strerror or error}\n")
+        return FAILED
     return code
+
+
+def _forget_output() -> None:
+    """What could not be written is not tried again at the end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def usage() -> str:

@@ -75,4 +75,5 @@ def check_names(recordings: Sequence[Found]) -> None:
     for each in recordings:
         other = by_name.setdefault(each.name, each)
         if other is not each:
-            raise CliError(f"{other.shown} and {each.shown} would write the same file")
+            both = f"{other.shown} and {each.shown}"
+            raise CliError(f"{both} would write the same file; give each its own run and --out")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import time
 import urllib.error
@@ -10,19 +11,24 @@ import uuid
 from types import TracebackType
 from typing import Any, Final, Self
 
-from predictor.cli.errors import CliError
-from predictor.cli.recognizer import RecordingError
+from predictor.cli.arguments import API_KEY_ENV
+from predictor.cli.errors import FAILED, CliError
+from predictor.cli.recognizer import RecordingError, Told
 from predictor.errors import InvalidInput
 from predictor.text.languages import parse_language
 from predictor.types import Segment, Transcription, Usage
 
 _RETRIED: Final = (429, 502, 503, 504)
+_OF_ALL: Final = (401, 403, 404, 405)  # what one recording is answered with, all would be
+_LOOK_S: Final = 10.0
+# What is not an answer: nobody there, no HTTP, an answer that breaks off.
+_NO_ANSWER: Final = (OSError, http.client.HTTPException)
 _MAX_TRIES: Final = 20
 _MAX_PAUSE_S: Final = 60.0
 
 
 class RemoteRecognizer:
-    """Asks `url`; what says "later" (429, 503) is asked again when it says."""
+    """Asks the service at `url`; what says "later" (429, 503) is asked again when it says."""
 
     def __init__(
         self,
@@ -34,10 +40,9 @@ class RemoteRecognizer:
         context: str,
         timeout_s: float,
     ) -> None:
-        """Raises CliError for what is no address."""
-        if not url.startswith(("http://", "https://")):
-            raise CliError(f"--url {url}: must start with http:// or https://")
-        self._url = url.rstrip("/") + "/v1/audio/transcriptions"
+        """`url` has no slash at its end."""
+        self._base = url
+        self._url = url + "/v1/audio/transcriptions"
         self._fields = {"model": model, "response_format": "verbose_json"}
         if language is not None:
             self._fields["language"] = language
@@ -47,6 +52,14 @@ class RemoteRecognizer:
         self._timeout_s = timeout_s
 
     def __enter__(self) -> Self:
+        """Raises CliError where nobody answers at all, before any recording is read."""
+        try:
+            urllib.request.urlopen(f"{self._base}/v1/models", timeout=_LOOK_S).close()  # noqa: S310
+        except urllib.error.HTTPError as error:
+            error.close()  # somebody is there; what may be asked of it, the recordings tell
+        except _NO_ANSWER as error:
+            said = f"no answer from {self._base}: {_reason(error)}; does the service run there?"
+            raise CliError(said, FAILED) from error
         return self
 
     def __exit__(
@@ -57,8 +70,13 @@ class RemoteRecognizer:
     ) -> None:
         """Nothing is kept open."""
 
-    def transcribe(self, data: bytes, name: str) -> Transcription:
-        """The answer for an encoded recording. Raises RecordingError."""
+    @property
+    def cues(self) -> None:
+        """The service's settings are not known here."""
+
+    def transcribe(self, data: bytes, name: str, told: Told | None = None) -> Transcription:
+        """The answer for an encoded recording; `told` is not called. Raises RecordingError, and
+        CliError where other recordings would fare no better."""
         body, content_type = _form(self._fields, data, name)
         headers = {**self._headers, "Content-Type": content_type}
         for attempt in range(_MAX_TRIES):
@@ -67,11 +85,16 @@ class RemoteRecognizer:
                 with urllib.request.urlopen(request, timeout=self._timeout_s) as response:  # noqa: S310
                     return _read(json.load(response))
             except urllib.error.HTTPError as error:
+                if error.code in _OF_ALL:
+                    raise CliError(f"{self._base}: {_said(error)}", FAILED) from error
                 if error.code not in _RETRIED or attempt + 1 == _MAX_TRIES:
                     raise RecordingError(_said(error)) from error
                 time.sleep(_pause_s(error.headers.get("retry-after"), attempt))
-            except (OSError, ValueError) as error:
-                raise RecordingError(f"no answer from {self._url}: {error}") from error
+            except _NO_ANSWER as error:
+                raise RecordingError(f"no answer from {self._url}: {_reason(error)}") from error
+            except (ValueError, LookupError, TypeError, AttributeError) as error:
+                said = f"{self._url} does not answer as OpenAI's route does"
+                raise RecordingError(said) from error
         raise AssertionError("the last attempt returns or raises")
 
 
@@ -82,11 +105,18 @@ def _pause_s(retry_after: str | None, attempt: int) -> float:
 
 
 def _said(error: urllib.error.HTTPError) -> str:
-    """The message in OpenAI's error body, or the status alone."""
+    """The message in OpenAI's error body, or the status alone; of a key, where one is set."""
     try:
-        return f"HTTP {error.code}: {json.load(error)['error']['message']}"
-    except (ValueError, KeyError, TypeError, OSError):
-        return f"HTTP {error.code}"
+        said = f"HTTP {error.code}: {json.load(error)['error']['message']}"
+    except (ValueError, KeyError, TypeError, *_NO_ANSWER):
+        said = f"HTTP {error.code}"
+    return f"{said}; set {API_KEY_ENV} to a key of the service" if error.code == 401 else said
+
+
+def _reason(error: Exception) -> str:
+    """In a line, without the brackets that urllib puts around it."""
+    said = " ".join(str(getattr(error, "reason", "") or error).split())
+    return said or type(error).__name__
 
 
 def _form(fields: dict[str, str], data: bytes, name: str) -> tuple[bytes, str]:

@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 from predictor.cli.arguments import command_parser
-from predictor.cli.errors import OK, CliError
+from predictor.cli.checkpoint import loaded
+from predictor.cli.errors import OK
 
 _ABOUT = """\
 Print every setting with its default and meaning.
@@ -29,15 +30,11 @@ def run(argv: list[str]) -> int:
     if args.check is not None:
         return _check(args.check)
     from predictor.settings.doc import effective, help_text
-    from predictor.settings.read import SettingsError, load_settings
 
     if not args.effective:
         sys.stdout.write(help_text())
         return OK
-    try:
-        settings = load_settings([], os.environ)
-    except SettingsError as error:
-        raise CliError(str(error)) from error
+    settings = loaded([], os.environ)
     for name, value, source in effective(settings):
         sys.stdout.write(f"{name:<28} {value or '-':<24} {source}\n")
     return OK
@@ -45,12 +42,7 @@ def run(argv: list[str]) -> int:
 
 def _check(file: Path) -> int:
     """Of the file alone: the environment may differ where it is used."""
-    from predictor.settings.read import SettingsError, load_settings
-
-    try:
-        settings = load_settings(["--config_file", str(file)], {})
-    except SettingsError as error:
-        raise CliError(str(error)) from error
+    settings = loaded(["--config_file", str(file)], {})
     given = sum(source.startswith("file") for source in settings.sources.values())
     sys.stdout.write(f"{file}: valid, {given} settings\n")
     return OK

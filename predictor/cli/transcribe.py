@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -12,20 +11,32 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from predictor.cli.arguments import add_checkpoint, add_recordings, command_parser
+from predictor.cli.arguments import (
+    add_checkpoint,
+    add_recordings,
+    api_key,
+    base_of,
+    check_folder_out,
+    command_parser,
+    language,
+    seconds,
+    service_url,
+    text,
+    whole,
+)
 from predictor.cli.checkpoint import settings_for
 from predictor.cli.errors import FAILED, OK, CliError
-from predictor.cli.formats import FORMATS, as_json
+from predictor.cli.formats import FORMATS, SUBTITLES, as_json
 from predictor.cli.progress import Progress
 from predictor.cli.recognizer import Recognizer, RecordingError
 from predictor.cli.recordings import BUNDLED, Found, check_names, find
-from predictor.errors import InvalidInput
-from predictor.text.languages import parse_language
 
 if TYPE_CHECKING:
+    from predictor.text.cue_lines import SubtitleOptions
     from predictor.types import Transcription
 
-API_KEY_ENV = "ASR_API_KEY"
+# What protects a server from its callers: here a day's recording may take a day.
+_PATIENT = ("request_timeout_s=86400", "max_audio_s=86400", "max_body_bytes=1073741824")
 _ABOUT = """\
 Transcribe recordings: files, folders, or - for standard input.
 
@@ -34,8 +45,22 @@ Transcribe recordings: files, folders, or - for standard input.
   ffmpeg -i talk.mkv -f wav - | qwen3-asr transcribe --checkpoint tiny -
 
 Without --out the text goes to standard output. With --out each recording gets its files there; a
-run that is started again goes on with those that have none yet.
+run that is started again goes on with those that have none yet. An API key for --url is taken from
+ASR_API_KEY.
 """
+
+
+@dataclass(frozen=True, slots=True)
+class _Output:
+    """Where texts go, and in which forms."""
+
+    folder: Path | None  # None: standard output
+    formats: Sequence[str]
+    cues: SubtitleOptions | None
+
+    def text(self, form: str, answer: Transcription) -> str:
+        """A whole file."""
+        return FORMATS[form](answer, self.cues)
 
 
 @dataclass(slots=True)
@@ -54,6 +79,7 @@ def run(argv: list[str]) -> int:
     recordings = find(args.inputs or _demo(args), recursive=args.recursive)
     if args.out is not None:
         check_names(recordings)
+        check_folder_out(args.out)
         missing = [r for r in recordings if args.overwrite or not _is_done(r, args.out, formats)]
         if len(missing) < len(recordings):
             _note(f"{len(recordings) - len(missing)} of {len(recordings)} are done already")
@@ -62,8 +88,9 @@ def run(argv: list[str]) -> int:
         raise CliError("several recordings or formats need --out FOLDER")
     if not recordings:
         return OK
-    with _recognizer(args) as recognizer:
-        failed = _run_all(recognizer, recordings, args.out, formats, args.jobs)
+    with _recognizer(args, formats) as recognizer:
+        output = _Output(args.out, formats, recognizer.cues)
+        failed = _run_all(recognizer, recordings, output, args.jobs)
     return FAILED if failed else OK
 
 
@@ -73,16 +100,16 @@ def _parser() -> argparse.ArgumentParser:
     add_recordings(parser, "FILE|DIR|-", "recordings in any supported format")
     add("--demo", action="store_true", help="the recordings that are part of the package")
     add_checkpoint(parser)
-    add("--url", help="ask this service instead of loading a checkpoint here")
-    add("--model", default="qwen3-asr", help="with --url: the model's name there")
-    add("--timeout", type=float, default=600.0, help="with --url: seconds for one recording")
+    add("--url", type=service_url, help="ask this service instead of loading a checkpoint here")
+    add("--model", type=text, default="qwen3-asr", help="with --url: the model's name there")
+    add("--timeout", type=seconds, default=600.0, help="with --url: seconds for one recording")
     add("--format", default="txt", help="txt, json, srt, vtt, tsv; several with commas")
     add("--out", type=Path, metavar="FOLDER", help="write files here")
     add("--overwrite", action="store_true", help="also those that are done already")
     add("--recursive", action="store_true", help="folders below the given ones too")
-    add("--language", help="a name or code such as English or zh (default: detect)")
-    add("--context", default="", help="hot words, or any text that helps")
-    add("--jobs", type=int, default=4, help="recordings at a time (default 4)")
+    add("--language", type=language, help="a name or code such as English or zh (default: detect)")
+    add("--context", type=text, default="", help="hot words, or any text that helps")
+    add("--jobs", type=whole(1, 1000), default=4, help="recordings at a time (default 4)")
     return parser
 
 
@@ -102,35 +129,33 @@ def _demo(args: argparse.Namespace) -> list[str]:
     return [str(BUNDLED)]
 
 
-def _recognizer(args: argparse.Namespace) -> Recognizer:
-    if args.jobs < 1:
-        raise CliError(f"--jobs {args.jobs}: must be at least 1")
-    try:
-        language = parse_language(args.language)
-    except InvalidInput as error:
-        raise CliError(f"--{error.message}") from error
+def _recognizer(args: argparse.Namespace, formats: Sequence[str]) -> Recognizer:
     if args.url is not None:
         from predictor.cli.remote import RemoteRecognizer
 
         return RemoteRecognizer(
-            args.url,
+            base_of(args.url),
             model=args.model,
-            api_key=os.environ.get(API_KEY_ENV),
-            language=language,
+            api_key=api_key(),
+            language=args.language,
             context=args.context,
             timeout_s=args.timeout,
         )
-    settings = settings_for(args.checkpoint, ["max_body_bytes=1073741824", *args.set])
+    settings = settings_for(args.checkpoint, [*_PATIENT, *args.set])
+    if sys.stderr.isatty():
+        _note("loading the checkpoint ...")
     from predictor.cli.local import LocalRecognizer
 
-    return LocalRecognizer(settings, language=language, context=args.context)
+    for_cues = any(form in SUBTITLES for form in formats)
+    return LocalRecognizer(
+        settings, language=args.language, context=args.context, for_cues=for_cues
+    )
 
 
 def _run_all(
     recognizer: Recognizer,
     recordings: Sequence[Found],
-    out: Path | None,
-    formats: Sequence[str],
+    output: _Output,
     num_jobs: int,
 ) -> list[str]:
     """The names of those that failed. No more than `num_jobs` are in memory."""
@@ -139,20 +164,27 @@ def _run_all(
     waiting = iter(enumerate(recordings))
     running: dict[Future[Transcription], int] = {}
 
-    def one(recording: Found) -> Transcription:
-        return recognizer.transcribe(recording.read(), recording.name.name)
+    def one(index: int, recording: Found) -> Transcription:
+        def told(done_s: float, stated_s: float | None) -> None:
+            progress.heard(index, recording.num_bytes, done_s, stated_s)
 
-    with ThreadPoolExecutor(num_jobs) as pool:
+        return recognizer.transcribe(recording.read(), recording.name.name, told)
+
+    progress.begin()
+    pool = ThreadPoolExecutor(num_jobs)
+    try:
         while True:
             while len(running) < num_jobs and (item := next(waiting, None)) is not None:
-                running[pool.submit(one, item[1])] = item[0]
+                running[pool.submit(one, *item)] = item[0]
             if not running:
                 break
             for done in wait(running, return_when=FIRST_COMPLETED).done:
                 index = running.pop(done)
-                _finish(recordings[index], index, done, out, formats, tally, progress)
-                if out is None:
-                    _show(recordings, formats[0], tally)
+                _finish(recordings[index], index, done, output, tally, progress)
+                if output.folder is None:
+                    _show(recordings, output, tally, progress)
+    finally:  # Ctrl-C must not wait for hours that are under way
+        pool.shutdown(wait=False, cancel_futures=True)
     progress.close()
     return tally.failed
 
@@ -161,27 +193,27 @@ def _finish(
     recording: Found,
     index: int,
     done: Future[Transcription],
-    out: Path | None,
-    formats: Sequence[str],
+    output: _Output,
     tally: _Tally,
     progress: Progress,
 ) -> None:
     try:
         answer = done.result()
-        if out is not None:
-            _write(recording, answer, out, formats)
+        if output.folder is not None:
+            _write(recording, answer, output.folder, output)
         else:
             tally.answers[index] = answer
     except (RecordingError, OSError) as error:
         tally.failed.append(recording.shown)
         progress.say(f"{recording.shown}: {error}")
-        progress.add(recording.num_bytes, 0.0, failed=True)
+        progress.add(recording.num_bytes, 0.0, failed=True, key=index)
         return
-    progress.add(recording.num_bytes, answer.duration_s)
+    progress.add(recording.num_bytes, answer.duration_s, key=index)
 
 
-def _show(recordings: Sequence[Found], form: str, tally: _Tally) -> None:
+def _show(recordings: Sequence[Found], output: _Output, tally: _Tally, progress: Progress) -> None:
     """To standard output, in the order in which they were given."""
+    [form] = output.formats
     failed = set(tally.failed)
     while tally.next_shown < len(recordings):
         recording = recordings[tally.next_shown]
@@ -191,13 +223,14 @@ def _show(recordings: Sequence[Found], form: str, tally: _Tally) -> None:
         tally.next_shown += 1
         if answer is None:
             continue
-        text = FORMATS[form](answer)
+        shown = output.text(form, answer)
         if len(recordings) > 1:
             line = {"file": recording.shown, **as_json(answer)}
-            text = f"{recording.shown}: {answer.text}\n"
+            shown = f"{recording.shown}: {answer.text}\n"
             if form == "json":
-                text = json.dumps(line, ensure_ascii=False) + "\n"
-        sys.stdout.write(text)
+                shown = json.dumps(line, ensure_ascii=False) + "\n"
+        progress.clear()
+        sys.stdout.write(shown)
         sys.stdout.flush()
 
 
@@ -209,15 +242,15 @@ def _is_done(recording: Found, out: Path, formats: Sequence[str]) -> bool:
     return recording.path is not None and all(_target(recording, out, f).exists() for f in formats)
 
 
-def _write(recording: Found, answer: Transcription, out: Path, formats: Sequence[str]) -> None:
+def _write(recording: Found, answer: Transcription, folder: Path, output: _Output) -> None:
     """Each file is there whole or not at all. Raises OSError."""
-    for form in formats:
-        target = _target(recording, out, form)
+    for form in output.formats:
+        target = _target(recording, folder, form)
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(f".{target.name}.part")
-        partial.write_text(FORMATS[form](answer), encoding="utf-8")
+        partial.write_text(output.text(form, answer), encoding="utf-8")
         partial.replace(target)
 
 
-def _note(text: str) -> None:
-    sys.stderr.write(text + "\n")
+def _note(said: str) -> None:
+    sys.stderr.write(said + "\n")

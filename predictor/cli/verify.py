@@ -9,10 +9,9 @@ from __future__ import annotations
 import argparse
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from predictor.cli.arguments import add_checkpoint, add_recordings, command_parser
+from predictor.cli.arguments import add_checkpoint, add_recordings, command_parser, seconds
 from predictor.cli.checkpoint import settings_for
 from predictor.cli.errors import FAILED, OK, CliError
 from predictor.cli.recordings import BUNDLED, find
@@ -68,14 +67,21 @@ def run(argv: list[str]) -> int:
     """Print the table."""
     args = _parser().parse_args(argv)
     recordings = find([str(BUNDLED), *args.inputs], recursive=True)
+    paths = [recording.path for recording in recordings if recording.path is not None]
+    if len(paths) < len(recordings):
+        raise CliError("standard input: give a file, which both models hear")
     settings = settings_for(args.checkpoint, args.set)
     if settings.model_dir is None:
-        raise CliError("--checkpoint: verify needs a folder; download the checkpoint first")
-    from predictor.cli.stages import Reference, served
+        raise CliError(
+            f"--checkpoint {settings.model_id}: verify needs a folder; "
+            f"hf download {settings.model_id} --local-dir FOLDER makes one"
+        )
+    from predictor.cli.reference import Reference
+    from predictor.cli.stages import served
     from predictor.cli.waveform import waveform
 
     names = [recording.name.name for recording in recordings]
-    clips = [waveform(r.path or Path("-"), args.seconds) for r in recordings]
+    clips = [waveform(path, args.seconds) for path in paths]
     _say(f"transformers, float32, {len(clips)} recordings of up to {args.seconds:g} s ...")
     reference = Reference(settings.model_dir, args.device)
     expected = [reference.stages(samples) for samples in clips]
@@ -93,8 +99,8 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add_recordings(parser, "FILE|DIR", "recordings of your own, besides ours")
     add_checkpoint(parser)
-    add("--device", default="auto", help="where transformers runs: auto, cpu, cuda")
-    add("--seconds", type=float, default=30.0, help="of each recording (default 30)")
+    add("--device", default="auto", choices=("auto", "cpu", "cuda"), help="where transformers runs")
+    add("--seconds", type=seconds, default=30.0, help="of each recording (default 30)")
     return parser
 
 

@@ -13,27 +13,27 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import orjson
 
-from predictor.errors import NotFound, Overloaded, PayloadTooLarge
+from predictor.errors import NotFound, Overloaded
 from predictor.jobs.disk import refusing_when_full, write_whole
 from predictor.jobs.records import (
     JobRecord,
     JobSpec,
-    end_of,
     end_to_json,
     piece_of,
     piece_to_json,
-    spec_of,
     spec_to_json,
 )
+from predictor.jobs.rows import JobLimits, check_room, progress, record_of
 from predictor.jobs.schema import connect, transaction
 from predictor.text.joining import Piece
 from predictor.types import AudioEnd
+
+__all__ = ["JobLimits", "JobStore", "LeaseLostError"]
 
 _ORPHAN_S: Final = 3600.0  # a file without a job is younger while its job is being made
 _UNFINISHED: Final = "state IN ('queued', 'running')"
@@ -41,16 +41,6 @@ _UNFINISHED: Final = "state IN ('queued', 'running')"
 
 class LeaseLostError(Exception):
     """The job was deleted, or another runner has taken it over."""
-
-
-@dataclass(frozen=True, slots=True)
-class JobLimits:
-    """What the store may hold."""
-
-    max_jobs: int
-    max_bytes: int  # of recordings and transcripts together
-    ttl_s: float  # after a job has ended
-    lease_s: float = 30.0  # without a sign of life from the runner
 
 
 class JobStore:
@@ -85,7 +75,7 @@ class JobStore:
         row = (job_id, owner, "queued", self._clock(), len(data), len(data), spec_to_json(spec))
         try:
             with self._transaction() as connection:
-                self._check_room(connection, len(data))
+                check_room(connection, self.limits, self._clock(), len(data))
                 connection.execute(
                     "INSERT INTO jobs (id, owner, state, created_s, num_bytes, stored_bytes, spec)"
                     " VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -105,7 +95,7 @@ class JobStore:
     def check_room(self, num_bytes: int) -> None:
         """Raises PayloadTooLarge, Overloaded."""
         with self._transaction() as connection:
-            self._check_room(connection, num_bytes)
+            check_room(connection, self.limits, self._clock(), num_bytes)
 
     def job(self, owner: str, job_id: str) -> JobRecord:
         """One of this owner's. Raises NotFound."""
@@ -175,7 +165,7 @@ class JobStore:
     def set_size(self, job_id: str, holder: str, num_bytes: int) -> None:
         """A recording was fetched. Raises LeaseLostError, Overloaded, PayloadTooLarge."""
         with self._held(job_id, holder) as connection:
-            self._check_room(connection, num_bytes, num_more=0)
+            check_room(connection, self.limits, self._clock(), num_bytes, num_more=0)
             connection.execute(
                 "UPDATE jobs SET stored_bytes = stored_bytes - num_bytes + ?, num_bytes = ?"
                 " WHERE id = ?",
@@ -195,7 +185,7 @@ class JobStore:
                 "INSERT OR REPLACE INTO pieces VALUES (?, ?, ?, ?)",
                 (job_id, position, piece.end_s, text),
             )
-            num_done, done_s = _progress(connection, job_id)
+            num_done, done_s = progress(connection, job_id)
             connection.execute(
                 "UPDATE jobs SET num_takes = 0, stored_bytes = stored_bytes + ?, num_done = ?,"
                 " done_s = ? WHERE id = ?",
@@ -303,34 +293,6 @@ class JobStore:
                 (job_id, self._clock()),
             )
 
-    def _check_room(
-        self, connection: sqlite3.Connection, num_bytes: int, num_more: int = 1
-    ) -> None:
-        limits = self.limits
-        if num_bytes > limits.max_bytes:
-            raise PayloadTooLarge(
-                f"file: {num_bytes} bytes exceed max_jobs_bytes of {limits.max_bytes}",
-                field="file",
-                value=num_bytes,
-                limit=limits.max_bytes,
-            )
-        connection.execute("DELETE FROM jobs WHERE ended_s <= ?", (self._clock() - limits.ttl_s,))
-        num_jobs, stored = connection.execute(
-            "SELECT count(*), coalesce(sum(stored_bytes), 0) FROM jobs"
-        ).fetchone()
-        if num_jobs + num_more > limits.max_jobs:
-            raise Overloaded(
-                f"{num_jobs} jobs are stored, the limit max_jobs is {limits.max_jobs}: "
-                "delete some that are done",
-                retry_after_s=60,
-            )
-        if stored + num_bytes > limits.max_bytes:
-            raise Overloaded(
-                f"jobs hold {stored} bytes; {num_bytes} more are over the limit max_jobs_bytes "
-                f"of {limits.max_bytes}",
-                retry_after_s=60,
-            )
-
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         with self._lock, refusing_when_full(), transaction(self._connection) as connection:
@@ -357,38 +319,4 @@ class JobStore:
         connection: sqlite3.Connection, where: str, values: tuple[Any, ...]
     ) -> list[JobRecord]:
         query = f"SELECT * FROM jobs WHERE {where}"  # noqa: S608  constants of this file
-        return [_record(row) for row in connection.execute(query, values).fetchall()]
-
-
-def _progress(connection: sqlite3.Connection, job_id: str) -> tuple[int, float]:
-    """Pieces that are there without a gap, and seconds of the recording up to there."""
-    num_done, done_s = connection.execute(
-        "SELECT num_done, done_s FROM jobs WHERE id = ?", (job_id,)
-    ).fetchone()
-    rows = connection.execute(
-        "SELECT position, end_s FROM pieces WHERE job_id = ? AND position >= ? ORDER BY position",
-        (job_id, num_done),
-    )
-    for position, end_s in rows:
-        if position != num_done:
-            break
-        num_done, done_s = num_done + 1, max(done_s, end_s)
-    return num_done, done_s
-
-
-def _record(row: sqlite3.Row) -> JobRecord:
-    is_done = row["state"] == "done"
-    return JobRecord(
-        id=row["id"],
-        owner=row["owner"],
-        state=row["state"],
-        created_s=row["created_s"],
-        ended_s=row["ended_s"],
-        num_bytes=row["num_bytes"],
-        num_done=row["num_done"],
-        done_s=row["duration_s"] if is_done else row["done_s"],
-        duration_s=row["duration_s"],
-        spec=spec_of(row["spec"]),
-        error=None if row["error"] is None else orjson.loads(row["error"]),
-        end=None if row["audio_end"] is None else end_of(row["audio_end"]),
-    )
+        return [record_of(row) for row in connection.execute(query, values).fetchall()]

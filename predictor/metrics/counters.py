@@ -12,11 +12,11 @@ any other does.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
+from predictor.metrics.capacity import Capacity
 from predictor.metrics.figures import (
     FRONTS,
     JOBS,
@@ -26,34 +26,14 @@ from predictor.metrics.figures import (
     watch_engines,
 )
 from predictor.metrics.histograms import Histogram, SharedCounts, fine_counts
+from predictor.metrics.labels import (
+    BATCH_BUCKETS,
+    CONFIDENCE_BUCKETS,
+    DURATION_BUCKETS_S,
+    LATENCY_BUCKETS_S,
+    LIVE_STEP_BUCKETS_S,
+)
 from predictor.metrics.nvml import device_figures, watch_devices
-
-# Label values. `code` is the HTTP status of the answer (the error table's for gRPC, 499 when the
-# client left first), `protocol` one of PROTOCOLS, `finish_reason` one of types.FinishReason.
-PROTOCOLS = ("v1", "v2", "grpc", "openai", "recognize")
-LIVE_STEP_BUCKETS_S = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 2.0, 5.0)
-CLIENT_CLOSED_REQUEST = 499
-
-LATENCY_BUCKETS_S = (
-    0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0,
-)  # fmt: skip
-DURATION_BUCKETS_S = (1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0, 3600.0)
-BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
-CONFIDENCE_BUCKETS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
-
-
-@dataclass(frozen=True, slots=True)
-class Capacity:
-    """How much audio a replica may hold before it counts as full."""
-
-    max_held_audio_s: float  # before it refuses more
-    full_load_s: float  # that working it off may take
-
-    def audio_s(self, speeds: Sequence[float]) -> float:
-        """`speeds`: seconds of audio a second of work, of each engine; 0 where it is not known."""
-        if not all(speeds):
-            return self.max_held_audio_s
-        return min(self.max_held_audio_s, self.full_load_s * sum(speeds))
 
 
 class Metrics:

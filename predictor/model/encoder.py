@@ -126,10 +126,11 @@ class AudioEncoder(nn.Module):
         """[N, mel bins, 100] -> [N, 13, hidden]"""
         assert chunks.shape[1:] == (self.config.num_mel_bins, CHUNK_FRAMES)
         x = chunks.unsqueeze(1).contiguous(memory_format=torch.channels_last)
+        x = x.to(self.conv1.weight.dtype)  # may be narrower than the rest
         x = F.gelu(self.conv1(x))
         x = F.gelu(self.conv2(x))
         x = F.gelu(self.conv3(x))  # [N, C, bins, 13]
-        x = self.conv_out(x.permute(0, 3, 1, 2).flatten(2))
+        x = self.conv_out(x.permute(0, 3, 1, 2).flatten(2).to(self.conv_out.weight.dtype))
         return torch.add(x, self.positions)
 
 

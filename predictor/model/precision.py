@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 
 from predictor.model.attention import FP8
+from predictor.settings.devices import FP8_CAPABILITY
 
 AUTO = "auto"
-FP8_CAPABILITY = (8, 9)  # the first compute capability with 8-bit floats
 _FLOATS = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,

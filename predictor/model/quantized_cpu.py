@@ -3,6 +3,7 @@
 A weight has a scale for each output channel and an input one for each row. Scales for a whole
 batch, as torch's own dynamic layers have, would make a sequence's numbers depend on what shares
 its batch. Sums of int8 products are exact, so a row's result is the same bits in any batch.
+The audio encoder's convolutions are bf16 where the processor multiplies that.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from predictor.model.decoder import Decoder, DecoderLayer
-from predictor.model.encoder import EncoderLayer
+from predictor.model.encoder import AudioEncoder, EncoderLayer
 
 ENGINE = "fbgemm"  # the one whose operator takes float rows and gives float rows
 DECODER_LINEARS = ("qkv", "attention_out", "gate_up", "ffn_out")
@@ -47,6 +48,10 @@ def quantize_part(part: nn.Module) -> None:
         weight = part.embedding.weight if part.head is None else part.head.weight
         part.head = Int8Linear(weight, None)  # type: ignore[assignment]  # called, not looked into
         part.embedding = HalfEmbedding(part.embedding.weight)
+    elif isinstance(part, AudioEncoder) and multiplies_bf16():
+        # In float32 they are half of the time to a first token.
+        for conv in (part.conv1, part.conv2, part.conv3):
+            conv.bfloat16()
     give_back_memory()
 
 
@@ -106,6 +111,11 @@ def give_back_memory() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's own
     if trim is not None:
         trim(0)
+
+
+def multiplies_bf16() -> bool:
+    """Whether this processor multiplies bf16 itself; elsewhere float32 is the faster."""
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def input_max() -> int:

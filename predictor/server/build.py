@@ -76,7 +76,7 @@ def build_server(
         aligner=aligner if isinstance(aligner, AlignerProcess) else None,
         jobs=jobs,
         spool=_spool(settings, share),
-        cues=_cues(settings),
+        cues=cue_options(settings),
     )
     return AsrServer(settings, parts)
 
@@ -87,7 +87,8 @@ def _spool(settings: Settings, share: Callable[[int], int]) -> Spool | None:
     return Spool(settings.spool_dir, share(settings.max_spool_bytes), settings.max_body_bytes)
 
 
-def _cues(settings: Settings) -> SubtitleOptions:
+def cue_options(settings: Settings) -> SubtitleOptions:
+    """The limits of subtitles that the settings say."""
     return SubtitleOptions(
         max_columns=settings.cue_max_columns,
         max_wide_columns=2 * settings.cue_max_wide_chars,

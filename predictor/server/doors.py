@@ -17,13 +17,9 @@ from fastapi import FastAPI
 from predictor.api.app import AppOptions, create_admin_app, create_app
 from predictor.api.auth import KeyRing
 from predictor.api.client_secrets import ClientSecrets
-from predictor.api.connections import (
-    RESERVED,
-    ConnectionLimits,
-    Connections,
-    fit_to_descriptors,
-)
+from predictor.api.connections import ConnectionLimits, Connections
 from predictor.api.dataplane import AsrDataPlane, ClosedRepository
+from predictor.api.descriptors import RESERVED, fit_to_descriptors
 from predictor.api.give_back import give_back_memory
 from predictor.api.grpc_server import AsrServicer, GrpcLimits, create_grpc_server
 from predictor.api.handshake import SecuredListener

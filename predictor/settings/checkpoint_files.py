@@ -41,7 +41,7 @@ def checkpoint_problem(folder: Path, setting: str = "model_dir") -> str | None:
     for name in (_CONFIG, *weights):
         if not os.access(folder / name, os.R_OK):
             return f"{said} {name} {UNREADABLE.format(uid=os.getuid())}"
-    problem = _in_config(folder / _CONFIG) or _missing(folder, set(names))
+    problem = _in_config(folder / _CONFIG, setting) or _missing(folder, set(names))
     for name in weights:
         problem = problem or _in_weights(folder / name)
     return problem and f"{said} {problem}"
@@ -57,8 +57,8 @@ def _reason(error: OSError, setting: str) -> str:
     return str(error.strerror)
 
 
-def _in_config(file: Path) -> str | None:
-    """A file that is cut off, or another model's."""
+def _in_config(file: Path, setting: str) -> str | None:
+    """A file that is cut off, or another model's, or a recogniser's for an aligner's."""
     try:
         config = json.loads(file.read_bytes())
     except (OSError, ValueError) as error:
@@ -69,6 +69,13 @@ def _in_config(file: Path) -> str | None:
     if not isinstance(model, dict) or not {"audio_config", "text_config"} <= set(model):
         kind = config.get("model_type", "no model_type")
         return f"{_CONFIG} is not of a Qwen3-ASR ({kind}: it has no audio_config and text_config)"
+    architectures = config.get("architectures")
+    named = str(architectures[0]) if isinstance(architectures, list) and architectures else ""
+    is_aligner = "classify_num" in model or "ForTokenClassification" in named
+    if is_aligner and setting == "model_dir":
+        return "is a forced aligner, which transcribes nothing; it goes into aligner_dir"
+    if not is_aligner and setting == "aligner_dir":
+        return "is a recogniser, which knows no times; give a forced aligner, or leave it out"
     return None
 
 

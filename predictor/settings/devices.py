@@ -5,8 +5,11 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+from typing import Final
 
 from predictor.settings.fields import Settings
+
+FP8_CAPABILITY: Final = (8, 9)  # the first compute capability with 8-bit floats
 
 
 @functools.cache
@@ -29,6 +32,44 @@ def has_driver() -> bool:
     except OSError:
         return False
     return True
+
+
+@functools.cache
+def compute_capability(index: int) -> tuple[int, int] | None:
+    """Of a GPU, as the driver says it; None where it does not."""
+    device, number = ctypes.c_int(0), ctypes.c_int(0)
+    found = []
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+        if driver.cuInit(0) or driver.cuDeviceGet(ctypes.byref(device), index):
+            return None
+        for attribute in (75, 76):  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, _MINOR
+            if driver.cuDeviceGetAttribute(ctypes.byref(number), attribute, device):
+                return None
+            found.append(number.value)
+    except (OSError, AttributeError):
+        return None
+    return found[0], found[1]
+
+
+def precision_problem(settings: Settings) -> str | None:
+    """Why 8-bit floats cannot be had, where they are asked for."""
+    names = [name for name in ("precision", "kv_precision") if getattr(settings, name) == "fp8"]
+    if not names:
+        return None
+    asked = " and ".join(f"{name}=fp8" for name in names)
+    instead = f"set {' and '.join(names)} to auto"
+    count = num_cuda_devices() if has_driver() else 0
+    if count == 0:
+        return f"{asked}: is for CUDA, and there is no GPU here; {instead}"
+    for index in settings.devices or range(count):
+        capability = compute_capability(int(index))
+        if capability is not None and capability < FP8_CAPABILITY:
+            has = ".".join(map(str, capability))
+            return (
+                f"{asked}: needs compute capability 8.9 or higher, GPU {index} has {has}; {instead}"
+            )
+    return None
 
 
 def device_problem(settings: Settings) -> str | None:

@@ -25,14 +25,14 @@ def folder_problem(name: str, folder: Path, *, is_made: bool) -> str | None:
     elif not there.is_dir():
         what = "is a file"
     else:
-        what = _unwritable(there)
+        what = unwritable(there)
     if what is None:
         return None
     return f"{name} {folder}: {what}; mount a folder that is writable, or set {name} to off"
 
 
-def _unwritable(folder: Path) -> str | None:
-    """By a file without a name, which is gone whatever happens."""
+def unwritable(folder: Path) -> str | None:
+    """Why nothing can be written there; tried by a file without a name, which is gone anyhow."""
     try:
         with tempfile.TemporaryFile(dir=folder, buffering=0) as probe:
             probe.write(_PROBE)

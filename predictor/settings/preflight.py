@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 
 from predictor.settings.checkpoint_files import UNREADABLE, checkpoint_problem
-from predictor.settings.devices import device_problem, has_driver
+from predictor.settings.devices import device_problem, has_driver, precision_problem
 from predictor.settings.fields import Settings
 from predictor.settings.folders import folder_problem, space_note, temporary_problem
 from predictor.settings.limits import clock_note, descriptor_problem
@@ -19,7 +19,7 @@ from predictor.settings.listening import host_problem, port_problem
 def problems(settings: Settings) -> list[str]:
     """Everything that would keep the server from starting and is cheap to see."""
     found = _checkpoints(settings)
-    found.append(device_problem(settings))
+    found.append(device_problem(settings) or precision_problem(settings))
     files = _unreadable(settings)
     found += files
     if not any(found):

@@ -18,8 +18,9 @@ from typing import Any, Final
 
 from predictor.settings.check import contradictions
 from predictor.settings.doc import help_text, markdown_table
-from predictor.settings.fields import DEFAULT_MODEL_DIR, ENV_PREFIX, Settings, specs
+from predictor.settings.fields import ENV_PREFIX, Settings, specs
 from predictor.settings.parse import BadValueError, parse_native, parse_text
+from predictor.settings.parts.model import DEFAULT_MODEL_DIR
 from predictor.settings.spec import Spec
 
 __all__ = ["Settings", "SettingsError", "load_settings"]
@@ -77,7 +78,8 @@ def load_settings(
     _derive(values, sources, detection_is_firm=_is_firm(flags, env, in_file))
     problems += contradictions(values, sources)
     if problems:
-        raise SettingsError("the settings are not valid:\n  " + "\n  ".join(problems))
+        before = " " if len(problems) == 1 else "\n  "
+        raise SettingsError(f"the settings are not valid:{before}" + "\n  ".join(problems))
     return Settings(
         **values, config_file=path, sources=MappingProxyType(sources), notes=_notes(path)
     )

@@ -26,6 +26,9 @@ def read_keys(path: Path) -> dict[str, bytes]:
     if path.is_dir():
         files = sorted(file for file in path.iterdir() if not file.name.startswith("."))
         found = {file.name: file.read_bytes().strip() for file in files if file.is_file()}
+        for name, key in found.items():
+            if len(key.split()) > 1 or b"\0" in key:
+                raise ValueError(f"{name}: must hold one key and nothing else")
         return {name: key for name, key in found.items() if key}
     keys: dict[str, bytes] = {}
     for number, line in enumerate(path.read_bytes().splitlines(), start=1):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import binascii
 import json
 import tracemalloc
 from typing import Any
@@ -233,6 +234,21 @@ def test_the_field_that_is_given_twice_is_named(pad: str) -> None:
     with pytest.raises(InvalidInput, match="language: given twice") as caught:
         load_json(text.encode())
     assert caught.value.field == "language"
+
+
+@given(st.text("AQgw+/=-_ \n\x00é", max_size=16))
+@settings(max_examples=400)
+def test_base64_is_what_binascii_reads_strictly(text: str) -> None:
+    """A library reads it; CPython's own is the judge, without spaces and line breaks."""
+    bare = text.translate(dict.fromkeys(map(ord, "\r\n\t "))).encode()
+    try:
+        expected = binascii.a2b_base64(bare, strict_mode=True)
+        assert len(expected) >= len(bare) // 4 * 3 - 2
+    except (binascii.Error, AssertionError):
+        with pytest.raises(InvalidInput, match="audio: not base64"):
+            decode_base64(text, field="audio")
+    else:
+        assert bytes(decode_base64(text, field="audio")) == expected
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,12 @@ def named(start_server: Any) -> Any:
     return start_server(f"--model_aliases=whisper-1,{HUB_ID}", "--cors_origins=https://app.example")
 
 
+@pytest.fixture(scope="module")
+def plain(start_server: Any) -> Any:
+    """A server without jobs and page, with its metrics on a port of their own."""
+    return start_server("--admin_port=0")
+
+
 @pytest.mark.parametrize("name", [MODEL, "whisper-1", HUB_ID, HUB_ID.replace("/", "%2F")])
 def test_a_model_by_its_aliases(named: Any, speech: bytes, name: str) -> None:
     with httpx.Client(base_url=named.url, timeout=60) as http:
@@ -206,3 +212,30 @@ async def test_websockets_and_other_scopes_are_guarded() -> None:
     with pytest.raises(RuntimeError):
         await guard({"type": "other", "path": "/", "headers": []}, receive, send)
     await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "setting"),
+    [
+        ("POST", "/v1/jobs", "jobs_dir"),
+        ("GET", "/v1/jobs", "jobs_dir"),
+        ("GET", "/v1/jobs/1/result", "jobs_dir"),
+        ("DELETE", "/v1/jobs/1", "jobs_dir"),
+        ("OPTIONS", "/v1/jobs", "jobs_dir"),
+        ("GET", "/page/index.html", "enable_page"),
+        ("GET", "/metrics", "admin_port"),
+        ("GET", "/v1/jobsworth", None),
+    ],
+)
+def test_a_route_that_a_setting_turns_on_says_which(
+    plain: Any, method: str, path: str, setting: str | None
+) -> None:
+    response = httpx.request(method, plain.url + path)
+    assert response.status_code == 404
+    said = response.json()
+    is_openai = path.startswith("/v1/jobs/") or path == "/v1/jobs"
+    assert (said["error"] if is_openai else said)["code"] == "not_found"
+    message = said["error"]["message"] if is_openai else said["error"]
+    assert message.startswith("no such route")
+    assert (setting is None) == (message == "no such route")
+    assert setting is None or setting in message

@@ -28,6 +28,7 @@ from websockets.sync.client import connect as connect_websocket
 
 from tests.api.conftest import RECORDINGS
 from tests.api.test_grpc_message import HOSTILE as HOSTILE_GRPC
+from tests.audio.bombs import compressed_header, fragments
 from tests.chaos.sockets import connect, head
 
 MODEL = "qwen3-asr"
@@ -88,6 +89,8 @@ BODIES: dict[str, tuple[str, Callable[[int], bytes]]] = {
         lambda size: b"RIFF\xff\xff\xff\xffWAVE" + b"junk\0\0\0\0" * (size // 8),
     ),
     "zeros": (PREDICT, bytes),
+    "an index of gigabytes": (PREDICT, lambda _: fragments()),
+    "a header of gigabytes": (PREDICT, lambda _: compressed_header()),
     "base64": (
         PREDICT,
         lambda size: b'{"instances":[{"audio":{"b64":"' + b"AAAA" * (size // 4) + b'"}}]}',

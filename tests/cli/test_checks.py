@@ -14,8 +14,12 @@ import pytest
 from predictor.cli import standard, verify
 from predictor.cli.checkpoint import EMBEDDED
 from predictor.cli.main import run
+from predictor.cli.recordings import BUNDLED
+from predictor.cli.reference import Reference
 from predictor.cli.stages import Stages
+from predictor.cli.waveform import waveform
 from tests.bench import our_figures
+from tests.model.checkpoints import write_original
 
 TINY = EMBEDDED / "tiny"
 SOUND = Stages(np.ones((2, 4), np.float32), np.ones((3, 5), np.float32), [5, 6], [-0.1, -0.2], 1.0)
@@ -34,6 +38,26 @@ def test_the_embedded_checkpoint_is_served_as_transformers_has_it(
     said = capsys.readouterr().out
     assert len([line for line in said.splitlines() if line.startswith("demo-")]) == 6
     assert "DIFFERS" not in said
+
+
+def test_a_checkpoint_in_the_published_layout_is_compared_as_well(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`thinker.*` names, which transformers' own model does not know; in shards, without a
+    feature extractor's file, as it is downloaded."""
+    folder = write_original(TINY, tmp_path / "original", num_shards=2)
+    shutil.copy(TINY / "tokenizer.json", folder)
+    (folder / "generation_config.json").unlink()  # not all have one
+    own = str(BUNDLED / "demo-en-1.flac")
+    assert run(["verify", "--checkpoint", str(folder), own, "--seconds", "2"]) == 0
+    said = capsys.readouterr().out
+    assert "DIFFERS" not in said
+    config = json.loads((folder / "config.json").read_text())
+    config["thinker_config"]["text_config"]["rope_theta"] *= 1.01
+    (folder / "config.json").write_text(json.dumps(config))
+    reference = Reference(folder, "cpu").stages(waveform(BUNDLED / "demo-en-1.flac", 2.0))
+    known = Reference(TINY, "cpu").stages(waveform(BUNDLED / "demo-en-1.flac", 2.0))
+    assert reference.logprobs != known.logprobs  # the file's positions are used
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -51,36 +52,6 @@ def test_every_command_has_its_help(command: str, capsys: pytest.CaptureFixture[
     assert f"  {command} " in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (["transcibe"], "no command 'transcibe'; did you mean transcribe?"),
-        (["transcribe", "absent.wav"], "absent.wav: No such file or directory"),
-        (["transcribe"], "no recordings given"),
-        (["transcribe", "--demo", "--format", "doc"], "--format doc: is not one of txt, json"),
-        (["transcribe", "--demo", "--format", "srt"], "need --out FOLDER"),
-        (["transcribe", "--demo", "--checkpoint", "absent"], "model_dir absent: no such folder"),
-        (["transcribe", "--demo", "--checkpoint", "tiny", "--set", "vad=of"], "vad='of'"),
-        (["transcribe", "--demo", "--language", "Elvish"], "language"),
-        (["transcribe", "--demo", "--url", "localhost"], "must start with http"),
-        (["settings", "--check", "absent.json"], "absent.json"),
-    ],
-)
-def test_a_mistake_is_one_message_and_2(
-    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run(arguments) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("qwen3-asr: ")
-    assert said in error
-    assert "Traceback" not in error
-
-
-def test_mistakes_are_found_before_anything_heavy_is_imported() -> None:
-    loaded = loaded_by("transcribe", "--demo", "--checkpoint", "absent")
-    assert not loaded & {"torch", "kserve", "fastapi"}
-
-
 def test_settings_files_are_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "settings.json"
     file.write_text(json.dumps({"batch_size": 8, "vad": "energy"}))
@@ -99,5 +70,31 @@ def test_progress_tells_rate_and_time_left(capsys: pytest.CaptureFixture[str]) -
     now_s = 110.0
     progress.add(1000, 50.0)
     progress.add(1000, 0.0, failed=True)
-    assert progress.line() == "2/4 recordings, 5.0x real time, 1 failed, 00:00:10 left"
+    said = "2/4 recordings, 5.0x real time, 1 failed"
+    assert progress.line() == f"[{'#' * 10}{' ' * 10}] {said}, 00:00:10 left"
     assert capsys.readouterr().err == ""  # no terminal
+    progress.close()
+    assert capsys.readouterr().err == f"{said}; 50.0 s of audio in 10.0 s\n"
+
+
+class Terminal(io.StringIO):
+    """One that keeps what was drawn."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_long_recordings_progress_shows_while_it_runs() -> None:
+    terminal = Terminal()
+    now_s = 0.0
+    progress = Progress(1, 3600, terminal, clock=lambda: now_s)
+    progress.begin()
+    now_s = 10.0
+    progress.heard("podcast", 3600, 900.0, 3600.0)
+    said = "0/1 recordings, 90.0x real time, 00:00:30 left"
+    assert terminal.getvalue().split("\r")[-1] == f"[{'#' * 5}{' ' * 15}] {said}\x1b[K"
+    now_s = 20.0
+    progress.heard("podcast", 3600, 1800.0, None)  # it does not say how long it is
+    assert progress.line().endswith("0/1 recordings, 90.0x real time")
+    progress.add(3600, 3600.0, key="podcast")
+    assert progress.line() == f"[{'#' * 20}] 1/1 recordings, 180.0x real time"

@@ -22,7 +22,10 @@ class Example:
     shown: str
 
     def matches(self, printed: str) -> bool:
-        parts = [re.escape(part) for part in self.shown.strip().split("…")]
+        shown = self.shown.strip().replace(
+            "…\n", "…"
+        )  # a line may be broken where much is left out
+        parts = [re.escape(part) for part in shown.split("…")]
         return re.fullmatch(".*?".join(parts), printed.strip(), re.DOTALL) is not None
 
 

@@ -11,31 +11,43 @@ from pathlib import Path
 
 import pytest
 
-from tests.api.conftest import Server
+from predictor.demo import ALIGNER
+from tests.api.conftest import Server, StartServer
 from tests.docs.examples import Example, blocks, examples
+from tests.docs.named import documents
 
 ROOT = Path(__file__).parents[2]
+# Of the server's own documents; those that need more than `make serve` has, with what they need.
 DOCUMENTS = ("README.md", "README.zh-CN.md", "predictor/api/README.md")
+FULL = ("predictor/README.md", "predictor/jobs/README.md")
 EXAMPLES = [
     pytest.param(example, id=f"{name}-{number}")
     for name in DOCUMENTS
     if name != "README.zh-CN.md"  # shows the same, which a test below holds
     for number, example in enumerate(examples((ROOT / name).read_text("utf-8")))
 ]
+MORE_EXAMPLES = [
+    pytest.param(example, id=f"{name}-{number}")
+    for name in FULL
+    for number, example in enumerate(examples((ROOT / name).read_text("utf-8")))
+]
 KINDS = ("sh", "python", "text", "console", "mermaid", "js", "java")
 # What a test may not do: sets up, downloads, talks to a cluster, a GPU or another package manager.
 OUT_OF_REACH = re.compile(
-    r"make |pip install|model_id|hf download|modelscope|docker|kubectl|pipelines promote|npm |java "
+    r"make |pip install|store\.example|model_id|hf download|modelscope|docker|kubectl"
+    r"|pipelines promote|npm |java "
 )
 
 
-def run(example: Example, server: Server) -> subprocess.CompletedProcess[str]:
+def run(example: Example, server: Server, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
     """With the server's own addresses in place of the default ones."""
     source = example.source.replace("127.0.0.1:8080", server.url.removeprefix("http://"))
     source = source.replace("127.0.0.1:8081", server.grpc)
+    if folder != ROOT:
+        source = source.replace("predictor/recordings", str(ROOT / "predictor" / "recordings"))
     if example.language == "sh":
-        return execute("bash", "-euc", source)
-    return execute(sys.executable, "-c", source)
+        return execute("bash", "-euc", source, cwd=folder)
+    return execute(sys.executable, "-c", source, cwd=folder)
 
 
 def execute(*command: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
@@ -85,6 +97,24 @@ def test_an_example_prints_what_it_is_shown_with(example: Example, server: Serve
     assert example.matches(done.stdout), f"{done.stdout}\nis not\n{example.shown}"
 
 
+@pytest.fixture(scope="module")
+def full(start_server: StartServer, tmp_path_factory: pytest.TempPathFactory) -> Server:
+    """What `make serve` starts, and jobs."""
+    jobs = str(tmp_path_factory.mktemp("jobs"))
+    return start_server(f"--aligner_dir={ALIGNER}", f"--jobs_dir={jobs}", "--enable_page=true")
+
+
+@pytest.mark.parametrize("example", MORE_EXAMPLES)
+def test_an_example_of_words_and_jobs_prints_what_it_is_shown_with(
+    example: Example, full: Server, tmp_path: Path
+) -> None:
+    if shutil.which("curl") is None:
+        pytest.skip("curl is not installed (Debian: curl)")
+    done = run(example, full, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert example.matches(done.stdout), f"{done.stdout}\nis not\n{example.shown}"
+
+
 def test_an_output_that_differs_is_noticed() -> None:
     example = Example("sh", "", "{…7:30.…}\n")
     assert example.matches('{"text":"at 7:30.","usage":{}}\n')
@@ -93,10 +123,11 @@ def test_an_output_that_differs_is_noticed() -> None:
         examples("```sh\nls\n```\n")
 
 
-@pytest.mark.parametrize("name", DOCUMENTS)
+@pytest.mark.parametrize("name", [*DOCUMENTS, *FULL])
 def test_only_what_a_test_cannot_do_is_not_run(name: str) -> None:
     for language, source in blocks((ROOT / name).read_text("utf-8")):
-        assert language in KINDS, source
+        is_call = re.search(r"^\$ |^curl |^python ", source, re.MULTILINE) and "┌" not in source
+        assert language in KINDS or not is_call, source
         if language == "console":
             assert OUT_OF_REACH.search(source), source
 
@@ -110,13 +141,39 @@ def test_both_readmes_are_short_and_show_the_same(name: str) -> None:
     assert shown == [block for block in blocks(english) if block[0] != "mermaid"]
 
 
+def shape(text: str) -> dict[str, list[str]]:
+    """What a translation leaves as it is: headings' levels, lists, tables, links, code, numbers."""
+    prose = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+    links = [link for link in re.findall(r"\]\(([^)\s]+)\)", prose) if link[0] != "#"]
+    return {
+        "headings": re.findall(r"^(#+) ", prose, re.MULTILINE),
+        "lists and tables": re.findall(r"^(?:- |\|)", prose, re.MULTILINE),
+        "links": sorted(link for link in links if not link.startswith("README")),
+        "code": sorted(set(re.findall(r"`([^`\n]+)`", prose))),
+        "numbers": sorted(re.findall(r"(?<![\w.,])\d[\d,.]*\d|(?<![\w.])\d(?![\w.])", prose)),
+    }
+
+
+def test_the_twin_says_as_much() -> None:
+    english, chinese = (
+        shape((ROOT / name).read_text("utf-8")) for name in ("README.md", "README.zh-CN.md")
+    )
+    for what, found in english.items():
+        assert chinese[what] == found, what
+
+
+LONGEST = {"README.md": 250, "README.zh-CN.md": 250}  # lines; of other documents 400
+
+
+@pytest.mark.parametrize("path", documents(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_documents_are_short_enough_to_be_read(path: Path) -> None:
+    lines = path.read_text("utf-8").splitlines()
+    assert len(lines) <= LONGEST.get(str(path.relative_to(ROOT)), 400)
+
+
 @pytest.mark.parametrize(
     "path",
-    [
-        path
-        for path in sorted(ROOT.glob("**/*.md"))
-        if not {".venv", "node_modules", "out", ".pytest_cache"} & set(path.parts)
-    ],
+    [*documents(), ROOT / "CHANGELOG.md"],
     ids=lambda path: str(path.relative_to(ROOT)),
 )
 def test_links_lead_somewhere(path: Path) -> None:

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from tests.bench.environment import describe
 from tests.manifests.combinations import MANIFESTS, replaced
-from tests.manifests.injected import Fault, Threads, faults
+from tests.manifests.injected import FAULTS, Fault, Threads
 from tests.manifests.objects import Object, combine, of_kind
 from tests.manifests.prometheus import REVISION, Prometheus
 from tests.manifests.stoppable import Server
@@ -128,7 +128,7 @@ def tried(
         entry = {"fault": fault.what, "factor": factor, "wanted": list(fault.alerts)}
         print(json.dumps({**entry, "fired": fired}), flush=True)
         by_alerts[fault.alerts] = {**entry, "fired": fired, "on": describe()}
-    return [by_alerts[each.alerts] for each in faults() if each.alerts in by_alerts]
+    return [by_alerts[each.alerts] for each in FAULTS if each.alerts in by_alerts]
 
 
 def main() -> None:
@@ -140,8 +140,8 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # servers end with it
     results = json.loads(RESULTS.read_text())
     if not given.table:
-        chosen = [each for each in faults() if set(given.only) & set(each.alerts)]
-        chosen = chosen if given.only else [each for each in faults() if each.on_gpu <= has_gpu()]
+        chosen = [each for each in FAULTS if set(given.only) & set(each.alerts)]
+        chosen = chosen if given.only else [each for each in FAULTS if each.on_gpu <= has_gpu()]
         with tempfile.TemporaryDirectory() as folder:
             objects = combine(Path(folder), ("standard-mode", "monitoring", "keda"))
             found = tried(chosen, objects, given.factor, results["faults"])

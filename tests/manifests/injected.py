@@ -223,88 +223,87 @@ def deep(folder: Path, num_layers: int = DEEP) -> Path:
     return _changed(folder, change)
 
 
-def faults() -> list[Fault]:
-    small = ("--device=cpu", "--max_held_audio_s=600")
-    apart = ("--device=cpu", "--engine_process=true")
-    return [
-        Fault(
-            "every request has a millisecond (`x-request-timeout-s`) and is answered with 504",
-            ("Qwen3AsrBudgetBurnsFast", "Qwen3AsrBudgetBurnsSlowly"),
-            small,
-            inject=too_little_time,
-        ),
-        Fault(
-            "40 callers of the longest recording and two live sessions, more than two cores do",
-            ("Qwen3AsrQueueGrows", "Qwen3AsrLoadHigh", "Qwen3AsrRequestsRefused"),
-            small,
-            inject=flood,
-        ),
-        Fault(
-            "24 live sessions, one sequence decoded at a time",
-            ("Qwen3AsrLiveLags",),
-            ("--device=cpu", "--max_num_seqs=1"),
-            inject=many_live,
-        ),
-        Fault("SIGSTOP to the server", ("Qwen3AsrTargetDown",), small, inject=nobody_answers),
-        Fault(
-            "SIGSTOP to the engine's process, with requests in the batch",
-            ("Qwen3AsrEngineStalled",),
-            (*apart, "--stall_timeout_s=600"),
-            inject=hung_engine,
-        ),
-        Fault(
-            "steps of 103 s of audio on a checkpoint of 160 layers, with `stall_timeout_s` 1",
-            ("Qwen3AsrEngineStopped",),
-            (*small, "--max_num_seqs=4", "--stall_timeout_s=1"),
-            checkpoint=deep,
-            inject=long_clips,
-        ),
-        Fault(
-            "SIGSTOP to the engine's process while it loads",
-            ("Qwen3AsrNotReady",),
-            apart,
-            servers=(Loading,),
-        ),
-        Fault(
-            "SIGSTOP to the engine's process for 8 s while it loads",
-            ("Qwen3AsrColdStartSlow",),
-            apart,
-            servers=(Slow,),
-        ),
-        Fault(
-            "a checkpoint whose last norm is zero",
-            ("Qwen3AsrRepetition", "Qwen3AsrConfidenceLow"),
-            (*small, "--check_ready_clip=false"),
-            checkpoint=says_one_thing,
-            inject=clips,
-        ),
-        Fault(
-            "one of two revisions hears speech backwards",
-            ("Qwen3AsrConfidenceDrift",),
-            small,
-            (Server, Server),
-            inject=one_hears_it_backwards,
-        ),
-        Fault(
-            "48 callers, one sequence at a time on a checkpoint of 16 layers",
-            ("Qwen3AsrQueueSlow",),
-            (*small, "--max_num_seqs=1", "--stall_timeout_s=600"),
-            checkpoint=lambda folder: deep(folder, 16),
-            inject=many_short,
-        ),
-        Fault(
-            "48 callers and six live sessions in a cache of a hundredth of the free memory, on a "
-            "checkpoint of 40 layers",
-            ("Qwen3AsrCacheFull",),
-            (*small, "--kv_memory_fraction=0.01", "--max_model_len=1024", "--segment_s=10"),
-            checkpoint=lambda folder: deep(folder, 40),
-            inject=clips_and_live,
-        ),
-        Fault(
-            "another process takes all that is left of the card",
-            ("Qwen3AsrGpuMemoryFull",),
-            ("--device=cuda",),
-            on_gpu=True,
-            inject=another_process_takes_the_card,
-        ),
-    ]
+SMALL = ("--device=cpu", "--max_held_audio_s=600")
+APART = ("--device=cpu", "--engine_process=true")
+FAULTS = (
+    Fault(
+        "every request has a millisecond (`x-request-timeout-s`) and is answered with 504",
+        ("Qwen3AsrBudgetBurnsFast", "Qwen3AsrBudgetBurnsSlowly"),
+        SMALL,
+        inject=too_little_time,
+    ),
+    Fault(
+        "40 callers of the longest recording and two live sessions, more than two cores do",
+        ("Qwen3AsrQueueGrows", "Qwen3AsrLoadHigh", "Qwen3AsrRequestsRefused"),
+        SMALL,
+        inject=flood,
+    ),
+    Fault(
+        "24 live sessions, one sequence decoded at a time",
+        ("Qwen3AsrLiveLags",),
+        ("--device=cpu", "--max_num_seqs=1"),
+        inject=many_live,
+    ),
+    Fault("SIGSTOP to the server", ("Qwen3AsrTargetDown",), SMALL, inject=nobody_answers),
+    Fault(
+        "SIGSTOP to the engine's process, with requests in the batch",
+        ("Qwen3AsrEngineStalled",),
+        (*APART, "--stall_timeout_s=600"),
+        inject=hung_engine,
+    ),
+    Fault(
+        "steps of 103 s of audio on a checkpoint of 160 layers, with `stall_timeout_s` 1",
+        ("Qwen3AsrEngineStopped",),
+        (*SMALL, "--max_num_seqs=4", "--stall_timeout_s=1"),
+        checkpoint=deep,
+        inject=long_clips,
+    ),
+    Fault(
+        "SIGSTOP to the engine's process while it loads",
+        ("Qwen3AsrNotReady",),
+        APART,
+        servers=(Loading,),
+    ),
+    Fault(
+        "SIGSTOP to the engine's process for 8 s while it loads",
+        ("Qwen3AsrColdStartSlow",),
+        APART,
+        servers=(Slow,),
+    ),
+    Fault(
+        "a checkpoint whose last norm is zero",
+        ("Qwen3AsrRepetition", "Qwen3AsrConfidenceLow"),
+        (*SMALL, "--check_ready_clip=false"),
+        checkpoint=says_one_thing,
+        inject=clips,
+    ),
+    Fault(
+        "one of two revisions hears speech backwards",
+        ("Qwen3AsrConfidenceDrift",),
+        SMALL,
+        (Server, Server),
+        inject=one_hears_it_backwards,
+    ),
+    Fault(
+        "48 callers, one sequence at a time on a checkpoint of 16 layers",
+        ("Qwen3AsrQueueSlow",),
+        (*SMALL, "--max_num_seqs=1", "--stall_timeout_s=600"),
+        checkpoint=lambda folder: deep(folder, 16),
+        inject=many_short,
+    ),
+    Fault(
+        "48 callers and six live sessions in a cache of a hundredth of the free memory, on a "
+        "checkpoint of 40 layers",
+        ("Qwen3AsrCacheFull",),
+        (*SMALL, "--kv_memory_fraction=0.01", "--max_model_len=1024", "--segment_s=10"),
+        checkpoint=lambda folder: deep(folder, 40),
+        inject=clips_and_live,
+    ),
+    Fault(
+        "another process takes all that is left of the card",
+        ("Qwen3AsrGpuMemoryFull",),
+        ("--device=cuda",),
+        on_gpu=True,
+        inject=another_process_takes_the_card,
+    ),
+)

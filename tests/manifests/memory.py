@@ -6,6 +6,7 @@ callers have at the same time. `tests/chaos/test_pods.py` attacks a server in a 
 
 from __future__ import annotations
 
+from predictor.audio.memory_guard import MAX_JOB_BYTES, MAX_PAID_BYTES
 from predictor.settings.fields import Settings
 
 MIB = 1024 * 1024
@@ -17,11 +18,19 @@ COPIES = 2  # of a gRPC message, while the library hands it over
 
 
 def parts_mib(
-    settings: Settings, measured_mib: float, *, num_fronts: int, num_sample_copies: int
+    settings: Settings,
+    measured_mib: float,
+    *,
+    num_fronts: int,
+    num_decoders: int,
+    num_sample_copies: int,
 ) -> dict[str, float]:
-    """What each limit allows. `num_sample_copies`: processes that hold a recording's samples."""
+    """What each limit allows. `num_decoders`: where no setting says it; `num_sample_copies`:
+    processes that hold a recording's samples."""
     body, pending = settings.max_body_bytes, settings.max_pending_bytes
     of_live = settings.max_live_sessions * settings.segment_s * SAMPLE_BYTES_PER_S
+    lying = MAX_JOB_BYTES + min(body, MAX_PAID_BYTES)  # of a decoder
+    decoders = (settings.num_decode_workers or num_decoders) + settings.max_long_recordings
     held = settings.max_held_audio_s * SAMPLE_BYTES_PER_S * num_sample_copies
     parts = {
         "recordings": held,
@@ -33,6 +42,7 @@ def parts_mib(
         "gRPC streams": num_fronts * settings.max_grpc_streams * COPIES * body,
         "connections": num_fronts * settings.max_connections * CONNECTION_BYTES,
         "decoders of long recordings": settings.max_long_recordings * LONG_DECODER_BYTES,
+        "headers that lie to decoders": decoders * lying,
     }
     return {"measured": measured_mib, **{name: size / MIB for name, size in parts.items()}}
 

@@ -363,7 +363,7 @@ def test_the_pipelines_image_needs_nothing_that_it_does_not_install() -> None:
     assert chosen is not None
     script = ["sh", "-c", f'{sys.executable} -c "{chosen[1]}"']  # as docker would run it
     wanted = subprocess.run(script, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert {"av", "numpy", "soundfile", "kfp", "jiwer"} <= {
+    assert {"av", "numpy", "soundfile", "kfp", "jiwer", "s3fs"} <= {
         re.split(r"[<>=\[]", line)[0] for line in wanted.splitlines()
     }
     assert "torch" not in wanted
@@ -381,7 +381,8 @@ def test_the_pipelines_gpu_image_has_what_the_predictors_has() -> None:
     pipelines, predictor = (
         (ROOT / name / "Dockerfile").read_text() for name in ("pipelines", "predictor")
     )
-    assert re.search(r"--requirement \S*pyproject.toml --extra pipelines$", pipelines, re.MULTILINE)
+    wanted = r"--requirement \S*pyproject.toml --extra pipelines --extra buckets$"
+    assert re.search(wanted, pipelines, re.MULTILINE)
     assert "COPY predictor predictor" in pipelines
     runtimes = [text.split(" AS base-gpu\n")[1] for text in (pipelines, predictor)]
     assert runtimes[0].split("\nFROM ")[0] == runtimes[1].split("\nFROM ")[0]

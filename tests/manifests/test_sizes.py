@@ -97,12 +97,17 @@ def test_all_that_callers_can_make_a_pod_hold_fits_its_limit() -> None:
     """By arithmetic; tests/chaos/test_pods.py tries it."""
     [run] = [r for r in ROWS["1.7B start, warm"]["runs"] if "rss_peak_mib" in r]
     base = parts_mib(
-        load_settings([], {}), run["rss_peak_mib"], num_fronts=2, num_sample_copies=2
-    )  # two CPUs a front
+        load_settings([], {}),
+        run["rss_peak_mib"],
+        num_fronts=2,
+        num_decoders=3,
+        num_sample_copies=2,
+    )  # of four CPUs two for each front, three decoders
     tiny = parts_mib(
         load_settings(dev_cpu_flags(), {}),
         EDGE["tiny fp32, server"]["rss_peak_mib"],
         num_fronts=1,
+        num_decoders=2,
         num_sample_copies=1,
     )
     assert sum(base.values()) < limit_mib("base", "serving-runtime.yaml")

@@ -113,6 +113,28 @@ def test_every_large_matrix_of_layers_and_head_is_replaced(checkpoint: Path) -> 
     assert model.decoder.embedding(torch.tensor([1])).dtype == model.dtype == torch.float32
 
 
+@pytest.mark.skipif(not quantized_cpu.multiplies_bf16(), reason="needs AVX512-BF16 or AMX")
+def test_bf16_convolutions_are_near_and_the_same_bits_alone_and_in_a_batch(
+    checkpoint: Path,
+) -> None:
+    exact = load_model(checkpoint, device=CPU, dtype=torch.float32).encoder
+    ours = load(checkpoint).encoder
+    chunks = random(40, exact.config.num_mel_bins, 100)
+    with torch.inference_mode():
+        whole = ours._convolve(chunks)
+        assert whole.dtype == torch.float32
+        assert 1e-6 < relative(whole, exact._convolve(chunks)) < 0.01
+        for part in (slice(0, 1), slice(3, 5), slice(39, 40)):
+            assert torch.equal(ours._convolve(chunks[part]), whole[part])
+
+
+def test_convolutions_stay_float32_where_the_processor_lacks_bf16(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quantized_cpu, "multiplies_bf16", lambda: False)
+    assert load(checkpoint).encoder.conv2.weight.dtype == torch.float32
+
+
 @pytest.mark.parametrize("num_shards", [1, 3])
 @pytest.mark.parametrize("with_head", [False, True])
 def test_the_original_layout_gives_the_same_logits_in_int8(

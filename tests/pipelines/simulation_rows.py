@@ -68,13 +68,21 @@ class Rows:
         few = np.maximum(0.0, 1 - self.num_changed / care.sparse)
         nothing_seen = t * t * self.step * care.of_three(miss)
         seen = (limit - self.value) ** 2 - few * nothing_seen**2
-        clusters = self.gaps.shape[1]
-        a = (side * self.skewness + care.doubt * math.sqrt(6 / clusters)) / math.sqrt(clusters)
-        positive = np.maximum(a, 1e-6)
-        hall = -3 / positive * (np.cbrt(1 + positive * (-t - positive / 6)) - 1) / t
-        distance = np.sqrt(np.maximum(seen, 0)) / np.where(a <= 1e-6, 1.0, np.maximum(1, hall))
+        distance = np.sqrt(np.maximum(seen, 0)) / self._widening(t, side, care.doubt)
         rest = self.gaps - (self.value + side * distance)[:, None] * self.units
         return (seen > 0) & (tails(-side[:, None] * rest, care.mid_p) < miss)
+
+    def _widening(self, t: Floats, side: Ints, doubt: float) -> Floats:
+        """How much further out Hall's bound lies than Student's; never nearer."""
+        return np.maximum(1.0, self.halls(t, side, doubt))
+
+    def halls(self, t: Floats, side: Ints, doubt: float) -> Floats:
+        """Hall's bound as a multiple of Student's."""
+        clusters = self.gaps.shape[1]
+        a = (side * self.skewness + doubt * math.sqrt(6 / clusters)) / math.sqrt(clusters)
+        skewed = np.where(np.abs(a) <= 1e-6, 1e-6, a)
+        hall = -3 / skewed * (np.cbrt(1 + skewed * (-t - skewed / 6)) - 1) / t
+        return np.where(np.abs(a) <= 1e-6, 1.0, hall)
 
 
 def tails(terms: Floats, mid_p: bool = False) -> Floats:

@@ -140,3 +140,15 @@ def test_runs_as_a_module() -> None:
     )
     assert (found.returncode, found.stdout) == (2, "")
     assert found.stderr.startswith("error: a.json: is no report")
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, "evaluat", ""])
+def test_a_mistake_in_the_call_is_one_line(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        build_parser().parse_args([*command.split(), "--nonsense"])
+    assert stopped.value.code == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("python -m pipelines")
+    assert line.endswith("--help says more)")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,9 +16,13 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from pipelines.cli import main
+from pipelines.lib.evaluation import read_report
 from tests.pipelines.conftest import Serve
+from tests.pipelines.service import Service
+from tests.pipelines.test_promote import NUM_CLIPS, answers, write_clips
 
 API = "/apis/v2beta1"
+README = Path(__file__).parents[2] / "pipelines" / "README.md"
 
 
 @dataclass
@@ -118,3 +124,38 @@ def test_a_server_that_refuses_is_named(
     url = serve_app(Starlette(routes=[Route(API + "/healthz", KubeflowApi().health)]))
     assert main(["submit", "evaluate", f"--kfp={url}", "--set=url=http://x"]) == 2
     assert f"error: Kubeflow Pipelines at {url}" in capsys.readouterr().err
+
+
+def test_the_readmes_run_on_this_machine(
+    tmp_path: Path, serve_app: Serve, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By KFP's local runner, each step a process."""
+    text = README.read_text(encoding="utf-8").replace("\\\n", " ")
+    [line] = re.findall(r"^python -m pipelines (submit .*--local.*)$", text, re.MULTILINE)
+    url = serve_app(Service(answers(4)).app())
+    for shown, here in (
+        ("out/kfp", str(tmp_path / "kfp")),
+        ("http://localhost:8080", url),
+        ("tests/data/eval/manifest.jsonl", str(write_clips(tmp_path))),
+    ):
+        assert shown in line
+        line = line.replace(shown, here)
+    assert main([*shlex.split(line), "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said == {"pipeline": "evaluate", "artifacts": str(tmp_path / "kfp")}
+    (report,) = (tmp_path / "kfp").glob("*/score/report")
+    assert read_report(report)["summary"]["errors"]["rate"] == 4 / (3 * NUM_CLIPS)
+
+
+def test_a_step_that_fails_here_fails_the_command(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    command = ["submit", "evaluate", f"--local={tmp_path / 'kfp'}", "--set=url=http://localhost"]
+    assert main([*command, f"--set=data={tmp_path / 'nothing'}"]) == 2
+    said = capfd.readouterr().err
+    assert "nothing: is no manifest and no known layout" in said  # the step's own log
+    assert f"artifacts: {tmp_path / 'kfp'}" in said.splitlines()[-1]
+    assert main([*command, "--set=what=x"]) == 2
+    assert "set: 'what' is not one of" in capfd.readouterr().err
+    assert main([*command, "--cron=0 3 * * *"]) == 2
+    assert "cron: is for a server (--kfp)" in capfd.readouterr().err

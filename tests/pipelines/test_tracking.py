@@ -14,7 +14,7 @@ from pipelines.lib.tracking import track_report
 from tests.pipelines.conftest import Serve
 from tests.pipelines.service import Service
 from tests.pipelines.test_cli import evaluate
-from tests.pipelines.test_promote import answers, write_clips
+from tests.pipelines.test_promote import CANDIDATE, STABLE, Site, answers, write_clips
 
 
 def test_a_report_becomes_a_run(
@@ -56,6 +56,29 @@ def test_a_tracking_server_that_is_away_loses_nothing(
     assert evaluate(serve_app(Service(answers(0)).app()), data, tmp_path / "out") == 0
     assert "did not take the run" in capsys.readouterr().err
     assert (tmp_path / "out/report.html").exists()
+
+
+def test_a_promotion_becomes_three_runs(
+    tmp_path: Path, serve_app: Serve, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        mlflow = pytest.importorskip("mlflow")
+        place = (tmp_path / "runs").as_uri()
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", place)
+        monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+        site = Site(tmp_path, serve_app, "Knative", {STABLE: 2, CANDIDATE: 20})
+        assert site.promote() == 1
+        client = mlflow.MlflowClient(place)
+        experiment = client.get_experiment_by_name("qwen3-asr")
+        found = client.search_runs([experiment.experiment_id])
+    assert capsys.readouterr().err.count("MLflow run ") == 3
+    (decision,) = (run for run in found if "accepted" in run.data.metrics)
+    assert decision.info.run_name.startswith("promote ")
+    assert (decision.data.params["verdict"], decision.data.metrics["accepted"]) == ("refused", 0)
+    rates = {run.data.metrics["wer"] for run in found if run is not decision}
+    assert rates == {2 / 120, 20 / 120}
 
 
 def test_trends(tmp_path: Path, serve_app: Serve, capsys: pytest.CaptureFixture[str]) -> None:

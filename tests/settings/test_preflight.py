@@ -46,6 +46,35 @@ def test_every_mistake_has_a_line_and_nothing_heavy_was_loaded(tmp_path: Path) -
     assert "traceback" not in done.stderr.lower()
 
 
+def test_8_bits_where_no_gpu_has_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = ["--precision=fp8", "--kv_precision=fp8", "--devices=0,1"]
+    settings = load_settings([*given, "--http_port=0", "--grpc_port=0"], {})
+    monkeypatch.setattr(devices, "has_driver", lambda: False)
+    said = devices.precision_problem(settings)
+    assert said is not None
+    assert said.startswith("precision=fp8 and kv_precision=fp8: is for CUDA")
+    assert said in preflight.problems(settings)
+    monkeypatch.setattr(devices, "has_driver", lambda: True)
+    monkeypatch.setattr(devices, "num_cuda_devices", lambda: 2)
+    monkeypatch.setattr(devices, "compute_capability", lambda index: ((9, 0), (8, 6))[index])
+    said = devices.precision_problem(settings)
+    assert said is not None
+    assert "GPU 1 has 8.6; set precision and kv_precision to auto" in said
+    monkeypatch.setattr(devices, "compute_capability", lambda index: (8, 9))
+    assert devices.precision_problem(settings) is None
+
+
+def test_a_recogniser_and_an_aligner_in_each_others_place() -> None:
+    """Both load far enough to fail late, after imports."""
+    said = checkpoint_problem(CHECKPOINTS / "tiny", "aligner_dir")
+    assert said is not None
+    assert "is a recogniser" in said
+    said = checkpoint_problem(CHECKPOINTS / "tiny-aligner")
+    assert said is not None
+    assert "it goes into aligner_dir" in said
+    assert checkpoint_problem(CHECKPOINTS / "tiny-aligner", "aligner_dir") is None
+
+
 def test_a_gpu_that_is_asked_for_and_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = load_settings(["--device=cuda", "--http_port=0", "--grpc_port=0"], {})
     monkeypatch.setattr(devices, "has_driver", lambda: False)
@@ -132,7 +161,7 @@ def test_a_checkpoint_that_cannot_be_served_is_seen_by_its_files(
     assert "\n" not in problem
 
 
-@pytest.mark.parametrize("name", ["tiny", "tiny-early", "tiny-aligner"])
+@pytest.mark.parametrize("name", ["tiny", "tiny-early"])
 def test_a_whole_checkpoint_has_no_problem(name: str) -> None:
     assert checkpoint_problem(CHECKPOINTS / name) is None
 

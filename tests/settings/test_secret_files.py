@@ -93,6 +93,14 @@ MISTAKES: dict[str, tuple[Callable[[Path, Key], object], str]] = {
         "tls_cert_file",
     ),
     "no key in the file": (lambda d, _: (d / "keys").write_text("# none yet\n"), "holds no key"),
+    "a folder that is of something else": (
+        lambda d, _: [
+            (d / "keys").unlink(),
+            (d / "keys").mkdir(),
+            (d / "keys" / "hosts").write_text("127.0.0.1 localhost\n"),
+        ],
+        "hosts: must hold one key and nothing else",
+    ),
     "a key of three words": (lambda d, _: (d / "keys").write_text("a b c\n"), "line 1: must be"),
 }
 

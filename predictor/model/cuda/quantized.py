@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from predictor.model.decoder import DecoderLayer
 from predictor.model.model import Model
-from predictor.model.precision import FP8_CAPABILITY, capability_of
+from predictor.model.precision import capability_of
+from predictor.settings.devices import FP8_CAPABILITY
 
 LINEARS = ("qkv", "attention_out", "gate_up", "ffn_out")  # of every DecoderLayer
 FP8_MAX = 448.0  # the largest float8_e4m3fn

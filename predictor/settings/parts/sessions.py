@@ -1,4 +1,4 @@
-"""Settings of live sessions and of jobs; those of `fields` come first in every list."""
+"""Settings: live sessions and jobs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _MIB: Final = 1024 * 1024
 
 
 @dataclass(frozen=True, kw_only=True)
-class SessionFields:
+class SessionsFields:
     """Part of Settings."""
 
     # Live speech

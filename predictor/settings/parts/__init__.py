@@ -1,0 +1,1 @@
+"""The settings, a module for each group of them in the table."""
