@@ -21,7 +21,7 @@ from tests.cluster.service_api import Cluster, Object, Service
 
 ROUTES = ("gateway.networking.k8s.io", "v1")
 METHODS = ("GET", "POST")
-PAUSE_S = 0.5
+PAUSE_S = 0.1
 
 
 def weighted(service: Object, route: Object) -> Object | None:
@@ -94,7 +94,7 @@ class Weights:
             return
         if wanted is not None:
             self._cluster.apply([wanted])
-        elif self._num_led > 1:
+        elif self._num_led > 5:
             name = f"{self._service.name}-weights"
             self._cluster.custom.delete_namespaced_custom_object(*where, name)
         else:
