@@ -141,7 +141,7 @@ def _beside(state: State) -> Predictor | None:
 
 
 def _percent_beside(state: State) -> int:
-    """Share of the version that runs as a canary; one that comes back has what the other has not."""
+    """Share of the version beside the predictor; one that comes back has what is left."""
     if state.phase is Phase.REVERTING:
         return 100 - state.percent
     return shares(state.phase, state.percent)
