@@ -215,6 +215,11 @@ def run_submit(parsed: argparse.Namespace) -> bool:
             raise OptionError(f"set: {text!r} is not NAME=VALUE")
         parameters[name] = value
     if parsed.local is not None:
+        for option in ("cron", "image", "run_name", "kfp_namespace"):
+            if getattr(parsed, option) is not None:
+                raise OptionError(
+                    f"{option}: is for a server (--kfp), not for a run on this machine"
+                )
         submitted = compiler.run_locally(parsed.pipeline, parameters, parsed.local)
     else:
         submitted = compiler.submit(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from moto.server import ThreadedMotoServer
 from starlette.responses import JSONResponse
 
 from pipelines.cli import main
-from pipelines.lib.errors import ManifestError
+from pipelines.lib.errors import ManifestError, PipelineError
 from pipelines.lib.journal import Journal, Record, read_journal
 from pipelines.lib.journal_store import StoredJournal
 from pipelines.shard_steps import Asking, plan_shards, transcribe_or_fail
@@ -142,6 +143,24 @@ def test_a_store_that_takes_nothing_costs_a_warning_and_no_answer(
     output.unlink()
     with pytest.raises(ManifestError, match=r"journals s3://asr/.*: cannot be read: "):
         transcribe_or_fail(str(manifest), [str(output)], shard, ASKING, sleep=lambda _: None)
+
+
+def test_recordings_that_a_manifest_names_by_url_are_fetched_where_that_is_allowed(
+    tmp_path: Path, serve_app: Serve, bucket: Any
+) -> None:
+    lines = []
+    for name in ("hello", "goodbye"):
+        bucket.put_object(Bucket=BUCKET, Key=f"set/{name}.wav", Body=name.encode())
+        audio = f"s3://{BUCKET}/set/{name}.wav"
+        lines.append(json.dumps({"audio": audio, "text": name, "language": "en"}))
+    (tmp_path / "manifest.jsonl").write_text("\n".join(lines))
+    shard = planned(tmp_path / "manifest.jsonl", serve_app(Service(words).app()), "")
+    output = tmp_path / "journal.jsonl"
+    ask = (str(tmp_path / "manifest.jsonl"), [str(output)], shard)
+    with pytest.raises(PipelineError, match="remote, and remote audio was not allowed"):
+        transcribe_or_fail(*ask, ASKING, sleep=lambda _: None)
+    transcribe_or_fail(*ask, replace(ASKING, allow_remote=True), sleep=lambda _: None)
+    assert sorted(record.text for record in read_journal(output)[1]) == ["goodbye", "hello"]
 
 
 def test_an_archive_in_a_bucket_becomes_files_by_the_pipeline(

@@ -157,3 +157,5 @@ def test_a_step_that_fails_here_fails_the_command(
     assert f"artifacts: {tmp_path / 'kfp'}" in said.splitlines()[-1]
     assert main([*command, "--set=what=x"]) == 2
     assert "set: 'what' is not one of" in capfd.readouterr().err
+    assert main([*command, "--cron=0 3 * * *"]) == 2
+    assert "cron: is for a server (--kfp)" in capfd.readouterr().err
