@@ -6,7 +6,7 @@ playlists, no network, no further files, and no decoder but the audio ones liste
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Final, NoReturn
 
@@ -63,6 +63,7 @@ _JITTER_S: Final = 0.05
 # Containers whose time stamps say where a track begins and where it has gaps.
 _TIMED: Final = ("mp4", "webm", "mpegts", "asf", "flv", "avi")
 _FROM_ZERO: Final = ("mp4", "webm")  # others count from some time that means nothing
+_MAX_BAD_AT_FIRST: Final = 2000  # packets; a minute of them
 _MAX_BAD_SHARE: Final = 0.5  # of the packets; broken ones are skipped, as every player does
 
 
@@ -76,15 +77,22 @@ class Block:
 
 
 def decode_file(
-    file: BinaryIO, container: Container, track: int | None, field: str
+    file: BinaryIO,
+    container: Container,
+    track: int | None,
+    field: str,
+    tick: Callable[[], None] = lambda: None,
 ) -> Iterator[Block]:
-    """The blocks of `file` in order. Raises AudioError and InvalidInput."""
+    """The blocks of `file` in order; `tick` is called for each packet, sound or none.
+
+    Raises AudioError and InvalidInput.
+    """
     try:
         if container == "ogg":
             for link in ogg_links(file):
-                yield from _decode_av(link, container, track, field)
+                yield from _decode_av(link, container, track, field, tick)
         elif container in _DEMUXERS:
-            yield from _decode_av(file, container, track, field)
+            yield from _decode_av(file, container, track, field, tick)
         else:
             yield from _decode_sndfile(file)
     except (av.error.FFmpegError, soundfile.SoundFileError) as error:
@@ -121,7 +129,11 @@ def _refuse_other_files(url: str, _flags: int, _options: dict[str, str]) -> NoRe
 
 
 def _decode_av(
-    file: BinaryIO, container: Container, track: int | None, field: str
+    file: BinaryIO,
+    container: Container,
+    track: int | None,
+    field: str,
+    tick: Callable[[], None],
 ) -> Iterator[Block]:
     with av.open(
         file,
@@ -135,7 +147,7 @@ def _decode_av(
         start_s = None
         if container in _TIMED:
             start_s = 0.0 if container in _FROM_ZERO else (source.start_time or 0) / av.time_base
-        yield from _joined(_frames(source, stream, field, container), start_s)
+        yield from _joined(_frames(source, stream, field, container, tick), start_s)
 
 
 def _chosen(source: Any, container: Container, track: int | None, field: str) -> Any:
@@ -224,15 +236,20 @@ def _joined(frames: Iterable[Any], start_s: float | None) -> Iterator[Block]:
         yield joiner.block()
 
 
-def _frames(source: Any, stream: Any, field: str, container: Container) -> Iterator[Any]:
+def _frames(
+    source: Any, stream: Any, field: str, container: Container, tick: Callable[[], None]
+) -> Iterator[Any]:
     """Decoded frames; packets that are damaged are skipped as long as they are the lesser part."""
     num_packets = num_bad = 0
     for packet in source.demux(stream):
+        tick()
         num_packets += 1
         try:
             yield from packet.decode()
         except (av.error.InvalidDataError, av.error.EOFError):
             num_bad += 1
+            if num_bad == num_packets >= _MAX_BAD_AT_FIRST:
+                break
     if num_bad > num_packets * _MAX_BAD_SHARE:
         raise undecodable(field, container, f"{num_bad} of {num_packets} packets are damaged")
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from predictor.audio.bounds import check_sample_rate, too_long
 from predictor.audio.file_part import file_part
+from predictor.audio.job import Job
 from predictor.audio.limits import AudioLimits, AudioOptions, CutOptions
 from predictor.audio.pcm import Encoding, PcmLayout, check_pcm, raw_container, raw_layout
 from predictor.audio.pool import DecoderPool, PoolObserver
@@ -24,7 +25,6 @@ from predictor.audio.sniff import Container, by_magic
 from predictor.audio.source import Credit, Source, container_of, truncated
 from predictor.audio.stated import stated_duration_s
 from predictor.audio.wav import plain_wav
-from predictor.audio.worker import Job
 from predictor.errors import InvalidInput, Overloaded, PayloadTooLarge
 from predictor.shared_samples import as_float
 from predictor.types import SAMPLE_RATE_HZ, AudioEnd, AudioPiece, Samples
@@ -241,7 +241,7 @@ class AudioDecoder:
         cuts = CutOptions(segment_s=self._limits.max_duration_s + 1, vad="off")
         job = Job(
             source.container, source.layout, self._limits, source.options, cuts, _NO_BOUND_S,
-            source.field,
+            source.field, is_long=True,
         )  # fmt: skip
         parts = [np.zeros(0, np.float32)]
         with self._admitted(source.data):

@@ -16,8 +16,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
+from predictor.audio.job import Job, Message
 from predictor.audio.process import Worker, WorkerDiedError
-from predictor.audio.worker import Job, Message
 from predictor.errors import AsrError, AudioError, InternalError, NotReady
 from predictor.types import AnySamples
 
@@ -242,7 +242,7 @@ class Decoding:
         self, pool: DecoderPool, job: Job, data: bytes | memoryview, lane: _Lane, long: _Lane
     ) -> None:
         self._pool = pool
-        self._job = job
+        self._job = replace(job, is_long=job.is_long or lane is long)
         self._data = data
         self._lane = lane
         self._long = long
@@ -264,7 +264,7 @@ class Decoding:
         if self._lane is self._long:
             return True
         self._stop()
-        self._lane = self._long
+        self._lane, self._job = self._long, replace(self._job, is_long=True)
         return False
 
     async def next(self) -> Received:

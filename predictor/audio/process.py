@@ -14,7 +14,8 @@ from dataclasses import replace
 from typing import BinaryIO, Final
 
 from predictor.audio.file_part import file_part
-from predictor.audio.worker import MAX_MESSAGE_BYTES, READY, STOP, Job, Message
+from predictor.audio.job import Job, Message
+from predictor.audio.worker import MAX_MESSAGE_BYTES, READY, STOP
 from predictor.processes import bare_environment, connected_child
 from predictor.shared_samples import mapped
 from predictor.types import AnySamples

@@ -17,25 +17,22 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, BinaryIO, Final, NoReturn, cast
+from typing import BinaryIO, Final, NoReturn, cast
 
 import numpy as np
-import orjson
 
 from predictor.audio.codecs import BLOCK_S, Block, decode_file, undecodable
 from predictor.audio.cut import Cut, Cutter
 from predictor.audio.file_part import FilePart, forget
 from predictor.audio.filters import limit_peak, normalize_loudness, without_leaks
-from predictor.audio.limits import AudioLimits, AudioOptions, CutOptions
+from predictor.audio.job import Job, Message
 from predictor.audio.memory_guard import MemoryGuard, held_bytes
 from predictor.audio.pcm import PcmLayout, decode_pcm, whole_parts
-from predictor.audio.sniff import Container
 from predictor.audio.track import Track
 from predictor.audio.wav import plain_wav
-from predictor.errors import AudioError, AudioTooLong, InvalidInput
+from predictor.errors import InvalidInput
 from predictor.processes.heap import keep_freed_memory
 from predictor.shared_samples import as_pcm16
 from predictor.types import SAMPLE_RATE_HZ, AnySamples, Samples
@@ -46,84 +43,9 @@ STOP: Final = b"stop"
 _MAX_ADDRESS_SPACE: Final = 3 << 30  # the last resort, where nobody looks in time
 # After the limit; only counts when the server is no longer there to kill.
 _LAST_RESORT_S: Final = 5.0
+_SHORT_CPU_S: Final = 2.0  # that a job takes among the short ones; four minutes of MP3 take half
 # Fronts and engines go first: who decodes more than there are processors for must not delay them.
 _NICENESS: Final = 5
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One recording to decode; its bytes travel as an open file."""
-
-    container: Container | None  # None: raw samples as `layout` says
-    layout: PcmLayout | None
-    limits: AudioLimits
-    options: AudioOptions
-    cuts: CutOptions
-    granted_s: float  # of audio, over all channels heard, before it must ask
-    field: str
-    # Where in the file it lies; None: it is the whole file, which nobody else reads.
-    begin: int = 0
-    num_bytes: int | None = None
-
-    def to_json(self) -> bytes:
-        return orjson.dumps(self)
-
-    @staticmethod
-    def from_json(line: bytes) -> Job:
-        values = orjson.loads(line)
-        layout = values["layout"]
-        return Job(
-            **{
-                **values,
-                "layout": None if layout is None else PcmLayout(**layout),
-                "limits": AudioLimits(**values["limits"]),
-                "options": AudioOptions(**values["options"]),
-                "cuts": CutOptions(**values["cuts"]),
-            }
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """From the process: a piece, a question for more seconds, the end, or an error."""
-
-    kind: str  # "piece", "more", "end" or "error"
-    # A piece; its samples come as an open file.
-    num_samples: int = 0
-    sample_type: str = "float32"  # or "int16"
-    start: int = 0  # in samples at 16 kHz
-    channel: int | None = None  # when each channel is heard on its own
-    overlap: int = 0  # samples, as of Cut
-    continues: bool = False
-    # "more" and "end": seconds of audio, over all channels heard.
-    decoded_s: float = 0.0
-    dropped_s: float = 0.0  # of them in no piece
-    waiting_s: float = 0.0  # of them in no piece yet
-    num_channels: int = 0  # heard
-    # "end"
-    duration_s: float = 0.0
-    speech_probability: float = 0.0  # of the likeliest 32 ms
-    busy_s: float = 0.0  # spent decoding, without waiting
-    notes: tuple[str, ...] = ()
-    # "error"
-    error: str = ""  # name of the class in predictor.errors
-    message: str = ""
-    value: Any = None
-    limit: Any = None
-
-    def to_json(self) -> bytes:
-        return orjson.dumps(self)
-
-    @staticmethod
-    def from_json(line: bytes) -> Message:
-        values = orjson.loads(line)
-        return Message(**{**values, "notes": tuple(values["notes"])})
-
-    def raise_error(self, field: str) -> None:
-        """Raise the error this message carries, if it carries one."""
-        if self.kind == "error":
-            kinds = {kind.__name__: kind for kind in (AudioError, AudioTooLong, InvalidInput)}
-            raise kinds[self.error](self.message, field=field, value=self.value, limit=self.limit)
 
 
 class _StoppedError(Exception):
@@ -142,10 +64,11 @@ class _Run:
         self._cutters: list[Cutter] = []
         self._waited_s = 0.0
         self._began_s = time.monotonic()
+        self._began_cpu_s = time.process_time()
 
     def run(self, fd: int) -> Message:
         """Decode the file `fd`; returns the last message. Raises InvalidInput, _StoppedError."""
-        for block in _blocks(self._job, fd):
+        for block in _blocks(self._job, fd, self._tick):
             step = max(1, int(BLOCK_S * block.sample_rate_hz))
             for start in range(0, len(block.values), step):
                 at_s = block.at_s if start == 0 else None
@@ -186,12 +109,18 @@ class _Run:
         if self._decoded_s > self._granted_s:
             self._ask()
 
+    def _tick(self) -> None:
+        """A few kB may hold thousands of packets that are no sound, or of files in a chain."""
+        if self._job.is_long or time.process_time() - self._began_cpu_s < _SHORT_CPU_S:
+            return
+        self._ask()
+
     def _ask(self) -> None:
         """Wait until more seconds are granted. Raises _StoppedError."""
         began_s = time.monotonic()
         question = Message(
             "more",
-            decoded_s=self._decoded_s,
+            decoded_s=max(self._decoded_s, self._granted_s),
             dropped_s=self._dropped_s,
             waiting_s=sum(cutter.num_waiting for cutter in self._cutters) / SAMPLE_RATE_HZ,
             num_channels=len(self._cutters),
@@ -237,7 +166,7 @@ def _write(fd: int, samples: AnySamples) -> None:
         rest = rest[os.write(fd, rest) :]
 
 
-def _blocks(job: Job, fd: int) -> Iterator[Block]:
+def _blocks(job: Job, fd: int, tick: Callable[[], None]) -> Iterator[Block]:
     with _opened(job, fd) as file:
         plain = _plain(job, fd)
         if plain is not None:
@@ -247,7 +176,7 @@ def _blocks(job: Job, fd: int) -> Iterator[Block]:
                         yield Block(values, layout.sample_rate_hz)
                     forget(part)
         elif job.container is not None:
-            yield from decode_file(file, job.container, job.options.track, job.field)
+            yield from decode_file(file, job.container, job.options.track, job.field, tick)
 
 
 def _opened(job: Job, fd: int) -> BinaryIO:

@@ -10,9 +10,9 @@ import soundfile
 
 from predictor.api.multipart import read_parts
 from predictor.audio.file_part import MappedFile, forget
+from predictor.audio.job import Job
 from predictor.audio.limits import AudioLimits, AudioOptions, CutOptions
 from predictor.audio.process import Worker
-from predictor.audio.worker import Job
 from predictor.jobs.records import JobSpec
 from predictor.jobs.store import JobLimits, JobStore
 

@@ -19,10 +19,10 @@ from typing import Any
 
 import numpy as np
 
+from predictor.audio.job import Job
 from predictor.audio.limits import AudioLimits, AudioOptions, CutOptions
 from predictor.audio.process import Worker
 from predictor.audio.vad import FRAME_S, VadState, load_silero
-from predictor.audio.worker import Job
 from predictor.processes.heap import keep_freed_memory
 from tests.bench.environment import describe
 from tests.bench.http_clips import talk, wav
