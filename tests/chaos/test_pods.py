@@ -27,6 +27,7 @@ DEV_CPU = Path(__file__).parents[2] / "manifests" / "overlays" / "dev-cpu"
 RESULTS = Path(__file__).parent / "results" / "pods.json"
 CGROUPS = Path("/sys/fs/cgroup")
 ATTACK_S = min(120.0, float(os.environ.get("SOAK_S", "60")))
+ENDS_A_DECODER = ("an index of gigabytes", "a header of gigabytes")  # and nothing else does
 SAID = "Remind me to call my sister at 7:30."
 GIB, MIB = 1024**3, 1024**2
 
@@ -136,7 +137,7 @@ def test_a_pod_at_its_limit_is_never_killed(start_server: Any, cgroup: Cgroup) -
     )  # fmt: skip
     server.end()
     assert num_killed == 0
-    assert replaced == 0
+    assert replaced <= sum(answered.get(name, {}).get("times", 0) for name in ENDS_A_DECODER)
 
 
 def test_two_fronts_under_attack(start_server: Any) -> None:
