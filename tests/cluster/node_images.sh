@@ -97,7 +97,8 @@ on_debian() { # built program, version
 
 predictor() { # the image that the manifests call for, of this checkout and the environment $PYTHON
     local site=images/site prefix=app/.venv/lib/python3.11/site-packages
-    if [ ! -e images/packages.tar ]; then
+    if [ ! images/packages.tar -nt "$HERE/../../requirements.lock" ]; then
+        rm -rf images/python images/site
         mkdir -p images/python/usr/local images/python/app/.venv/bin
         rsync --archive --exclude=test --exclude=__pycache__ --exclude='site-packages/*' \
             "$("$PYTHON" -c 'import sys; print(sys.base_prefix)')/" images/python/usr/local/
