@@ -73,7 +73,7 @@ class StandardMode:
         running = state.candidate if state.phase in _WITH_CANDIDATE else state.stable
         spec["predictor"] = copy.deepcopy(running)
         if (beside := _beside(state)) is not None:
-            percent = shares(state.phase, state.percent)
+            percent = _percent_beside(state)
             canary = _without_scaler(service, canary_predictor(beside))
             spec["canary"] = [{"trafficPercent": percent, "predictor": canary}]
         else:
@@ -84,7 +84,7 @@ class StandardMode:
         if (beside := _beside(state)) is not None:
             name = beside["name"]
             found = statuses.get(name)
-            percent = shares(state.phase, state.percent)
+            percent = _percent_beside(state)
             if found is None:
                 return Progress(False, f"canary {name} has no status yet")
             if not found["ready"] and state.phase is not Phase.UNDOING:
@@ -138,6 +138,13 @@ def _beside(state: State) -> Predictor | None:
     if state.phase in _BESIDE_STABLE:
         return state.candidate
     return state.stable if state.phase is Phase.REVERTING else None
+
+
+def _percent_beside(state: State) -> int:
+    """Share of the version beside the predictor; one that comes back has what is left."""
+    if state.phase is Phase.REVERTING:
+        return 100 - state.percent
+    return shares(state.phase, state.percent)
 
 
 def _own_name(predictor: Predictor, other: Predictor) -> str:

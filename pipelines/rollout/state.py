@@ -31,7 +31,7 @@ class Phase(StrEnum):
     UNDOING = "undoing"  # the candidate has no traffic any more
     RESTORING = "restoring"  # the spec is the old one again, not yet with traffic of its own
     ROLLED_BACK = "rolled-back"  # all as before
-    REVERTING = "reverting"  # after a promotion: the version before runs, not yet with traffic
+    REVERTING = "reverting"  # after a promotion: the version before runs, and gets its traffic last
     KEEPING = "keeping"  # that was given up: the promoted spec again, not yet with traffic
 
 

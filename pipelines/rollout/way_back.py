@@ -33,12 +33,18 @@ def undo(driver: Driver, state: State, reasons: tuple[str, ...]) -> State:
 
 
 def revert(driver: Driver, state: State, reasons: tuple[str, ...]) -> State:
-    """Bring the version before a promotion up without traffic, then give it all of it at once."""
+    """Bring the version before a promotion up without traffic, then give it all of it at once.
+
+    In Standard mode by its weight: KServe removes the Service of the predictor that goes before the
+    route leads to the one that comes.
+    """
     if state.phase is not Phase.REVERTING:
         driver.log("it was promoted: the version before it is started, then given the traffic")
         state = MODES[state.mode].revert(driver.cluster.read(), state)
     state = driver.enter(replace(state, applied="", paused=""), Phase.REVERTING, 100, reasons)
     state = driver.settle(state)
+    if MODES[state.mode].split_must_be_seen:
+        state = driver.settle(driver.ensure(driver.write(replace(state, percent=0))))
     return driver.settle(driver.enter(state, Phase.ROLLED_BACK, 0, reasons))
 
 

@@ -108,6 +108,14 @@ class Client:
                 raise TimeoutError(f"not within {timeout_s} s: all from {identity}; {seen}")
         return time.monotonic() - begun
 
+    def until_other(self, identity: str, timeout_s: float = 120) -> str:
+        """The first version to answer that is another one. Raises TimeoutError."""
+        ends = time.monotonic() + timeout_s
+        while (said := self.identity()) == identity:
+            if time.monotonic() > ends:
+                raise TimeoutError(f"not within {timeout_s} s: an answer not of {identity}")
+        return said
+
     def until_share(
         self, identity: str, low: int, high: int, number: int = 200, timeout_s: float = 180
     ) -> Counter[str]:

@@ -289,7 +289,7 @@ def deploy(target: Target, http: httpx.Client, tmp_path: Path) -> Iterator[Deplo
         folder.mkdir()
         objects = built(wanted, namespace, target.image, folder)
         made.append(namespace)
-        if wanted.weights is not None:
+        if wanted.is_from_claim:
             space = [each for each in objects if each["kind"] == "Namespace"]
             put(target.cluster, [*space, *claim(namespace, target.image)])
             assert wait_for_job(target.cluster, namespace, "checkpoints"), "claim not filled"

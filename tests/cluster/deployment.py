@@ -121,17 +121,21 @@ class Request:
 
     overlay: str
     components: tuple[str, ...] = ()
-    weights: str | None = None  # a folder of the claim, such as "tiny"
+    weights: str | None = None  # a folder of the claim, such as "tiny", or an address
     change: Callable[[Object], None] | None = None  # to the InferenceService before it is applied
     settings: Mapping[str, str] = field(default_factory=dict)  # beside the example's
     beside: tuple[Object, ...] = ()  # applied before it, such as Secrets
+
+    @property
+    def is_from_claim(self) -> bool:
+        return self.weights is not None and "://" not in self.weights
 
 
 def built(request: Request, namespace: str, image: str, folder: Path) -> list[Object]:
     """The objects of a request, fitted to a small node."""
     settings = {**DEFAULTS, **ONE_NODE, **request.settings}
     overlay = UserOverlay(request.overlay, request.components, namespace, settings)
-    weights = None if request.weights is None else f"pvc://{CLAIM}/{request.weights}"
+    weights = f"pvc://{CLAIM}/{request.weights}" if request.is_from_claim else request.weights
     objects = fit(overlay.build(folder), image, weights)
     if request.change is not None:
         request.change(of_kind(objects, "InferenceService")[0])

@@ -3,8 +3,8 @@
 # machine's own network: control_plane.sh's programs, kubelet, kube-proxy and containerd in a network
 # namespace `node`, and in its pods Knative with Kourier and KServe as they are released, in
 # images that are made here of the built programs, a Debian base and this repository.
-#   apt-get install --no-install-recommends containerd runc containernetworking-plugins iptables \
-#       conntrack ipset etcd-server dnsmasq-base debootstrap gcc rsync openssl       (and go, kubectl)
+#   apt-get install --no-install-recommends runc containernetworking-plugins iptables conntrack \
+#       ipset etcd-server dnsmasq-base debootstrap gcc rsync openssl       (and go, kubectl)
 #   tests/cluster/node.sh up FOLDER     then  export KUBECONFIG=FOLDER/kubeconfig
 #       QWEN3_ASR_ENTRY=http://10.200.0.2 QWEN3_ASR_GATEWAY=https://10.200.0.3
 #   tests/cluster/node.sh down FOLDER
@@ -17,12 +17,13 @@ source "$HERE/control_plane.sh" "$@"
 source "$HERE/node_images.sh"
 # shellcheck source=node_install.sh
 source "$HERE/node_install.sh"
-ENVOY=1.40.0 ENVOY_GATEWAY=1.8.1 KUBE_ROUTER=2.1.0 SUITE=bookworm
+CONTAINERD=2.2.9 ENVOY=1.40.0 ENVOY_GATEWAY=1.8.1 KUBE_ROUTER=2.1.0 SUITE=bookworm
 PYTHON=${PYTHON:-$HERE/../../.venv/bin/python} # an environment with this repository's requirements.lock
 NODE=10.200.0.2 GATEWAY=10.200.0.3 SOCKET=/run/qwen3-asr-node/containerd.sock
-WITHIN="nsenter --net=/run/netns/node" API=$NODE ADDRESS=$NODE WITHOUT_NODES="--allow-privileged=true --kubelet-preferred-address-types=InternalIP"
+WITHIN="nsenter --net=/run/netns/node" API=$NODE ADDRESS=$NODE
+WITHOUT_NODES="--allow-privileged=true --kubelet-preferred-address-types=InternalIP --feature-gates=ImageVolume=true"
 CONTROLLERS=*,-nodeipam,-cloud-node-lifecycle,-node-route-controller,-service-lb-controller
-export KUBECONFIG=$FOLDER/kubeconfig
+export KUBECONFIG=$FOLDER/kubeconfig PATH=$FOLDER:$PATH # its containerd is not Debian's
 APPLY="kubectl apply --server-side --force-conflicts"
 
 network() {
@@ -48,16 +49,17 @@ containers() {
   {"type": "portmap", "capabilities": {"portMappings": true}}]}
 JSON
     cat >containerd.toml <<TOML
-version = 2
-root = "$FOLDER/containerd"
+version = 3
+root = "$FOLDER/store"
 state = "$(dirname $SOCKET)/state"
 [grpc]
   address = "$SOCKET"
-[plugins."io.containerd.grpc.v1.cri"]
-  sandbox_image = "dev.local/pause:3.10"
+[plugins."io.containerd.cri.v1.images".pinned_images]
+  sandbox = "dev.local/pause:3.10"
+[plugins."io.containerd.cri.v1.runtime"]
   restrict_oom_score_adj = true  # a machine without CAP_SYS_RESOURCE cannot lower it
-  [plugins."io.containerd.grpc.v1.cri".cni]
-    bin_dir = "/usr/lib/cni"
+  [plugins."io.containerd.cri.v1.runtime".cni]
+    bin_dirs = ["/usr/lib/cni"]
     conf_dir = "$FOLDER/cni"
 TOML
     start containerd containerd --config containerd.toml
@@ -80,6 +82,7 @@ clusterDomain: cluster.local
 containerRuntimeEndpoint: unix://$SOCKET
 evictionHard: {memory.available: 100Mi, nodefs.available: 1%, imagefs.available: 1%}
 failSwapOn: false
+featureGates: {ImageVolume: true}  # on by itself from Kubernetes 1.35
 imageGCHighThresholdPercent: 100  # an image that is gone cannot be pulled again
 imageGCLowThresholdPercent: 99
 podLogsDir: $FOLDER/pod-logs
@@ -105,14 +108,14 @@ YAML
 policies() { # kube-router, of which only the enforcement of network policies is wanted
     start kube-router ./kube-router --kubeconfig=kubeconfig --hostname-override=node --run-firewall=true \
         --run-router=false --run-service-proxy=false --service-cluster-ip-range=10.96.0.0/16
-    until $WITHIN iptables --list KUBE-ROUTER-FORWARD >/dev/null 2>&1; do sleep 1; done
+    until $WITHIN iptables --numeric --list KUBE-ROUTER-FORWARD >/dev/null 2>&1; do sleep 1; done
 }
 
 names() { # the cluster's DNS: dnsmasq beside the node, with a file for each service
     mkdir -p hosts
     start dns dnsmasq --keep-in-foreground --no-resolv --no-hosts --bind-interfaces --listen-address=$NODE \
         --local=/cluster.local/ --hostsdir="$FOLDER/hosts" --pid-file= --user=root
-    start services "$0" services "$FOLDER"
+    start services "$HERE/node.sh" services "$FOLDER"
     $APPLY --filename - <<YAML
 apiVersion: v1
 kind: Service
@@ -137,8 +140,8 @@ YAML
 
 services() {
     local each=.object.metadata to
-    kubectl get services --all-namespaces --watch --output-watch-events --output jsonpath="{.type} {$each.namespace} \
-{$each.name} {.object.spec.clusterIP}={.object.spec.externalName}{'\n'}" | while read -r event namespace name to; do
+    watched get services --output-watch-events --output jsonpath="{.type} {$each.namespace} {$each.name} \
+{.object.spec.clusterIP}={.object.spec.externalName}{'\n'}" | while read -r event namespace name to; do
         if [ "$event" = DELETED ]; then
             rm -f "hosts/$name.$namespace"
             kill -HUP "$(cat dns.pid)"
@@ -151,11 +154,15 @@ services() {
     done
 }
 
+watched() { # kubectl's arguments; the API server ends a watch after half an hour to an hour
+    while sleep 1; do kubectl "$@" --all-namespaces --watch || true; done
+}
+
 claims() { # the StorageClass's provisioner: a local volume for each claim, which knows fsGroup
     local name folder
-    kubectl get persistentvolumeclaims --all-namespaces --watch --output \
+    watched get persistentvolumeclaims --no-headers --output \
         'custom-columns=:.metadata.uid,:.metadata.namespace,:.metadata.name,:.spec.storageClassName,:.status.phase' \
-        --no-headers | while read -r uid namespace claim class phase; do
+        | while read -r uid namespace claim class phase; do
         if [ "$class" != folder ] || [ "$phase" != Pending ]; then continue; fi
         folder=$FOLDER/volumes/$uid
         mkdir -p "$folder"
@@ -203,11 +210,12 @@ up)
     debian
     images
     predictor
+    weights
     api_server
     scheduler
     kubelet
     names
-    start claims "$0" claims "$FOLDER"
+    start claims "$HERE/node.sh" claims "$FOLDER"
     knative
     kserve
     wait $LATER

@@ -40,6 +40,13 @@ programs() { # beside control_plane.sh's, from the same modules, so that most is
         CGO_ENABLED=0 compile knative knative.dev/serving/cmd/$name knative-$name
     done
     CGO_ENABLED=0 compile knative knative.dev/net-kourier/cmd/kourier kourier
+    # Debian's knows no image volumes.
+    module containerd.module <<<"module tools
+go 1.25.0
+require github.com/containerd/containerd/v2 v$CONTAINERD"
+    for name in containerd containerd-shim-runc-v2 ctr; do
+        CGO_ENABLED=0 compile containerd.module github.com/containerd/containerd/v2/cmd/$name $name
+    done
     local pause
     if [ -x envoy ] && [ -x pause ]; then return; fi
     pause=$(go mod download -json "k8s.io/kubernetes@v$KUBERNETES" | sed -n 's/.*"Dir": "\(.*\)".*/\1/p')/build/pause/linux
@@ -111,4 +118,12 @@ predictor() { # the image that the manifests call for, of this checkout and the 
         "User": "1000:1000", "WorkingDir": "/app", "Env": ["PATH=/app/.venv/bin:/usr/local/bin:/usr/bin:/bin",
         "LD_LIBRARY_PATH=/usr/local/lib", "PYTHONUNBUFFERED=1", "PYTHONDONTWRITEBYTECODE=1", "HOME=/tmp",
         "USER=asr"]}' debian.tar python.tar packages.tar code.tar
+}
+
+weights() { # an image of a checkpoint, as components/modelcar/Dockerfile makes one
+    mkdir -p images/root
+    cp -r "$HERE/../../predictor/checkpoints/tiny" images/root/models
+    chmod 444 images/root/models/* && chmod 755 images/root/models
+    layer weights.tar images/root && rm -r images/root
+    image dev.local/qwen3-asr/weights:tiny '{"Env": ["PATH=/usr/bin:/bin"], "User": "1000:1000"}' debian.tar weights.tar
 }

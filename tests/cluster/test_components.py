@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import base64
+import os
 import secrets
 
 import httpx
 import pytest
 
 from tests.cluster.conftest import Deploy, Record, Target
-from tests.cluster.service_api import Object
+from tests.cluster.deployment import Deployment
+from tests.cluster.service_api import Object, Refused
 from tests.cluster.status import is_ready
 from tests.manifests.combinations import ADDED, WEIGHTS
 
@@ -19,6 +21,7 @@ NAME = "qwen3-asr-api-keys"
 ALONE = [name for name in ADDED["dev-cpu"] if name not in ("canary-knative", "jobs", "api-keys")]
 # Weights are from a claim here; a canary in Standard mode is a test of test_standard.py.
 ELSEWHERE = (*WEIGHTS, "canary-standard")
+WEIGHTS_IMAGE = os.environ.get("QWEN3_ASR_WEIGHTS_IMAGE", "dev.local/qwen3-asr/weights:tiny")
 ADMIN = (
     "import urllib.request as u; print(u.urlopen('http://127.0.0.1:8082/metrics').read().decode())"
 )
@@ -31,13 +34,17 @@ def keys(**named: str) -> Object:
     return {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "data": data}
 
 
-@pytest.mark.parametrize("component", ALONE)
-def test_a_component_starts_and_answers(component: str, deploy: Deploy, record: Record) -> None:
-    deployment = deploy("dev-cpu", (component,))
+def serves(deployment: Deployment, record: Record) -> None:
+    """Ready, and it transcribes."""
     ready = deployment.service.wait("the service ready", is_ready)
     answer = deployment.client(ready["status"]["url"]).transcribe()
     assert answer.status_code == 200, answer.text
     record["missing"] = deployment.missing
+
+
+@pytest.mark.parametrize("component", ALONE)
+def test_a_component_starts_and_answers(component: str, deploy: Deploy, record: Record) -> None:
+    serves(deploy("dev-cpu", (component,)), record)
 
 
 @pytest.mark.parametrize("overlay", ["dev-cpu", "edge", "production", "production-standard"])
@@ -53,6 +60,42 @@ def test_all_components_together_start_and_answer(
     answer = deployment.client(ready["status"]["url"]).transcribe(key)
     assert answer.status_code == 200, answer.text
     record["missing"] = deployment.missing
+
+
+@pytest.mark.parametrize("overlay", ["edge", "production"])
+def test_weights_come_from_a_container_beside_the_server(
+    overlay: str, deploy: Deploy, record: Record
+) -> None:
+    """Reached through its process, so that both must be of one user and one group."""
+    serves(deploy(overlay, ("modelcar",), weights=f"oci://{WEIGHTS_IMAGE}"), record)
+
+
+@pytest.mark.parametrize("overlay", ["edge", "production"])
+def test_weights_come_from_an_image_that_is_mounted(
+    overlay: str, deploy: Deploy, target: Target, record: Record
+) -> None:
+    if (lacking := without_image_volumes(target)) is not None:
+        pytest.skip(lacking)
+    deployment = deploy(overlay, ("image-volume",), weights=f"oci+native://{WEIGHTS_IMAGE}")
+    serves(deployment, record)
+    [pod] = deployment.service.pods()
+    assert "modelcar" not in {each.name for each in pod.spec.containers}
+
+
+def without_image_volumes(target: Target) -> str | None:
+    """Why images cannot be mounted here; None where they can."""
+    runtime = target.versions.get("containerd", "9")
+    if tuple(map(int, runtime.split(".")[:2])) < (2, 1):
+        return f"containerd {runtime} mounts no images"
+    volume = {"name": "it", "image": {"reference": WEIGHTS_IMAGE}}
+    spec = {"containers": [{"name": "it", "image": target.image}], "volumes": [volume]}
+    metadata = {"name": "it", "namespace": "default"}
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
+    try:
+        target.cluster.create_dry(pod)
+    except Refused as refused:
+        return f"the API server knows no image volumes: {refused}"
+    return None
 
 
 def test_keys_are_asked_for_and_change_without_a_restart(

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from tests.cluster.conftest import Deploy, Record, Target
 from tests.cluster.deployment import CLAIM, Deployment
 from tests.cluster.service_api import Object, watched
 from tests.cluster.status import is_ready
+from tests.cluster.weights import following
 from tests.manifests.objects import ROOT
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(3600)]
@@ -117,9 +119,11 @@ def serve(deploy: Deploy, mode: str, weights: str) -> tuple[Deployment, Client]:
     return deployment, deployment.client(ready["status"]["url"])
 
 
-def needs_weights(target: Target, mode: str) -> None:
-    if mode == "Standard" and target.kserve < (0, 21):
-        pytest.skip(f"KServe {target.versions['kserve']} weights no route in Standard mode")
+def split(
+    mode: str, target: Target, deployment: Deployment, record: Record
+) -> AbstractContextManager[object]:
+    """Traffic that follows the percent."""
+    return nullcontext() if mode == "Knative" else following(target, deployment, record)
 
 
 @both_modes
@@ -127,11 +131,10 @@ def test_a_better_candidate_is_promoted_under_load_and_taken_back(
     mode: str, deploy: Deploy, target: Target, entry: Entry, record: Record, tmp_path: Path
 ) -> None:
     """The way back too: `rollback` of a promotion, killed on its way and started again."""
-    needs_weights(target, mode)
     deployment, main = serve(deploy, mode, POOR)
     before = main.identity()
     rollout = Rollout(target, deployment, entry, GOOD, tmp_path / "out")
-    with Caller(main.transcribe) as caller:
+    with split(mode, target, deployment, record), Caller(main.transcribe) as caller:
         code, said = rollout.promote()
         assert code == 0, said
         after = main.identity()
@@ -166,12 +169,11 @@ def test_killed_at_each_step_it_goes_on(
     mode: str, deploy: Deploy, target: Target, entry: Entry, record: Record, tmp_path: Path
 ) -> None:
     """kill -9 once each step is written down, applied or not; started again, it goes on."""
-    needs_weights(target, mode)
     deployment, main = serve(deploy, mode, POOR)
     before = main.identity()
     rollout = Rollout(target, deployment, entry, GOOD, tmp_path / "out")
     steps = STEPS[1::3] if target.is_fake else STEPS  # a run takes seconds of make test
-    with Caller(main.transcribe) as caller:
+    with split(mode, target, deployment, record), Caller(main.transcribe) as caller:
         for phase, percent in steps:
             rollout.killed_when(phase, percent)
         code, said = rollout.promote()

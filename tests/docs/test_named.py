@@ -115,7 +115,8 @@ def test_settings_exist_and_take_their_values(document: Path) -> None:
     variables = {ENV_PREFIX + name.upper() for name in known} | {f"{ENV_PREFIX}CONFIG_FILE"}
     for span in spans(document.read_text("utf-8")):
         for name in re.findall(rf"\b{ENV_PREFIX}[A-Z_]+", span):
-            is_of_tests = name.removeprefix(ENV_PREFIX) in ("ENTRY", "GATEWAY", "IMAGE")
+            short = name.removeprefix(ENV_PREFIX)
+            is_of_tests = short in ("ENTRY", "GATEWAY", "IMAGE", "WEIGHTS_IMAGE")
             assert name in variables or is_of_tests or name == ENV_PREFIX, span
         if (given := re.fullmatch(r"([a-z_]+)=([^\s…]+)", span)) and given[1] in known:
             parse_text(known[given[1]][0], given[2])

@@ -264,6 +264,19 @@ def jobs(objects: Sequence[Object]) -> Iterator[str]:
             yield f"{each.name}: the claim is not writable for the server's group"
 
 
+def modelcars(objects: Sequence[Object]) -> Iterator[str]:
+    """Weights in a container beside the server are reached through its process, which the kernel
+    lets in who has its user and its group; KServe sees to the user."""
+    for each in predictors(objects):
+        if not each.spec.get("model", {}).get("storageUri", "").startswith("oci://"):
+            continue
+        stable = each.service["spec"]["predictor"].get("securityContext", {})
+        if stable.get("runAsGroup") != each.container["securityContext"]["runAsGroup"]:
+            yield f"{each.name}: the weights' container has another group than the server's"
+        elif "runAsUser" not in stable:
+            yield f"{each.name}: containerd makes no pod of a group without a user"
+
+
 def images_pinned(objects: Sequence[Object]) -> Iterator[str]:
     """A tag that names a version; of images that are not ours also the digest."""
     for each in objects:

@@ -92,6 +92,7 @@ def broken_rules(objects: list[Object]) -> Iterator[str]:
         pod_rules.live_sessions(objects, longest_live_session_s),
         pod_rules.time_limits(objects, longest_request_s),
         pod_rules.jobs(objects),
+        pod_rules.modelcars(objects),
         pod_rules.images_pinned(objects),
         service_rules.deployment_mode(objects),
         service_rules.canaries(objects),

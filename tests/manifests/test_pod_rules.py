@@ -92,6 +92,16 @@ def add_volume(objects: Objects) -> None:
     kind(objects, "ServingRuntime")["spec"]["volumes"].append(image)
 
 
+def weights_beside_the_server(objects: Objects) -> None:
+    predictor(objects)["model"]["storageUri"] = "oci://registry.example.com/weights:1"
+    predictor(objects)["securityContext"].pop("runAsGroup", None)
+
+
+def group_without_a_user(objects: Objects) -> None:
+    weights_beside_the_server(objects)
+    predictor(objects)["securityContext"]["runAsGroup"] = 1000
+
+
 def mount_secret(objects: Objects) -> None:
     secret = {"name": "keys", "secret": {"secretName": "unheard-of"}}
     kind(objects, "ServingRuntime")["spec"]["volumes"].append(secret)
@@ -183,6 +193,8 @@ CASES: list[Case] = [
     ("jobs", put(predictor, "minReplicas", 0), "nobody works on jobs"),
     ("jobs", drop(predictor, "securityContext"), "not writable for the server's group"),
     ("jobs", lambda o: container(o)["args"].append("--jobs_dir=/tmp"), "is not on a claim"),
+    ("modelcars", weights_beside_the_server, "another group than the server's"),
+    ("modelcars", group_without_a_user, "a group without a user"),
     ("volumes", put(dig(kind_of_claim, "metadata"), "name", "other"), "no claim qwen3-asr-jobs"),
     ("live_sessions", put(predictor, "timeout", 300), "not below the timeout"),
     ("images_pinned", put(container, "image", "registry.example.com/predictor"), "not pinned"),

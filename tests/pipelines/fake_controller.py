@@ -49,6 +49,7 @@ class FakeController:
     answered_by: Callable[[str], dict[str, int]] | None = None  # a host's real backends, if others
     workloads: dict[str, Workload] = field(default_factory=dict)
     routed: list[dict[str, int]] = field(default_factory=list)  # every split there was
+    beside: list[int] = field(default_factory=list)  # every share of spec.canary there was
     unready: list[str] = field(default_factory=list)  # workloads that had traffic and no ready pod
 
     def __post_init__(self) -> None:
@@ -186,6 +187,7 @@ class FakeController:
         stable = self.service["spec"]["predictor"]
         canaries = self.service["spec"].get("canary") or []
         wanted = {self._deployment(stable): stable}
+        self.beside += [c["trafficPercent"] for c in canaries]
         wanted |= {self._deployment(c["predictor"]): {**stable, **c["predictor"]} for c in canaries}
         for name in set(self.workloads) - set(wanted):
             del self.workloads[name]

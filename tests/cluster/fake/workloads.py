@@ -46,8 +46,13 @@ class Workload:
 
     @property
     def is_there(self) -> bool:
-        """Whether it can ever serve: the storage initializer finds its weights."""
-        return self.identity != MISSING
+        """Whether it can ever serve: the storage initializer finds its weights, or those beside it
+        are of its group, without which the kernel refuses them (seen on a node)."""
+        is_beside = self.predictor.spec.get("model", {}).get("storageUri", "").startswith("oci://")
+        pods = self.predictor.spec.get("securityContext", {})
+        own = self.predictor.container["securityContext"]["runAsGroup"]
+        fits = "runAsUser" in pods and pods.get("runAsGroup") == own
+        return self.identity != MISSING and (fits or not is_beside)
 
     @property
     def floor(self) -> int:
