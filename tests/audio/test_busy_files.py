@@ -61,17 +61,18 @@ async def seconds(decoder: AudioDecoder, data: bytes) -> float:
 async def test_short_recordings_do_not_wait_for_what_keeps_a_decoder_busy(
     start_decoder: Callable[..., AudioDecoder], make_sndfile: Any, make_speech: Any
 ) -> None:
-    """One decoder for the short: it was busy with the chain for a minute."""
+    """One decoder for the short: it was busy with all of the chain, half a minute and more."""
     lanes: list[tuple[str, int]] = []
     observer = PoolObserver(lambda *each: lanes.append(each))
-    decoder = start_decoder(AudioLimits(decode_timeout_s=30), observer=observer)
+    decoder = start_decoder(AudioLimits(decode_timeout_s=300), observer=observer)
     busy = asyncio.create_task(seconds(decoder, chain(20_000)))
     while ("long", 1) not in lanes:  # the test's time limit ends it
         await asyncio.sleep(0.02)
     clip = make_sndfile(make_speech(2.0, 16_000), 16_000, "WAV", "PCM_16")
     assert await seconds(decoder, clip) == pytest.approx(2.0)
     assert not busy.done()
-    with pytest.raises(AudioError, match="longer than 30 s"):
+    busy.cancel()
+    with pytest.raises(asyncio.CancelledError):
         await busy
 
 

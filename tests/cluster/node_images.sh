@@ -71,6 +71,7 @@ require github.com/cloudnativelabs/kube-router/v2 v$KUBE_ROUTER"
 debian() { # what the predictor's image and Envoy's stand on
     if [ -e images/debian.tar ]; then return; fi
     mkdir -p images
+    rm -rf debian # of a run that was ended
     debootstrap --variant=minbase --include=curl,ca-certificates,libssl3,libffi8,libsqlite3-0,libuuid1,libgomp1,libstdc++6 \
         $SUITE debian
     echo 'asr:x:1000:1000::/tmp:/bin/sh' >>debian/etc/passwd
