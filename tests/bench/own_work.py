@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from statistics import quantiles
 from typing import Any
@@ -219,7 +219,10 @@ def measure(ask: Callable[[], str], count: int, pid: int) -> dict[str, Any]:
 def processor_s(pid: int) -> float:
     """Seconds of a processor that a process and all below it have used, to the nanosecond."""
     tasks = Path(f"/proc/{pid}/task").iterdir()
-    used_ns = sum(int((task / "schedstat").read_text().split()[0]) for task in tasks)
+    used_ns = 0
+    for task in tasks:
+        with suppress(OSError):  # a thread that has ended meanwhile
+            used_ns += int((task / "schedstat").read_text().split()[0])
     return used_ns / 1e9 + sum(map(processor_s, children(pid)))
 
 
