@@ -208,3 +208,10 @@ def said(server: Server, recordings: list[bytes]) -> list[dict[str, Any]]:
         response.raise_for_status()
         answers.append(response.json())
     return answers
+
+
+@pytest.fixture(scope="module")
+def http(server: Server) -> Iterator[httpx.Client]:
+    """A client of `server`."""
+    with httpx.Client(base_url=server.url, timeout=60) as client:
+        yield client

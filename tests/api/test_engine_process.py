@@ -17,6 +17,8 @@ import httpx
 import numpy as np
 import pytest
 
+from tests.bench.memory import children
+
 ROOT = Path(__file__).parents[2]
 FLAG = "--engine_process=true"
 
@@ -29,15 +31,9 @@ def apart(start_server: Any) -> Any:
 
 def engine_pid(server: Any) -> int:
     """The process id of a server's engine."""
-    pid = server.process.pid
-    children = [
-        int(child)
-        for tasks in Path(f"/proc/{pid}/task").glob("*/children")
-        for child in tasks.read_text().split()
-    ]
     [found] = [
         child
-        for child in children
+        for child in children(server.process.pid)
         if b"predictor.engine.link.worker" in Path(f"/proc/{child}/cmdline").read_bytes()
     ]
     return found

@@ -15,6 +15,8 @@ import httpx
 import numpy as np
 import pytest
 
+from tests.bench import memory
+
 FRONT, ENGINE = b"predictor.front", b"predictor.engine.link.worker"
 ALIGNER = Path(__file__).parents[2] / "predictor" / "checkpoints" / "tiny-aligner"
 RECOGNIZE = "/api/v1/recognize"
@@ -28,11 +30,7 @@ def pod(start_server: Any) -> Any:
 
 def children(pid: int, module: bytes) -> list[int]:
     """The processes that `pid` started which run `module`."""
-    found = [
-        int(child)
-        for tasks in Path(f"/proc/{pid}/task").glob("*/children")
-        for child in tasks.read_text().split()
-    ]
+    found = memory.children(pid)
     return sorted(p for p in found if module in Path(f"/proc/{p}/cmdline").read_bytes())
 
 

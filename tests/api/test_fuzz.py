@@ -135,12 +135,6 @@ def test_grpc_reader_only_raises_its_own_errors(request: pb.ModelInferRequest) -
     _answers_or_refuses(lambda: grpc_call(read_grpc(request.SerializeToString()), 4))
 
 
-@pytest.fixture(scope="module")
-def http(server: Any) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=server.url, timeout=60) as client:
-        yield client
-
-
 @FUZZ
 @given(body=_infer_body)
 def test_v2_over_the_wire(http: httpx.Client, body: Any) -> None:

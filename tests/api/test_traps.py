@@ -21,12 +21,6 @@ LIMIT = 64 * 1024 * 1024
 
 
 @pytest.fixture
-def http(server: Any) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=server.url, timeout=60) as client:
-        yield client
-
-
-@pytest.fixture
 def stub(server: Any) -> Iterator[GRPCInferenceServiceStub]:
     options = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
     with grpc.insecure_channel(server.grpc, options) as channel:

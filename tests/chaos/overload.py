@@ -22,6 +22,7 @@ from typing import Any
 
 from tests.api.conftest import Server, start
 from tests.bench.environment import describe
+from tests.bench.memory import children
 from tests.chaos.offered import CLIP_S, PROTOCOLS, Offered, offer
 
 MAX_HELD_S = 30.0  # nine of the clips
@@ -32,12 +33,7 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 def family(pid: int) -> list[int]:
     """A process and all that it started."""
-    children = [
-        int(child)
-        for tasks in Path(f"/proc/{pid}/task").glob("*/children")
-        for child in tasks.read_text().split()
-    ]
-    return [pid, *(found for child in children for found in family(child))]
+    return [pid, *(found for child in children(pid) for found in family(child))]
 
 
 def cpu_s(server: Server) -> float:

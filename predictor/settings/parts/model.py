@@ -33,7 +33,7 @@ class ModelFields:
         "further names the model answers to, separated by commas, such as `whisper-1` or a hub id",
         kind=tuple,
     )
-    model_dir: Path | None = setting(  # noqa: RUF009  # makes a dataclass field
+    model_dir: Path | None = setting(
         None,
         f"folder of the checkpoint; `{DEFAULT_MODEL_DIR}` when no `model_id` is given either",
         kind=Path,
@@ -46,7 +46,7 @@ class ModelFields:
     model_revision: str | None = setting(
         None, "branch, tag or commit of `model_id`", kind=str, none=""
     )
-    aligner_dir: Path | None = setting(  # noqa: RUF009  # makes a dataclass field
+    aligner_dir: Path | None = setting(
         None,
         "folder of a forced aligner, which gives words their times; without one there are none",
         kind=Path,

@@ -34,20 +34,20 @@ class ServerFields:
         kind=tuple,
         is_secret=True,
     )
-    api_keys_file: Path | None = setting(  # noqa: RUF009  # makes a dataclass field
+    api_keys_file: Path | None = setting(
         None,
         "further keys: a file of lines `NAME KEY`, or a folder with a file for each; read anew "
         "when it changes",
         kind=Path,
         none="",
     )
-    tls_cert_file: Path | None = setting(  # noqa: RUF009
+    tls_cert_file: Path | None = setting(
         None,
         "certificate chain (PEM) for HTTP and gRPC, read anew when it changes",
         kind=Path,
         none="",
     )
-    tls_key_file: Path | None = setting(  # noqa: RUF009
+    tls_key_file: Path | None = setting(
         None, "private key (PEM) of `tls_cert_file`", kind=Path, none=""
     )
     admin_port: int | None = setting(
@@ -74,7 +74,7 @@ class ServerFields:
     max_body_bytes: int = setting(
         64 * _MIB, "largest HTTP body or gRPC message", low=1024, high=1024 * _MIB
     )
-    spool_dir: Path | None = setting(  # noqa: RUF009  # makes a dataclass field
+    spool_dir: Path | None = setting(
         None,
         "folder on disk that takes recordings above 8 MiB while they come in, instead of memory; "
         "`max_body_bytes` does not bound them then; `off` where no disk is writable",

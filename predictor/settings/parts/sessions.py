@@ -35,7 +35,7 @@ class SessionsFields:
     )
 
     # Jobs
-    jobs_dir: Path | None = setting(  # noqa: RUF009  # makes a dataclass field
+    jobs_dir: Path | None = setting(
         None,
         "folder in which jobs (`/v1/jobs`) are kept, which replicas may share; `off` has no jobs",
         kind=Path,
