@@ -15,6 +15,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from predictor.audio.as_sent import as_sent
 from predictor.audio.bounds import check_sample_rate, too_long
 from predictor.audio.file_part import file_part
 from predictor.audio.job import Job
@@ -178,6 +179,13 @@ class AudioDecoder:
         which are released by whoever is done with them. Raises AudioError, AudioTooLong,
         InvalidInput, Overloaded, NotReady, InternalError.
         """
+        whole = as_sent(source) if source.cuts.vad == "off" else None
+        if whole is not None:  # all of it is one piece, and lies here already
+            duration_s = len(whole) / SAMPLE_RATE_HZ
+            credit.release(source.first_s - duration_s)
+            yield AudioPiece(whole, 0.0, duration_s)
+            yield AudioEnd(duration_s, source.notes + truncated(source, duration_s))
+            return
         granted_s, dropped_s = source.first_s, 0.0
         continuing: set[int | None] = set()  # channels whose last piece ended in speech
         with self._admitted(source.data):

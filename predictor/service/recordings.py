@@ -6,15 +6,17 @@ import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import ExitStack, aclosing
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from predictor import tracing
+from predictor.audio.as_sent import as_sent, seems_filled
 from predictor.audio.decode import AudioDecoder, Source
 from predictor.errors import InvalidInput
 from predictor.service.admission import Lease
 from predictor.service.said import align_said
 from predictor.service.transcriber import Transcriber
-from predictor.types import Segment, TextRequest, Transcription
+from predictor.types import AnySamples, Segment, TextRequest, Transcription
 
 # Of one request, in windows of one recording: what is more waits for its turn within the request,
 # so that a request of many long recordings is no more than a few requests of one.
@@ -68,7 +70,8 @@ class RecordingRunner:
         source = task.source
         with transcriber.admission.lease(source.first_s, self._decoder.window_s) as lease:
             pieces = self._decoder.pieces(source, lease)
-            async with aclosing(transcriber.stream_pieces(pieces, task.text, lease)) as events:
+            events = transcriber.stream_pieces(pieces, task.text, lease, partial(_ahead, source))
+            async with aclosing(events):
                 async for event in events:
                     yield event
 
@@ -100,4 +103,12 @@ class RecordingRunner:
                 pieces = self._decoder.pieces(source, lease)
                 if task.text.said is not None:
                     return await align_said(transcriber, pieces, task.text, lease)
-                return await transcriber.transcribe_pieces(pieces, task.text, lease)
+                return await transcriber.transcribe_pieces(
+                    pieces, task.text, lease, partial(_ahead, source)
+                )
+
+
+def _ahead(source: Source) -> AnySamples | None:
+    """What the engine may begin with while a decoder looks for speech."""
+    samples = None if source.cuts.vad == "off" else as_sent(source)
+    return samples if samples is not None and seems_filled(samples, source.cuts) else None

@@ -9,22 +9,22 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
 
 from predictor import tracing
 from predictor.errors import AsrError, NotReady
 from predictor.logs import note, request_id_var
 from predictor.metrics import Metrics
 from predictor.service.admission import Admission, Lease
+from predictor.service.run import Begun, Feed, Run, TokenStream, stop, unless_failed
 from predictor.service.word_times import WordTimes, no_aligner
 from predictor.text.echo import is_echo, is_quiet
 from predictor.text.joining import Piece, Seams, finish_reason, join_pieces, segment
 from predictor.text.languages import needs_space
 from predictor.text.output import ASR_TEXT, OutputParser, ParsedOutput
-from predictor.text.prompt import Prompt, PromptBuilder
+from predictor.text.prompt import PromptBuilder
 from predictor.text.tokenizer import TextTokenizer
 from predictor.types import (
     SAMPLE_RATE_HZ,
@@ -45,19 +45,15 @@ from predictor.types import (
 logger = logging.getLogger(__name__)
 
 
-class TokenStream(Protocol):
-    """What the engine gives for one request; leaving it early frees the sequence's place."""
-
-    def __aiter__(self) -> AsyncIterator[TokenChunk]: ...
-    async def aclose(self) -> None: ...
-
-
-Feed = asyncio.Queue[str | None]  # the text of a piece as it grows; None at its end
 Pieces = AsyncGenerator[AudioPiece | AudioEnd]  # of one recording; the last item is its end
 Submit = Callable[[EngineRequest], TokenStream]  # raises NotReady
+Ahead = Callable[[], AnySamples | None]  # samples [n] of a recording, if they may be one piece
 Split = Callable[[Samples, float], Sequence[tuple[int, int]]]  # pieces as (start, end) in samples
 
 MAX_SEGMENTS_AT_ONCE = 8
+# With so many recordings under way the engine is busy: it begins with none any more before it is
+# known what of it is speech, since what is thrown away then has a price.
+MAX_AHEAD = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +89,7 @@ class Transcriber:
         self._prompts = prompts
         self._options = options
         self._metrics = metrics
+        self._num_runs = 0  # recordings under way
         self.admission = admission
 
     @property
@@ -127,7 +124,7 @@ class Transcriber:
             try:
                 return list(await asyncio.gather(*tasks))
             finally:
-                await _stop(tasks)
+                await stop(tasks)
 
     async def transcribe_stream(
         self, request: TranscribeRequest
@@ -140,27 +137,37 @@ class Transcriber:
                     yield event
 
     async def transcribe_pieces(
-        self, pieces: Pieces, request: TextRequest, lease: Lease | None = None
+        self,
+        pieces: Pieces,
+        request: TextRequest,
+        lease: Lease | None = None,
+        ahead: Ahead | None = None,
     ) -> Transcription:
         """The answer for a recording that comes in pieces, which are closed at the end.
 
-        Each piece is given back to `lease` when it is done. Raises what `pieces` raises,
-        NotReady, and InvalidInput for a context that is too long.
+        Each piece is given back to `lease` when it is done. The engine begins at once with what
+        `ahead` gives, all of the recording: that gains time where just this turns out to be its
+        first piece, and changes no answer. Raises what `pieces` raises, NotReady, and InvalidInput
+        for a context that is too long.
         """
-        async with aclosing(self._run(pieces, request, lease, streaming=False)) as events:
+        async with aclosing(self._run(pieces, request, lease, ahead, streaming=False)) as events:
             async for event in events:
                 if isinstance(event, Transcription):
                     return event
         raise AssertionError("a run ends with its transcription")
 
     async def stream_pieces(
-        self, pieces: Pieces, request: TextRequest, lease: Lease | None = None
+        self,
+        pieces: Pieces,
+        request: TextRequest,
+        lease: Lease | None = None,
+        ahead: Ahead | None = None,
     ) -> AsyncGenerator[str | Segment | Transcription]:
         """The text as it becomes certain, each segment as it ends, the whole answer as last item.
 
-        Raises like `transcribe_pieces`. Closing the iterator frees the engine's places.
+        As `transcribe_pieces`. Closing the iterator frees the engine's places.
         """
-        async with aclosing(self._run(pieces, request, lease, streaming=True)) as events:
+        async with aclosing(self._run(pieces, request, lease, ahead, streaming=True)) as events:
             async for event in events:
                 yield event
 
@@ -168,7 +175,7 @@ class Transcriber:
         """One piece alone, for who keeps each as it ends. Raises NotReady, and InvalidInput for a
         context that is too long."""
         prompt = self._prompts.build(request.context, request.language)
-        run = _Run(prompt, request, streaming=False)
+        run = Run(prompt, request, streaming=False)
         return await self._run_piece(run, piece, asyncio.Queue())
 
     async def _pieces(self, samples: Samples) -> AsyncGenerator[AudioPiece | AudioEnd]:
@@ -182,9 +189,18 @@ class Transcriber:
         yield AudioEnd(_duration_s(samples))
 
     async def _run(
-        self, pieces: Pieces, request: TextRequest, lease: Lease | None, *, streaming: bool
+        self,
+        pieces: Pieces,
+        request: TextRequest,
+        lease: Lease | None,
+        ahead: Ahead | None,
+        *,
+        streaming: bool,
     ) -> AsyncGenerator[str | Segment | Transcription]:
-        run = _Run(self._prompts.build(request.context, request.language), request, streaming)
+        run = Run(self._prompts.build(request.context, request.language), request, streaming)
+        if ahead is not None and self._num_runs < MAX_AHEAD and (whole := ahead()) is not None:
+            run.ahead = self._submitted(run, whole)
+        self._num_runs += 1
         feeding = asyncio.create_task(self._feed(run, pieces, lease))
         done: list[Piece] = []
         seams, num_segments = Seams(), 0
@@ -198,7 +214,7 @@ class Transcriber:
                         delta = " " + delta
                     said += delta
                     yield delta
-                done.append(await _unless_failed(task, feeding))
+                done.append(await unless_failed(task, feeding))
                 if not streaming:
                     continue
                 was_told = said != said_before  # as it grew: it meets no others, is certain alone
@@ -211,7 +227,9 @@ class Transcriber:
                     num_segments += 1
             end = await feeding
         finally:
-            await _stop([feeding, *run.tasks])
+            self._num_runs -= 1
+            await stop([feeding, *run.tasks])
+            await run.forget_ahead()
         with tracing.span("join", pieces=len(done)):
             answer = join_pieces(
                 done, end, language=request.language, with_words=request.with_words
@@ -222,7 +240,7 @@ class Transcriber:
             note(queue_s=round(run.queue_s, 4))
         yield answer
 
-    async def _feed(self, run: _Run, pieces: Pieces, lease: Lease | None) -> AudioEnd:
+    async def _feed(self, run: Run, pieces: Pieces, lease: Lease | None) -> AudioEnd:
         """Starts each piece when there is a place for it; returns what is known at the end."""
         gate = asyncio.Semaphore(self._options.max_segments_at_once)
 
@@ -257,17 +275,17 @@ class Transcriber:
             note(decode_s=round(end.decode_s, 4))
         return end
 
-    async def _run_piece(self, run: _Run, piece: AudioPiece, feed: Feed) -> Piece:
+    async def _run_piece(self, run: Run, piece: AudioPiece, feed: Feed) -> Piece:
         with tracing.span("piece", start_s=piece.start_s, end_s=piece.end_s):
             return await self._transcribed(run, piece, feed)
 
-    async def _transcribed(self, run: _Run, piece: AudioPiece, feed: Feed) -> Piece:
+    async def _transcribed(self, run: Run, piece: AudioPiece, feed: Feed) -> Piece:
         request, streaming = run.request, run.streaming
         parser = OutputParser(self._tokenizer, request.language)
         may_echo = bool(request.context) and is_quiet(piece.samples)
-        stream = self._submitted(run, piece)
+        begun = await self._begun(run, piece)
         is_told = streaming and not piece.meets_others
-        last = await self._read(stream, parser, feed if is_told and not may_echo else None)
+        last = await self._read(begun, parser, feed if is_told and not may_echo else None)
         if last.times is not None:
             run.queue_s = max(run.queue_s, last.times.began_s - last.times.queued_s)
             tracing.engine_spans(last.times, len(parser.token_ids))
@@ -315,11 +333,21 @@ class Transcriber:
             logger.warning("subtitles without times of words: %s", error.message)
             return None
 
-    def _submitted(self, run: _Run, piece: AudioPiece) -> TokenStream:
-        samples = piece.samples
+    async def _begun(self, run: Run, piece: AudioPiece) -> Begun:
+        """The piece as the engine has it, perhaps for a while already."""
+        if run.ahead is not None and run.ahead.is_all(piece):
+            begun, run.ahead = run.ahead, None
+            return begun
+        if run.ahead is not None:
+            run.has_begun = False
+        begun = self._submitted(run, piece.samples)
+        await run.forget_ahead()
+        return begun
+
+    def _submitted(self, run: Run, samples: AnySamples) -> Begun:
         draft = () if run.has_begun else self._draft(run.request)
         run.has_begun = True
-        return self._submit(
+        stream = self._submit(
             EngineRequest(
                 request_id=f"{request_id_var.get() or 'local'}:{uuid.uuid4().hex}",
                 samples=samples,
@@ -330,6 +358,7 @@ class Transcriber:
                 draft=draft[: round(_DRAFT_TOKENS_PER_S * _duration_s(samples))],
             )
         )
+        return Begun(samples, stream, time.monotonic())
 
     def _draft(self, request: TextRequest) -> tuple[int, ...]:
         """Tokens of the answer that may be given, for the first piece. Where no language is forced
@@ -342,61 +371,23 @@ class Transcriber:
         encode, tokenizer = self._tokenizer.encode_plain, self._tokenizer
         return (*encode(header), tokenizer.asr_text, *encode(text))
 
-    async def _read(
-        self, stream: TokenStream, parser: OutputParser, feed: Feed | None
-    ) -> TokenChunk:
-        """Drain `stream` into `parser`; returns the last chunk. Raises NotReady on shutdown."""
-        submitted = time.monotonic()
+    async def _read(self, begun: Begun, parser: OutputParser, feed: Feed | None) -> TokenChunk:
+        """Drain a stream into `parser`; returns the last chunk. Raises NotReady on shutdown."""
         last: TokenChunk | None = None
         try:
-            async for chunk in stream:
+            async for chunk in begun.stream:
                 if last is None:
-                    waited_s = time.monotonic() - submitted
+                    waited_s = time.monotonic() - begun.at_s
                     self._metrics.time_to_first_token_seconds.observe(waited_s)
                 last = chunk
                 parser.add(chunk.token_ids, chunk.logprobs)
                 if feed is not None and (delta := parser.certain()):
                     feed.put_nowait(delta)
         finally:
-            await stream.aclose()
+            await begun.stream.aclose()
         if last is None or last.finish is None or last.finish == "abort":
             raise NotReady("the engine is shutting down, send the request again")
         return last
-
-
-class _Run:
-    """One recording under way: what is asked of it, and its pieces in order."""
-
-    def __init__(self, prompt: Prompt, request: TextRequest, streaming: bool) -> None:
-        self.prompt = prompt
-        self.request = request
-        self.streaming = streaming
-        self.has_begun = False  # whether the first piece, whose the draft is, was submitted
-        self.queue_s = 0.0  # the longest that a piece waited in the engine
-        self.line: asyncio.Queue[tuple[asyncio.Task[Piece], Feed] | None] = asyncio.Queue()
-        self.tasks: set[asyncio.Task[Piece]] = set()
-
-    def begin(self, task: asyncio.Task[Piece], feed: Feed) -> None:
-        """One more piece; it is forgotten when it is done and its answer was taken."""
-        self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
-        self.line.put_nowait((task, feed))
-
-
-async def _unless_failed(task: asyncio.Task[Piece], feeding: asyncio.Task[AudioEnd]) -> Piece:
-    """The piece's answer; raises at once what kept the rest of the recording from coming."""
-    if not task.done():
-        await asyncio.wait({task, feeding}, return_when=asyncio.FIRST_COMPLETED)
-        if feeding.done() and feeding.exception() is not None:
-            feeding.result()
-    return await task
-
-
-async def _stop(tasks: Sequence[asyncio.Task[Any]]) -> None:
-    """Cancel what still runs and wait until it has let go of the engine."""
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _duration_s(samples: AnySamples) -> float:
