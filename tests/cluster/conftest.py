@@ -187,8 +187,11 @@ def _version(apps: client.AppsV1Api, name: str, namespace: str) -> str:
 
 def _other_versions(core: client.CoreV1Api, apps: client.AppsV1Api) -> dict[str, str]:
     """The nodes' programs, and the ways in that this cluster has."""
-    about = core.list_node().items[0].status.node_info
+    node = core.list_node().items[0]
+    about, named = node.status.node_info, "dev.local/"  # labels of node.sh
     found = {"kernel": about.kernel_version, "kubelet": about.kubelet_version}
+    labels = (node.metadata.labels or {}).items()
+    found |= {key.removeprefix(named): each for key, each in labels if key.startswith(named)}
     runtime, _, version = about.container_runtime_version.partition("://")
     found[runtime] = version
     for name, namespace, title in WAYS_IN:

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import re
 import subprocess
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from typing import IO
 
 import httpx
 from starlette.applications import Starlette
@@ -51,6 +53,8 @@ class PortForwards:
         if found is None:
             process.kill()
             raise ConnectionError(f"{service}: {said}")
+        # It says a line for each connection: unread, they would fill the pipe, and it would wait.
+        threading.Thread(target=_read_on, args=(process.stdout,), daemon=True).start()
         address = f"http://127.0.0.1:{found[1]}"
         self._running[service, namespace] = process, address
         return address
@@ -58,7 +62,13 @@ class PortForwards:
     def close(self) -> None:
         for process, _ in self._running.values():
             process.kill()
-            process.communicate()
+            process.wait()
+
+
+def _read_on(lines: IO[str]) -> None:
+    with lines:
+        for _ in lines:
+            pass
 
 
 def proxy(gateway: Entry, forward: Forward) -> Starlette:

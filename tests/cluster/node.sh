@@ -4,7 +4,7 @@
 # namespace `node`, and in its pods Knative with Kourier and KServe as they are released, in
 # images that are made here of the built programs, a Debian base and this repository.
 #   apt-get install --no-install-recommends runc containernetworking-plugins iptables conntrack \
-#       ipset etcd-server dnsmasq-base debootstrap gcc rsync openssl       (and go, kubectl)
+#       ipset dnsmasq-base debootstrap gcc rsync openssl       (and go, kubectl)
 #   tests/cluster/node.sh up FOLDER     then  export KUBECONFIG=FOLDER/kubeconfig
 #       QWEN3_ASR_ENTRY=http://10.200.0.2 QWEN3_ASR_GATEWAY=https://10.200.0.3
 #   tests/cluster/node.sh down FOLDER
@@ -103,6 +103,8 @@ YAML
     start kube-proxy ./kube-proxy --config=kube-proxy.yaml
     until kubectl get node node >/dev/null 2>&1; do sleep 1; done
     kubectl wait --for=condition=Ready node/node --timeout=5m
+    # What the results name, and the API does not know.
+    kubectl label node node --overwrite "dev.local/etcd=$ETCD" "dev.local/envoy=$ENVOY" "dev.local/kube-router=$KUBE_ROUTER"
 }
 
 policies() { # kube-router, of which only the enforcement of network policies is wanted
@@ -166,7 +168,8 @@ claims() { # the StorageClass's provisioner: a local volume for each claim, whic
         if [ "$class" != folder ] || [ "$phase" != Pending ]; then continue; fi
         folder=$FOLDER/volumes/$uid
         mkdir -p "$folder"
-        $APPLY --filename - <<YAML
+        # Until it is there: no later event speaks of this claim, and a failure would end the loop.
+        until $APPLY --filename - <<YAML
 apiVersion: v1
 kind: PersistentVolume
 metadata: {name: pvc-$uid}
@@ -179,6 +182,7 @@ spec:
   nodeAffinity: {required: {nodeSelectorTerms: [{matchExpressions: [
     {key: kubernetes.io/hostname, operator: In, values: [node]}]}]}}
 YAML
+        do sleep 1; done
     done
 }
 

@@ -28,7 +28,7 @@ from tests.cluster.status import (
     tag_url,
 )
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(3600)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800)]
 SECOND = "tiny-early"  # the other checkpoint inside the image
 NUM_SAMPLES = 200  # requests to estimate a share from
 SCALING = "autoscaling.knative.dev/"

@@ -10,7 +10,7 @@ from tests.cluster.service_api import Object
 from tests.cluster.status import is_ready
 from tests.manifests.objects import of_kind
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(3600)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800)]
 CLIENT_LABEL = "qwen3-asr/client"
 # Asks until it is answered: a new pod is let through only once who enforces policies has seen it.
 ASK = """

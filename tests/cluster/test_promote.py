@@ -20,7 +20,7 @@ from tests.cluster.status import is_ready
 from tests.cluster.weights import following
 from tests.manifests.objects import ROOT
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(3600)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800)]
 GOOD, POOR = "tiny", "tiny-early"  # by word error rate
 RARE = ("hallucination", "repetition", "language-accuracy", "confidence", "calibration")
 ENOUGH = "96"  # of 24 the gate said that 51 would decide between these two
@@ -94,7 +94,10 @@ def _start(arguments: list[str]) -> subprocess.Popen[str]:
 
 
 def _to_the_end(process: subprocess.Popen[str]) -> tuple[int, str]:
-    said, errors = process.communicate(timeout=3000)
+    try:
+        said, errors = process.communicate(timeout=1200)
+    finally:
+        process.kill()  # or it would go on beside the next test
     return process.returncode, said + errors
 
 

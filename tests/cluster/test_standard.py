@@ -20,7 +20,7 @@ from tests.cluster.service_api import Object
 from tests.cluster.status import conditions, is_ready
 from tests.cluster.weights import following
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(3600)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800)]
 FIRST, SECOND, MISSING = "tiny", "tiny-early", "nowhere"
 NUM_SAMPLES = 200
 ROUTES = ("gateway.networking.k8s.io", "v1")
