@@ -22,6 +22,7 @@ from predictor.align.passes import Marked, Times
 from predictor.align.words import LANGUAGES
 from predictor.model.checkpoint.weights import load_model
 from predictor.model.config import CheckpointError, num_audio_tokens
+from predictor.model.quantized import Quantize
 from predictor.text.tokenizer import TextTokenizer
 from predictor.types import SAMPLE_RATE_HZ, Samples
 
@@ -35,10 +36,20 @@ MAX_KNOWN_WORDS: Final = 20_000
 class Aligner:
     """Weights, tokenizer and what a class of time means."""
 
-    def __init__(self, folder: Path, *, device: torch.device | str, dtype: torch.dtype) -> None:
-        """Raises CheckpointError for a folder that holds no aligner."""
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        device: torch.device | str,
+        dtype: torch.dtype,
+        quantize_part: Quantize | None = None,
+    ) -> None:
+        """`quantize_part` as of `load_model`. Raises CheckpointError for a folder that holds no
+        aligner."""
         self._device = torch.device(device)
-        self.model = load_model(folder, device=self._device, dtype=dtype)
+        self.model = load_model(
+            folder, device=self._device, dtype=dtype, quantize_part=quantize_part
+        )
         config = self.model.config
         if not config.num_classes:
             raise CheckpointError(f"{folder / 'config.json'}: this is a recogniser, not an aligner")

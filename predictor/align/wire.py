@@ -31,10 +31,11 @@ class AlignerSpec:
 
     folder: str
     device: str
-    dtype: str
+    precision: str  # of `choose_precision`
     num_threads: int | None
     max_batch_s: float  # of audio
     max_waiting: int  # requests
+    gather_s: float  # from one batch's start to the next one's, where that is not full
     log_format: str
     log_level: str
 

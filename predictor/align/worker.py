@@ -1,15 +1,18 @@
 """The aligner's process: takes requests from sockets, some at a time, and answers with times.
 
-One thread does all of it: while a batch runs on the device, the next is read and started behind it.
-It ends when whoever started it closes its end.
+One thread does all of it. A batch costs the device hundreds of small kernels whatever its size, so
+those who come while it is busy wait for each other: a full batch is started behind the one that
+runs, any other when that one is done. It ends when whoever started it closes its end.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import selectors
 import socket
 import sys
+import time
 from collections import deque
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
@@ -38,7 +41,7 @@ from predictor.types import SAMPLE_RATE_HZ
 
 logger = logging.getLogger(__name__)
 
-MAX_UNDER_WAY: Final = 2  # batches on the device: the next one is ready when one ends
+MAX_UNDER_WAY: Final = 2  # batches on the device: a full one is ready when one ends
 LOOK_EVERY_S: Final = 0.001  # whether one has ended
 
 
@@ -76,13 +79,18 @@ class Desk:
         *,
         max_batch_s: float,
         max_waiting: int,
+        gather_s: float = 0.0,
     ) -> None:
+        """`gather_s`: at least so long from one batch's start to the next one's, unless it is
+        full."""
         self._listener = listener
         self._parent = parent
         self._model = model
         self._info = info
         self._max_batch_s = max_batch_s
         self._max_waiting = max_waiting
+        self._gather_s = gather_s
+        self._next_s = -math.inf  # when a batch that is not full may begin
         self._line: deque[_Waiting] = deque()
         self._under_way: deque[_Running] = deque()  # oldest first
         self._selector = selectors.DefaultSelector()
@@ -104,16 +112,35 @@ class Desk:
                         self._hear(key.fileobj)
                 if self._has_news():
                     continue
-                if self._line and len(self._under_way) < MAX_UNDER_WAY:
-                    self._under_way.append(self._begin(self._batch()))
+                done: list[_Running] = []
                 while self._under_way and self._under_way[0].is_done:
-                    self._answer(self._under_way.popleft())
+                    done.append(self._under_way.popleft())
+                if self._wait_s() == 0:  # first of all: the device has nothing to do
+                    self._next_s = time.monotonic() + self._gather_s
+                    self._under_way.append(self._begin(self._batch()))
+                for running in done:
+                    self._answer(running)
 
     def _patience_s(self) -> float | None:
         """How long nothing need happen but news."""
-        if self._line and len(self._under_way) < MAX_UNDER_WAY:
+        wait_s = self._wait_s()
+        if self._under_way:
+            return LOOK_EVERY_S if wait_s is None else min(wait_s, LOOK_EVERY_S)
+        return wait_s
+
+    def _wait_s(self) -> float | None:
+        """How long until a batch may begin; None where something else must happen first."""
+        if not self._line or len(self._under_way) >= MAX_UNDER_WAY:
+            return None
+        if self._is_full():
             return 0
-        return LOOK_EVERY_S if self._under_way else None
+        return None if self._under_way else max(0, self._next_s - time.monotonic())
+
+    def _is_full(self) -> bool:
+        """Whether waiting makes the next batch no larger."""
+        if len(self._line) >= self._max_waiting:
+            return True
+        return sum(waiting.audio_s for waiting in self._line) >= self._max_batch_s
 
     def _has_news(self) -> bool:
         """Whether more can be read first: those who come together run together."""
@@ -198,6 +225,7 @@ def load(spec: AlignerSpec) -> tuple[Model, AlignerInfo, float]:
 
     from predictor.align.model import Aligner
     from predictor.model.precision import choose_precision
+    from predictor.model.quantized import check_quantized, quantizer
 
     if spec.num_threads is not None:
         torch.set_num_threads(spec.num_threads)
@@ -208,8 +236,13 @@ def load(spec: AlignerSpec) -> tuple[Model, AlignerInfo, float]:
         torch.cuda.set_device(device.index or 0)
         major, minor = torch.cuda.get_device_capability(device)
         use_kernels(10 * major + minor)
-    dtype = choose_precision(spec.dtype, device).dtype
-    model = Aligner(Path(spec.folder), device=device, dtype=dtype)
+    chosen = choose_precision(spec.precision, device)
+    quantize_part = quantizer(chosen.name, device) if chosen.is_quantized else None
+    model = Aligner(
+        Path(spec.folder), device=device, dtype=chosen.dtype, quantize_part=quantize_part
+    )
+    if chosen.is_quantized:
+        check_quantized(model.model, chosen.name)
     max_batch_s = model.warm_up(spec.max_batch_s) if device.type == "cuda" else spec.max_batch_s
     return model, AlignerInfo(model.languages, model.max_audio_s), max_batch_s
 
@@ -236,6 +269,7 @@ def main() -> None:
             info,
             max_batch_s=max_batch_s,
             max_waiting=spec.max_waiting,
+            gather_s=spec.gather_s,
         )
         desk.run()
 

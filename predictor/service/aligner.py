@@ -13,7 +13,7 @@ from predictor.settings.fields import Settings
 MAX_BATCH_S: Final = 120.0  # of audio, in one pass
 MAX_CUDA_BATCH_S: Final = 480.0  # where a pass of less is over before the next can be started
 MAX_WAITING: Final = 256  # requests; more are refused
-_FLOATS: Final = ("auto", "float32", "bfloat16", "float16")
+CUDA_GATHER_S: Final = 0.05  # under load only: a request that comes alone is not kept waiting
 
 
 def aligner_spec(settings: Settings) -> AlignerSpec:
@@ -30,13 +30,15 @@ def aligner_spec(settings: Settings) -> AlignerSpec:
     except CheckpointError as error:
         raise CheckpointError(f"the aligner: {error}") from error
     device = devices(settings)[0]
+    is_cuda = device.startswith("cuda")
     return AlignerSpec(
         folder=str(folder),
         device=device,
-        dtype=settings.dtype if settings.dtype in _FLOATS else "auto",  # it is not quantized
+        precision=settings.aligner_dtype,
         num_threads=settings.num_threads,
-        max_batch_s=MAX_CUDA_BATCH_S if device.startswith("cuda") else MAX_BATCH_S,
+        max_batch_s=MAX_CUDA_BATCH_S if is_cuda else MAX_BATCH_S,
         max_waiting=MAX_WAITING,
+        gather_s=CUDA_GATHER_S if is_cuda else 0.0,
         log_format=settings.log_format,
         log_level=settings.log_level,
     )

@@ -107,7 +107,7 @@ def _check_prefixes(values: Mapping[str, Any], refuse: _Refuse) -> None:
 
 def _check_device(values: Mapping[str, Any], refuse: _Refuse) -> None:
     """Engines, their devices and precisions."""
-    for setting in ("precision", "kv_precision"):
+    for setting in ("precision", "aligner_precision", "kv_precision"):
         if values[setting] == "fp8" and values["device"] == "cpu":
             refuse(f"{setting} device", "8 bits of this kind are for CUDA")
     if values["kv_precision"] == "fp8" and values["precision"] == "fp32":

@@ -55,6 +55,9 @@ def compute_capability(index: int) -> tuple[int, int] | None:
 def precision_problem(settings: Settings) -> str | None:
     """Why 8-bit floats cannot be had, where they are asked for."""
     names = [name for name in ("precision", "kv_precision") if getattr(settings, name) == "fp8"]
+    is_of_engines = bool(names)
+    if settings.has_aligner and settings.aligner_precision == "fp8":
+        names.append("aligner_precision")
     if not names:
         return None
     asked = " and ".join(f"{name}=fp8" for name in names)
@@ -62,7 +65,8 @@ def precision_problem(settings: Settings) -> str | None:
     count = num_cuda_devices() if has_driver() else 0
     if count == 0:
         return f"{asked}: is for CUDA, and there is no GPU here; {instead}"
-    for index in settings.devices or range(count):
+    used = settings.devices or range(count)
+    for index in used if is_of_engines else used[:1]:  # the aligner is on the first
         capability = compute_capability(int(index))
         if capability is not None and capability < FP8_CAPABILITY:
             has = ".".join(map(str, capability))

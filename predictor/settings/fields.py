@@ -37,6 +37,13 @@ class Settings(ModelFields, ServerFields, AudioFields, EngineFields, AnswerField
         return PRECISIONS[self.precision]
 
     @property
+    def aligner_dtype(self) -> str:
+        """The same of the aligner: 8 bits are for it only where it is asked for them by name."""
+        if self.aligner_precision != "auto":
+            return PRECISIONS[self.aligner_precision]
+        return "auto" if self.precision in ("int8", "fp8") else self.dtype
+
+    @property
     def has_aligner(self) -> bool:
         """Whether words have times."""
         return self.aligner_dir is not None or self.aligner_id is not None

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from predictor.align import forward
-from predictor.align.forward import FusedForward, PlainForward, forward_of
+from predictor.align.forward import FusedForward, PlainForward, _difference, forward_of
 from predictor.align.model import Aligner, Pass
 from predictor.align.passes import Marked
 from predictor.model.cuda.decoder import PLAIN
+from predictor.model.cuda.quantized import LINEARS, Fp8Linear, part_quantizer
 from predictor.types import SAMPLE_RATE_HZ
 from tests.align.scores import TINY
 
@@ -40,6 +41,42 @@ def test_both_ways_give_the_same_scores(aligner: Aligner) -> None:
     assert ours.shape == (12, aligner.model.config.num_classes)
     torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
     assert torch.equal(ours.argmax(-1), expected.argmax(-1))
+
+
+@pytest.fixture(scope="module")
+def in_fp8() -> Aligner:
+    """As on CUDA, with the layers' plain twins."""
+    return Aligner(TINY, device="cpu", dtype=torch.bfloat16, quantize_part=part_quantizer("fp8"))
+
+
+@torch.inference_mode()
+def test_both_ways_give_the_same_scores_in_fp8(in_fp8: Aligner) -> None:
+    items = batch()
+    prompts, clips = in_fp8.prompts(items), [item.samples for item in items]
+    expected = PlainForward(in_fp8.model)(clips, prompts)
+    ours = FusedForward(in_fp8.model, PLAIN)(clips, prompts)
+    torch.testing.assert_close(ours.float(), expected, rtol=2e-2, atol=2e-2)
+
+
+@torch.inference_mode()
+def test_scores_in_fp8_are_near_those_of_the_same_products_in_float32(
+    aligner: Aligner, in_fp8: Aligner
+) -> None:
+    """Weights as they were rounded, inputs and sums exact: what is left is rounding inputs."""
+    items = batch()
+    prompts, clips = aligner.prompts(items), [item.samples for item in items]
+    exact = PlainForward(aligner.model)(clips, prompts)
+    wide = Aligner(TINY, device="cpu", dtype=torch.float32)
+    pairs = zip(wide.model.decoder.layers, in_fp8.model.decoder.layers, strict=True)
+    for layer, quantized in pairs:
+        for name in LINEARS:
+            linear = quantized.get_submodule(name)
+            assert isinstance(linear, Fp8Linear)
+            weight = linear.weight.float() * linear.scale[:, None]
+            layer.get_submodule(name).get_parameter("weight").copy_(weight)
+    ours, rounded = (PlainForward(each.model)(clips, prompts) for each in (in_fp8, wide))
+    assert 0 < _difference(rounded, exact) < 0.03
+    assert 0 < _difference(ours, rounded) < 0.03
 
 
 @torch.inference_mode()

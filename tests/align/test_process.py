@@ -9,6 +9,7 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,7 +29,8 @@ from predictor.errors import InternalError, NotReady, Overloaded
 
 PREDICTOR = Path(__file__).parents[2] / "predictor"
 TINY = PREDICTOR / "checkpoints" / "tiny-aligner"
-SPEC = AlignerSpec(str(TINY), "cpu", "float32", 1, 120.0, 256, "json", "warning")
+SPEC = AlignerSpec(str(TINY), "cpu", "float32", 1, 120.0, 256, 0.0, "json", "warning")
+SECOND = np.zeros(16_000, dtype=np.float32)
 
 
 def clips() -> list[Marked]:
@@ -71,11 +73,19 @@ def test_times_are_those_of_the_model_and_survive_one_death(process: AlignerProc
     asyncio.run(check())
 
 
-def test_a_recogniser_is_refused_with_its_reason() -> None:
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"folder": str(PREDICTOR / "checkpoints" / "tiny")}, "not an aligner"),
+        ({"precision": "fp8"}, "precision on cpu must be auto or one of .*, is 'fp8'"),
+    ],
+)
+def test_what_cannot_be_loaded_is_refused_with_its_reason(wrong: dict[str, str], said: str) -> None:
     process = AlignerProcess()
-    process.spawn(replace(SPEC, folder=str(PREDICTOR / "checkpoints" / "tiny")))
-    with pytest.raises(RuntimeError, match="not an aligner"):
+    process.spawn(replace(SPEC, **wrong))
+    with pytest.raises(RuntimeError, match=said) as caught:
         process.wait_loaded()
+    assert "\n" not in str(caught.value)
 
 
 class Gate:
@@ -110,27 +120,37 @@ class Behind:
         return [np.tile([0.08, 0.16], (len(item.words), 1)) for item in self._batch]
 
 
-@pytest.fixture
-def desk(tmp_path: Path) -> Iterator[tuple[Gate, AlignerClient]]:
-    """A desk in a thread of ours, which takes one more request while two wait."""
+@contextmanager
+def desk_in(
+    folder: Path, *, max_waiting: int, gather_s: float = 0.0
+) -> Iterator[tuple[Gate, AlignerClient]]:
+    """A desk in a thread of ours, which takes two seconds of audio at once."""
     gate = Gate()
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    listener.bind(str(tmp_path / "aligner"))
+    listener.bind(str(folder / "aligner"))
     listener.listen(16)
     ours, theirs = socket.socketpair()
     info = AlignerInfo(("English",), 400.0)
-    run = Desk(listener, theirs, gate, info, max_batch_s=2.0, max_waiting=2).run
-    thread = threading.Thread(target=run)
+    made = Desk(
+        listener, theirs, gate, info, max_batch_s=2.0, max_waiting=max_waiting, gather_s=gather_s
+    )
+    thread = threading.Thread(target=made.run)
     thread.start()
-    yield gate, AlignerClient(tmp_path / "aligner")
-    gate.open.set()
-    ours.close()
-    thread.join(30)
-    theirs.close()
-    listener.close()
+    try:
+        yield gate, AlignerClient(folder / "aligner")
+    finally:
+        gate.open.set()
+        ours.close()
+        thread.join(30)
+        theirs.close()
+        listener.close()
 
 
-SECOND = np.zeros(16_000, dtype=np.float32)
+@pytest.fixture
+def desk(tmp_path: Path) -> Iterator[tuple[Gate, AlignerClient]]:
+    """One in which two may wait."""
+    with desk_in(tmp_path, max_waiting=2) as made:
+        yield made
 
 
 async def entered(gate: Gate) -> None:
@@ -174,7 +194,7 @@ def test_a_caller_who_left_costs_nothing(desk: tuple[Gate, AlignerClient]) -> No
     async def check() -> None:
         first = asyncio.create_task(client.times(SECOND, ["a"]))
         await entered(gate)
-        second = asyncio.create_task(client.times(SECOND, ["a"]))
+        second = asyncio.create_task(client.times(np.tile(SECOND, 2), ["a"]))
         await entered(gate)  # behind the first, on the device: a third waits
         left = asyncio.create_task(client.times(SECOND, ["b"]))
         await asyncio.wait({left}, timeout=0.2)
@@ -186,3 +206,46 @@ def test_a_caller_who_left_costs_nothing(desk: tuple[Gate, AlignerClient]) -> No
         assert gate.batches == [1, 1, 1]
 
     asyncio.run(check())
+
+
+def test_a_batch_that_is_not_full_waits_for_the_one_that_runs(tmp_path: Path) -> None:
+    with desk_in(tmp_path, max_waiting=8) as (gate, client):
+
+        async def check() -> None:
+            first = asyncio.create_task(client.times(SECOND, ["a"]))
+            await entered(gate)
+            half = SECOND[:8_000]
+            behind = [asyncio.create_task(client.times(half, ["b"])) for _ in range(4)]
+            await entered(gate)  # the fourth has filled it
+            last = asyncio.create_task(client.times(half, ["c"]))
+            gate.open.set()
+            await asyncio.gather(first, *behind, last)
+            assert gate.batches == [1, 4, 1]
+
+        asyncio.run(check())
+
+
+def test_requests_that_follow_each_other_closely_gather_to_a_full_batch(tmp_path: Path) -> None:
+    with desk_in(tmp_path, max_waiting=8, gather_s=1e6) as (gate, client):
+        gate.open.set()
+
+        async def check() -> None:
+            await client.times(SECOND, ["a"])  # nobody came before: at once
+            pair = [asyncio.create_task(client.times(SECOND, ["b"])) for _ in range(2)]
+            await asyncio.gather(*pair)
+            assert gate.batches == [1, 2]
+
+        asyncio.run(check())
+
+
+def test_a_line_that_is_full_waits_for_nobody(tmp_path: Path) -> None:
+    with desk_in(tmp_path, max_waiting=2, gather_s=1e6) as (gate, client):
+        gate.open.set()
+
+        async def check() -> None:
+            await client.times(SECOND, ["a"])
+            half = SECOND[:8_000]
+            await asyncio.gather(*(client.times(half, ["b"]) for _ in range(2)))
+            assert gate.batches == [1, 2]
+
+        asyncio.run(check())

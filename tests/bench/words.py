@@ -1,11 +1,13 @@
 """What times of words cost: the same load with an aligner beside the engine, and without.
 
     python -m tests.bench.words --output tests/bench/results/words-GPU.json
+    python -m tests.bench.words --aligner_precision auto,fp8 --gather_ms 0,50 --budget_s 540
     python -m tests.bench.words --shapes tiny --device cpu --window_s 2 --warm_s 1    (a smoke test)
 
 Random weights of the true shapes. The engine and the aligner have a process each on the same
 device, as in a server; each answer of the engine is followed by a request for the times of as many
-words as such an answer has. Without HTTP: decoding and JSON cost the host, not the device.
+words as such an answer has. Without HTTP: decoding and JSON cost the host, not the device. Several
+aligners are measured one after another beside the same engine.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +32,8 @@ from predictor.align.client import AlignerClient
 from predictor.align.process import AlignerProcess
 from predictor.align.wire import AlignerSpec
 from predictor.engine import EngineClient
-from predictor.service.aligner import MAX_BATCH_S, MAX_CUDA_BATCH_S, MAX_WAITING
+from predictor.service.aligner import CUDA_GATHER_S, MAX_BATCH_S, MAX_CUDA_BATCH_S, MAX_WAITING
+from predictor.settings.parts.model import PRECISIONS
 from predictor.text.tokenizer import TextTokenizer
 from tests.bench.checkpoint import write_checkpoint
 from tests.bench.environment import describe
@@ -82,6 +86,11 @@ class Bench:
         self._clips = Clips(TOKENIZER_IDS)
         self._rng = random.Random(1)
 
+    @property
+    def loop_s(self) -> float:
+        """What one load for one window takes."""
+        return self._warm_s + self._window_s
+
     async def plain(self, duration_s: float) -> float:
         """One clip to its last token; seconds to the first."""
         return (await one(self._engine, self._clips.request(duration_s))).first_token_s
@@ -130,17 +139,43 @@ class Bench:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One way to run the aligner."""
+
+    precision: str  # as the setting has it
+    gather_ms: float
+
+    @property
+    def suffix(self) -> str:
+        """Of its rows' names; nothing for what serves by default."""
+        parts = [f"aligner {self.precision}"] if self.precision != "auto" else []
+        if self.gather_ms != 1000 * CUDA_GATHER_S:
+            parts.append(f"gathering {self.gather_ms:g} ms")
+        return "".join(f", {part}" for part in parts)
+
+
+def variants(arguments: argparse.Namespace) -> list[Variant]:
+    """All that are asked for."""
+    return [
+        Variant(precision, float(gather_ms))
+        for gather_ms in str(arguments.gather_ms).split(",")
+        for precision in arguments.aligner_precision.split(",")
+    ]
+
+
 @contextmanager
-def aligner(folder: Path, device: str) -> Iterator[AlignerClient]:
+def aligner(folder: Path, device: str, variant: Variant) -> Iterator[AlignerClient]:
     """A loaded aligner in a process of its own."""
     process = AlignerProcess()
     spec = AlignerSpec(
         folder=str(folder),
         device=device,
-        dtype="auto",
+        precision=PRECISIONS[variant.precision],
         num_threads=None if device != "cpu" else 1,
         max_batch_s=MAX_BATCH_S if device == "cpu" else MAX_CUDA_BATCH_S,
         max_waiting=MAX_WAITING,
+        gather_s=variant.gather_ms / 1000,
         log_format="text",
         log_level="warning",
     )
@@ -180,25 +215,34 @@ def run(arguments: argparse.Namespace, result: dict[str, Any], save: Callable[[]
         result["words"] = {"a_second": WORDS_PER_S, "tokens_each": mean}
         for shape in arguments.shapes.split(","):
             # The engine first: its cache takes what is free, but for the aligner's part.
-            with (
-                engine(shape, arguments.device, 4 if is_small else 256) as client,
-                aligner(folder, arguments.device) as times,
-            ):
-                bench = Bench(client, times, words, window)
-                for load in loads:
-                    needed_s = 4 * (arguments.warm_s + arguments.window_s)
-                    if deadline - time.monotonic() < needed_s:
-                        result["rows"][f"{shape} {load.name}"] = {"skipped": "out of time"}
-                        continue
-                    result["rows"][f"{shape} {load.name}"] = asyncio.run(bench.row(load))
-                    save()
-                alone = asyncio.run(bench.loop(loads[0], bench.words_alone))
-                result["rows"][f"{shape} aligner alone, {loads[0].name}"] = {
-                    "value": alone["rtfx"],
-                    "unit": "RTFx",
-                    **alone,
-                }
-                save()
+            with engine(shape, arguments.device, 4 if is_small else 256) as client:
+                for variant in variants(arguments):
+                    with aligner(folder, arguments.device, variant) as times:
+                        bench = Bench(client, times, words, window)
+                        measure(bench, (shape, variant), loads, deadline, result["rows"], save)
+
+
+def measure(
+    bench: Bench,
+    what: tuple[str, Variant],
+    loads: list[Load],
+    deadline: float,
+    rows: dict[str, Any],
+    save: Callable[[], None],
+) -> None:
+    """The rows of one shape and variant."""
+    shape, variant = what
+    for load in loads:
+        name = f"{shape} {load.name}{variant.suffix}"
+        if deadline - time.monotonic() < 4 * bench.loop_s:
+            rows[name] = {"skipped": "out of time"}
+            continue
+        rows[name] = asyncio.run(bench.row(load))
+        save()
+    alone = asyncio.run(bench.loop(loads[0], bench.words_alone))
+    name = f"{shape} aligner alone, {loads[0].name}{variant.suffix}"
+    rows[name] = {"value": alone["rtfx"], "unit": "RTFx", **alone}
+    save()
 
 
 def table(result: dict[str, Any]) -> str:
@@ -206,11 +250,11 @@ def table(result: dict[str, Any]) -> str:
     for name, row in result["rows"].items():
         if "plain_rtfx" in row:
             lines.append(
-                f"{name:<32}{row['plain_rtfx']:>8.4g} RTFx, with words {row['words_rtfx']:>8.4g}: "
+                f"{name:<48}{row['plain_rtfx']:>8.4g} RTFx, with words {row['words_rtfx']:>8.4g}: "
                 f"{row['value']:.1%} lost"
             )
         else:
-            lines.append(f"{name:<32}{row.get('value', row.get('skipped'))}")
+            lines.append(f"{name:<48}{row.get('value', row.get('skipped'))}")
     return "\n".join(lines)
 
 
@@ -218,6 +262,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--shapes", default="1.7B", help="1.7B, 0.6B, tiny; comma-separated")
     parser.add_argument("--device", default="cuda:0" if torch.cuda.is_available() else "cpu")
+    parser.add_argument(
+        "--aligner_precision", default="auto", help=f"of {', '.join(PRECISIONS)}; comma-separated"
+    )
+    parser.add_argument(
+        "--gather_ms",
+        default=f"{1000 * CUDA_GATHER_S:g}",
+        help="from one batch's start to the next one's; comma-separated",
+    )
     parser.add_argument("--window_s", type=float, default=5.0)
     parser.add_argument("--warm_s", type=float, default=3.0)
     parser.add_argument("--budget_s", type=float, default=300.0)

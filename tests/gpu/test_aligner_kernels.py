@@ -1,4 +1,5 @@
-"""The aligner on CUDA: through the kernels, with the times of the plain modules."""
+"""The aligner on CUDA, in 16 and in 8 bits: through the kernels, with the times of the plain
+modules."""
 
 from __future__ import annotations
 
@@ -9,9 +10,12 @@ import torch
 from predictor.align.forward import FusedForward, PlainForward
 from predictor.align.model import Aligner
 from predictor.align.passes import Marked, aligned
-from tests.align.scores import TINY
+from predictor.model.cuda.quantized import Fp8Linear, part_quantizer, refusal_on
+from predictor.model.quantized import check_quantized, quantizer
+from tests.align.scores import TINY, errors, summary
 
 pytestmark = pytest.mark.gpu
+CUDA = torch.device("cuda")
 
 
 def batch(count: int) -> list[Marked]:
@@ -43,3 +47,40 @@ def test_passes_started_behind_each_other_keep_their_answers() -> None:
         for item, alone in zip(items, times, strict=True):
             [again] = aligned(aligner, [item])
             assert again.shape == alone.shape
+
+
+@pytest.fixture(scope="module")
+def in_fp8() -> Aligner:
+    refusal = refusal_on(CUDA, "fp8")
+    if refusal:
+        pytest.skip(refusal)
+    made = Aligner(TINY, device=CUDA, dtype=torch.bfloat16, quantize_part=quantizer("fp8", CUDA))
+    check_quantized(made.model, "fp8")
+    return made
+
+
+def test_kernels_in_fp8_agree_with_the_twins_on_the_cpu(in_fp8: Aligner) -> None:
+    """Roundings that differ in 16 bits are carried on by those to 8."""
+    assert isinstance(in_fp8.forward, FusedForward)
+    assert isinstance(in_fp8.model.decoder.layers[0].get_submodule("qkv"), Fp8Linear)
+    twin = Aligner(TINY, device="cpu", dtype=torch.bfloat16, quantize_part=part_quantizer("fp8"))
+    items = batch(7)
+    prompts, clips = in_fp8.prompts(items), [item.samples for item in items]
+    with torch.inference_mode():
+        expected = PlainForward(twin.model)(clips, prompts).double()
+        ours = in_fp8.forward(clips, prompts).double().cpu()
+        plain = PlainForward(in_fp8.model)(clips, prompts).double().cpu()
+    for found in (ours, plain):
+        difference = float((found - expected).norm() / expected.norm())
+        print(f"relative difference from the twins: {difference:.4f}")
+        assert difference < 0.05
+
+
+def test_word_times_are_as_good_in_fp8(in_fp8: Aligner) -> None:
+    """On all of the evaluation set, against the same aligner in 16 bits."""
+    plain = summary(errors(Aligner(TINY, device=CUDA, dtype=torch.bfloat16)))
+    for name, row in summary(errors(in_fp8)).items():
+        print(name, row, plain[name])
+        assert row["words"] == plain[name]["words"]
+        assert row["start_median_ms"] <= plain[name]["start_median_ms"] + 2
+        assert row["start_p95_ms"] <= 1.1 * plain[name]["start_p95_ms"] + 2

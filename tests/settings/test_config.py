@@ -122,6 +122,7 @@ def test_optional_settings_are_switched_off_by_their_word(tmp_path: Path) -> Non
         (["--kv_memory_fraction=nan"], ["kv_memory_fraction='nan'", "from 0.01 to 1"]),
         (["--precision=int4"], ["precision='int4'", "auto, fp32, bf16, fp16, int8"]),
         (["--kv_precision=int8"], ["kv_precision='int8'", "auto, fp8"]),
+        (["--aligner_precision=int8"], ["aligner_precision='int8'", "auto, fp32, bf16, fp16, fp8"]),
         (["--enable_grpc=maybe"], ["enable_grpc='maybe'", "true or false"]),
         (["--api_keys=x"], ["'--api_keys'", "unknown"]),
     ],
@@ -302,6 +303,20 @@ def test_defaults_are_those_of_the_parts_they_go_to() -> None:
     assert settings.loudness_lufs is audio.loudness_lufs
 
 
+@pytest.mark.parametrize(
+    ("flags", "dtype"),
+    [
+        ([], "auto"),
+        (["--precision=fp16"], "float16"),
+        (["--precision=fp8"], "auto"),
+        (["--precision=fp8", "--aligner_precision=bf16"], "bfloat16"),
+        (["--precision=fp32", "--aligner_precision=fp8"], "fp8"),
+    ],
+)
+def test_the_aligner_is_in_8_bits_only_by_its_own_name(flags: list[str], dtype: str) -> None:
+    assert load(*flags).aligner_dtype == dtype
+
+
 def test_every_setting_is_read_by_something() -> None:
     package = Path(__file__).parents[2] / "predictor"
     read = set()
@@ -313,6 +328,7 @@ def test_every_setting_is_read_by_something() -> None:
     # A language is set exactly when detection is off: every other pair is refused.
     by_way_of = {
         "precision": "dtype",
+        "aligner_precision": "aligner_dtype",
         "language_detection": "language",
         "model_aliases": "served_names",
     }

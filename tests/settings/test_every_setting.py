@@ -74,6 +74,7 @@ def test_a_wrong_value_in_the_file_is_one_line(name: str, tmp_path: Path) -> Non
         (["--model_id=./models/Qwen3-ASR-0.6B"], "a folder goes into model_dir"),
         (["--aligner_id=/models/aligner"], "a folder goes into aligner_dir"),
         (["--precision=fp8", "--device=cpu"], "are for CUDA"),
+        (["--aligner_precision=fp8", "--device=cpu"], "are for CUDA"),
         (["--kv_precision=fp8", "--device=cpu"], "are for CUDA"),
     ],
 )

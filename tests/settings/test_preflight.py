@@ -64,6 +64,27 @@ def test_8_bits_where_no_gpu_has_them(monkeypatch: pytest.MonkeyPatch) -> None:
     assert devices.precision_problem(settings) is None
 
 
+def test_an_aligner_in_8_bits_asks_for_the_first_gpu_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    aligner = f"--aligner_dir={CHECKPOINTS / 'tiny-aligner'}"
+    given = ["--aligner_precision=fp8", "--devices=1,0", "--http_port=0", "--grpc_port=0"]
+    settings = load_settings([*given, aligner], {})
+    monkeypatch.setattr(devices, "has_driver", lambda: False)
+    said = devices.precision_problem(settings)
+    assert said is not None
+    assert said.startswith("aligner_precision=fp8: is for CUDA")
+    assert devices.precision_problem(load_settings(given, {})) is None  # there is no aligner
+    monkeypatch.setattr(devices, "has_driver", lambda: True)
+    monkeypatch.setattr(devices, "num_cuda_devices", lambda: 2)
+    monkeypatch.setattr(devices, "compute_capability", lambda index: ((9, 0), (8, 6))[index])
+    said = devices.precision_problem(settings)
+    assert said is not None
+    assert "GPU 1 has 8.6; set aligner_precision to auto" in said
+    monkeypatch.setattr(devices, "compute_capability", lambda index: ((8, 0), (8, 9))[index])
+    assert devices.precision_problem(settings) is None
+
+
 def test_a_recogniser_and_an_aligner_in_each_others_place() -> None:
     """Both load far enough to fail late, after imports."""
     said = checkpoint_problem(CHECKPOINTS / "tiny", "aligner_dir")

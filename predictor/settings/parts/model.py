@@ -58,6 +58,12 @@ class ModelFields:
     aligner_revision: str | None = setting(
         None, "branch, tag or commit of `aligner_id`", kind=str, none=""
     )
+    aligner_precision: str = setting(
+        "auto",
+        "what the forced aligner computes in: `auto` is `precision`, or its `auto` where that is "
+        "in 8 bits; `fp8` is for CUDA with compute capability 8.9 or higher",
+        choices=tuple(name for name in PRECISIONS if name != "int8"),
+    )
     device: str = setting(
         "auto", "`auto` takes CUDA where there is one", choices=("auto", "cpu", "cuda")
     )
