@@ -19,6 +19,7 @@ from predictor.model.attention import KvCache, Packing, to_device
 from predictor.model.cuda.decoder import PAGE_TOKENS, FusedDecoder, Fusion
 from predictor.model.cuda.encoder import FusedEncoder, filled_up
 from predictor.model.cuda.mel import DeviceLogMel
+from predictor.model.cuda.quantized import QuantizedLinear
 from predictor.model.mel import LogMel
 from predictor.model.model import Model
 from predictor.types import Samples
@@ -28,6 +29,8 @@ logger = logging.getLogger(__name__)
 Ints = NDArray[np.int64]
 MAX_TOKENS: Final = 24_576  # of a pass through the kernels; a longer one takes the plain modules
 MAX_DIFFERENCE: Final = 0.05  # relative, of all scores: 16 bits through 50 layers differ by less
+# Where 16 bits fall to either side of a step of 8, the results are a sixteenth apart.
+MAX_DIFFERENCE_8_BIT: Final = 0.2
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -120,7 +123,7 @@ def has_kernels(model: Model) -> bool:
 
 
 def forward_of(model: Model, trial: tuple[Sequence[Samples], Prompts]) -> Forward:
-    """Through kernels on CUDA in 16 bit, if they agree with the plain modules on `trial`."""
+    """Through kernels on CUDA in 16 bit or 8, if they agree with the plain modules on `trial`."""
     plain = PlainForward(model)
     if not has_kernels(model):
         return plain
@@ -130,7 +133,8 @@ def forward_of(model: Model, trial: tuple[Sequence[Samples], Prompts]) -> Forwar
     except Exception:
         logger.exception("the aligner's kernels are not used")
         return plain
-    if not difference <= MAX_DIFFERENCE:
+    has_8_bits = any(isinstance(module, QuantizedLinear) for module in model.modules())
+    if not difference <= (MAX_DIFFERENCE_8_BIT if has_8_bits else MAX_DIFFERENCE):
         logger.error("the aligner's kernels are not used: they differ by %.3f", difference)
         return plain
     return fused
