@@ -57,6 +57,35 @@ async def _offline(
     return wall_s, shares
 
 
+def full(
+    bench: Bench, runner: TorchRunner, concurrency: int, duration_s: float, window_s: float
+) -> dict[str, Any]:
+    """So many clips always in flight: what is answered in a window, once all were answered once."""
+    assert bench.clips is not None
+    clips, shares = bench.clips, Shares()
+
+    async def run() -> tuple[int, float]:
+        with bench.engine(runner, shares) as engine:
+            return await load.full(
+                engine,
+                clips,
+                shares,
+                duration_s=duration_s,
+                concurrency=concurrency,
+                window_s=window_s,
+            )
+
+    num_answers, wall_s = asyncio.run(run())
+    return {
+        "value": num_answers * duration_s / wall_s,
+        "unit": "RTFx",
+        "num_answers": num_answers,
+        "window_s": wall_s,
+        "num_slots": runner.num_slots,
+        **shares.of(wall_s),
+    }
+
+
 def alone(bench: Bench, runner: TorchRunner, duration_s: float, repeats: int) -> dict[str, Any]:
     """One clip at a time: to its first and to its last token."""
     assert bench.clips is not None

@@ -87,6 +87,10 @@ def _first_rows(bench: Bench, sizes: Sizes) -> Iterator[Row]:
     runner, long_s, short_s = bench.runner, sizes.long_s, sizes.short_s
     all_long = [long_s] * sizes.many
     yield Row(f"offline {sizes.long}", lambda: loads.offline(bench, runner, all_long, 3))
+    in_flight, window_s = (4, 1.0) if sizes.small else (512, 10.0)
+    for duration_s in (long_s, short_s):
+        run: Measure = lambda d=duration_s: loads.full(bench, runner, in_flight, d, window_s)  # noqa: E731
+        yield Row(f"{in_flight} x {duration_s:g} s always", run, 15.0)
     yield Row(
         f"one {sizes.short} clip", lambda: loads.alone(bench, runner, short_s, sizes.num_alone)
     )

@@ -81,6 +81,12 @@ class Shares:
         for part, seconds in step.device_s:
             self.device_s[part] = self.device_s.get(part, 0.0) + seconds
 
+    def begin(self) -> None:
+        """Forget what was so far."""
+        fresh = Shares()
+        self.seconds, self.steps = fresh.seconds, fresh.steps
+        self.num_new_tokens, self.device_s = 0, {}
+
     def of(self, wall_s: float) -> dict[str, Any]:
         """Shares of the wall time: of the device by part of the work, where it is known, or else
         of the engine's thread by phase; what is left is the host's own."""
@@ -139,6 +145,48 @@ async def steady(
 
     results = await asyncio.gather(*(client(i) for i in range(concurrency)))
     return [timing for timings in results for timing in timings[1:]]
+
+
+async def full(
+    engine: EngineClient,
+    clips: Clips,
+    shares: Shares,
+    *,
+    duration_s: float,
+    concurrency: int,
+    window_s: float,
+) -> tuple[int, float]:
+    """(answers, seconds) of a window in which `concurrency` clips are always in flight.
+
+    It opens when as many as two rounds of them are answered; `shares` are of the window alone.
+    """
+    num_answers = 0
+    opened, warm = asyncio.Event(), 2 * concurrency
+
+    async def client() -> None:
+        nonlocal num_answers
+        while True:
+            await one(engine, clips.request(duration_s))
+            num_answers += 1
+            if num_answers >= warm:
+                opened.set()
+
+    opening = asyncio.create_task(opened.wait())
+    clients = [asyncio.create_task(client()) for _ in range(concurrency)]
+    try:
+        await asyncio.wait(
+            [asyncio.create_task(opened.wait()), *clients], return_when="FIRST_COMPLETED"
+        )
+        before, began = num_answers, time.perf_counter()
+        shares.begin()
+        await asyncio.wait(clients, timeout=window_s, return_when="FIRST_EXCEPTION")
+        for failed in (c for c in clients if c.done()):
+            failed.result()
+        return num_answers - before, time.perf_counter() - began
+    finally:
+        for task in (opening, *clients):
+            task.cancel()
+        await asyncio.gather(opening, *clients, return_exceptions=True)
 
 
 def quantiles(values: Sequence[float]) -> dict[str, float]:
