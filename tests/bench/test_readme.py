@@ -54,3 +54,22 @@ def test_what_words_cost_is_what_was_measured() -> None:
         assert f"of {row['plain_rtfx']:,.0f}" in text
         assert f"{100 * row['value']:.0f} % of " in text
     assert f"The aligner alone did {rows['1.7B aligner alone, 256 x 30 s']['value']:,.0f}" in text
+
+
+def test_what_8_bits_cost_word_times_is_what_was_measured() -> None:
+    rows = json.loads((RESULTS.parent / "align-precision.json").read_text())["rows"]
+    text = " ".join((ROOT / "predictor" / "README.md").read_text().split())
+    english, chinese = (
+        {
+            name: (row[language]["start_median_ms"], row[language]["start_p95_ms"])
+            for name, row in rows.items()
+        }
+        for language in ("English", "Chinese")
+    )
+    assert (
+        "English words are off by {:.0f} ms in the median and by {:.0f} ms".format(*english["fp8"])
+        in text
+    )
+    assert "in bf16 by {:.0f} and {:.0f}; those of".format(*english["bf16"]) in text
+    assert "characters by {:.0f} and {:.0f}, in bf16".format(*chinese["fp8"]) in text
+    assert "in bf16 by {:.0f} and {:.0f} (".format(*chinese["bf16"]) in text
