@@ -42,7 +42,8 @@ START_TIMEOUT_S = 240.0
 MODES = ("engine", "shared", "own", "fronts")
 METHOD = (
     "random weights; answers forced by ignoring end tokens; closed loop of so many requests in "
-    "flight, warmed up, then counted in a window; recordings of speech without pauses (WAV: 16 kHz "
+    "flight, warmed up, then counted in a window by the tokens that the engine makes, as answers "
+    "come in waves; recordings of speech without pauses (WAV: 16 kHz "
     "PCM16; Opus 48 kHz mono, MP3 48 kHz stereo) from client processes on the same machine, to "
     "OpenAI's route (multipart), V1 (bare body) or V2 (binary); engine: the same loads through "
     "EngineClient.submit, without a server"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.bench.load import Shares, quantiles
+from tests.bench.load import TOKENS_PER_AUDIO_S, Shares, quantiles
 
 
 @dataclass(frozen=True)
@@ -79,11 +80,17 @@ async def closed_loop(
 
 
 def row(load: Load, answers: Answers, shares: Shares, window_s: float) -> dict[str, Any]:
-    """One row of the result."""
+    """One row of the result.
+
+    Clips that began together end together, and a window has one wave of answers more or less than
+    its share: so what counts is the tokens that were made in it, of which each clip has as many.
+    """
     num = len(answers.last_s)
+    made = shares.num_new_tokens / math.ceil(load.duration_s * TOKENS_PER_AUDIO_S)
     return {
-        "value": num * load.duration_s / window_s,
+        "value": made * load.duration_s / window_s,
         "unit": "RTFx",
+        "answered_rtfx": num * load.duration_s / window_s,
         "num_answers": num,
         "num_all_answers": answers.num_all,
         "tokens_per_s": shares.num_new_tokens / window_s,
