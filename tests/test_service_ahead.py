@@ -39,7 +39,7 @@ EVALUATION = Path(__file__).parent / "data" / "eval"
 
 def looking() -> AudioDecoder:
     """One that looks at recordings; to decode them it must be started."""
-    cuts = CutOptions(segment_s=20.0)
+    cuts = CutOptions(segment_s=30.0)
     return AudioDecoder(AudioLimits(), num_workers=1, options=AudioOptions(), cuts=cuts)
 
 
@@ -95,7 +95,7 @@ async def first_piece(decoder: AudioDecoder, source: Source) -> AudioPiece | Non
 async def test_the_engine_has_it_while_the_decoder_still_listens(
     decoder: AudioDecoder, engine: ScriptedEngine
 ) -> None:
-    scribe, admission = transcriber(engine)
+    scribe, admission = transcriber(engine, max_ahead=4)
     source = decoder.source(wav(speech()))
     [pid] = decoder.worker_pids
     os.kill(pid, signal.SIGSTOP)
@@ -127,7 +127,7 @@ async def test_what_is_quiet_at_its_ends_is_not_begun(
     whole = as_sent(source)
     assert whole is not None
     assert seems_filled(whole, source.cuts) == is_ahead
-    scribe, _ = transcriber(engine)
+    scribe, _ = transcriber(engine, max_ahead=4)
     [answer] = await RecordingRunner(decoder).run(scribe, [Task(source, TextRequest())])
     assert answer.text == "yes"
     assert [len(request.samples) < len(samples) for request in engine.requests] == [not is_ahead]
@@ -143,7 +143,7 @@ async def test_what_turns_out_to_be_cut_is_begun_again_with_its_draft(
     whole = as_sent(source)
     assert whole is not None
     assert seems_filled(whole, source.cuts)
-    scribe, _ = transcriber(engine)
+    scribe, _ = transcriber(engine, max_ahead=4)
     draft = TextRequest(draft="language English<asr_text>yes")
     [answer] = await RecordingRunner(decoder).run(scribe, [Task(source, draft)])
     assert answer.text == "yes"
@@ -157,7 +157,7 @@ async def test_noise_without_speech_is_given_up(
     decoder: AudioDecoder, engine: ScriptedEngine
 ) -> None:
     noise = 0.1 * np.random.default_rng(0).standard_normal(4 * RATE).astype(np.float32)
-    scribe, _ = transcriber(engine)
+    scribe, _ = transcriber(engine, max_ahead=4)
     task = Task(decoder.source(wav(noise)), TextRequest())
     [answer] = await RecordingRunner(decoder).run(scribe, [task])
     assert (answer.text, answer.finish_reason) == ("", "silence")
@@ -168,7 +168,7 @@ async def test_a_caller_that_leaves_takes_it_back(
     decoder: AudioDecoder, engine: ScriptedEngine
 ) -> None:
     engine.go.clear()
-    scribe, admission = transcriber(engine)
+    scribe, admission = transcriber(engine, max_ahead=4)
     task = Task(decoder.source(wav(speech())), TextRequest())
     running = asyncio.create_task(RecordingRunner(decoder).run(scribe, [task]))
     while not engine.requests:
@@ -183,7 +183,7 @@ async def test_a_busy_engine_begins_with_nothing_that_may_be_thrown_away(
     decoder: AudioDecoder, engine: ScriptedEngine
 ) -> None:
     engine.go.clear()
-    scribe, admission = transcriber(engine, max_held_audio_s=600.0)
+    scribe, admission = transcriber(engine, max_held_audio_s=600.0, max_ahead=16)
     noise = 0.1 * np.random.default_rng(0).standard_normal(RATE).astype(np.float32)
     tasks = [Task(decoder.source(wav(noise)), TextRequest()) for _ in range(40)]
     [pid] = decoder.worker_pids
@@ -211,7 +211,7 @@ async def test_evaluation_recordings_are_the_same_to_the_last_bit(decoder: Audio
             source = decoder.source(wav(samples, subtype))
             whole, piece = as_sent(source), await first_piece(decoder, source)
             if whole is None:
-                assert len(samples) > 20.0 * RATE or np.abs(samples).max() > 1.0
+                assert len(samples) > 30.0 * RATE or np.abs(samples).max() > 1.0
             elif piece is not None and len(piece.samples) == len(whole):
                 num_whole += 1
                 assert whole.dtype == piece.samples.dtype
@@ -248,7 +248,7 @@ async def test_without_speech_detection_no_decoder_is_asked(
     [pid] = decoder.worker_pids
     os.kill(pid, signal.SIGSTOP)
     try:
-        scribe, admission = transcriber(engine)
+        scribe, admission = transcriber(engine, max_ahead=4)
         off = CutOptions(segment_s=20.0, vad="off")
         source = decoder.source(wav(speech()), cuts=off)
         [answer] = await RecordingRunner(decoder).run(scribe, [Task(source, TextRequest())])

@@ -67,11 +67,13 @@ class Held(Admission):
         self.most_s = max(self.most_s, self.held_audio_s)
 
 
-def transcriber(engine: ScriptedEngine, max_held_audio_s: float = 60.0) -> tuple[Transcriber, Held]:
+def transcriber(
+    engine: ScriptedEngine, max_held_audio_s: float = 60.0, max_ahead: int = 0
+) -> tuple[Transcriber, Held]:
     metrics = Metrics(CollectorRegistry())
     admission = Held(max_held_audio_s, metrics)
     prompts = PromptBuilder(engine.tokenizer, 100)
-    options = TranscriberOptions(segment_s=5.0, max_segments_at_once=4)
+    options = TranscriberOptions(segment_s=5.0, max_segments_at_once=4, max_ahead=max_ahead)
     return (
         Transcriber(engine.submit, split, engine.tokenizer, prompts, options, admission, metrics),
         admission,

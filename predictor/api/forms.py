@@ -11,7 +11,7 @@ from starlette.requests import Request
 
 from predictor.api.media import checked_content_type, media_type
 from predictor.api.multipart import Part, read_parts
-from predictor.api.reading import off_loop, read_recording
+from predictor.api.reading import SEARCHED_BYTES, off_loop, read_recording
 from predictor.api.tensors import refuse_unknown
 from predictor.errors import InvalidInput, UnsupportedMedia
 
@@ -45,7 +45,9 @@ async def read_form(
             limit=["multipart/form-data"],
         )
     body = await read_recording(request)
-    parts = await off_loop(len(body), lambda: read_parts(body, content_type, _MAX_PARTS))
+    parts = await off_loop(
+        len(body), lambda: read_parts(body, content_type, _MAX_PARTS), small=SEARCHED_BYTES
+    )
     form = Form()
     for part in parts:
         part = _of_list(part, known_fields)

@@ -17,6 +17,9 @@ _T = TypeVar("_T")
 
 SPOOLING_KEY: Final = "asr.spooling"  # in the scope: a Spooling, where there is a spool
 _WRITE_BYTES: Final = 1 << 20
+# Of a body that is searched for a boundary and not read: less than a millisecond, and a thread's
+# turn costs half of one. Most recordings of single sentences are smaller.
+SEARCHED_BYTES: Final = 2 << 20
 
 
 class Spooling(Protocol):
@@ -88,9 +91,9 @@ async def read_small_json(request: Request) -> dict[str, Any]:
     return load_json(body) if body else {}
 
 
-async def off_loop(num_bytes: int, work: Callable[[], _T]) -> _T:
-    """`work` on a body of `num_bytes`: here when it is small, else in a thread."""
-    if num_bytes <= SMALL_BODY_BYTES:
+async def off_loop(num_bytes: int, work: Callable[[], _T], *, small: int = SMALL_BODY_BYTES) -> _T:
+    """`work` on a body of `num_bytes`: here when that is at most `small`, else in a thread."""
+    if num_bytes <= small:
         return work()
     return await asyncio.to_thread(work)
 

@@ -20,7 +20,7 @@ from predictor.api.openapi import kserve as openapi
 from predictor.api.page import Page, wants_page
 from predictor.api.reading import off_loop, query_of, read_body, read_recording
 from predictor.api.recognize import recognize_call
-from predictor.api.v1 import v1_call
+from predictor.api.v1 import small_body, v1_call
 from predictor.errors import NotReady
 from predictor.metrics import scrape
 from predictor.service.calls import Call
@@ -182,7 +182,11 @@ def v1_router(dataplane: AsrDataPlane, created: int) -> APIRouter:
         await dataplane.get_model(model_name)
         body, content_type = await read_recording(request), request.headers.get("content-type")
         query, max_items = query_of(request), dataplane.max_items
-        call = await off_loop(len(body), lambda: v1_call(body, content_type, query, max_items))
+        call = await off_loop(
+            len(body),
+            lambda: v1_call(body, content_type, query, max_items),
+            small=small_body(content_type),
+        )
         return json_answer(await dataplane.call(model_name, call, dict(request.headers)))
 
     add = router.add_api_route

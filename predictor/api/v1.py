@@ -11,8 +11,9 @@ from typing import Any
 
 from predictor.api.details import details
 from predictor.api.hearing import HEARING_FIELDS, read_hearing
-from predictor.api.json_body import LongText, decode_base64, load_json
+from predictor.api.json_body import SMALL_BODY_BYTES, LongText, decode_base64, load_json
 from predictor.api.media import checked_content_type, media_type
+from predictor.api.reading import SEARCHED_BYTES
 from predictor.api.tensors import checked_draft, refuse_unknown
 from predictor.api.words import WORDS_FIELD, read_words
 from predictor.audio.file_part import MappedFile
@@ -25,6 +26,12 @@ _JSON_TYPES = ("", "application/json")
 _RAW_TYPES = ("application/octet-stream", "application/ogg", "application/mp4")
 _TEXT_FIELDS = ("language", "context", "draft")
 _FIELDS = (*_TEXT_FIELDS, WORDS_FIELD, *HEARING_FIELDS)
+
+
+def small_body(content_type: str | None) -> int:
+    """Bytes of a body that are read at once in the event loop: of audio only the head is looked
+    at."""
+    return SMALL_BODY_BYTES if media_type(content_type) in _JSON_TYPES else SEARCHED_BYTES
 
 
 def v1_call(

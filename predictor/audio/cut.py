@@ -29,6 +29,7 @@ _HYSTERESIS: Final = 0.15
 # Of the longest piece: from here on ever shorter pauses end one, down to 0.1 s.
 _SHRINKS_FROM: Final = 0.2
 _SHRINKS_TO: Final = 0.55
+UNCUT_SHARE: Final = 0.4  # shorter recordings of speech are rarely cut
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,10 @@ from predictor.settings.fields import Settings
 from predictor.text.prompt import PromptBuilder
 from predictor.types import AnySamples
 
+# Recordings that a front's engine has before it is known what of them is speech. On a CPU none: the
+# detector takes no time beside the model, and what is thrown away would take much.
+MAX_AHEAD = 4
+
 
 @dataclass(frozen=True, slots=True)
 class Loader:
@@ -80,10 +84,20 @@ class Loader:
         admission: Admission,
         times: WordTimes | None,
     ) -> Transcriber:
-        options = TranscriberOptions(segment_s=self.settings.segment_s, word_times=times)
-        submit = checkpoint.made.client.submit
+        made = checkpoint.made
+        options = TranscriberOptions(
+            segment_s=self.settings.segment_s,
+            word_times=times,
+            max_ahead=MAX_AHEAD if made.device.startswith("cuda") else 0,
+        )
         return Transcriber(
-            submit, split, checkpoint.tokenizer, prompts, options, admission, self.metrics
+            made.client.submit,
+            split,
+            checkpoint.tokenizer,
+            prompts,
+            options,
+            admission,
+            self.metrics,
         )
 
     def _live_parts(

@@ -11,6 +11,7 @@ from typing import Final
 
 from predictor import tracing
 from predictor.audio.as_sent import as_sent, seems_filled
+from predictor.audio.cut import UNCUT_SHARE
 from predictor.audio.decode import AudioDecoder, Source
 from predictor.errors import InvalidInput
 from predictor.service.admission import Lease
@@ -110,5 +111,8 @@ class RecordingRunner:
 
 def _ahead(source: Source) -> AnySamples | None:
     """What the engine may begin with while a decoder looks for speech."""
-    samples = None if source.cuts.vad == "off" else as_sent(source)
-    return samples if samples is not None and seems_filled(samples, source.cuts) else None
+    cuts = source.cuts
+    if cuts.vad == "off" or (source.stated_s or 0) > UNCUT_SHARE * cuts.segment_s:
+        return None
+    samples = as_sent(source)
+    return samples if samples is not None and seems_filled(samples, cuts) else None

@@ -51,9 +51,6 @@ Ahead = Callable[[], AnySamples | None]  # samples [n] of a recording, if they m
 Split = Callable[[Samples, float], Sequence[tuple[int, int]]]  # pieces as (start, end) in samples
 
 MAX_SEGMENTS_AT_ONCE = 8
-# With so many recordings under way the engine is busy: it begins with none any more before it is
-# known what of it is speech, since what is thrown away then has a price.
-MAX_AHEAD = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +61,9 @@ class TranscriberOptions:
     # Of one recording, so that it leaves room for others.
     max_segments_at_once: int = MAX_SEGMENTS_AT_ONCE
     word_times: WordTimes | None = None  # of servers with an aligner
+    # The engine begins with so many recordings at a time before it is known what of them is speech,
+    # and with none while more are under way: what is thrown away would have a price then.
+    max_ahead: int = 0
 
 
 _DRAFT_TOKENS_PER_S = 16  # more is never said
@@ -198,7 +198,11 @@ class Transcriber:
         streaming: bool,
     ) -> AsyncGenerator[str | Segment | Transcription]:
         run = Run(self._prompts.build(request.context, request.language), request, streaming)
-        if ahead is not None and self._num_runs < MAX_AHEAD and (whole := ahead()) is not None:
+        if (
+            ahead is not None
+            and self._num_runs < self._options.max_ahead
+            and (whole := ahead()) is not None
+        ):
             run.ahead = self._submitted(run, whole)
         self._num_runs += 1
         feeding = asyncio.create_task(self._feed(run, pieces, lease))
