@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 
@@ -35,6 +36,7 @@ def _parts(pid: int) -> list[tuple[str, float]]:
         name = role
         if role == "engine":
             name = "engine reads" if int(task.name) == pid else "engine steps"
-        fields = (task / "stat").read_text().rpartition(")")[2].split()
-        parts.append((name, (int(fields[11]) + int(fields[12])) / _TICKS_PER_S))
+        with suppress(OSError):  # a thread that has ended meanwhile
+            fields = (task / "stat").read_text().rpartition(")")[2].split()
+            parts.append((name, (int(fields[11]) + int(fields[12])) / _TICKS_PER_S))
     return parts + [part for child in children(pid) for part in _parts(child)]

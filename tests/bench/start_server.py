@@ -52,7 +52,8 @@ class Server:
         self._reader.start()
 
     def _read(self, stderr: IO[str]) -> None:
-        self.lines.extend(iter(stderr.readline, ""))
+        with stderr:
+            self.lines.extend(iter(stderr.readline, ""))
 
     @property
     def age_s(self) -> float:

@@ -130,7 +130,8 @@ def recordings() -> list[Spoken]:
     items = [(folder, item) for item in json.loads((folder / "recordings.json").read_text())]
     manifest = ROOT / "tests" / "data" / "eval" / "manifest.jsonl"
     if manifest.is_file():
-        items += [(manifest.parent, json.loads(line)) for line in manifest.open(encoding="utf-8")]
+        lines = manifest.read_text(encoding="utf-8").splitlines()
+        items += [(manifest.parent, json.loads(line)) for line in lines]
     spoken = []
     for i, (folder, item) in enumerate(items):
         samples, rate_hz = soundfile.read(folder / item["audio"], dtype="float32")
