@@ -80,7 +80,7 @@ def as_pcm16(samples: Samples) -> Pcm16 | None:
 
 
 def _exactly(samples: Samples) -> Pcm16 | None:
-    scaled = samples * _TO_PCM16
-    with np.errstate(invalid="ignore"):  # NaN, or out of range: it becomes another number
+    with np.errstate(invalid="ignore", over="ignore"):  # out of range: it becomes another number
+        scaled = samples * _TO_PCM16
         short = scaled.astype(np.int16)
     return short if (scaled == short).all() else None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import math
 import os
 import signal
 import struct
@@ -18,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -179,6 +180,29 @@ async def test_a_caller_that_leaves_takes_it_back(
     assert (engine.num_running, engine.num_aborted, admission.held_audio_s) == (0, 1, 0)
 
 
+async def test_a_caller_that_is_cancelled_again_takes_it_back_too(
+    decoder: AudioDecoder, engine: ScriptedEngine
+) -> None:
+    engine.go.clear()
+    scribe, admission = transcriber(engine, max_ahead=4)
+    task = Task(decoder.source(wav(speech())), TextRequest())
+    [pid] = decoder.worker_pids
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        running = asyncio.create_task(RecordingRunner(decoder).run(scribe, [task]))
+        while not engine.requests:
+            await asyncio.sleep(0.001)
+        while not running.done():  # at every step of its way out
+            running.cancel()
+            await asyncio.sleep(0)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert running.cancelled()
+    while admission.held_audio_s or engine.num_running:
+        await asyncio.sleep(0.001)
+    assert engine.num_aborted == 1
+
+
 async def test_a_busy_engine_begins_with_nothing_that_may_be_thrown_away(
     decoder: AudioDecoder, engine: ScriptedEngine
 ) -> None:
@@ -259,6 +283,27 @@ async def test_without_speech_detection_no_decoder_is_asked(
     assert admission.held_audio_s == 0
 
 
+async def test_a_longest_piece_of_no_whole_number_of_samples_is_a_decoders(
+    decoder: AudioDecoder,
+) -> None:
+    longest_s = 8.03  # times 16 000 that is a little less than 128 480
+    noise = 0.1 * np.random.default_rng(0).standard_normal(128_480).astype(np.float32)
+    for num_samples in (128_479, 128_480):
+        cuts = CutOptions(segment_s=longest_s, vad="off")
+        source = decoder.source(wav(noise[:num_samples]), cuts=cuts)
+        found = [item async for item in decoder.pieces(source, Unlimited())]
+        pieces = [item for item in found if isinstance(item, AudioPiece)]
+        assert all(len(piece.samples) <= longest_s * RATE for piece in pieces)
+        assert (as_sent(source) is None) == (len(pieces) == 2)
+
+
+def test_long_floats_are_a_decoders() -> None:
+    cuts = CutOptions(segment_s=400.0, vad="off")
+    noise = 0.1 * np.random.default_rng(0).standard_normal(100 * RATE).astype(np.float32)
+    assert as_sent(looking().source(wav(noise, "FLOAT"), cuts=cuts)) is None
+    assert as_sent(looking().source(wav(noise), cuts=cuts)) is not None
+
+
 @pytest.fixture(scope="module")
 def decoded() -> Iterator[Callable[[bytes], NDArray[np.float32]]]:
     """What a decoder makes of a file, whole."""
@@ -270,6 +315,8 @@ def decoded() -> Iterator[Callable[[bytes], NDArray[np.float32]]]:
 
 
 @settings(max_examples=60, deadline=None)
+@example(values=[1e34], size=None)
+@example(values=[math.nan, math.inf], size=None)
 @given(
     values=st.lists(
         st.floats(width=32, allow_nan=True, allow_infinity=True) | st.sampled_from([1.0, -1.0]),

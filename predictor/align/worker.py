@@ -112,14 +112,20 @@ class Desk:
                         self._hear(key.fileobj)
                 if self._has_news():
                     continue
-                done: list[_Running] = []
-                while self._under_way and self._under_way[0].is_done:
-                    done.append(self._under_way.popleft())
+                done = self._done()
                 if self._wait_s() == 0:  # first of all: the device has nothing to do
                     self._next_s = time.monotonic() + self._gather_s
                     self._under_way.append(self._begin(self._batch()))
-                for running in done:
+                # On a CPU a batch is done when it has begun: it is not to wait for the next one.
+                for running in [*done, *self._done()]:
                     self._answer(running)
+
+    def _done(self) -> list[_Running]:
+        """The batches that are, oldest first; they are no longer under way."""
+        done: list[_Running] = []
+        while self._under_way and self._under_way[0].is_done:
+            done.append(self._under_way.popleft())
+        return done
 
     def _patience_s(self) -> float | None:
         """How long nothing need happen but news."""

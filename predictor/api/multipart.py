@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from mmap import mmap
 from typing import Final
 
@@ -19,6 +20,8 @@ from predictor.errors import InvalidInput
 _MAX_HEAD_BYTES: Final = 16 * 1024  # headers of one part
 _SEARCH_BYTES: Final = 1024 * 1024  # looked through at once while the interpreter is held
 _MAX_BOUNDARY_BYTES: Final = 200  # RFC 2046 says 70
+# A quote without an end is looked for through all of the headers, once for each of them.
+_MAX_PARAMETERS: Final = 8
 _BOUNDARY: Final = re.compile(r';\s*boundary\s*=\s*(?:"([^"]+)"|([^\s;"]+))', re.IGNORECASE)
 _PARAMETER: Final = re.compile(
     r';\s*(name|filename\*?)\s*=\s*("(?:[^"\\]|\\.)*"|[^;]*)', re.IGNORECASE
@@ -99,7 +102,8 @@ def _part(view: memoryview) -> Part:
         )
     headers = _headers(head[:end])
     disposition = headers.get("content-disposition", "")
-    parameters = {name.lower(): value for name, value in _PARAMETER.findall(disposition)}
+    found = islice(_PARAMETER.finditer(disposition), _MAX_PARAMETERS)
+    parameters = {match[1].lower(): match[2] for match in found}
     if not disposition.lower().startswith("form-data") or "name" not in parameters:
         raise InvalidInput("body: a part has no name", field="body")
     encoding = headers.get("content-transfer-encoding", "binary").lower()

@@ -14,6 +14,7 @@ from predictor.audio.wav import plain_wav
 from predictor.shared_samples import as_float, as_pcm16
 from predictor.types import SAMPLE_RATE_HZ, AnySamples
 
+_MAX_FLOATS_S: Final = 60.0  # a millisecond or two of the caller's time; 16 bits take none
 _SEEN: Final = 8  # of so many samples one tells how loud a recording is
 _BEYOND_MARGIN_S: Final = 0.1  # for words that begin softly
 _QUIET: Final = 10**-1.5  # of the power of the whole: 15 dB below it
@@ -35,9 +36,13 @@ def as_sent(source: Source) -> AnySamples | None:
     layout, data = found
     if (layout.sample_rate_hz, layout.num_channels) != (SAMPLE_RATE_HZ, 1):
         return None
+    if len(data) // layout.bytes_per_value > int(source.cuts.segment_s * SAMPLE_RATE_HZ):
+        return None  # the last sample of a length that is no whole number of them
     if layout.encoding == "s16le":
         return np.frombuffer(data, "<i2")
-    return _floats(data) if layout.encoding == "f32le" else None
+    if layout.encoding != "f32le" or (source.stated_s or 0) > _MAX_FLOATS_S:
+        return None
+    return _floats(data)
 
 
 def seems_filled(samples: AnySamples, cuts: CutOptions) -> bool:

@@ -232,8 +232,10 @@ class Transcriber:
             end = await feeding
         finally:
             self._num_runs -= 1
-            await stop([feeding, *run.tasks])
-            await run.forget_ahead()
+            try:
+                await stop([feeding, *run.tasks])
+            finally:  # also where a caller that leaves is cancelled again
+                await run.forget_ahead()
         with tracing.span("join", pieces=len(done)):
             answer = join_pieces(
                 done, end, language=request.language, with_words=request.with_words

@@ -22,7 +22,14 @@ from predictor.align.client import AlignerClient
 from predictor.align.model import Aligner
 from predictor.align.passes import Marked, aligned
 from predictor.align.process import AlignerProcess
-from predictor.align.wire import AlignerInfo, AlignerSpec
+from predictor.align.wire import (
+    AlignerInfo,
+    AlignerSpec,
+    Question,
+    samples_file,
+    send,
+    words_file,
+)
 from predictor.align.words import split_words
 from predictor.align.worker import Desk
 from predictor.errors import InternalError, NotReady, Overloaded
@@ -120,12 +127,26 @@ class Behind:
         return [np.tile([0.08, 0.16], (len(item.words), 1)) for item in self._batch]
 
 
+class AtOnce(Gate):
+    """Where there is no device: a batch is done when it has begun, which takes its time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open.set()
+        self.passes = threading.Semaphore(0)
+
+    def begin(self, batch: list[Marked]) -> Behind:
+        behind = super().begin(batch)
+        assert self.passes.acquire(timeout=30)
+        return behind
+
+
 @contextmanager
 def desk_in(
-    folder: Path, *, max_waiting: int, gather_s: float = 0.0
+    folder: Path, *, max_waiting: int, gather_s: float = 0.0, gate: Gate | None = None
 ) -> Iterator[tuple[Gate, AlignerClient]]:
     """A desk in a thread of ours, which takes two seconds of audio at once."""
-    gate = Gate()
+    gate = gate or Gate()
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     listener.bind(str(folder / "aligner"))
     listener.listen(16)
@@ -247,5 +268,31 @@ def test_a_line_that_is_full_waits_for_nobody(tmp_path: Path) -> None:
             half = SECOND[:8_000]
             await asyncio.gather(*(client.times(half, ["b"]) for _ in range(2)))
             assert gate.batches == [1, 2]
+
+        asyncio.run(check())
+
+
+def test_an_answer_does_not_wait_for_the_next_batch(tmp_path: Path) -> None:
+    gate = AtOnce()
+    with (
+        desk_in(tmp_path, max_waiting=8, gate=gate) as (_, client),
+        socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as other,
+        samples_file(SECOND) as samples,
+        words_file(["b"]) as words,
+    ):
+
+        async def check() -> None:
+            first = asyncio.create_task(client.times(SECOND, ["a"]))
+            await entered(gate)
+            other.connect(str(tmp_path / "aligner"))
+            send(other, Question(len(SECOND), 1), samples, words)
+            gate.passes.release()
+            try:
+                async with asyncio.timeout(20):
+                    await first
+                await entered(gate)  # the next one, which still runs
+            finally:
+                gate.passes.release()
+            assert gate.batches == [1, 1]
 
         asyncio.run(check())

@@ -33,6 +33,7 @@ END = b"--b--\r\n"
         (FILE.replace(b'; filename="a"', b"") + END, KIND),
         (FILE.replace(b'filename="a"', b'filename="a;b\\"c.wav"') + END, KIND),
         (FILE.replace(b'name="audio"', b"name=audio") + END, KIND),
+        (FILE.replace(b'; filename="a"', b'; name="audio"' * 7 + b'; name="x"' * 999) + END, KIND),
         (FILE.replace(b"Content-Disposition", b"content-DISPOSITION") + END, KIND),
         (FILE.replace(b"--b\r\n", b"--b \t\r\n") + END, KIND),
         (FILE + END, 'Multipart/Form-Data; charset=utf-8; Boundary="b"'),
