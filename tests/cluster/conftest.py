@@ -9,6 +9,7 @@ import secrets
 import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -40,6 +41,7 @@ WAYS_IN = (
 Deploy = Callable[..., Deployment]
 Record = dict[str, Any]
 _ENDED = pytest.StashKey[str]()
+_BEGUN = pytest.StashKey[tuple["Target", float]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -213,7 +215,9 @@ def target(request: pytest.FixtureRequest) -> Iterator[Target]:
         with fake_target(FakeKubernetes(version)) as made:
             yield made
     else:
-        yield real_target()
+        made = real_target()
+        request.config.stash[_BEGUN] = made, time.monotonic()
+        yield made
 
 
 @pytest.fixture(scope="session")
@@ -235,7 +239,7 @@ def pytest_runtest_makereport(
     return report
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatus: int) -> None:
     """What was not tried, loudly: a skip is no pass, though both end with 0."""
     skipped = [
         f"{report.nodeid.rsplit('/', 1)[-1]}: {report.longrepr[2]}"
@@ -246,6 +250,21 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.section("NOT TRIED on this cluster", bold=True, yellow=True)
         for line in skipped:
             terminalreporter.line(line)
+    options = terminalreporter.config.option
+    asked = [Path(each).resolve() for each in options.file_or_dir]
+    is_whole = asked == [RESULTS.parent] and not (options.keyword or options.maxfail)
+    is_at_its_end = exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
+    if is_whole and is_at_its_end and _BEGUN in terminalreporter.config.stash:
+        keep_whole(terminalreporter.stats, *terminalreporter.config.stash[_BEGUN])
+
+
+def keep_whole(stats: dict[str, list[Any]], target: Target, begun: float) -> None:
+    """How a run of the whole on a real cluster ended, its failures by name."""
+    failed = sorted({each.nodeid for key in ("failed", "error") for each in stats.get(key, [])})
+    figures: Record = {key: len(stats.get(key, [])) for key in ("passed", "skipped")}
+    figures["minutes"] = round((time.monotonic() - begun) / 60)
+    figures["failed"] = [each.rpartition("::")[2] for each in failed]
+    keep(target, "whole-run", figures, "with failures" if failed else "passed")
 
 
 def machine() -> str:
