@@ -112,7 +112,7 @@ def main() -> None:
         options = forced(engines.engine_options(settings))
         make = bench_process if engines.has_own_process(settings) else bench_engine
         client = EngineClient([make(shape, device, options, observe)])
-        return loading.MadeEngine(client, device, "auto")
+        return loading.MadeEngine(client, client.cores[0].device, "auto")
 
     server = build_server(
         settings, loading=loading.Loading(settings, make_engine, has_real_weights=False)
