@@ -20,6 +20,9 @@ PROPERTY = "model_identity"
 PAUSE_S = 0.5
 
 
+AWAY = "away"  # who answers while nobody does
+
+
 @dataclass(frozen=True)
 class Entry:
     """The HTTP way in: an address, or None where the service's own host name resolves."""
@@ -96,12 +99,23 @@ class Client:
         """Who answers `number` requests."""
         return Counter(self.identity() for _ in range(number))
 
-    def until_all(self, identity: str, in_a_row: int = 20, timeout_s: float = 120) -> float:
-        """Seconds until so many answers in a row are of one version. Raises TimeoutError."""
+    def until_all(
+        self,
+        identity: str,
+        in_a_row: int = 20,
+        timeout_s: float = 120,
+        *,
+        may_be_away: bool = False,
+    ) -> float:
+        """Seconds until so many answers in a row are of one version. Raises TimeoutError.
+
+        `may_be_away`: a 503 of the gateway, which for a moment knows a route and not what it leads
+        to, is an answer of none; else it is raised.
+        """
         begun = time.monotonic()
         run, seen = 0, Counter[str]()
         while run < in_a_row:
-            said = self.identity()
+            said = self._identity(may_be_away)
             seen[said] += 1
             run = run + 1 if said == identity else 0
             if time.monotonic() - begun > timeout_s:
@@ -111,23 +125,20 @@ class Client:
     def until_other(
         self, identity: str, timeout_s: float = 120, *, may_be_away: bool = False
     ) -> str:
-        """The first version to answer that is another one. Raises TimeoutError.
-
-        `may_be_away`: a 503 of the gateway, which knows a route a moment before what it leads to,
-        is no answer yet; else it is raised.
-        """
+        """The first version to answer that is another one; as `until_all`. Raises TimeoutError."""
         ends = time.monotonic() + timeout_s
-        while True:
-            try:
-                said = self.identity()
-            except httpx.HTTPStatusError as error:
-                if not may_be_away or error.response.status_code != 503:
-                    raise
-                said = identity
-            if said != identity:
-                return said
+        while (said := self._identity(may_be_away)) in (identity, AWAY):
             if time.monotonic() > ends:
                 raise TimeoutError(f"not within {timeout_s} s: an answer not of {identity}")
+        return said
+
+    def _identity(self, may_be_away: bool) -> str:
+        try:
+            return self.identity()
+        except httpx.HTTPStatusError as error:
+            if not may_be_away or error.response.status_code != 503:
+                raise
+            return AWAY
 
     def until_share(
         self, identity: str, low: int, high: int, number: int = 200, timeout_s: float = 180
