@@ -58,13 +58,14 @@ def held(engine: Started) -> Iterator[None]:
         os.kill(engine.pid, signal.SIGCONT)
 
 
-def memory_files(pid: int | str) -> int:
-    """How many files of samples a process has open."""
-    links = []
+def memory_files(pid: int | str) -> set[int]:
+    """The files of samples that a process has open, by their inodes."""
+    found = set()
     for fd in Path(f"/proc/{pid}/fd").iterdir():
         with suppress(OSError):  # closed meanwhile
-            links.append(os.readlink(fd))
-    return sum("memfd:samples" in link for link in links)
+            if "memfd:samples" in os.readlink(fd):
+                found.add(fd.stat().st_ino)
+    return found
 
 
 def step(known: Known, index: int, at: slice, **more: Any) -> ExtendRequest:

@@ -103,6 +103,7 @@ async def test_what_never_fits_is_refused(engine: Started, known: list[Known]) -
 async def test_samples_of_a_decoder_reach_the_engine_in_the_file_they_came_in(
     engine: Started, known: list[Known], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    before = memory_files("self")  # another test's server may still be at work
     fd = os.memfd_create("samples")
     os.write(fd, known[2].request.samples.tobytes())
     samples = mapped(fd, len(known[2].request.samples))
@@ -115,7 +116,8 @@ async def test_samples_of_a_decoder_reach_the_engine_in_the_file_they_came_in(
     assert await tokens_of(engine.submit(request)) == known[2].tokens
     del request, samples
     gc.collect()
-    assert memory_files("self") == memory_files(engine.pid) == 0
+    assert memory_files("self") <= before
+    assert not memory_files(engine.pid)
 
 
 async def test_a_kept_sequence_grows_and_is_heard_as_a_whole(
@@ -180,9 +182,11 @@ def test_a_listener_whose_loop_is_gone_is_dropped(engine: Started, known: list[K
 
 
 async def test_samples_are_gone_once_they_are_taken(engine: Started, known: list[Known]) -> None:
+    before = memory_files("self")
     streams = [engine.submit(renamed(known[1], f"s{i}")) for i in range(8)]
     await asyncio.gather(*map(tokens_of, streams))
-    assert memory_files("self") == memory_files(engine.pid) == 0
+    assert memory_files("self") <= before
+    assert not memory_files(engine.pid)
 
 
 def test_the_process_does_not_hold_our_secrets(
