@@ -13,7 +13,7 @@ from predictor.settings.fields import Settings
 MAX_BATCH_S: Final = 120.0  # of audio, in one pass
 MAX_CUDA_BATCH_S: Final = 480.0  # where a pass of less is over before the next can be started
 MAX_WAITING: Final = 256  # requests; more are refused
-CUDA_GATHER_S: Final = 0.05  # under load only: a request that comes alone is not kept waiting
+CUDA_GATHER_S: Final = 0.05  # the longest that who comes soon after a batch waits for others
 
 
 def aligner_spec(settings: Settings) -> AlignerSpec:

@@ -18,8 +18,6 @@ RECORDING = min((ROOT / "predictor" / "recordings").glob("*.flac"))
 HEADER = "x-model-identity"
 PROPERTY = "model_identity"
 PAUSE_S = 0.5
-
-
 AWAY = "away"  # who answers while nobody does
 
 
