@@ -16,6 +16,7 @@ from collections.abc import Callable
 
 from predictor.engine.kept import KeptSequences
 from predictor.engine.options import EngineOptions, EngineStats, StepStats
+from predictor.engine.preparation import Preparation
 from predictor.engine.protocol import Emission, Receive, Runner, StepOutput
 from predictor.engine.scheduler import Scheduler, Step
 from predictor.engine.sequence import Limits, Sequence
@@ -29,10 +30,6 @@ logger = logging.getLogger(__name__)
 Delivery = tuple[Receive, Emission]
 SHUTTING_DOWN = "the engine is shutting down"
 HAS_FAILED = "the engine has failed"
-# While sequences run, preparing for later steps may take this share of the time, and so much of it
-# at once: a replica that comes up under load is at full speed within seconds.
-PREPARATION_SHARE = 0.4
-MAX_PREPARATION_S = 1.5
 
 
 class EngineCore:
@@ -63,11 +60,9 @@ class EngineCore:
         self._call_off: Callable[[], None] = lambda: None  # waiting for it at the process's end
         self._ending = False  # stop() was called
         self._dead = False  # the device is beyond use
-        self._prepared = False  # the runner has nothing left to do while it is idle
         self._step_began_s: float | None = None  # None = waiting for work
         self._num_prefills = 0  # steps since the start
-        self._preparation_s = MAX_PREPARATION_S  # that may be spent between steps
-        self._earned_until_s = time.monotonic()
+        self._preparation = Preparation(runner)
 
     def start(self) -> None:
         """Start the thread; once only."""
@@ -117,7 +112,8 @@ class EngineCore:
     def stats(self) -> EngineStats:
         """Plain figures of this moment."""
         with self._changed:
-            return self._tally.added_to(self._scheduler.stats())
+            num_unprepared = int(not self._preparation.is_done)
+            return self._tally.added_to(self._scheduler.stats(), num_unprepared)
 
     def submit(self, request: EngineRequest, receive: Receive) -> None:
         """Queue a request; what comes of it goes to `receive`, from the engine's thread.
@@ -172,7 +168,7 @@ class EngineCore:
         try:
             while (step := self._next_step()) is not None:
                 self._run(step)
-                self._prepare_between_steps()
+                self._preparation.between_steps()
                 del step  # or its samples would be kept until there is another one
         finally:
             if not self._ending:
@@ -188,39 +184,18 @@ class EngineCore:
                     if step is not None:
                         return step
                     self._step_began_s = None
-                    if not self._prepared:
+                    due_in_s = self._preparation.due_in_s()
+                    if due_in_s == 0:
                         break
-                    self._changed.wait()
+                    self._changed.wait(due_in_s)
                 else:
                     return None
-            self._prepare()
-
-    def _prepare(self) -> None:
-        """One piece of preparation: nobody who arrives meanwhile waits for more than that."""
-        self._step_began_s = time.monotonic()  # a device can hang in there too
-        try:
-            self._prepared = not self._runner.idle()
-        except Exception:
-            logger.exception("preparing for later steps failed")
-            self._prepared = True
-
-    def _prepare_between_steps(self) -> None:
-        """While sequences run: what the last steps missed, as long as it takes a share of time."""
-        now_s = time.monotonic()
-        earned_s = PREPARATION_SHARE * (now_s - self._earned_until_s)
-        self._preparation_s = min(MAX_PREPARATION_S, self._preparation_s + earned_s)
-        self._earned_until_s = now_s
-        if self._preparation_s <= 0:
-            return
-        try:
-            self._runner.between_steps()
-        except Exception:
-            logger.exception("preparing for later steps failed")
-        self._preparation_s -= time.monotonic() - now_s
+            self._step_began_s = time.monotonic()  # a device can hang in there too
+            self._preparation.go_on()
 
     def _run(self, step: Step) -> None:
         self._step_began_s = began_s = time.monotonic()
-        self._prepared = False
+        self._preparation.interrupt()
         run = self._runner.decode
         if step.phase == "prefill":
             run = self._runner.prefill

@@ -68,6 +68,7 @@ class EngineStats:
     num_prefix_misses: int = 0  # since the start: those of a page or more that was not
     num_draft_tokens: int = 0  # since the start: offered
     num_draft_accepted: int = 0  # since the start: of these, what greedy decoding agreed with
+    num_unprepared: int = 0  # engines (1 of one) that may have graphs left to capture at rest
 
 
 @dataclass(frozen=True, slots=True)

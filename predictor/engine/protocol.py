@@ -60,9 +60,13 @@ class Runner(Protocol):
         """Wipe pages whose contents are not numbers, before others use them."""
         ...
 
+    def let_go(self) -> None:
+        """Called as soon as no sequence runs: forget those that ran."""
+        ...
+
     def idle(self) -> bool:
-        """Called while no sequence runs: do a little of what makes later steps faster or lets go
-        of earlier ones; False when nothing is left to do."""
+        """Called after that, while no sequence runs: do a little of what makes later steps faster;
+        False when nothing is left to do."""
         ...
 
     def between_steps(self) -> None:

@@ -126,6 +126,9 @@ class TorchRunner:
         for page in pages:
             self._cache.data[:, :, page].zero_()
 
+    def let_go(self) -> None:
+        """Nothing is kept."""
+
     def idle(self) -> bool:
         """Nothing to prepare."""
         return False

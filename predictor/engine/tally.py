@@ -78,7 +78,7 @@ class Tally:
         if sequence.utterance is None:
             self.speed.done(sequence.audio_s)
 
-    def added_to(self, stats: EngineStats) -> EngineStats:
+    def added_to(self, stats: EngineStats, num_unprepared: int) -> EngineStats:
         """The scheduler's figures and these."""
         return replace(
             stats,
@@ -87,4 +87,5 @@ class Tally:
             num_prefix_misses=self._prefix_misses,
             num_draft_tokens=self._draft_tokens,
             num_draft_accepted=self._draft_accepted,
+            num_unprepared=num_unprepared,
         )

@@ -67,6 +67,9 @@ class FaultyRunner:
         self.scrubbed += pages
         self.inner.scrub(pages)
 
+    def let_go(self) -> None:
+        self.inner.let_go()
+
     def idle(self) -> bool:
         return self.inner.idle()
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+from predictor.engine import preparation
 from predictor.engine.options import StepStats
 from predictor.engine.runner import TorchRunner
 from predictor.errors import InternalError, NotReady
@@ -200,6 +201,7 @@ async def test_a_device_that_hangs_while_it_prepares_shows(
         return False
 
     monkeypatch.setattr(faulty, "idle", idle)
+    monkeypatch.setattr(preparation, "REST_S", 0.0)
     engine = start_engine(faulty, replace(OPTIONS, stall_timeout_s=0.02))
     assert hangs.wait(30)
     while engine.is_alive():

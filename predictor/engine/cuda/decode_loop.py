@@ -91,11 +91,6 @@ class DecodeLoop:
         """The scratch slot, and the first place of its page."""
         return self.scratch, self._scratch_page * self._page_tokens
 
-    @property
-    def knows_any(self) -> bool:
-        """Whether it holds on to sequences, which may have ended."""
-        return bool(self._synced or self._in_rows or self._in_tables)
-
     def forget(self) -> None:
         """The host's word counts again, for every sequence."""
         self._synced.clear()

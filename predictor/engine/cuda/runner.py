@@ -327,16 +327,17 @@ class GraphRunner(TorchRunner):
         if self._capturer is not None and graphs is not None and graphs.was_missed:
             self.capture_prefill()
 
-    def idle(self) -> bool:
-        """Release what has ended, or capture one graph that is missing still, the smallest."""
+    def let_go(self) -> None:
+        """Wait for the end of steps too many: the samples of their sequences are kept for them."""
         self._join_prefills(())
-        if self._pending or self._unclaimed or self._loop.knows_any:
-            # Steps too many for sequences that have ended, whose samples nobody needs any more.
-            while self._pending:
-                self._pending.popleft().timer.wait()
-            self._unclaimed.clear()
-            self._loop.forget()
-            return True
+        while self._pending:
+            self._pending.popleft().timer.wait()
+        self._unclaimed.clear()
+        self._loop.forget()
+
+    def idle(self) -> bool:
+        """Capture one graph that is missing still, the smallest."""
+        self.let_go()
         if self._capturer is None:
             return False
         missing = [bucket for bucket in self._buckets if bucket not in self._loop.graphs]

@@ -157,7 +157,8 @@ class RemoteCore:
         """What the engine said last: after each step, and every second."""
         stats = self._stats
         if stats is None or not self._serving:
-            return EngineStats(0, 0, 0.0, 0.0, self.loaded.num_slots, self.limits.max_model_len)
+            num_slots, max_model_len = self.loaded.num_slots, self.limits.max_model_len
+            return EngineStats(0, 0, 0.0, 0.0, num_slots, max_model_len, num_unprepared=1)
         return stats
 
     def submit(self, request: EngineRequest, receive: Receive) -> None:
