@@ -26,10 +26,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from statistics import median
 from typing import IO, Any
 
 from tests.bench.environment import ROOT, describe
+from tests.bench.http_alone import alone_row, unprepared_behind, wait_until_prepared
 from tests.bench.http_client import Task
 from tests.bench.http_clips import TYPES, write
 from tests.bench.http_cpu import used_s
@@ -63,6 +63,7 @@ LOADS = (
     *(Load(256, 30.0, "openai", media) for media in ("flac", "opus", "mp3")),
     Load(8, 8.0, "openai"),
 )
+ALONE = {"one clip": "", "one clip, vad=off": "off"}  # by what is asked for beside the model
 
 
 class Bench:
@@ -96,9 +97,10 @@ class Bench:
 
     @property
     def loads(self) -> list[Load]:
-        if self.shape == "tiny":
-            return [Load(4, 1.0, "openai", "mp3"), Load(4, 1.0, "v2")]
-        return [w for w in LOADS if not self.wanted or any(p in w.name for p in self.wanted)]
+        """None of them is called "alone", which asks for one clip at a time and nothing else."""
+        tiny = (Load(4, 1.0, "openai", "mp3"), Load(4, 1.0, "v2"))
+        loads = tiny if self.shape == "tiny" else LOADS
+        return [w for w in loads if not self.wanted or any(p in w.name for p in self.wanted)]
 
     @property
     def alone(self) -> Load:
@@ -110,7 +112,7 @@ class Bench:
 
     @property
     def num_alone(self) -> int:
-        return 2 if self.shape == "tiny" else 20
+        return 2 if self.shape == "tiny" else 30
 
     def add(self, mode: str, name: str, measured: dict[str, Any]) -> None:
         self.result["rows"][f"{self.shape} {mode} {name}"] = measured
@@ -143,6 +145,7 @@ def run_engine(bench: Bench, mode: str) -> None:
         "warm_s": bench.warm_s,
         "window_s": bench.window_s,
         "num_alone": bench.num_alone,
+        "alone_s": bench.alone.duration_s,
     }
     left_s = bench.deadline - time.monotonic()
     done = subprocess.run(
@@ -150,10 +153,8 @@ def run_engine(bench: Bench, mode: str) -> None:
         cwd=ROOT, stdout=subprocess.PIPE, text=True, timeout=max(1.0, left_s), check=True,
     )  # fmt: skip
     rows = json.loads(done.stdout.splitlines()[-1])["rows"]
-    alone = rows.pop("alone")
     for name, measured in rows.items():
         bench.add(mode, name, measured)
-    bench.add(mode, "one clip", alone_row(alone, alone))
 
 
 @contextmanager
@@ -208,7 +209,7 @@ def look(port: int, server_pid: int) -> tuple[dict[str, float], Shares]:
     while True:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/bench/shares") as response:
             values = json.load(response)
-        pid, num_fronts = values.pop("pid"), values.pop("num_fronts")
+        pid, num_fronts, _ = (values.pop(k) for k in ("pid", "num_fronts", "num_unprepared"))
         if pid not in asked:
             asked.add(pid)
             steps.append(Shares(**values))
@@ -278,23 +279,16 @@ def run_load(bench: Bench, port: int, server_pid: int, load: Load) -> dict[str, 
     return measured | ({"error": f"failed requests: {errors}"[:500]} if errors else {})
 
 
-def run_alone(bench: Bench, port: int, server_pid: int) -> dict[str, Any]:
+def run_alone(bench: Bench, port: int, server_pid: int, vad: str = "") -> dict[str, Any]:
     """One clip at a time: the first words with stream=true, the whole answer without."""
-    task = replace(task_of(bench, port, bench.alone, Window(0, 0, 0)), count=bench.num_alone)
+    prepared_after_s = wait_until_prepared(lambda: unprepared_behind(port))
+    task = task_of(bench, port, bench.alone, Window(0, 0, 0))
+    task = replace(task, count=bench.num_alone, vad=vad)
     whole, errors, _ = ask_clients([task], server_pid)
     streamed, more_errors, _ = ask_clients([replace(task, stream=True)], server_pid)
     errors += more_errors
-    measured = alone_row({"first_s": streamed.first_s}, {"last_s": whole.last_s})
+    measured = alone_row(streamed.first_s, whole.last_s, prepared_after_s)
     return measured | ({"error": f"failed requests: {errors}"[:500]} if errors else {})
-
-
-def alone_row(first: dict[str, list[float]], last: dict[str, list[float]]) -> dict[str, Any]:
-    return {
-        "value": 1e3 * median(last["last_s"]),
-        "unit": "ms",
-        "first_ms": 1e3 * median(first["first_s"]),
-        "repeats": len(last["last_s"]),
-    }
 
 
 def run_shape(bench: Bench, modes: list[str]) -> None:
@@ -308,7 +302,10 @@ def run_shape(bench: Bench, modes: list[str]) -> None:
                     bench.attempt(
                         mode, load.name, lambda p=port, s=pid, w=load: run_load(bench, p, s, w)
                     )
-                bench.attempt(mode, "one clip", lambda p=port, s=pid: run_alone(bench, p, s))
+                for name, vad in ALONE.items():
+                    bench.attempt(
+                        mode, name, lambda p=port, s=pid, v=vad: run_alone(bench, p, s, v)
+                    )
         except Exception as error:  # noqa: BLE001  the other modes go on
             traceback.print_exc()
             bench.add(mode, "failed", {"error": f"{type(error).__name__}: {error}"[:2000]})
@@ -324,7 +321,10 @@ def table(result: dict[str, Any]) -> str:
             continue
         value, unit = measured["value"], measured["unit"]
         if unit == "ms":
-            lines.append(f"{name:<32}{value:>10.4g} {unit:<31}  first {measured['first_ms']:.4g}")
+            lines.append(
+                f"{name:<32}{value:>10.4g} {unit:<31}  p95 {measured['p95_ms']:.4g}, first "
+                f"{measured['first_ms']:.4g}, p95 {measured['first_p95_ms']:.4g} ms"
+            )
             continue
         latency = measured["latency"] or {"p50_ms": 0, "p95_ms": 0}
         lines.append(
@@ -351,7 +351,9 @@ def main() -> None:
     parser.add_argument(
         "--modes", default=",".join(MODES), help="some of engine, engine_own, shared, own, fronts"
     )
-    parser.add_argument("--loads", default="", help="parts of their names, such as 64 x 10; all")
+    parser.add_argument(
+        "--loads", default="", help="parts of their names, such as 64 x 10; alone: one clip; all"
+    )
     parser.add_argument("--device", default="auto")
     parser.add_argument("--window_s", type=float, default=8.0)
     parser.add_argument("--warm_s", type=float, default=6.0)

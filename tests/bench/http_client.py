@@ -33,6 +33,7 @@ class Task:
     window: Window
     route: str = "v1"  # "openai", "v1", "v2" or "v2-json"
     stream: bool = False  # OpenAI's route with stream=true
+    vad: str = ""  # OpenAI's route with this field, if any
     count: int = 0  # answers after which each one stops; 0 = until the window ends
     min_text: int = 1  # bytes of an answer's body, below which it cannot hold what was said
 
@@ -45,11 +46,11 @@ class Task:
         return Task(**values | {"window": Window(**values["window"])})
 
 
-def _form(body: bytes, content_type: str, *, stream: bool) -> bytes:
-    fields = {b"model": MODEL.encode()} | ({b"stream": b"true"} if stream else {})
+def _form(body: bytes, content_type: str, more: dict[str, str]) -> bytes:
+    fields = {"model": MODEL} | more
     parts = [
         b'--%s\r\nContent-Disposition: form-data; name="%s"\r\n\r\n%s\r\n'
-        % (_BOUNDARY, name, value)
+        % (_BOUNDARY, name.encode(), value.encode())
         for name, value in fields.items()
     ]
     parts.append(
@@ -60,11 +61,13 @@ def _form(body: bytes, content_type: str, *, stream: bool) -> bytes:
     return b"".join(parts)
 
 
-def request_bytes(body: bytes, content_type: str, route: str, *, stream: bool = False) -> bytes:
-    """A whole HTTP request."""
+def request_bytes(
+    body: bytes, content_type: str, route: str, more_fields: dict[str, str] | None = None
+) -> bytes:
+    """A whole HTTP request; OpenAI's route may have more fields."""
     more = ""
     if route == "openai":
-        path, body = "/v1/audio/transcriptions", _form(body, content_type, stream=stream)
+        path, body = "/v1/audio/transcriptions", _form(body, content_type, more_fields or {})
         content_type = f"multipart/form-data; boundary={_BOUNDARY.decode()}"
     elif route == "v2":
         framed = len(body).to_bytes(4, "little") + body
@@ -129,8 +132,10 @@ class Connection:
 
 async def run(task: Task) -> tuple[Answers, Counter[str]]:
     """The answers inside the window, and what went wrong how often."""
+    more = {"stream": "true"} if task.stream else {}
+    more |= {"vad": task.vad} if task.vad else {}
     requests = [
-        request_bytes(Path(clip).read_bytes(), task.content_type, task.route, stream=task.stream)
+        request_bytes(Path(clip).read_bytes(), task.content_type, task.route, more)
         for clip in task.clips
     ]
     connections = [Connection(task.port) for _ in range(task.in_flight)]

@@ -26,6 +26,7 @@ from predictor.engine.pages import PAGE_TOKENS
 from predictor.engine.protocol import StepOutput
 from predictor.engine.sequence import Batch
 from tests.bench.host import InstantRunner
+from tests.bench.http_alone import alone_row, wait_until_prepared
 from tests.bench.http_load import Load, Window, closed_loop, difference, row
 from tests.bench.load import TOKENS_PER_AUDIO_S, Clips, Shares, one, options, without_end
 
@@ -117,9 +118,10 @@ def bench_process(
 
 
 async def _measure(
-    engine: Any, shares: Shares, loads: list[Load], warm_s: float, window_s: float, num_alone: int
+    engine: EngineClient, shares: Shares, loads: list[Load], task: argparse.Namespace
 ) -> dict[str, Any]:
     """The rows of `loads`, and one clip alone."""
+    warm_s, window_s = task.warm_s, task.window_s
     clips = Clips(TOKENIZER_IDS)
     rows: dict[str, Any] = {}
 
@@ -136,13 +138,12 @@ async def _measure(
             await asyncio.sleep(max(0.0, moment_s - time.monotonic()))
             looks.append(copy.deepcopy(shares))
         rows[load.name] = row(load, await loop, difference(*looks), window_s)
-    duration_s = loads[0].duration_s if num_alone < 5 else 10.0
-    timings = [await one(engine, clips.request(duration_s)) for _ in range(num_alone + 2)][2:]
-    rows["alone"] = {
-        "first_s": [t.first_token_s for t in timings],
-        "last_s": [t.last_token_s for t in timings],
-    }
-    return rows
+    prepared_after_s = await asyncio.to_thread(
+        wait_until_prepared, lambda: engine.stats().num_unprepared
+    )
+    timings = [await one(engine, clips.request(task.alone_s)) for _ in range(task.num_alone + 2)]
+    first_s, last_s = zip(*((t.first_token_s, t.last_token_s) for t in timings[2:]), strict=True)
+    return rows | {"one clip": alone_row(first_s, last_s, prepared_after_s)}
 
 
 def main() -> None:
@@ -154,8 +155,7 @@ def main() -> None:
     engine.start()
     try:
         loads = [Load(**load) for load in task.loads]
-        measured = _measure(engine, shares, loads, task.warm_s, task.window_s, task.num_alone)
-        rows = asyncio.run(measured)
+        rows = asyncio.run(_measure(engine, shares, loads, task))
     finally:
         engine.stop()
     print(json.dumps({"rows": rows, "options": asdict(settings)}))

@@ -14,9 +14,10 @@ from tests.bench.load import Shares
 def main() -> None:
     stand_in_for_codecs()
     speak_made_up_words()
+    from predictor.engine import EngineClient
     from predictor.service.loading import MakeEngine, join_engines
 
-    shares = Shares()
+    shares, engines = Shares(), list[EngineClient]()
 
     def join(addresses: Sequence[Path]) -> MakeEngine:
         def observed(settings: Any, folder: Path, on_step: Any, on_lost: Any) -> Any:
@@ -24,11 +25,13 @@ def main() -> None:
                 shares.add(step)
                 on_step(step)
 
-            return join_engines(addresses)(settings, folder, observe, on_lost)
+            made = join_engines(addresses)(settings, folder, observe, on_lost)
+            engines.append(made.client)
+            return made
 
         return observed
 
-    front.main(join, lambda server: arrange(server, shares, server.place.num_fronts))
+    front.main(join, lambda server: arrange(server, shares, engines, server.place.num_fronts))
 
 
 if __name__ == "__main__":

@@ -15,12 +15,15 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from predictor.logs import configure_logging
 from predictor.settings.fields import Settings
 from predictor.settings.read import load_settings
 from tests.bench.load import Shares
+
+if TYPE_CHECKING:  # imported once the codecs have their stand-in
+    from predictor.engine import EngineClient
 
 CHECKPOINT = Path(__file__).parents[2] / "predictor" / "checkpoints" / "tiny"
 NUM_WORDS = 4096
@@ -75,11 +78,13 @@ def speak_made_up_words() -> None:
     TextTokenizer.token_bytes = token_bytes  # type: ignore[method-assign]
 
 
-def arrange(server: Any, shares: Shares, num_fronts: int = 1) -> None:
-    """A route that tells what this process did."""
+def arrange(server: Any, shares: Shares, engines: list[EngineClient], num_fronts: int = 1) -> None:
+    """A route that tells what this process did; `engines`: its one, once it is made."""
 
     def look() -> dict[str, Any]:
-        return {"pid": os.getpid(), "num_fronts": num_fronts, **asdict(shares)}
+        num_unprepared = engines[0].stats().num_unprepared if engines else 1
+        said = {"num_unprepared": num_unprepared, **asdict(shares)}
+        return {"pid": os.getpid(), "num_fronts": num_fronts, **said}
 
     server.app.add_api_route("/bench/shares", look)
 
@@ -99,7 +104,7 @@ def main() -> None:
     from tests.bench.http_engine import bench_engine, bench_process, forced
 
     logging.getLogger("predictor.server").addHandler(Announcer())
-    shares = Shares()
+    shares, clients = Shares(), list[EngineClient]()
     speak_made_up_words()
 
     def make_engine(
@@ -112,12 +117,13 @@ def main() -> None:
         options = forced(engines.engine_options(settings))
         make = bench_process if engines.has_own_process(settings) else bench_engine
         client = EngineClient([make(shape, device, options, observe)])
+        clients.append(client)
         return loading.MadeEngine(client, client.cores[0].device, "auto")
 
     server = build_server(
         settings, loading=loading.Loading(settings, make_engine, has_real_weights=False)
     )
-    arrange(server, shares)
+    arrange(server, shares, clients)
     server.start()
 
 

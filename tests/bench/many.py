@@ -115,7 +115,9 @@ class Client:
             else:
                 path = route.removesuffix("-stream")
                 is_stream = route == "openai-stream"
-                self._built[key] = request_bytes(data, content_type, path, stream=is_stream)
+                self._built[key] = request_bytes(
+                    data, content_type, path, {"stream": "true"} if is_stream else None
+                )
         return self._built[key]
 
 

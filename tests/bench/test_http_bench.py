@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 # Each server, front and client is a process that imports torch or numpy: 27 s of CPU in all.
 @pytest.mark.parametrize(
     ("modes", "num_rows"),
-    [("engine", 2), pytest.param("engine,fronts", 5, marks=pytest.mark.soak)],
+    [("engine", 2), pytest.param("engine,fronts", 6, marks=pytest.mark.soak)],
 )
 def test_every_row_is_measured(tmp_path: Path, modes: str, num_rows: int) -> None:
     output = tmp_path / "http.json"
