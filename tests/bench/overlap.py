@@ -28,7 +28,8 @@ from predictor.engine.cuda.runner import GraphOptions, GraphRunner
 from predictor.engine.pages import pages_of_slot
 from predictor.engine.prompts import PromptLayout
 from predictor.engine.sequence import Sequence
-from predictor.model.cuda.decoder import PLAIN, FusedDecoder, StepPlaces
+from predictor.model.cuda.decoder import PLAIN, FusedDecoder
+from predictor.model.cuda.slots import StepPlaces
 from tests.bench.environment import describe
 from tests.bench.load import Clips, options
 from tests.bench.partition import Part, part_capturer, split

@@ -15,9 +15,10 @@ from predictor.engine.pages import pages_of_slot
 from predictor.engine.prompts import PromptLayout
 from predictor.engine.sequence import Sequence
 from predictor.model.attention import Packing
-from predictor.model.cuda.decoder import PLAIN, FusedDecoder, StepPlaces
+from predictor.model.cuda.decoder import PLAIN, FusedDecoder
 from predictor.model.cuda.encoder import FusedEncoder
 from predictor.model.cuda.mel import chunk_table, loudest_before
+from predictor.model.cuda.slots import StepPlaces
 from predictor.model.mel import following
 from predictor.model.stretch import Stretch
 from tests.bench.load import Clips, options

@@ -29,6 +29,7 @@ from predictor.model.cuda.kernels import prefill as prefill_kernels
 from predictor.model.cuda.kernels import quantized as quantized_kernels
 from predictor.model.cuda.kernels import small_batch as small_batch_kernels
 from predictor.model.cuda.kernels import small_batch_attention as attention_kernels
+from predictor.model.cuda.kernels import step as step_kernels
 
 HOPPER = GPUTarget("cuda", 90, 32)
 HALF, FLOAT, LONG, INT = "*bf16", "*fp32", "*i64", "*i32"
@@ -204,6 +205,23 @@ def compile_small_batch() -> None:
         raise SystemExit("a small-batch step's kernel waits before it has asked for its weights")
 
 
+def compile_ends() -> None:
+    """Both ends of a step: the first kernel signals nothing, the last one waits."""
+    names = ("slots", "tokens", "positions", "tables", "new_positions", "places")
+    state = {f"{name}_ptr": LONG for name in names} | {"lengths_ptr": INT, "results_ptr": FLOAT}
+    ptx = compiled(step_kernels._enter_kernel, state, PAGE=64, BLOCK=HIDDEN)
+    if "griddepcontrol" in ptx:
+        raise SystemExit("others may start before a step's first kernel has ended")
+    parts = {"best_ptr": INT, "peak_ptr": FLOAT, "total_ptr": FLOAT}
+    for num_blocks, block, num_warps in ((19, 32, 1), (1187, 2048, 4)):
+        ptx = compiled(
+            step_kernels._leave_kernel, state | parts,
+            NUM_BLOCKS=num_blocks, BLOCK=block, PDL=True, num_warps=num_warps,
+        )  # fmt: skip
+        if "st.global" in ptx[: ptx.index(PTX_WAIT)] or not asks_before_it_waits(ptx):
+            raise SystemExit("a step's last kernel waits for less, or more, than it needs")
+
+
 def compile_quantized() -> None:
     peaks = {"MAX": 448.0, "LEAST": 1e-30}
     fp8 = {"out_ptr": "*fp8e4nv", "scale_ptr": FLOAT}
@@ -229,6 +247,7 @@ def main() -> None:
         compile_encoder()
         compile_language_model()
         compile_small_batch()
+        compile_ends()
         compile_quantized()
 
 

@@ -24,6 +24,7 @@ from predictor.model.attention import (
     write_places,
 )
 from predictor.model.cuda.quantized import Fp8Linear
+from predictor.model.cuda.slots import StepPlaces
 from predictor.model.decoder import Decoder, DecoderLayer, Rotation
 
 AttentionKind: TypeAlias = Literal["split", "masked"]
@@ -44,6 +45,7 @@ class Fusion:
     swiglu: bool = True
     rows: bool = True  # norm and SwiGLU that quantize what they give fp8 layers
     head: bool = True  # arg-max and log-probability
+    ends: bool = True  # what a decode step does before its layers and, with `head`, behind them
     small_batch: bool = True  # whole decode steps of one or two sequences
     encoder: bool = True  # first convolution, activations and norms of the audio tower
     features: bool = True  # frames and power of the log-mel
@@ -68,46 +70,9 @@ class Fusion:
 
 
 PLAIN = Fusion(
-    norm=False, rope=False, swiglu=False, rows=False, head=False, small_batch=False, encoder=False,
-    features=False, prefill=False, shared=False, attention="masked",
+    norm=False, rope=False, swiglu=False, rows=False, head=False, ends=False, small_batch=False,
+    encoder=False, features=False, prefill=False, shared=False, attention="masked",
 )  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class StepPlaces:
-    """Where one decode step of B sequences reads and writes; tensors on the device."""
-
-    slots: Tensor  # [B] int64
-    positions: Tensor  # [B] int64, of the new token
-    places: Tensor  # [B] int64, of the new token in the cache
-    lengths: Tensor  # [B] int32, the new token included
-    tables: Tensor  # [all slots, pages of a sequence] int64: which pages each slot's sequence has
-    # Where many sequences begin alike: pages [n] int64 that hold the beginning, and how many of its
-    # tokens each sequence begins with [B] int32: all that any has, or none.
-    shared: tuple[Tensor, Tensor] | None = None
-
-    @classmethod
-    def of(
-        cls,
-        slots: Tensor,
-        positions: Tensor,
-        tables: Tensor,
-        page_tokens: int,
-        shared: tuple[Tensor, Tensor] | None = None,
-    ) -> StepPlaces:
-        """For new tokens at `positions` [B] of the sequences in `slots` [B]."""
-        shift = page_tokens.bit_length() - 1  # pages are a power of two
-        assert page_tokens == 1 << shift
-        entries = torch.add(positions >> shift, slots, alpha=tables.shape[1])
-        pages = tables.view(-1).index_select(0, entries)
-        return cls(
-            slots=slots,
-            positions=positions,
-            places=torch.add(positions & (page_tokens - 1), pages, alpha=page_tokens),
-            lengths=(positions + 1).to(torch.int32),
-            tables=tables,
-            shared=shared,
-        )
 
 
 class FusedDecoder:
@@ -137,12 +102,17 @@ class FusedDecoder:
         """Cosines and sines of all positions: [max_length, D / 2] each."""
         return self._table
 
+    @property
+    def embedding(self) -> Tensor:
+        """[vocabulary, hidden]"""
+        return self._decoder.embedding.weight
+
     def embed(self, tokens: Tensor, audio: Tensor, audio_rows: Tensor) -> Tensor:
         """Embeddings of T tokens, audio [A, hidden] in the rows it belongs to: [T, hidden].
 
         A row T is nowhere: what goes there is lost.
         """
-        weight = self._decoder.embedding.weight
+        weight = self.embedding
         x = weight.new_empty(len(tokens) + 1, weight.shape[1])
         torch.index_select(weight, 0, tokens, out=x[:-1])
         return x.index_copy_(0, audio_rows, audio)[:-1]
@@ -172,11 +142,15 @@ class FusedDecoder:
 
         return self._logits(self._run(x, positions, places, attend, wanted))
 
-    def decode(self, tokens: Tensor, where: StepPlaces) -> Tensor:
-        """One token of each sequence [B] -> the logits [B, vocabulary] after it."""
-        x = self._decoder.embedding(tokens)
+    def decode(self, x: Tensor, where: StepPlaces) -> Tensor:
+        """Embeddings [B, hidden] of one token of each sequence -> the logits [B, vocabulary] after
+        it. Changes x."""
         attend = self._decode_attention(where)
         return self._logits(self._run(x, where.positions, where.places, attend, None))
+
+    def parts(self, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What `choose` chooses from, see `kernels.logits_parts`."""
+        return _kernels().logits_parts(logits)  # type: ignore[no-any-return]
 
     def choose(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """The likeliest token after each row [B, vocabulary], and its log-probability."""
@@ -208,7 +182,7 @@ class FusedDecoder:
 
     def _logits(self, normed: Tensor) -> Tensor:
         head = self._decoder.head
-        return F.linear(normed, self._decoder.embedding.weight if head is None else head.weight)
+        return F.linear(normed, self.embedding if head is None else head.weight)
 
     def _normed(
         self, x: Tensor, change: Tensor | None, norm: torch.nn.RMSNorm, linear: torch.nn.Module

@@ -12,10 +12,10 @@ from predictor.model.attention import KvCache, write_places
 from predictor.model.cuda.decoder import (
     PAGE_TOKENS,
     CachePair,
-    StepPlaces,
     masked_attention,
     plain_choose,
 )
+from predictor.model.cuda.slots import StepPlaces
 from predictor.model.decoder import Decoder, DecoderLayer
 
 MAX_ROWS = 2  # beyond it matrix units are faster than a stream of weights
@@ -31,13 +31,13 @@ class SmallBatchDecoder:
         self._table = table
         self._layers = [layer for layer in decoder.layers if isinstance(layer, DecoderLayer)]
 
-    def decode(self, tokens: Tensor, where: StepPlaces) -> tuple[Tensor, Tensor]:
-        """One token of each sequence [B] -> the likeliest one after it, and its log-probability."""
-        x = self._decoder.embedding(tokens)
+    def decode(self, x: Tensor, where: StepPlaces) -> Tensor:
+        """Embeddings [B, hidden] of one token of each sequence -> the hidden states after all
+        layers, in place."""
         for layer in self._layers:
             keys, values = self._cache.data[layer.index].unbind(0)
             self.run_layer(layer, x, where, (keys, values))
-        return self.choose(x)
+        return x
 
     def run_layer(
         self, layer: DecoderLayer, x: Tensor, where: StepPlaces, cache: CachePair
@@ -63,14 +63,19 @@ class SmallBatchDecoder:
         """The likeliest token after hidden states [B, hidden], and its log-probability."""
         from predictor.model.cuda.kernels import decoder as kernels
 
+        return kernels.choose_parts(*self.parts(x))
+
+    def parts(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What `choose` chooses from, of hidden states [B, hidden]."""
+        from predictor.model.cuda.kernels import decoder as kernels
+
         decoder = self._decoder
         eps = decoder.config.rms_norm_eps
         weight = self._head()
         if x.shape[0] == 1:
-            parts = _kernels().head_parts(x, decoder.norm.weight, weight, eps)
-            return kernels.choose_parts(*parts)
+            return _kernels().head_parts(x, decoder.norm.weight, weight, eps)  # type: ignore[no-any-return]
         normed = kernels.add_rms_norm(x, None, decoder.norm.weight, eps)
-        return kernels.choose(F.linear(normed, weight))
+        return kernels.logits_parts(F.linear(normed, weight))
 
     def _head(self) -> Tensor:
         head = self._decoder.head
