@@ -182,7 +182,8 @@ class GuardedProtocol(HttpToolsProtocol):
         if not self._head_began_s:
             self._head_began_s = time.monotonic()
             self._set_timer(self._limits.client_timeout_s, self._too_slow)
-        del self._unread[: len(self._unread) - len(self._unread.lstrip(b"\r\n"))]  # RFC 9112, 2.2
+        if self._unread[0] in b"\r\n":  # RFC 9112, 2.2
+            del self._unread[: len(self._unread) - len(self._unread.lstrip(b"\r\n"))]
         end = self._unread.find(END_OF_HEAD, self._num_searched)
         if (end if end >= 0 else len(self._unread)) > self._limits.max_head_bytes:
             self._refuse(self._too_large())

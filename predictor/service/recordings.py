@@ -15,6 +15,7 @@ from predictor.audio.cut import UNCUT_SHARE
 from predictor.audio.decode import AudioDecoder, Source
 from predictor.errors import InvalidInput
 from predictor.service.admission import Lease
+from predictor.service.run import stop
 from predictor.service.said import align_said
 from predictor.service.transcriber import Transcriber
 from predictor.types import AnySamples, Segment, TextRequest, Transcription
@@ -60,9 +61,7 @@ class RecordingRunner:
                         raise error.at(index) if isinstance(error, InvalidInput) else error
                 return [task.result() for task in running]
             finally:
-                for task in running:
-                    task.cancel()
-                await asyncio.gather(*running, return_exceptions=True)
+                await stop(running)
 
     async def stream(
         self, transcriber: Transcriber, task: Task
@@ -110,9 +109,11 @@ class RecordingRunner:
 
 
 def _ahead(source: Source) -> AnySamples | None:
-    """What the engine may begin with while a decoder looks for speech."""
+    """What the engine may begin with while a decoder looks for speech, or nobody does."""
     cuts = source.cuts
-    if cuts.vad == "off" or (source.stated_s or 0) > UNCUT_SHARE * cuts.segment_s:
+    if (source.stated_s or 0) > UNCUT_SHARE * cuts.segment_s:
         return None
     samples = as_sent(source)
-    return samples if samples is not None and seems_filled(samples, cuts) else None
+    if samples is None or cuts.vad == "off":
+        return samples
+    return samples if seems_filled(samples, cuts) else None

@@ -73,7 +73,12 @@ async def unless_failed(task: asyncio.Task[Piece], feeding: asyncio.Task[AudioEn
 
 
 async def stop(tasks: Sequence[asyncio.Task[Any]]) -> None:
-    """Cancel what still runs and wait until it has let go of the engine."""
-    for task in tasks:
+    """Cancel what still runs and wait until it has let go of the engine; a failure is no news."""
+    running = [task for task in tasks if not task.done()]
+    for task in running:
         task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    if running:  # else the answer would wait for two turns of the loop
+        await asyncio.gather(*running, return_exceptions=True)
+    for task in tasks:
+        if not task.cancelled():
+            task.exception()

@@ -58,12 +58,12 @@ def held(engine: Started) -> Iterator[None]:
         os.kill(engine.pid, signal.SIGCONT)
 
 
-def memory_files(pid: int | str) -> set[int]:
+def memory_files(pid: int | str, name: str = "samples") -> set[int]:
     """The files of samples that a process has open, by their inodes."""
     found = set()
     for fd in Path(f"/proc/{pid}/fd").iterdir():
         with suppress(OSError):  # closed meanwhile
-            if "memfd:samples" in os.readlink(fd):
+            if f"memfd:{name}" in os.readlink(fd):
                 found.add(fd.stat().st_ino)
     return found
 

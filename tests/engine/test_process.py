@@ -189,6 +189,27 @@ async def test_samples_are_gone_once_they_are_taken(engine: Started, known: list
     assert not memory_files(engine.pid)
 
 
+async def test_requests_one_after_another_share_a_file(
+    start_process: StartProcess, known: list[Known]
+) -> None:
+    """Each is heard as it is: shorter behind longer ones, and some that come at once."""
+    before = memory_files("self", "spare")
+    engine = start_process()
+    used: set[int] = set()
+    for index, each in enumerate([8, 5, 6, 4, 8]):
+        stream = engine.submit(renamed(known[each], f"r{index}"))
+        assert await tokens_of(stream) == known[each].tokens
+        used |= memory_files("self", "spare") - before
+    assert len(used) == 1
+    streams = [engine.submit(known[each].request) for each in (6, 4, 8)]
+    answers = await asyncio.gather(*map(tokens_of, streams))
+    assert answers == [known[each].tokens for each in (6, 4, 8)]
+    assert memory_files("self", "spare") - before == used
+    assert not memory_files(engine.pid, "spare")
+    engine.stop()
+    assert not memory_files("self", "spare") & used
+
+
 def test_the_process_does_not_hold_our_secrets(
     native: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

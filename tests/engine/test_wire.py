@@ -107,7 +107,7 @@ messages: st.SearchStrategy[Message] = st.one_of(
     st.builds(Close, sequence_id=st.text()),
     st.builds(Abort, request_id=st.text()),
     st.builds(Chunks, items=st.lists(st.tuples(numbers, chunks()), max_size=6).map(tuple)),
-    st.builds(Stepped, now=held, step=st.none() | stats),
+    st.builds(Stepped, now=held, steps=st.lists(stats, max_size=3).map(tuple)),
     st.builds(Pulse, is_alive=st.booleans(), now=held),
 )
 

@@ -11,6 +11,7 @@ import os
 import socket
 import threading
 from array import array
+from collections.abc import Container
 from contextlib import suppress
 from typing import Final
 
@@ -23,6 +24,7 @@ from predictor.types import AnySamples, EngineRequest, ExtendRequest
 _MAX_READ_BYTES: Final = 1 << 18
 _MAX_FDS: Final = 64  # taken from the socket at once
 _MAX_BACKLOG_BYTES: Final = 1 << 26  # for a reader that stands still
+_MAX_SPARE_BYTES: Final = 1 << 20  # 30 s of int16
 
 
 class Inbox:
@@ -79,13 +81,47 @@ def _files_in(beside: list[tuple[int, int, bytes]]) -> list[int]:
     return files.tolist()
 
 
-def send_request(channel: socket.socket, message: Submit) -> None:
-    """A request with its samples. Raises OSError, for want of a reader or of memory."""
+class SpareFile:
+    """A file in memory for the samples of requests that come one after another.
+
+    A new file gets its memory page by page, which takes longer than to fill it.
+    """
+
+    def __init__(self) -> None:
+        self._fd = -1
+        self._number = -1  # of the request whose samples it holds
+
+    def filled(self, message: Submit, in_flight: Container[int]) -> int | None:
+        """A descriptor of it, the caller's to close, with the samples of a request; None where they
+        are too many, or those of the request before may not have been read."""
+        data = np.ascontiguousarray(message.request.samples).data.cast("B")
+        if len(data) > _MAX_SPARE_BYTES or self._number in in_flight:
+            return None
+        if self._fd < 0:
+            self._fd = os.memfd_create("spare")
+        self._number = message.number
+        return os.dup(self._fd) if os.pwrite(self._fd, data, 0) == len(data) else None
+
+    def close(self) -> None:
+        """Nothing is sent any more."""
+        if self._fd >= 0:
+            os.close(self._fd)
+
+
+def send_request(
+    channel: socket.socket, message: Submit, spare: SpareFile, in_flight: Container[int]
+) -> None:
+    """A request with its samples; `in_flight`: numbers of requests that may not have been read.
+
+    Raises OSError, for want of a reader or of memory.
+    """
     frame = encode(message)
     if message.is_inline:
         channel.sendall(frame)
         return
     fd = file_of(message.request.samples)
+    if fd is None:
+        fd = spare.filled(message, in_flight)
     if fd is None:
         fd = _memory_file(message.request.samples)
     try:
@@ -119,12 +155,6 @@ class Outbox:
         self._channel = channel
         self._lock = threading.Lock()
         self._backlog = bytearray()
-        self._deferred = b""  # frames in no hurry, which go with the next
-
-    def defer(self, frame: bytes) -> None:
-        """Send with the next one: a step shall cost one system call."""
-        with self._lock:
-            self._deferred += frame
 
     def post(self, *messages: Message) -> None:
         """Send now. Whoever calls need not care whether anybody reads."""
@@ -133,8 +163,7 @@ class Outbox:
     def post_frames(self, frames: bytes) -> None:
         """The same for what is encoded already."""
         with self._lock:
-            self._backlog += self._deferred + frames
-            self._deferred = b""
+            self._backlog += frames
             self._send()
 
     def flush(self) -> None:

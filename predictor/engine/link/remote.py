@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from predictor.engine.core import HAS_FAILED, SHUTTING_DOWN
-from predictor.engine.link.channel import Inbox, send_request
+from predictor.engine.link.channel import Inbox, SpareFile, send_request
 from predictor.engine.link.process import CoreProcess
 from predictor.engine.link.wire import (
     Abort,
@@ -217,12 +217,13 @@ class RemoteCore:
 
     def _write(self) -> None:
         """The writer's thread; copying samples is its work and not an event loop's."""
+        spare = SpareFile()
         while (message := self._outgoing.get()) is not None:
             try:
                 if not isinstance(message, Submit):
                     self._channel.sendall(encode(message))
                 elif message.number in self._in_flight:
-                    send_request(self._channel, message)
+                    send_request(self._channel, message, spare, self._in_flight)
             except Exception:
                 if not self._serving or not self._is_connected():
                     continue  # the reader sees it too, and tells everyone
@@ -232,6 +233,7 @@ class RemoteCore:
                     error = InternalError(message.request.request_id)
                     self._take([Failed(message.number, error)])
             del message  # or its samples would be kept until there is another one
+        spare.close()
 
     def _is_connected(self) -> bool:
         try:
@@ -272,6 +274,7 @@ class RemoteCore:
     def _take(self, messages: list[Message]) -> None:
         """Enter what has arrived in the books, and tell whom it concerns."""
         items: list[tuple[int, TokenChunk | AsrError]] = []
+        steps: list[StepStats] = []
         for message in messages:
             if isinstance(message, Chunks):
                 items += message.items
@@ -279,7 +282,7 @@ class RemoteCore:
                 items.append((message.number, message.error))
             elif isinstance(message, Stepped):
                 self._stats = message.now
-                self._observe(message.step)
+                steps += message.steps
             elif isinstance(message, Pulse):
                 self._stats = message.now
                 self._loop_turns = message.is_alive
@@ -293,6 +296,8 @@ class RemoteCore:
             by_receiver[found.receive].append((found.request_id, item))
         for receive, emissions in by_receiver.items():
             receive(emissions)
+        for step in steps:
+            self._observe(step)
 
     def _forget(self, number: int) -> None:
         with self._lock:
@@ -300,8 +305,8 @@ class RemoteCore:
             if found is not None and self._numbers.get(found.request_id) == number:
                 del self._numbers[found.request_id]
 
-    def _observe(self, step: StepStats | None) -> None:
-        if step is None or self._on_step is None:
+    def _observe(self, step: StepStats) -> None:
+        if self._on_step is None:
             return
         try:
             self._on_step(step)

@@ -124,10 +124,10 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Stepped:
-    """What the engine holds after a step, and to one of those who listen, the step itself."""
+    """What the engine holds after some steps, and to one of those who listen, these steps."""
 
     now: EngineStats
-    step: StepStats | None = None
+    steps: tuple[StepStats, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,11 +277,12 @@ def _read_submit(payload: bytes) -> Submit:
 
 
 def _read_stepped(values: dict[str, Any]) -> Stepped:
-    now, step = EngineStats(**values["now"]), values["step"]
-    if step is None:
-        return Stepped(now)
-    queue_s, device_s = tuple(step["queue_s"]), tuple(map(tuple, step["device_s"]))
-    return Stepped(now, StepStats(**step | {"queue_s": queue_s, "device_s": device_s}))
+    return Stepped(EngineStats(**values["now"]), tuple(map(_step, values["steps"])))
+
+
+def _step(values: dict[str, Any]) -> StepStats:
+    queue_s, device_s = tuple(values["queue_s"]), tuple(map(tuple, values["device_s"]))
+    return StepStats(**values | {"queue_s": queue_s, "device_s": device_s})
 
 
 def _read_pulse(values: dict[str, Any]) -> Pulse:
