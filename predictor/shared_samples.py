@@ -56,6 +56,11 @@ def mapped(fd: int, num_samples: int, sample_type: str = "float32") -> AnySample
     return samples
 
 
+def has_file(samples: AnySamples) -> bool:
+    """Whether they are those of a file."""
+    return isinstance(samples, SharedSamples) and samples.file is not None
+
+
 def file_of(samples: AnySamples) -> int | None:
     """The descriptor of a file that holds just these samples, the caller's to close; None if there
     is none, or not any more."""

@@ -18,7 +18,7 @@ from typing import Final
 import numpy as np
 
 from predictor.engine.link.wire import Frames, Message, Submit, encode
-from predictor.shared_samples import file_of
+from predictor.shared_samples import file_of, has_file
 from predictor.types import AnySamples, EngineRequest, ExtendRequest
 
 _MAX_READ_BYTES: Final = 1 << 18
@@ -91,37 +91,41 @@ class SpareFile:
         self._fd = -1
         self._number = -1  # of the request whose samples it holds
 
-    def filled(self, message: Submit, in_flight: Container[int]) -> int | None:
-        """A descriptor of it, the caller's to close, with the samples of a request; None where they
-        are too many, or those of the request before may not have been read."""
-        data = np.ascontiguousarray(message.request.samples).data.cast("B")
-        if len(data) > _MAX_SPARE_BYTES or self._number in in_flight:
-            return None
-        if self._fd < 0:
-            self._fd = os.memfd_create("spare")
-        self._number = message.number
-        return os.dup(self._fd) if os.pwrite(self._fd, data, 0) == len(data) else None
+    def send(self, channel: socket.socket, message: Submit, in_flight: Container[int]) -> bool:
+        """Send a request whose samples it can take, without waiting for its reader; False =
+        nothing was sent. `in_flight`: numbers of requests that may not have been read."""
+        samples = message.request.samples
+        if message.is_inline or samples.nbytes > _MAX_SPARE_BYTES or has_file(samples):
+            return False
+        if self._number in in_flight:
+            return False
+        data = np.ascontiguousarray(samples).data.cast("B")
+        try:
+            if self._fd < 0:
+                self._fd = os.memfd_create("spare")
+            self._number = message.number
+            if os.pwrite(self._fd, data, 0) < len(data):
+                return False
+            rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", [self._fd]))
+            # A frame without samples is sent whole or not at all.
+            return channel.sendmsg([encode(message)], [rights], socket.MSG_DONTWAIT) > 0
+        except OSError:  # no memory, no room, no reader: whoever may wait finds out
+            return False
 
     def close(self) -> None:
         """Nothing is sent any more."""
         if self._fd >= 0:
             os.close(self._fd)
+            self._fd = -1
 
 
-def send_request(
-    channel: socket.socket, message: Submit, spare: SpareFile, in_flight: Container[int]
-) -> None:
-    """A request with its samples; `in_flight`: numbers of requests that may not have been read.
-
-    Raises OSError, for want of a reader or of memory.
-    """
+def send_request(channel: socket.socket, message: Submit) -> None:
+    """A request with its samples. Raises OSError, for want of a reader or of memory."""
     frame = encode(message)
     if message.is_inline:
         channel.sendall(frame)
         return
     fd = file_of(message.request.samples)
-    if fd is None:
-        fd = spare.filled(message, in_flight)
     if fd is None:
         fd = _memory_file(message.request.samples)
     try:

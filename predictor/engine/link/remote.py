@@ -2,7 +2,8 @@
 
 The interpreter runs one thread at a time; in a process of its own the engine's loop does not wait
 for HTTP, JSON and text. Two threads here move bytes: one sends requests with their samples, one
-reads tokens. When the process has gone, its requests fail, and the next one is waited for.
+reads tokens; a request that comes alone is sent by whoever brings it. When the process has gone,
+its requests fail, and the next one is waited for.
 """
 
 from __future__ import annotations
@@ -84,6 +85,8 @@ class RemoteCore:
         self._loop_turns = True
         self._heard_s = 0.0
         self._outgoing: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
+        self._num_outgoing = 0  # in the queue, or being written
+        self._spare = SpareFile()
         self._writer = threading.Thread(target=self._write, name="engine-writer", daemon=True)
         self._reader = threading.Thread(target=self._read, name="engine-reader", daemon=True)
         self.loaded = self._connect()
@@ -137,6 +140,8 @@ class RemoteCore:
             self._writer.join(timeout_s)
             self._reader.join(timeout_s)
         self._channel.close()
+        with self._lock:
+            self._spare.close()
         if self._process is not None:
             self._process.stop(timeout_s)
         self._fail_all(lambda _: NotReady(SHUTTING_DOWN))
@@ -186,7 +191,7 @@ class RemoteCore:
         """A kept sequence back to its first samples. No step of it may be in flight."""
         with self._lock:
             if sequence_id in self._kept:
-                self._outgoing.put(Truncate(sequence_id, num_samples))
+                self._put(Truncate(sequence_id, num_samples))
 
     def close(self, sequence_id: str) -> None:
         """Forget a kept sequence; a step of it that is under way is aborted."""
@@ -194,7 +199,7 @@ class RemoteCore:
             self._lost.discard(sequence_id)
             if sequence_id in self._kept:
                 self._kept.remove(sequence_id)
-                self._outgoing.put(Close(sequence_id))
+                self._put(Close(sequence_id))
 
     def _send(self, request: EngineRequest | ExtendRequest, receive: Receive) -> None:
         """The lock is held."""
@@ -203,7 +208,16 @@ class RemoteCore:
         number = self._last_number = (self._last_number + 1) % _NUMBERS
         self._in_flight[number] = _InFlight(request.request_id, receive)
         self._numbers[request.request_id] = number
-        self._outgoing.put(Submit(number, request))
+        message = Submit(number, request)
+        # One that comes alone goes at once: the writer would get the interpreter only when this
+        # thread has done all else that there is to do for the request.
+        if self._num_outgoing or not self._spare.send(self._channel, message, self._in_flight):
+            self._put(message)
+
+    def _put(self, message: Message) -> None:
+        """To the writer; the lock is held."""
+        self._num_outgoing += 1
+        self._outgoing.put(message)
 
     def _why_not(self) -> str:
         if self._ending:
@@ -212,28 +226,32 @@ class RemoteCore:
 
     def abort(self, request_id: str) -> None:
         """End a request with finish "abort" and free its place; unknown ids are ignored."""
-        if request_id in self._numbers:
-            self._outgoing.put(Abort(request_id))
+        with self._lock:
+            if request_id in self._numbers:
+                self._put(Abort(request_id))
 
     def _write(self) -> None:
         """The writer's thread; copying samples is its work and not an event loop's."""
-        spare = SpareFile()
         while (message := self._outgoing.get()) is not None:
-            try:
-                if not isinstance(message, Submit):
-                    self._channel.sendall(encode(message))
-                elif message.number in self._in_flight:
-                    send_request(self._channel, message, spare, self._in_flight)
-            except Exception:
-                if not self._serving or not self._is_connected():
-                    continue  # the reader sees it too, and tells everyone
-                # No memory, no descriptors: the others go on.
-                logger.exception("a request could not be passed to the engine's process")
-                if isinstance(message, Submit):
-                    error = InternalError(message.request.request_id)
-                    self._take([Failed(message.number, error)])
+            self._write_one(message)
+            with self._lock:
+                self._num_outgoing -= 1
             del message  # or its samples would be kept until there is another one
-        spare.close()
+
+    def _write_one(self, message: Message) -> None:
+        try:
+            if not isinstance(message, Submit):
+                self._channel.sendall(encode(message))
+            elif message.number in self._in_flight:
+                send_request(self._channel, message)
+        except Exception:
+            if not self._serving or not self._is_connected():
+                return  # the reader sees it too, and tells everyone
+            # No memory, no descriptors: the others go on.
+            logger.exception("a request could not be passed to the engine's process")
+            if isinstance(message, Submit):
+                error = InternalError(message.request.request_id)
+                self._take([Failed(message.number, error)])
 
     def _is_connected(self) -> bool:
         try:
