@@ -99,9 +99,15 @@ class Bench:
         graph.capture(
             part_capturer(self.device, part), prefills._mel, prefills._encoder, runner._fused
         )
-        graph.start(self.sequences, layout, [s for q in self.sequences for s in q.stretches()])
+        stretches = [s for q in self.sequences for s in q.stretches()]
+        graph.start(self.sequences, stretches, lambda: layout)
         torch.cuda.synchronize(self.device)
-        return lambda: graph._graph.replay()  # type: ignore[union-attr]
+
+        def replay() -> None:
+            for stage in graph._graphs:
+                stage.replay()
+
+        return replay
 
     def marks(self, run: Callable[[], None], count: int, stream: Any, steps: bool) -> list[Any]:
         """Start `count` runs on a stream; an event before them and after each."""

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from predictor.engine.cuda.prefill_buckets import Bucket, Size
+from predictor.engine.cuda.prefill_buckets import NUM_ENCODED, NUM_HEARD, Bucket, Size
 from predictor.engine.cuda.prefill_graphs import BUCKETS_S, STEP_BUCKETS
 from predictor.engine.options import EngineOptions
 from predictor.engine.prompts import PromptLayout
@@ -35,7 +35,7 @@ def sequence(slot: int, duration_s: float, num_before: int) -> Sequence:
 
 def size_of(some: list[Sequence]) -> Size:
     stretches = [stretch for each in some for stretch in each.stretches()]
-    return Size.of(PromptLayout.of(some, PAGE), stretches)
+    return Size.of(some, stretches)
 
 
 def bucket(num_chunks: int) -> Bucket:
@@ -45,7 +45,15 @@ def bucket(num_chunks: int) -> Bucket:
 def parts(some: list[Sequence], chosen: Bucket) -> dict[str, np.ndarray]:
     stretches = [stretch for each in some for stretch in each.stretches()]
     layout, scratch = PromptLayout.of(some, PAGE), (SCRATCH, SCRATCH_PAGE * PAGE)
-    filled = chosen.fill(some, layout, stretches, scratch)
+    sent = [
+        chosen.heard(stretches),
+        chosen.encoded(stretches),
+        chosen.placed(some, layout, scratch),
+    ]
+    filled = np.zeros(chosen.num_ints, dtype=np.int64)
+    for part, values in zip((0, NUM_HEARD, NUM_ENCODED), sent, strict=True):
+        first = chosen.parts[part].first
+        filled[first : first + len(values)] = values
     return {
         part.name: filled[part.first : part.first + part.size].reshape(part.shape)
         for part in chosen.parts

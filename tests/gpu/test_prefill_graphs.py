@@ -15,7 +15,6 @@ from predictor.engine.cuda.prefill_graphs import BUCKETS_S
 from predictor.engine.cuda.runner import GraphRunner
 from predictor.engine.options import EngineOptions
 from predictor.engine.pages import pages_of_slot
-from predictor.engine.prompts import PromptLayout
 from predictor.engine.sequence import Sequence
 from predictor.model.checkpoint.weights import load_model
 from predictor.types import EngineRequest
@@ -77,7 +76,7 @@ def first_tokens(runner: GraphRunner, some: list[Sequence]) -> tuple[list[float]
 
 def size_of(some: list[Sequence]) -> Size:
     stretches = [stretch for each in some for stretch in each.stretches()]
-    return Size.of(PromptLayout.of(some, 64), stretches)
+    return Size.of(some, stretches)
 
 
 @pytest.mark.parametrize("durations_s", BATCHES_S, ids=str)

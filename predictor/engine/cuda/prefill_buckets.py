@@ -36,6 +36,7 @@ SMALL_S = 48  # seconds of a bucket for files that reads nothing from the cache
 MORE_SAMPLES = 1024  # of a stretch, beyond its whole seconds
 PROMPT_TOKENS = 32  # of all sequences of a step together, beside their audio tokens
 PADDING_TOKENS = 128  # longest prompt of padding
+NUM_HEARD, NUM_ENCODED = 3, 5  # parts that the log-mel needs, and the encoder with them
 LONGEST_PROMPT = 1024  # of one sequence: PyTorch's attention looks for work in all of it
 
 
@@ -54,17 +55,20 @@ class Size:
     is_plain: bool  # whole recordings, of each of which nothing but the next token is asked
 
     @classmethod
-    def of(cls, layout: PromptLayout, stretches: abc.Sequence[Stretch]) -> Size:
+    def of(cls, sequences: Batch, stretches: abc.Sequence[Stretch]) -> Size:
+        """What `PromptLayout.of` and the stretches of the sequences will ask."""
+        lengths = [s.reach - s.num_cached for s in sequences]
+        num_wanted = sum(s.num_checks for s in sequences)
         return cls(
-            len(layout.lengths),
+            len(lengths),
             len(stretches),
             following(stretches).shape[1],
             sum(stretch.num_chunks for stretch in stretches),
-            layout.num_tokens,
-            len(layout.wanted),
-            max(layout.lengths),
-            layout.reads_cache,
-            len(layout.wanted) == len(layout.lengths)
+            sum(lengths),
+            num_wanted,
+            max(lengths),
+            any(s.num_cached for s in sequences),
+            num_wanted == len(lengths)
             and not any(s.follows or s.loudest > -inf for s in stretches),
         )
 
@@ -183,15 +187,8 @@ class Bucket:
             "slots": (self.num_sequences,),
         }
 
-    def fill(
-        self,
-        sequences: Batch,
-        layout: PromptLayout,
-        stretches: abc.Sequence[Stretch],
-        scratch: tuple[int, int],
-    ) -> Ints:
-        """All parts for a step, one after another; `scratch`: slot and first place of its page."""
-        scratch_slot, scratch_place = scratch
+    def heard(self, stretches: abc.Sequence[Stretch]) -> Ints:
+        """The first parts, which the log-mel needs, one after another."""
         table = chunk_table(stretches)
         silent = np.zeros((5, self.num_chunks - table.shape[1]), dtype=np.int64)
         silent[0] = self.num_stretches  # a stretch of its own, without any sample
@@ -200,8 +197,22 @@ class Bucket:
         followed = np.full((2, self.num_followed), self.num_stretches)
         pairs = following(stretches)
         followed[:, : pairs.shape[1]] = pairs
+        filled = [
+            np.concatenate([table, silent], axis=1).ravel(),
+            before.view(np.int32),
+            followed.ravel(),
+        ]
+        return self._joined(self.parts[:NUM_HEARD], filled)
+
+    def encoded(self, stretches: abc.Sequence[Stretch]) -> Ints:
+        """The parts behind them, which the encoder's layers need."""
         num_tokens = [stretch.num_tokens for stretch in stretches]
-        kept, windows = self._encoder_rows(num_tokens, [s.num_frames for s in stretches])
+        rows = self._encoder_rows(num_tokens, [s.num_frames for s in stretches])
+        return self._joined(self.parts[NUM_HEARD:NUM_ENCODED], list(rows))
+
+    def placed(self, sequences: Batch, layout: PromptLayout, scratch: tuple[int, int]) -> Ints:
+        """All further parts; `scratch`: slot and first place of its page."""
+        scratch_slot, scratch_place = scratch
         padding = self.num_tokens - layout.num_tokens
         within = np.arange(padding) % self.padding_tokens
         places = np.full(padding, scratch_place)
@@ -209,14 +220,9 @@ class Bucket:
         bounds = self._bounds(list(layout.lengths), padding, self.padding_tokens, self.num_prompts)
         cached, slots = [s.num_cached for s in sequences], [s.slot for s in sequences]
         tiles = prompt_tiles(np.diff(bounds).tolist(), cached, slots)
-        nowhere = np.full(self.num_audio_tokens - sum(num_tokens), self.num_tokens)
+        nowhere = np.full(self.num_audio_tokens - len(layout.audio_rows), self.num_tokens)
         checks = Checks.rows(layout, self.num_wanted, self.num_sequences, self.num_tokens - 1)
         filled = [
-            np.concatenate([table, silent], axis=1).ravel(),
-            before.view(np.int32),
-            followed.ravel(),
-            kept,
-            windows,
             np.concatenate([layout.audio_rows, nowhere]),
             np.concatenate([layout.rows, filler], axis=1).ravel(),
             bounds,
@@ -224,10 +230,16 @@ class Bucket:
             checks.ravel(),
             np.array(slots + [scratch_slot] * (self.num_sequences - len(slots))),
         ]
-        sent = np.zeros(self.num_ints, dtype=np.int64)
-        for part, values in zip(self.parts, filled, strict=True):
+        return self._joined(self.parts[NUM_ENCODED:], filled)
+
+    @staticmethod
+    def _joined(parts: abc.Sequence[Part], filled: list[Ints]) -> Ints:
+        first = parts[0].first
+        sent = np.zeros(parts[-1].first + parts[-1].size - first, dtype=np.int64)
+        for part, values in zip(parts, filled, strict=True):
             assert len(values) <= part.size
-            sent[part.first : part.first + len(values)] = values
+            begin = part.first - first
+            sent[begin : begin + len(values)] = values
         return sent
 
     def _encoder_rows(

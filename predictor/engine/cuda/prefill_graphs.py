@@ -8,15 +8,23 @@ page. They are sequences of their own, so that nothing real ever sees them.
 from __future__ import annotations
 
 from collections import Counter, abc
+from collections.abc import Callable
+from dataclasses import dataclass
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from predictor.engine.cuda.capture import Capturer
 from predictor.engine.cuda.decode_loop import DecodeLoop
-from predictor.engine.cuda.prefill_buckets import MORE_SAMPLES, STEP_TOKENS, Bucket, Size
+from predictor.engine.cuda.prefill_buckets import (
+    MORE_SAMPLES,
+    NUM_ENCODED,
+    NUM_HEARD,
+    STEP_TOKENS,
+    Bucket,
+    Ints,
+    Size,
+)
 from predictor.engine.cuda.verify import Checks, go_on, settle
 from predictor.engine.prompts import PromptLayout
 from predictor.engine.sequence import Batch
@@ -28,17 +36,24 @@ from predictor.model.cuda.mel import DeviceLogMel, on_device, staged_samples
 from predictor.model.encoder import AudioPlan
 from predictor.model.stretch import CHUNK_SAMPLES, Stretch
 
-Ints = NDArray[np.int64]
-
 # To what a step of 8,192 tokens holds of clips of 30 s, of 10 s and of all lengths.
 BUCKETS_S = (
-    2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 160, 192, 224, 256, 320, 384, 448, 512, 560, 584,
-    608,
+    2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 160, 192, 224, 256, 320, 384, 448, 512, 560,
+    584, 608,
 )  # fmt: skip
 # Open windows of kept sequences, up to what a step of 8,192 tokens holds of them: one without a
 # graph costs a thousand launches.
 STEP_BUCKETS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 14, 16, 20, 24, 28, 32, 36, 40, 48)
 LARGER_STEP_BUCKETS = (56, 64, 76)  # where a step may have the tokens for them
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A prefill that is under way."""
+
+    layout: PromptLayout
+    results: Tensor  # as `settle` makes them, on the device, until the next start
+    loudest: Tensor  # the loudest bin of each stretch, there too
 
 
 class PrefillGraphs:
@@ -109,20 +124,25 @@ class PrefillGraphs:
         self._graphs = dict(sorted(self._graphs.items(), key=lambda item: _cost(item[0])))
 
     def start(
-        self, sequences: Batch, layout: PromptLayout, stretches: abc.Sequence[Stretch]
-    ) -> tuple[Tensor, Tensor] | None:
-        """Start a prefill where a graph holds it: results as `settle` makes them and the loudest
-        bin of each stretch, on the device, until the next start. None = nothing was started."""
-        if layout.reads_cache and not self._decoder.fusion.prefill:
+        self,
+        sequences: Batch,
+        stretches: abc.Sequence[Stretch],
+        layout: Callable[[], PromptLayout],
+    ) -> Started | None:
+        """Start a prefill where a graph holds it. None = nothing was started.
+
+        `layout` of the sequences is made while the device listens.
+        """
+        size = Size.of(sequences, stretches)
+        if size.reads_cache and not self._decoder.fusion.prefill:
             return None  # without the kernel nothing here reads the cache
-        size = Size.of(layout, stretches)
         graph = next((g for bucket, g in self._graphs.items() if bucket.holds(size)), None)
         missing = [bucket for bucket in self._missing if bucket.holds(size)]
         if missing:
             best = min(missing, key=_cost)
             if graph is None or 2 * _cost(best) <= _cost(graph.bucket):
                 self._missed[best] += 1
-        return None if graph is None else graph.start(sequences, layout, stretches)
+        return None if graph is None else graph.start(sequences, stretches, layout)
 
 
 def _cost(bucket: Bucket) -> int:
@@ -131,7 +151,9 @@ def _cost(bucket: Bucket) -> int:
 
 
 class _PrefillGraph:
-    """One bucket's buffers and graph."""
+    """One bucket's buffers and graphs: of the log-mel and the convolutions, of the encoder's
+    layers, and of the language model. To launch all of it takes the host about as long as the first
+    takes the device, which begins with that meanwhile."""
 
     def __init__(self, bucket: Bucket, loop: DecodeLoop, device: torch.device) -> None:
         self.bucket, self._device, self._loop = bucket, device, loop
@@ -141,22 +163,34 @@ class _PrefillGraph:
         self._ints = torch.zeros(bucket.num_ints, dtype=torch.int64, device=device)
         self._results = torch.zeros(bucket.num_wanted, 3, device=device)
         self._loudest = torch.zeros(bucket.num_stretches + 1, device=device)
-        self._graph: torch.cuda.CUDAGraph | None = None
+        self._graphs: list[torch.cuda.CUDAGraph] = []
 
     def start(
-        self, sequences: Batch, layout: PromptLayout, stretches: abc.Sequence[Stretch]
-    ) -> tuple[Tensor, Tensor]:
+        self,
+        sequences: Batch,
+        stretches: abc.Sequence[Stretch],
+        layout: Callable[[], PromptLayout],
+    ) -> Started:
         clips = [stretch.samples for stretch in stretches]
-        pinned = self._device.type == "cuda"
         if clips:
-            staged = staged_samples(clips, pin_memory=pinned)
+            staged = staged_samples(clips, pin_memory=self._device.type == "cuda")
             on_device(staged, self._device, out=self._waveforms[: len(staged)])
-        ints = torch.empty(len(self._ints), dtype=torch.int64, pin_memory=pinned)
-        ints.numpy()[:] = self.bucket.fill(sequences, layout, stretches, self._loop.nowhere)
-        self._ints.copy_(ints, non_blocking=True)
-        assert self._graph is not None
-        self._graph.replay()
-        return self._results, self._loudest
+        bucket, (hear, encode, read) = self.bucket, self._graphs
+        self._send(0, bucket.heard(stretches))
+        hear.replay()
+        self._send(NUM_HEARD, bucket.encoded(stretches))
+        encode.replay()
+        made = layout()
+        self._send(NUM_ENCODED, bucket.placed(sequences, made, self._loop.nowhere))
+        read.replay()
+        return Started(made, self._results, self._loudest)
+
+    def _send(self, part: int, values: Ints) -> None:
+        """What belongs to this part, and to those behind it."""
+        place, on_cuda = self.bucket.parts[part].first, self._device.type == "cuda"
+        sent = torch.empty(len(values), dtype=torch.int64, pin_memory=on_cuda)
+        sent.numpy()[:] = values
+        self._ints[place : place + len(values)].copy_(sent, non_blocking=True)
 
     def capture(
         self,
@@ -165,32 +199,67 @@ class _PrefillGraph:
         encoder: FusedEncoder,
         decoder: FusedDecoder,
     ) -> None:
-        nothing = self.bucket.fill([], PromptLayout.of([], 1), [], self._loop.nowhere)
-        self._ints.copy_(torch.from_numpy(nothing))
-        self._graph = capturer.capture(lambda: self._run(log_mel, encoder, decoder))
-
-    def _run(self, log_mel: DeviceLogMel, encoder: FusedEncoder, decoder: FusedDecoder) -> None:
         bucket = self.bucket
-        parts = {
-            part.name: self._ints[part.first : part.first + part.size].view(part.shape)
-            for part in bucket.parts
+        self._send(0, bucket.heard([]))
+        self._send(NUM_HEARD, bucket.encoded([]))
+        self._send(NUM_ENCODED, bucket.placed([], PromptLayout.of([], 1), self._loop.nowhere))
+        stages = _Stages(self, log_mel, encoder, decoder)
+        graphs = []
+        for stage in (stages.hear, stages.encode, stages.read):
+            graphs.append(capturer.capture(stage))
+            graphs[-1].replay()  # the next stage is tried on what this one gives
+        self._graphs = graphs
+
+
+class _Stages:
+    """What the graphs of a bucket hold. What one gives the next is alive until all are captured, so
+    that no two of them use the same memory; others may, which never run in between."""
+
+    def __init__(
+        self,
+        graph: _PrefillGraph,
+        log_mel: DeviceLogMel,
+        encoder: FusedEncoder,
+        decoder: FusedDecoder,
+    ) -> None:
+        self._bucket, self._loop = graph.bucket, graph._loop
+        self._waveforms, self._results, self._loudest = (
+            graph._waveforms, graph._results, graph._loudest,
+        )  # fmt: skip
+        self._log_mel, self._encoder, self._decoder = log_mel, encoder, decoder
+        self._parts = {
+            part.name: graph._ints[part.first : part.first + part.size].view(part.shape)
+            for part in graph.bucket.parts
         }
+        self._convolved = self._audio = graph._waveforms  # until there are any
+
+    def hear(self) -> None:
+        bucket, parts = self._bucket, self._parts
         before, followed = None, None
         if bucket.num_steps:
             before = parts["before"].to(torch.int32).view(torch.float32)
             followed = parts["followed"]
-        chunks, loudest = log_mel.features(
+        chunks, loudest = self._log_mel.features(
             self._waveforms, parts["table"], bucket.num_stretches + 1, before, followed
         )
+        self._loudest.copy_(loudest)
+        self._convolved = self._encoder.convolved(chunks)
+
+    def encode(self) -> None:
+        bucket, parts = self._bucket, self._parts
         windows = Packing(
             bucket.num_windows,
             bucket.window_tokens,
             ends=parts["windows"][1:],
             bounds=parts["windows"].to(torch.int32),
         )
-        audio = encoder(chunks, AudioPlan((), parts["kept"], windows))
+        plan = AudioPlan((), parts["kept"], windows)
+        self._audio = self._encoder.attended(self._convolved, plan)
+
+    def read(self) -> None:
+        bucket, parts, decoder, loop = self._bucket, self._parts, self._decoder, self._loop
         tokens, positions, places = parts["layout"].unbind()
-        x = decoder.embed(tokens, audio, parts["audio_rows"])
+        x = decoder.embed(tokens, self._audio, parts["audio_rows"])
         prompts = Packing(
             bucket.num_prompts,
             bucket.longest_prompt,
@@ -203,10 +272,8 @@ class _PrefillGraph:
         logits = decoder.prefill(
             x, positions, places, prompts, checks.wanted, reads_cache=bucket.reads_cache
         )
-        loop = self._loop
         results = (settle if bucket.num_steps else go_on)(
             logits, decoder.choose(logits), positions, checks, (loop.tokens, loop.positions),
             loop.scratch,
         )  # fmt: skip
         self._results.copy_(results)
-        self._loudest.copy_(loudest)

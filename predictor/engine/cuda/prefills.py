@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections import deque
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ from torch import Tensor
 
 from predictor.engine.cuda.decode_loop import DecodeLoop
 from predictor.engine.cuda.pending import PendingPrefill, StepTimer
-from predictor.engine.cuda.prefill_graphs import PrefillGraphs
+from predictor.engine.cuda.prefill_graphs import PrefillGraphs, Started
 from predictor.engine.cuda.verify import Checks, settle
 from predictor.engine.prompts import PromptLayout
 from predictor.engine.sequence import Batch
@@ -60,19 +61,21 @@ class Prefills:
         """Start encoding audio and prompt of each sequence into its pages."""
         with self._behind_all_steps():
             timer = StepTimer(self._device)
-            layout = PromptLayout.of(sequences, self._cache.page_tokens)
+            layout = partial(PromptLayout.of, sequences, self._cache.page_tokens)
             parts = [s.stretches() for s in sequences]
             stretches = [stretch for part in parts for stretch in part]
             if any(s.num_cached for s in sequences):  # else decode steps are the first to read them
                 self._loop.bring_pages(sequences)
             started = None
             if self.graphs is not None:
-                started = self.graphs.start(sequences, layout, stretches)
+                started = self.graphs.start(sequences, stretches, layout)
             if started is None:
-                started = self._start(sequences, layout, stretches, timer)
+                started = self._start(sequences, layout(), stretches, timer)
             self._loop.mark_synced(sequences)
             counts = tuple(len(part) for part in parts)
-            return PendingPrefill.start(sequences, layout, *started, counts, timer)
+            return PendingPrefill.start(
+                sequences, started.layout, started.results, started.loudest, counts, timer
+            )
 
     def _behind_all_steps(self) -> AbstractContextManager[object]:
         if self._stream is None:
@@ -86,7 +89,7 @@ class Prefills:
         layout: PromptLayout,
         stretches: list[Stretch],
         timer: StepTimer,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> Started:
         """Call by call; as `PrefillGraphs.start`."""
         audio, loudest = self._encode_all(stretches, timer)  # [sum of audio tokens, hidden]
         num_tokens = layout.num_tokens
@@ -114,7 +117,8 @@ class Prefills:
         )
         state = (self._loop.tokens, self._loop.positions)
         chosen = self._decoder.choose(logits)
-        return settle(logits, chosen, positions, checks, state, self._loop.scratch), loudest
+        results = settle(logits, chosen, positions, checks, state, self._loop.scratch)
+        return Started(layout, results, loudest)
 
     def _encode_all(self, stretches: list[Stretch], timer: StepTimer) -> tuple[Tensor, Tensor]:
         """As the plain runner's, with silent chunks added up to a round number of them."""

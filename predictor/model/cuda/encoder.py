@@ -32,11 +32,21 @@ class FusedEncoder:
 
     def __call__(self, chunks: Tensor, plan: AudioPlan) -> Tensor:
         """chunks [num_chunks, mel bins, 100] float32, zeros past a clip's end -> [T, output]."""
+        return self.attended(self.convolved(chunks), plan)
+
+    def convolved(self, chunks: Tensor) -> Tensor:
+        """The first half of it: [num_chunks, 13, hidden]; the chunks where nothing is fused."""
+        if not self.is_on:
+            return chunks
+        parts = [self.convolve(part) for part in torch.split(chunks, CONV_BATCH_CHUNKS)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def attended(self, x: Tensor, plan: AudioPlan) -> Tensor:
+        """The second half, of what `convolved` gave: [T, output]."""
         encoder = self._encoder
         if not self.is_on:
-            return encoder(chunks.to(encoder.conv_out.weight.dtype), plan)  # type: ignore[no-any-return]
-        parts = [self.convolve(part) for part in torch.split(chunks, CONV_BATCH_CHUNKS)]
-        x = (parts[0] if len(parts) == 1 else torch.cat(parts)).flatten(0, 1)
+            return encoder(x.to(encoder.conv_out.weight.dtype), plan)  # type: ignore[no-any-return]
+        x = x.flatten(0, 1)
         if plan.kept is not None:
             x = x.index_select(0, plan.kept)  # [T, hidden]
         x = self._run(x, plan.windows)
