@@ -6,6 +6,7 @@ from typing import Any
 
 OWN_WORK_ROWS = ("V2 binary", "V2 JSON", "OpenAI", "gRPC")
 OWN_WORK_HEADS = ("p50, one 10 s WAV at a time", *OWN_WORK_ROWS)
+WITHOUT = ", tiled=0"
 MEMORY_LOOKS = (5_000, 25_000, 50_000, 100_000)  # requests
 
 
@@ -27,3 +28,17 @@ def memory(results: dict[str, Any], _language: int) -> str:
     lines = [f"| {' | '.join(heads)} |", f"| --- |{' ---: |' * len(sizes)}"]
     cells = " | ".join(f"{size:.0f} MiB" for size in sizes)
     return "\n".join([*lines, f"| memory of all processes | {cells} |"])
+
+
+def few(results: dict[str, Any], _language: int) -> str:
+    """Decode steps of few sequences, and the same with the kernels of large batches."""
+    context = results["rows"]["1.7B decode steps"]["context"]
+    heads = [f"one step, {context} tokens of context each", "1.7B", "as large batches"]
+    heads += ["0.6B", heads[-1]]
+    lines = [f"| {' | '.join(heads)} |", "| --- | ---: | ---: | ---: | ---: |"]
+    kinds = [f"{shape} decode steps{way}" for shape in ("1.7B", "0.6B") for way in ("", WITHOUT)]
+    for batch in (2, 4, 8, 16):
+        times = [results["rows"][kind][f"step_{batch}_ms"] for kind in kinds]
+        cells = [f"{batch} sequences", *(f"{time:.2f} ms" for time in times)]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)

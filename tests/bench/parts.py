@@ -144,7 +144,7 @@ def decode_steps(runner: GraphRunner, small: bool) -> dict[str, Any]:
     context = 32 if small else 460
     result: dict[str, Any] = {"context": context}
     loop = runner._loop
-    batches = (1, 2, 4) if small else (1, 2, 4, 8, 32, 64, 128, 256, 512)
+    batches = (1, 2, 4) if small else (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
     for batch in batches:
         bucket = next(b for b in runner._buckets if b >= batch)
         point_at_all(runner)

@@ -13,8 +13,8 @@ from predictor.engine.cuda.decode_loop import DecodeLoop, page_tables
 from predictor.model.attention import KvCache
 from predictor.model.cuda.decoder import FusedDecoder, Fusion
 from predictor.model.cuda.slots import SlotState, StepPlaces
-from predictor.model.cuda.small_batch import SmallBatchDecoder
 from predictor.model.cuda.step import plain_enter, plain_leave, plain_parts
+from predictor.model.cuda.tiled import few_decoders
 from predictor.model.decoder import Decoder
 
 
@@ -52,9 +52,9 @@ def steps_of(
     if case.shares:
         tables[list(case.rows), 0] = tables[case.rows[0], 0]
     fused = FusedDecoder(decoder, cache, fusion, max_length=case.max_length, tables=tables)
-    small_batch = SmallBatchDecoder(decoder, cache, fused.table) if fusion.small_batch else None
+    few = few_decoders(decoder, cache, fusion, fused.table)
     loop = DecodeLoop(
-        fused, small_batch, num_slots=num_slots, max_length=case.max_length,
+        fused, few, num_slots=num_slots, max_length=case.max_length,
         page_tokens=case.page_tokens, tables=tables,
     )  # fmt: skip
     bucket = len(case.rows)

@@ -84,8 +84,9 @@ def main() -> None:
         fusion = Fusion()
         if dtype == torch.bfloat16:  # the interpreter multiplies bfloat16 matrices as integers
             fusion = Fusion(
-                attention="masked", small_batch=False, encoder=False, prefill=False, shared=False
-            )
+                attention="masked", small_batch=False, tiled=False, encoder=False, prefill=False,
+                shared=False,
+            )  # fmt: skip
         kv_dtypes = (dtype, FP8) if dtype != torch.float32 else (dtype,)
         for kv_dtype in kv_dtypes if is_whole else kv_dtypes[-1:]:
             errors = kernel_errors(fusion, model, kv_dtype)
@@ -128,7 +129,7 @@ def check_shared_beginning(model: Model) -> None:
     decode_loop.LEAST_ROWS = decode_loop.LEAST_SHARERS = decode_loop.LEAST_PAGES = 2
     context = tuple(range(10, 10 + 2 * PAGE_TOKENS + 3))
     befores = (context, context, context[1:])
-    fusion = Fusion(encoder=False, features=False)
+    fusion = Fusion(encoder=False, features=False, small_batch=False, tiled=False)
     options = GraphOptions(buckets=(), steps=((1, 1),), fusion=fusion, check_kernels=False)
     sizes = {"num_slots": 4, "max_model_len": 256}
     fast = GraphRunner(model, **sizes, options=options)

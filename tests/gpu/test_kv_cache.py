@@ -28,6 +28,7 @@ from tests.model.kv_cache_checks import (
     attended_newest,
     by_kernels,
     by_the_small_batch_kernel,
+    by_the_tiled_step,
     every_value,
     num_different,
     plainly,
@@ -45,6 +46,7 @@ WAYS = {
     "split 1": by_kernels,
     "split 8": partial(by_kernels, splits=8),
     "small_batch": by_the_small_batch_kernel,
+    "tiled": by_the_tiled_step,
     "twins": plainly,
     "view": through_a_view,
 }

@@ -30,6 +30,7 @@ from predictor.model.cuda.kernels import quantized as quantized_kernels
 from predictor.model.cuda.kernels import small_batch as small_batch_kernels
 from predictor.model.cuda.kernels import small_batch_attention as attention_kernels
 from predictor.model.cuda.kernels import step as step_kernels
+from predictor.model.cuda.kernels import tiled as tiled_kernels
 
 HOPPER = GPUTarget("cuda", 90, 32)
 HALF, FLOAT, LONG, INT = "*bf16", "*fp32", "*i64", "*i32"
@@ -185,10 +186,9 @@ def compile_small_batch() -> None:
         waiting.append(compiled(
             attention_kernels._attention_kernel,
             {**parts, "slots_ptr": LONG, "positions_ptr": LONG, "scale": "fp32", "eps": "fp32"}
-            | {"keys_ptr": cache, "values_ptr": cache, "tables_ptr": LONG},
+            | {"keys_ptr": cache, "values_ptr": cache, "tables_ptr": LONG, "arrived_ptr": INT},
             HEADS=HEADS, KV_HEADS=KV_HEADS, HALF=DIM // 2, TILE=16, BLOCK=64, PAGE=64,
-            SPLITS=splits,
-            PRECISION="tf32", PDL=True,
+            SPLITS=splits, MERGE=True, PRECISION="tf32", PDL=True,
         ))  # fmt: skip
         require_widened(waiting[-1], cache)
     waiting.append(compiled(
@@ -222,6 +222,31 @@ def compile_ends() -> None:
             raise SystemExit("a step's last kernel waits for less, or more, than it needs")
 
 
+def compile_tiled() -> None:
+    """The products of a layer with the tiles of the 1.7B; those that ask early do."""
+    attended, qkv = HEADS * DIM, (HEADS + 2 * KV_HEADS) * DIM
+    products = [("plain", qkv, HIDDEN), ("add", HIDDEN, attended), ("swiglu", FFN, HIDDEN)]
+    for (kind, n, k), num_rows in product(
+        [*products, ("add", HIDDEN, FFN)], (8, tiled_kernels.MAX_ROWS) if IS_WHOLE else (8,)
+    ):
+        tile = tiled_kernels.tile_of(kind, k)
+        assert tile is not None
+        ptx = compiled(
+            tiled_kernels._tiled_kernel,
+            {"power_ptr": FLOAT, "sums_ptr": FLOAT, "scale_ptr": FLOAT, "eps": "fp32"},
+            num_warps=tile.warps, ROWS=num_rows, N=n, K=k, BLOCK_N=tile.rows,
+            BLOCK_K=tile.columns, GROUPS=tile.warps, FIRST=tile.first,
+            PARTS=HIDDEN // tiled_kernels.SUM_ROWS, NORM=kind != "add", SWIGLU=kind == "swiglu",
+            ADD=kind == "add", SCALED=False, STAGES=tile.stages, PRECISION="tf32", PDL=True,
+        )  # fmt: skip
+        if tile.first and not asks_before_it_waits(ptx):
+            raise SystemExit("a product waits before it has asked for its weights")
+    compiled(
+        tiled_kernels._ready_kernel, {"sums_ptr": FLOAT},
+        WIDTH=HIDDEN, BLOCK=HIDDEN, PARTS=128, PDL=True,
+    )  # fmt: skip
+
+
 def compile_quantized() -> None:
     peaks = {"MAX": 448.0, "LEAST": 1e-30}
     fp8 = {"out_ptr": "*fp8e4nv", "scale_ptr": FLOAT}
@@ -248,6 +273,7 @@ def main() -> None:
         compile_language_model()
         compile_small_batch()
         compile_ends()
+        compile_tiled()
         compile_quantized()
 
 

@@ -118,6 +118,20 @@ def by_the_small_batch_kernel(qkv: Tensor, norm: Tensor, cache: KvCache) -> Tens
     return x.view(len(rows), HEADS, DIM)
 
 
+def by_the_tiled_step(qkv: Tensor, norm: Tensor, cache: KvCache) -> Tensor:
+    """The same kernel, whose last split merges what all have found."""
+    from predictor.model.cuda.kernels import small_batch_attention as attention_kernels
+
+    rows = slots(qkv.device)
+    arrived = torch.zeros(len(rows) * cache.data.shape[-2], dtype=torch.int32, device=qkv.device)
+    attended = attention_kernels.attended(
+        qkv, norm, _table(qkv), tables(rows.device), rows, torch.ones_like(rows), paged(cache, 0),
+        arrived, EPS,
+    )  # fmt: skip
+    assert not arrived.any()
+    return attended.view(len(rows), HEADS, DIM)
+
+
 def wrongly_kept(device: torch.device, dtype: torch.dtype) -> int:
     """How many of all 16-bit values the kernel that writes the cache keeps as something else."""
     from predictor.model.cuda.kernels import decoder as kernels

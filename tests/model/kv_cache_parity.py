@@ -26,6 +26,7 @@ from tests.model.kv_cache_checks import (
     attended_newest,
     by_kernels,
     by_the_small_batch_kernel,
+    by_the_tiled_step,
     wrongly_kept,
 )
 
@@ -38,7 +39,9 @@ DTYPES = (torch.float32, torch.float16) if IS_WHOLE else (torch.float16,)
 
 
 def check_newest() -> None:
-    ways = (by_kernels, partial(by_kernels, splits=8), by_the_small_batch_kernel)
+    ways = (
+        by_kernels, partial(by_kernels, splits=8), by_the_small_batch_kernel, by_the_tiled_step,
+    )  # fmt: skip
     for dtype in DTYPES:
         for way in ways:
             attended = attended_newest(way, CPU, dtype).float()

@@ -19,7 +19,6 @@ from predictor.engine.sequence import Batch, Sequence
 from predictor.model.attention import to_device
 from predictor.model.cuda.decoder import FusedDecoder
 from predictor.model.cuda.slots import SlotState
-from predictor.model.cuda.small_batch import MAX_ROWS, SmallBatchDecoder
 from predictor.model.cuda.step import StepDecoder, StepEnds
 
 # From so many sequences on, if so many begin alike and read so many pages less together, a
@@ -33,16 +32,17 @@ class DecodeLoop:
     def __init__(
         self,
         fused: FusedDecoder,
-        small_batch: SmallBatchDecoder | None,
+        few: abc.Sequence[tuple[int, StepDecoder]],
         *,
         num_slots: int,
         max_length: int,
         page_tokens: int,
         tables: Tensor,
     ) -> None:
-        """`tables` as `page_tables` makes them."""
+        """`few`: up to how many sequences which decoder runs steps instead of `fused`, the fewest
+        first; `tables` as `page_tables` makes them."""
         self._fused = fused
-        self._small_batch = small_batch
+        self._few = few
         self._page_tokens = page_tokens
         self._device = device = tables.device
         self.tables = tables  # [slots and one, pages of a sequence]
@@ -164,9 +164,8 @@ class DecodeLoop:
         """
         shared = (self._shared_pages, self._shared_counts[:bucket]) if shares else None
         x, where = self._ends.enter(self.rows[:bucket], shared)
-        decoder: StepDecoder = self._fused
-        if self._small_batch is not None and bucket <= MAX_ROWS:
-            decoder = self._small_batch
+        few = (decoder for most, decoder in self._few if bucket <= most)
+        decoder: StepDecoder = next(few, self._fused)
         self._ends.leave(decoder, decoder.decode(x, where), where, self.results[:bucket])
 
     def capture(

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -27,6 +28,7 @@ from predictor.model.attention import (
     write_places,
 )
 from predictor.model.cuda import decoder as fused
+from predictor.model.cuda import tiled
 from predictor.model.cuda.decoder import PAGE_TOKENS, Fusion
 from predictor.model.cuda.encoder import encoder_difference
 from predictor.model.cuda.mel import DeviceLogMel
@@ -88,6 +90,9 @@ def kernel_errors(
         if fusion.small_batch
         else {}
     )
+    if fusion.tiled and tiled.fits(decoder):
+        for num_rows in tiled.TRIED:  # kernels of their own, compiled at the same time
+            checks[f"tiled {num_rows}"] = partial(_tiled, num_rows, kv)
     checks |= {"encoder": lambda *_: encoder_difference(model.encoder)} if fusion.encoder else {}
     checks |= {"features": lambda *_: _features(model)} if fusion.features else {}
     is_16_bit = decoder.norm.weight.dtype != torch.float32
@@ -98,15 +103,20 @@ def kernel_errors(
     if fusion.attention != "masked" and fusion.shared:
         checks |= {"shared": lambda fusion, decoder: _shared(fusion, decoder, kv)}
     errors = {}
-    for name, difference in _run_all(checks, fusion, decoder).items():
+    for check, difference in _run_all(checks, fusion, decoder).items():
+        name = check.partition(" ")[0]
         tolerance = TOLERANCE[decoder.norm.weight.dtype]
-        if name == "rows" or (name == "small_batch" and (is_fp8(decoder) or kv == FP8)):
+        if name == "rows" or (name in ("small_batch", "tiled") and (is_fp8(decoder) or kv == FP8)):
             tolerance = ROWS_TOLERANCE
         if isinstance(difference, Exception):
             errors[name] = f"{type(difference).__name__}: {difference}"
         elif not difference <= tolerance:  # NaN fails too
             errors[name] = f"relative difference {difference:.1e}, at most {tolerance:.0e} is fine"
     return errors
+
+
+def _tiled(num_rows: int, kv_dtype: torch.dtype, _: Fusion, decoder: Decoder) -> float:
+    return tiled.tiled_difference(decoder, kv_dtype, num_rows)
 
 
 def _run_all(

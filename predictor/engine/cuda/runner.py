@@ -27,7 +27,7 @@ from predictor.engine.sequence import Batch, Sequence
 from predictor.model.cuda.decoder import FusedDecoder, Fusion
 from predictor.model.cuda.encoder import FusedEncoder
 from predictor.model.cuda.mel import DeviceLogMel
-from predictor.model.cuda.small_batch import SmallBatchDecoder
+from predictor.model.cuda.tiled import few_decoders
 from predictor.model.model import Model
 
 logger = logging.getLogger(__name__)
@@ -98,12 +98,9 @@ class GraphRunner(TorchRunner):
             self._fused = FusedDecoder(
                 model.decoder, self._cache, fusion, max_length=max_model_len, tables=tables
             )
-            small_batch = None
-            if fusion.small_batch:
-                small_batch = SmallBatchDecoder(model.decoder, self._cache, self._fused.table)
             self._loop = DecodeLoop(
                 self._fused,
-                small_batch,
+                few_decoders(model.decoder, self._cache, fusion, self._fused.table),
                 num_slots=num_slots,
                 max_length=max_model_len,
                 page_tokens=page_tokens,

@@ -46,7 +46,8 @@ class Fusion:
     rows: bool = True  # norm and SwiGLU that quantize what they give fp8 layers
     head: bool = True  # arg-max and log-probability
     ends: bool = True  # what a decode step does before its layers and, with `head`, behind them
-    small_batch: bool = True  # whole decode steps of one or two sequences
+    small_batch: bool = True  # whole decode steps of one sequence, or of two
+    tiled: bool = True  # the same of up to 16, where the device and the shapes suit
     encoder: bool = True  # first convolution, activations and norms of the audio tower
     features: bool = True  # frames and power of the log-mel
     prefill: bool = True  # attention inside prompts, in 16 bit
@@ -71,6 +72,7 @@ class Fusion:
 
 PLAIN = Fusion(
     norm=False, rope=False, swiglu=False, rows=False, head=False, ends=False, small_batch=False,
+    tiled=False,
     encoder=False, features=False, prefill=False, shared=False, attention="masked",
 )  # fmt: skip
 

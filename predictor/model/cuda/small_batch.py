@@ -8,14 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from predictor.model.attention import KvCache, write_places
-from predictor.model.cuda.decoder import (
-    PAGE_TOKENS,
-    CachePair,
-    masked_attention,
-    plain_choose,
-)
+from predictor.model.attention import KvCache
+from predictor.model.cuda.decoder import CachePair, plain_choose
 from predictor.model.cuda.slots import StepPlaces
+from predictor.model.cuda.trial import StepTrial, largest_distance
 from predictor.model.decoder import Decoder, DecoderLayer
 
 MAX_ROWS = 2  # beyond it matrix units are faster than a stream of weights
@@ -49,92 +45,68 @@ class SmallBatchDecoder:
         num_heads = config.num_heads + 2 * config.num_kv_heads
         qkv = x.new_empty(num_rows, num_heads * config.head_dim)
         norm = layer.attention_norm.weight
-        kernels.rows_product(x, *_matrix(layer.qkv), qkv, norm=norm, eps=eps)
+        kernels.rows_product(x, *matrix_of(layer.qkv), qkv, norm=norm, eps=eps)
         _attention_kernels().add_attended(
             qkv.view(num_rows, num_heads, -1), layer.qk_norm, self._table, where.tables,
-            where.slots, where.positions, cache, *_matrix(layer.attention_out), x, eps,
+            where.slots, where.positions, cache, *matrix_of(layer.attention_out), x, eps,
         )  # fmt: skip
         inner = x.new_empty(num_rows, config.ffn_size)
         norm = layer.ffn_norm.weight
-        kernels.rows_product(x, *_matrix(layer.gate_up), inner, norm=norm, eps=eps, swiglu=True)
-        kernels.rows_product(inner, *_matrix(layer.ffn_out), x, add=True)
+        kernels.rows_product(x, *matrix_of(layer.gate_up), inner, norm=norm, eps=eps, swiglu=True)
+        kernels.rows_product(inner, *matrix_of(layer.ffn_out), x, add=True)
 
     def choose(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The likeliest token after hidden states [B, hidden], and its log-probability."""
-        from predictor.model.cuda.kernels import decoder as kernels
-
-        return kernels.choose_parts(*self.parts(x))
+        return choose(self._decoder, x)
 
     def parts(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What `choose` chooses from, of hidden states [B, hidden]."""
-        from predictor.model.cuda.kernels import decoder as kernels
-
-        decoder = self._decoder
-        eps = decoder.config.rms_norm_eps
-        weight = self._head()
-        if x.shape[0] == 1:
-            return _kernels().head_parts(x, decoder.norm.weight, weight, eps)  # type: ignore[no-any-return]
-        normed = kernels.add_rms_norm(x, None, decoder.norm.weight, eps)
-        return kernels.logits_parts(F.linear(normed, weight))
-
-    def _head(self) -> Tensor:
-        head = self._decoder.head
-        return self._decoder.embedding.weight if head is None else head.weight
+        return parts(self._decoder, x)
 
 
-def small_batch_difference(decoder: Decoder, kv_dtype: torch.dtype, max_length: int = 160) -> float:
+def choose(decoder: Decoder, x: Tensor) -> tuple[Tensor, Tensor]:
+    """The likeliest token after hidden states [B, hidden], and its log-probability."""
+    from predictor.model.cuda.kernels import decoder as kernels
+
+    return kernels.choose_parts(*parts(decoder, x))
+
+
+def parts(decoder: Decoder, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What `choose` chooses from, of hidden states [B, hidden]."""
+    from predictor.model.cuda.kernels import decoder as kernels
+
+    eps = decoder.config.rms_norm_eps
+    head = decoder.embedding.weight if decoder.head is None else decoder.head.weight
+    if x.shape[0] == 1:
+        return _kernels().head_parts(x, decoder.norm.weight, head, eps)  # type: ignore[no-any-return]
+    normed = kernels.add_rms_norm(x, None, decoder.norm.weight, eps)
+    return kernels.logits_parts(F.linear(normed, head))
+
+
+def small_batch_difference(decoder: Decoder, kv_dtype: torch.dtype) -> float:
     """Relative distance of one layer and the head from their plain twins, on random inputs."""
-    config, layer = decoder.config, decoder.layers[0]
+    trial, layer = StepTrial(decoder, kv_dtype, MAX_ROWS), decoder.layers[0]
     assert isinstance(layer, DecoderLayer)
-    weight = decoder.norm.weight
-    num_pages = -(-max_length // PAGE_TOKENS)  # of a sequence
-    cache = torch.randn(
-        2, 5 * num_pages, PAGE_TOKENS, config.num_kv_heads, config.head_dim, device=weight.device
-    ).to(kv_dtype)
-    order = torch.randperm(5 * num_pages, generator=torch.Generator().manual_seed(0))
-    tables = order.view(5, num_pages).to(weight.device)
-    slots = torch.tensor([3, 0], device=weight.device)
-    positions = torch.tensor([max_length - 1, 77], device=weight.device)
-    where = StepPlaces.of(slots, positions, tables, PAGE_TOKENS)
-    x = torch.randn(2, config.hidden_size, device=weight.device).to(weight.dtype)
-    theirs = cache.clone()
-
-    def attend(_: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        for part, new in zip(theirs.flatten(1, 2).unbind(0), (key, value), strict=True):
-            write_places(part, where.places, new)
-        pair = (theirs[0], theirs[1])
-        return masked_attention(query, pair, tables, where.slots, where.lengths)
-
-    plain = layer(x, decoder.rotation(positions), attend)
-    rotation = decoder.rotation(torch.arange(max_length, device=weight.device))
-    half = config.head_dim // 2
-    table = (rotation.cos[:, 0, :half].contiguous(), rotation.sin[:, 0, half:].contiguous())
-    small_batch = SmallBatchDecoder(decoder, _no_cache(decoder), table)
-    ours = x.clone()
-    small_batch.run_layer(layer, ours, where, (cache[0], cache[1]))
-    token, logprob = small_batch.choose(plain[:1])
-    logits = decoder.logits(plain[:1]).to(weight.dtype)
+    where = trial.where
+    plain = layer(trial.x, decoder.rotation(where.positions), trial.attend())
+    small_batch = SmallBatchDecoder(decoder, trial.no_cache, trial.table)
+    ours = trial.x.clone()
+    small_batch.run_layer(layer, ours, where, (trial.cache[0], trial.cache[1]))
+    token, logprob = choose(decoder, plain[:1])
+    logits = decoder.logits(plain[:1]).to(decoder.norm.weight.dtype)
     _, expected = plain_choose(logits)
     # A sum in another order may decide between two that are as likely.
-    pairs = (
-        (ours, plain),
-        (cache, theirs),
-        (logprob, expected),
-        (logits.gather(1, token[:, None]), logits.amax(1, keepdim=True)),
+    return largest_distance(
+        (
+            (ours, plain),
+            (trial.cache, trial.plain_cache),
+            (logprob, expected),
+            (logits.gather(1, token[:, None]), logits.amax(1, keepdim=True)),
+        )
     )
-    distances = [(a.double() - b.double()).norm() / b.double().norm() for a, b in pairs]
-    return float(torch.stack(distances).max())  # NaN where one is
 
 
-def _no_cache(decoder: Decoder) -> KvCache:
-    config, weight = decoder.config, decoder.norm.weight
-    return KvCache(
-        num_layers=1, num_pages=1, page_tokens=1, num_kv_heads=config.num_kv_heads,
-        head_dim=config.head_dim, device=weight.device, dtype=weight.dtype,
-    )  # fmt: skip
-
-
-def _matrix(linear: nn.Module) -> tuple[Tensor, Tensor | None]:
+def matrix_of(linear: nn.Module) -> tuple[Tensor, Tensor | None]:
     """The weight [N, K] and, where it is quantized, the factor of each of its rows [N]."""
     weight, scale = linear.weight, getattr(linear, "scale", None)
     assert isinstance(weight, Tensor)

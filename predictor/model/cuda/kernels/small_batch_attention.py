@@ -15,6 +15,7 @@ from predictor.model.cuda.kernels.small_batch import ELEMENTS, begin, has_pdl, l
 LOG2_E = 1.4426950408889634
 TILE = 16  # the least rows that a matrix unit multiplies; grouped query heads fill some of them
 SPLITS = 4  # programs among which one sequence's cache of one key head is divided
+SPLITS_OF = ((4, 8), (8, 4), (16, 2))  # the same with up to so many sequences, as measured
 
 
 @triton.jit
@@ -42,6 +43,8 @@ def _attention_kernel(
     sums_ptr,
     peak_ptr,
     total_ptr,
+    arrived_ptr,
+    out_ptr,
     table_stride,
     scale,
     eps,
@@ -52,6 +55,7 @@ def _attention_kernel(
     BLOCK: tl.constexpr,
     PAGE: tl.constexpr,
     SPLITS: tl.constexpr,
+    MERGE: tl.constexpr,
     PRECISION: tl.constexpr,
     PDL: tl.constexpr,
 ):
@@ -142,10 +146,35 @@ def _attention_kernel(
             values_ptr + base + rows[:, None] + lane[None, :], mask=(at < last)[:, None], other=0.0
         )
         rows = places_of(table, start + 2 * BLOCK, last, PAGE, BLOCK) * (KV_HEADS * dim)
-    part = (row * HEADS + head) * SPLITS + split
+    parts = (row * HEADS + head) * SPLITS
+    part = parts + split
     tl.store(sums_ptr + part[:, None] * dim + lane[None, :], sums, mask=is_head)
     tl.store(peak_ptr + part, peak, mask=member < group)
     tl.store(total_ptr + part, total, mask=member < group)
+    if MERGE:
+        # Whichever split ends last merges them all. The barrier lets all of this program's threads
+        # have written before one of them says so.
+        arrived = arrived_ptr + row * KV_HEADS + kv_head
+        tl.debug_barrier()
+        if tl.atomic_add(arrived, 1, sem="acq_rel", scope="gpu") == SPLITS - 1:
+            tl.store(arrived, 0)
+            is_member = member < group
+            best = tl.load(peak_ptr + parts, mask=is_member, other=0.0)
+            for other in tl.static_range(1, SPLITS):
+                best = tl.maximum(
+                    best, tl.load(peak_ptr + parts + other, mask=is_member, other=0.0)
+                )
+            weight = tl.zeros([TILE], tl.float32)
+            merged = tl.zeros([TILE, dim], tl.float32)
+            for other in tl.static_range(SPLITS):
+                theirs = parts + other
+                share_of = tl.exp2(tl.load(peak_ptr + theirs, mask=is_member, other=0.0) - best)
+                weight += share_of * tl.load(total_ptr + theirs, mask=is_member, other=1.0)
+                rows_of = sums_ptr + theirs[:, None] * dim + lane[None, :]
+                merged += share_of[:, None] * tl.load(rows_of, mask=is_head, other=0.0)
+            target = out_ptr + (row * HEADS + head)[:, None] * dim + lane[None, :]
+            merged = merged / weight[:, None]
+            tl.store(target, merged.to(out_ptr.dtype.element_ty), mask=is_head)
 
 
 @triton.jit
@@ -215,23 +244,11 @@ def add_attended(
     is written at its position; weight [hidden, H * D]; x [rows, hidden].
     """
     num_rows, all_heads, dim = qkv.shape
-    keys, values = cache
-    page_tokens, kv_heads = keys.shape[1:3]
-    heads = all_heads - 2 * kv_heads
-    in_float32 = qkv.dtype == torch.float32
+    heads = all_heads - 2 * cache[0].shape[2]
+    parts = _parts(num_rows, heads, SPLITS, dim, x.device)
+    sums, peak, total = parts
+    _attend(qkv, norm, table, tables, slots, positions, cache, parts, None, eps)
     pdl = has_pdl()
-    sums = torch.empty(num_rows, heads, SPLITS, dim, dtype=torch.float32, device=x.device)
-    peak = torch.empty(num_rows, heads, SPLITS, dtype=torch.float32, device=x.device)
-    total = torch.empty_like(peak)
-    _attention_kernel[(num_rows, kv_heads, SPLITS)](
-        qkv, norm, *table, tables, slots, positions, keys, values, sums, peak, total,
-        tables.stride(0), LOG2_E / dim**0.5, eps,
-        HEADS=heads, KV_HEADS=kv_heads, HALF=dim // 2,
-        TILE=max(TILE, triton.next_power_of_2(heads // kv_heads)),
-        BLOCK=32 if in_float32 else 64, PAGE=page_tokens, SPLITS=SPLITS,
-        PRECISION="ieee" if in_float32 else "tf32", PDL=pdl,
-        num_warps=4, num_stages=1 if in_float32 else 2, **launch_options(pdl),
-    )  # fmt: skip
     n, k = weight.shape
     block_k = triton.next_power_of_2(k)
     block_n = max(1, ELEMENTS // block_k)
@@ -240,4 +257,70 @@ def add_attended(
         sums, peak, total, weight, weight if scale is None else scale, x,
         ROWS=num_rows, N=n, K=k, DIM=dim, BLOCK_N=block_n, BLOCK_K=block_k, SPLITS=SPLITS,
         SCALED=scale is not None, PDL=pdl, num_warps=4, **launch_options(pdl),
+    )  # fmt: skip
+
+
+def attended(
+    qkv: Tensor,
+    norm: Tensor,
+    table: tuple[Tensor, Tensor],
+    tables: Tensor,
+    slots: Tensor,
+    positions: Tensor,
+    cache: tuple[Tensor, Tensor],
+    arrived: Tensor,
+    eps: float,
+) -> Tensor:
+    """Attention of one new token of each sequence over its pages: [rows, H * D], as `qkv`.
+
+    `arrived` [rows * K or more] int32: zeros, and zeros again afterwards; not for two launches that
+    may run at once. The other arguments are those of `add_attended`.
+    """
+    num_rows, all_heads, dim = qkv.shape
+    heads = all_heads - 2 * cache[0].shape[2]
+    out = qkv.new_empty(num_rows, heads * dim)
+    splits = next(splits for most, splits in SPLITS_OF if num_rows <= most)
+    parts = _parts(num_rows, heads, splits, dim, qkv.device)
+    _attend(qkv, norm, table, tables, slots, positions, cache, parts, (arrived, out), eps)
+    return out
+
+
+def _parts(
+    num_rows: int, heads: int, splits: int, dim: int, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Sums, peaks and totals of each split."""
+    shape = (num_rows, heads, splits)
+    sums = torch.empty(*shape, dim, dtype=torch.float32, device=device)
+    peak = torch.empty(shape, dtype=torch.float32, device=device)
+    return sums, peak, torch.empty_like(peak)
+
+
+def _attend(
+    qkv: Tensor,
+    norm: Tensor,
+    table: tuple[Tensor, Tensor],
+    tables: Tensor,
+    slots: Tensor,
+    positions: Tensor,
+    cache: tuple[Tensor, Tensor],
+    parts: tuple[Tensor, Tensor, Tensor],
+    merged: tuple[Tensor, Tensor] | None,
+    eps: float,
+) -> None:
+    """Fill what `_parts` made; and `merged`: the counters of `attended`, and its result."""
+    num_rows, all_heads, dim = qkv.shape
+    keys, values = cache
+    page_tokens, kv_heads = keys.shape[1:3]
+    heads, splits = all_heads - 2 * kv_heads, parts[1].shape[2]
+    in_float32 = qkv.dtype == torch.float32
+    pdl = has_pdl()
+    arrived, out = parts[:2] if merged is None else merged
+    _attention_kernel[(num_rows, kv_heads, splits)](
+        qkv, norm, *table, tables, slots, positions, keys, values, *parts, arrived, out,
+        tables.stride(0), LOG2_E / dim**0.5, eps,
+        HEADS=heads, KV_HEADS=kv_heads, HALF=dim // 2,
+        TILE=max(TILE, triton.next_power_of_2(heads // kv_heads)),
+        BLOCK=32 if in_float32 else 64, PAGE=page_tokens, SPLITS=splits,
+        MERGE=merged is not None, PRECISION="ieee" if in_float32 else "tf32", PDL=pdl,
+        num_warps=4, num_stages=1 if in_float32 else 2, **launch_options(pdl),
     )  # fmt: skip
