@@ -37,6 +37,7 @@ _ENGINE_ON_CUDA: Final = (
     "predictor.model.cuda.kernels.prefill",
     "predictor.model.cuda.kernels.small_batch",
     "predictor.model.cuda.kernels.small_batch_attention",
+    "predictor.model.cuda.kernels.small_head",
 )
 
 

@@ -29,6 +29,7 @@ from predictor.model.cuda.kernels import prefill as prefill_kernels
 from predictor.model.cuda.kernels import quantized as quantized_kernels
 from predictor.model.cuda.kernels import small_batch as small_batch_kernels
 from predictor.model.cuda.kernels import small_batch_attention as attention_kernels
+from predictor.model.cuda.kernels import small_head as small_head_kernels
 from predictor.model.cuda.kernels import step as step_kernels
 from predictor.model.cuda.kernels import tiled as tiled_kernels
 
@@ -222,6 +223,33 @@ def compile_ends() -> None:
             raise SystemExit("a step's last kernel waits for less, or more, than it needs")
 
 
+def compile_small_head() -> None:
+    """The input in 8 bits, the stream of rows, and the candidates among them."""
+    types = dict.fromkeys(("input_ptr", "known_ptr", "sums_ptr", "parts_ptr"), FLOAT)
+    types |= {"input_words_ptr": INT, "words_ptr": INT, "best_ptr": INT, "eps": "fp32"}
+    compiled(
+        small_head_kernels._quantize_kernel, types | {"words_ptr": "*i8"},
+        K=HIDDEN, BYTES=HIDDEN, ROWS=4, BLOCK_K=HIDDEN, STEPS=127, SUMS=2.5e-4, ROUNDING=1.0001,
+    )  # fmt: skip
+    compiled(
+        small_head_kernels._input_kernel, types,
+        K=HIDDEN, WORDS=HIDDEN // 4, BLOCK_K=HIDDEN, STEPS=8256, ROUNDING=1.0001, PDL=True,
+    )  # fmt: skip
+    for num_rows in (1, 2) if IS_WHOLE else (1,):
+        ptx = compiled(
+            small_head_kernels._stream_kernel, types,
+            ROWS=num_rows, CHUNKS=4, WIDTH=128, BLOCK_N=16, N=128, HARDWARE=True, PDL=True,
+        )  # fmt: skip
+        if "dp4a.s32.s32" not in ptx or f"{PTX_LOAD}.v4.b32" not in ptx:
+            raise SystemExit("the head's 8-bit rows are not read and multiplied as words")
+        if not asks_before_it_waits(ptx):
+            raise SystemExit("the head waits before it has asked for its rows")
+    compiled(
+        small_head_kernels._candidates_kernel, types,
+        K=HIDDEN, BLOCK_K=HIDDEN, N=128, BLOCK=2048, PDL=True,
+    )  # fmt: skip
+
+
 def compile_tiled() -> None:
     """The products of a layer with the tiles of the 1.7B; those that ask early do."""
     attended, qkv = HEADS * DIM, (HEADS + 2 * KV_HEADS) * DIM
@@ -274,6 +302,7 @@ def main() -> None:
         compile_small_batch()
         compile_ends()
         compile_tiled()
+        compile_small_head()
         compile_quantized()
 
 

@@ -34,6 +34,7 @@ from predictor.model.cuda.encoder import encoder_difference
 from predictor.model.cuda.mel import DeviceLogMel
 from predictor.model.cuda.quantized import Fp8Linear, quantize_fp8_rows
 from predictor.model.cuda.small_batch import small_batch_difference
+from predictor.model.cuda.small_head import small_head_difference
 from predictor.model.cuda.step import ends_difference
 from predictor.model.decoder import Decoder, DecoderLayer
 from predictor.model.model import Model
@@ -85,17 +86,16 @@ def kernel_errors(
     checks |= {"rows": _rows} if has_rows else {}
     checks |= {"head": _head} if fusion.head else {}
     checks |= {"ends": lambda _, decoder: ends_difference(decoder)} if fusion.ends else {}
-    checks |= (
-        {"small_batch": lambda _, decoder: small_batch_difference(decoder, kv)}
-        if fusion.small_batch
-        else {}
-    )
+    if fusion.small_batch:
+        checks["small_batch"] = lambda _, decoder: small_batch_difference(decoder, kv)
     if fusion.tiled and tiled.fits(decoder):
         for num_rows in tiled.TRIED:  # kernels of their own, compiled at the same time
             checks[f"tiled {num_rows}"] = partial(_tiled, num_rows, kv)
     checks |= {"encoder": lambda *_: encoder_difference(model.encoder)} if fusion.encoder else {}
     checks |= {"features": lambda *_: _features(model)} if fusion.features else {}
     is_16_bit = decoder.norm.weight.dtype != torch.float32
+    has_head = fusion.head_8_bit and is_16_bit and (fusion.small_batch or fusion.tiled)
+    checks |= {"head_8_bit": lambda _, decoder: small_head_difference(decoder)} if has_head else {}
     has_prefill = fusion.prefill and is_16_bit
     checks |= {"prefill": lambda _, decoder: _prefill(decoder, kv)} if has_prefill else {}
     if fusion.attention != "masked":

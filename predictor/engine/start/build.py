@@ -15,7 +15,13 @@ from predictor.engine.core import EngineCore
 from predictor.engine.options import EngineOptions, StepStats
 from predictor.engine.pages import PAGE_TOKENS
 from predictor.engine.runner import TorchRunner
-from predictor.engine.start.memory import cuda_work_bytes, plan_pages, work_bytes
+from predictor.engine.start.memory import (
+    cuda_work_bytes,
+    head_copy_bytes,
+    keeps_head_copy,
+    plan_pages,
+    work_bytes,
+)
 from predictor.model.checkpoint.weights import load_model
 from predictor.model.config import ModelConfig
 from predictor.model.model import Model
@@ -76,6 +82,7 @@ def build_runner(
         torch.cuda.empty_cache()  # the cache is planned from what is free
     reserve = cuda_work_bytes if device.type == "cuda" else work_bytes
     work = reserve(config, options, max_model_len, dtype)
+    work += head_copy_bytes(config.text, device, dtype)
     num_pages = plan_pages(config.text, options, max_model_len, device, kv_dtype, work)
     logger.info(
         "loaded %s on %s in %s: %d pages of %d tokens",
@@ -122,6 +129,7 @@ def _compiled_by_rehearsal(
     """Whether each kernel that came up had to be compiled."""
     from predictor.engine.cuda.runner import GraphOptions, GraphRunner
     from predictor.engine.start.warm_up import MAX_LENGTH, NUM_SLOTS, rehearse, stand_in
+    from predictor.model.cuda.decoder import Fusion
     from predictor.model.cuda.kernel_cache import noted, use_kernels
 
     with torch.cuda.device(device), noted() as compiled:
@@ -131,7 +139,8 @@ def _compiled_by_rehearsal(
         if precision.is_quantized:
             quantize(model, precision.name)
         # Without graphs: a capture minds what other threads do to the device.
-        options = GraphOptions(use_graphs=False)
+        fusion = Fusion(head_8_bit=keeps_head_copy(device))
+        options = GraphOptions(use_graphs=False, fusion=fusion)
         runner = GraphRunner(
             model, num_slots=NUM_SLOTS, max_model_len=MAX_LENGTH, options=options,
             kv_dtype=kv_dtype,
@@ -168,10 +177,12 @@ def make_runner(
         GraphOptions,
         GraphRunner,
     )
+    from predictor.model.cuda.decoder import Fusion
 
     graph_options = GraphOptions(
-        max_prefill_audio_s=max_prefill_audio_s, max_prefill_tokens=max_prefill_tokens
-    )
+        fusion=Fusion(head_8_bit=keeps_head_copy(model.device)),
+        max_prefill_audio_s=max_prefill_audio_s, max_prefill_tokens=max_prefill_tokens,
+    )  # fmt: skip
     if overlap:
         graph_options = replace(graph_options, overlap_from=OVERLAP_FROM)
     runner = GraphRunner(

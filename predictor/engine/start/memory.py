@@ -15,6 +15,10 @@ from predictor.model.config import CHUNK_FRAMES, TOKENS_PER_CHUNK, ModelConfig, 
 from predictor.model.encoder import CONV_BATCH_CHUNKS
 from predictor.model.mel import FFT_SAMPLES
 
+# From so much memory on the language model's head has a copy in 8 bits, see
+# `model/cuda/small_head.py`. On cards of 24 GB its 0.3 GB are better used for pages.
+HEAD_COPY_BYTES = 40 * 10**9
+
 
 def plan_pages(
     text: TextConfig,
@@ -81,6 +85,18 @@ def cuda_work_bytes(
     by call; with the logits that drafts and forced tokens ask for."""
     checks = MAX_CHECKS * config.text.vocab_size * dtype.itemsize
     return 2 * (work_bytes(config, options, max_model_len, dtype) + checks)
+
+
+def keeps_head_copy(device: torch.device) -> bool:
+    """Whether the head gets a copy in 8 bits for the steps of few sequences."""
+    return device.type == "cuda" and torch.cuda.mem_get_info(device)[1] >= HEAD_COPY_BYTES
+
+
+def head_copy_bytes(text: TextConfig, device: torch.device, dtype: torch.dtype) -> int:
+    """Of that copy, with what is known of each row."""
+    if dtype == torch.float32 or not keeps_head_copy(device):
+        return 0
+    return text.vocab_size * (text.hidden_size + 3 * torch.float32.itemsize)
 
 
 def page_bytes(text: TextConfig, dtype: torch.dtype) -> int:

@@ -48,6 +48,7 @@ class Fusion:
     ends: bool = True  # what a decode step does before its layers and, with `head`, behind them
     small_batch: bool = True  # whole decode steps of one sequence, or of two
     tiled: bool = True  # the same of up to 16, where the device and the shapes suit
+    head_8_bit: bool = True  # head of one or two sequences: rows of 8 bits, and few of 16
     encoder: bool = True  # first convolution, activations and norms of the audio tower
     features: bool = True  # frames and power of the log-mel
     prefill: bool = True  # attention inside prompts, in 16 bit
@@ -72,8 +73,8 @@ class Fusion:
 
 PLAIN = Fusion(
     norm=False, rope=False, swiglu=False, rows=False, head=False, ends=False, small_batch=False,
-    tiled=False,
-    encoder=False, features=False, prefill=False, shared=False, attention="masked",
+    tiled=False, head_8_bit=False, encoder=False, features=False, prefill=False, shared=False,
+    attention="masked",
 )  # fmt: skip
 
 

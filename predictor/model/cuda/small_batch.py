@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from predictor.model.attention import KvCache
 from predictor.model.cuda.decoder import CachePair, plain_choose
 from predictor.model.cuda.slots import StepPlaces
+from predictor.model.cuda.small_head import MAX_ROWS as MAX_HEAD_ROWS
+from predictor.model.cuda.small_head import SmallHead
 from predictor.model.cuda.trial import StepTrial, largest_distance
 from predictor.model.decoder import Decoder, DecoderLayer
 
@@ -20,11 +22,19 @@ MAX_ROWS = 2  # beyond it matrix units are faster than a stream of weights
 class SmallBatchDecoder:
     """Runs a Decoder's weights, or their quantized form, for few rows."""
 
-    def __init__(self, decoder: Decoder, cache: KvCache, table: tuple[Tensor, Tensor]) -> None:
-        """`table`: cosines and sines of all positions, [max_length, D / 2] each."""
+    def __init__(
+        self,
+        decoder: Decoder,
+        cache: KvCache,
+        table: tuple[Tensor, Tensor],
+        small_head: SmallHead | None = None,
+    ) -> None:
+        """`table`: cosines and sines of all positions, [max_length, D / 2] each; `small_head`: what
+        is read instead of the decoder's, of few rows."""
         self._decoder = decoder
         self._cache = cache
         self._table = table
+        self._small_head = small_head
         self._layers = [layer for layer in decoder.layers if isinstance(layer, DecoderLayer)]
 
     def decode(self, x: Tensor, where: StepPlaces) -> Tensor:
@@ -57,24 +67,30 @@ class SmallBatchDecoder:
 
     def choose(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The likeliest token after hidden states [B, hidden], and its log-probability."""
-        return choose(self._decoder, x)
+        return choose(self._decoder, x, self._small_head)
 
     def parts(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What `choose` chooses from, of hidden states [B, hidden]."""
-        return parts(self._decoder, x)
+        return parts(self._decoder, x, self._small_head)
 
 
-def choose(decoder: Decoder, x: Tensor) -> tuple[Tensor, Tensor]:
+def choose(
+    decoder: Decoder, x: Tensor, small_head: SmallHead | None = None
+) -> tuple[Tensor, Tensor]:
     """The likeliest token after hidden states [B, hidden], and its log-probability."""
     from predictor.model.cuda.kernels import decoder as kernels
 
-    return kernels.choose_parts(*parts(decoder, x))
+    return kernels.choose_parts(*parts(decoder, x, small_head))
 
 
-def parts(decoder: Decoder, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def parts(
+    decoder: Decoder, x: Tensor, small_head: SmallHead | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
     """What `choose` chooses from, of hidden states [B, hidden]."""
     from predictor.model.cuda.kernels import decoder as kernels
 
+    if small_head is not None and len(x) <= MAX_HEAD_ROWS:
+        return small_head.parts(x)
     eps = decoder.config.rms_norm_eps
     head = decoder.embedding.weight if decoder.head is None else decoder.head.weight
     if x.shape[0] == 1:

@@ -11,6 +11,7 @@ from predictor.model.attention import KvCache
 from predictor.model.cuda.decoder import CachePair, Fusion
 from predictor.model.cuda.slots import StepPlaces
 from predictor.model.cuda.small_batch import SmallBatchDecoder, choose, matrix_of, parts
+from predictor.model.cuda.small_head import SmallHead
 from predictor.model.cuda.trial import StepTrial, largest_distance
 from predictor.model.decoder import Decoder, DecoderLayer
 
@@ -22,9 +23,16 @@ MAX_LENGTH = 4096  # longer sequences are divided among more programs by other k
 class TiledDecoder:
     """Runs a Decoder's weights, or their quantized form, for 16 rows at most."""
 
-    def __init__(self, decoder: Decoder, cache: KvCache, table: CachePair) -> None:
-        """`table`: cosines and sines of all positions, [max_length, D / 2] each."""
+    def __init__(
+        self,
+        decoder: Decoder,
+        cache: KvCache,
+        table: CachePair,
+        small_head: SmallHead | None = None,
+    ) -> None:
+        """`table` and `small_head` as of SmallBatchDecoder."""
         self._decoder = decoder
+        self._small_head = small_head
         self._cache = cache
         self._table = table
         num_counters = MAX_ROWS * decoder.config.num_kv_heads
@@ -45,11 +53,11 @@ class TiledDecoder:
 
     def choose(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The likeliest token after hidden states [B, hidden], and its log-probability."""
-        return choose(self._decoder, x)
+        return choose(self._decoder, x, self._small_head)
 
     def parts(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What `choose` chooses from, of hidden states [B, hidden]."""
-        return parts(self._decoder, x)
+        return parts(self._decoder, x, self._small_head)
 
     def run_layer(
         self, layer: DecoderLayer, rows: Any, where: StepPlaces, cache: CachePair, norm: Tensor
@@ -75,11 +83,13 @@ def few_decoders(
     """What runs steps of few sequences instead of a FusedDecoder: up to how many, the fewest
     first."""
     is_tiled = fusion.tiled and len(table[0]) <= MAX_LENGTH and fits(decoder)
+    has_head = fusion.head_8_bit and (fusion.small_batch or is_tiled)
+    head = SmallHead.of(decoder) if has_head else None
     found: list[tuple[int, SmallBatchDecoder | TiledDecoder]] = []
     if fusion.small_batch:
-        found.append((1 if is_tiled else 2, SmallBatchDecoder(decoder, cache, table)))
+        found.append((1 if is_tiled else 2, SmallBatchDecoder(decoder, cache, table, head)))
     if is_tiled:
-        found.append((MAX_ROWS, TiledDecoder(decoder, cache, table)))
+        found.append((MAX_ROWS, TiledDecoder(decoder, cache, table, head)))
     return found
 
 
