@@ -100,7 +100,7 @@ def bench_engine(
         max_prefill_tokens=settings.max_prefill_tokens,
     )
     without_end(runner)
-    return EngineCore(runner, settings, on_step)
+    return EngineCore(runner, settings, on_step, device=str(where))
 
 
 def bench_process(

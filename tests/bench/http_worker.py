@@ -13,7 +13,8 @@ from tests.bench.http_engine import bench_engine
 def build(spec: EngineSpec, on_step: Callable[[StepStats], None]) -> Built:
     """The benchmark's engine, here."""
     engine = bench_engine(spec.model_path.name, spec.device, spec.options, on_step)
-    return Built(engine, describe(engine, spec.device, "auto"))
+    # By its name servers know whether recordings are begun ahead.
+    return Built(engine, describe(engine, engine.device, "auto"))
 
 
 if __name__ == "__main__":
