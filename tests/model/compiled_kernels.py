@@ -30,7 +30,6 @@ from predictor.model.cuda.kernels import quantized as quantized_kernels
 from predictor.model.cuda.kernels import small_batch as small_batch_kernels
 from predictor.model.cuda.kernels import small_batch_attention as attention_kernels
 from predictor.model.cuda.kernels import small_head as small_head_kernels
-from predictor.model.cuda.kernels import step as step_kernels
 from predictor.model.cuda.kernels import tiled as tiled_kernels
 
 HOPPER = GPUTarget("cuda", 90, 32)
@@ -206,23 +205,6 @@ def compile_small_batch() -> None:
         raise SystemExit("a small-batch step's kernel waits before it has asked for its weights")
 
 
-def compile_ends() -> None:
-    """Both ends of a step: the first kernel signals nothing, the last one waits."""
-    names = ("slots", "tokens", "positions", "tables", "new_positions", "places")
-    state = {f"{name}_ptr": LONG for name in names} | {"lengths_ptr": INT, "results_ptr": FLOAT}
-    ptx = compiled(step_kernels._enter_kernel, state, PAGE=64, BLOCK=HIDDEN)
-    if "griddepcontrol" in ptx:
-        raise SystemExit("others may start before a step's first kernel has ended")
-    parts = {"best_ptr": INT, "peak_ptr": FLOAT, "total_ptr": FLOAT}
-    for num_blocks, block, num_warps in ((19, 32, 1), (1187, 2048, 4)):
-        ptx = compiled(
-            step_kernels._leave_kernel, state | parts,
-            NUM_BLOCKS=num_blocks, BLOCK=block, PDL=True, num_warps=num_warps,
-        )  # fmt: skip
-        if "st.global" in ptx[: ptx.index(PTX_WAIT)] or not asks_before_it_waits(ptx):
-            raise SystemExit("a step's last kernel waits for less, or more, than it needs")
-
-
 def compile_small_head() -> None:
     """The input in 8 bits, the stream of rows, and the candidates among them."""
     types = dict.fromkeys(("input_ptr", "known_ptr", "sums_ptr", "parts_ptr"), FLOAT)
@@ -300,7 +282,6 @@ def main() -> None:
         compile_encoder()
         compile_language_model()
         compile_small_batch()
-        compile_ends()
         compile_tiled()
         compile_small_head()
         compile_quantized()

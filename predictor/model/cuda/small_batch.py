@@ -69,10 +69,6 @@ class SmallBatchDecoder:
         """The likeliest token after hidden states [B, hidden], and its log-probability."""
         return choose(self._decoder, x, self._small_head)
 
-    def parts(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What `choose` chooses from, of hidden states [B, hidden]."""
-        return parts(self._decoder, x, self._small_head)
-
 
 def choose(
     decoder: Decoder, x: Tensor, small_head: SmallHead | None = None
@@ -80,23 +76,14 @@ def choose(
     """The likeliest token after hidden states [B, hidden], and its log-probability."""
     from predictor.model.cuda.kernels import decoder as kernels
 
-    return kernels.choose_parts(*parts(decoder, x, small_head))
-
-
-def parts(
-    decoder: Decoder, x: Tensor, small_head: SmallHead | None = None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """What `choose` chooses from, of hidden states [B, hidden]."""
-    from predictor.model.cuda.kernels import decoder as kernels
-
     if small_head is not None and len(x) <= MAX_HEAD_ROWS:
-        return small_head.parts(x)
+        return small_head.choose(x)
     eps = decoder.config.rms_norm_eps
     head = decoder.embedding.weight if decoder.head is None else decoder.head.weight
     if x.shape[0] == 1:
-        return _kernels().head_parts(x, decoder.norm.weight, head, eps)  # type: ignore[no-any-return]
+        return kernels.choose_parts(*_kernels().head_parts(x, decoder.norm.weight, head, eps))
     normed = kernels.add_rms_norm(x, None, decoder.norm.weight, eps)
-    return kernels.logits_parts(F.linear(normed, head))
+    return kernels.choose(F.linear(normed, head))
 
 
 def small_batch_difference(decoder: Decoder, kv_dtype: torch.dtype) -> float:
