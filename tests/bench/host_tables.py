@@ -33,7 +33,7 @@ def memory(results: dict[str, Any], _language: int) -> str:
 def few(results: dict[str, Any], _language: int) -> str:
     """Decode steps of few sequences, and the same with the kernels of large batches."""
     context = results["rows"]["1.7B decode steps"]["context"]
-    heads = [f"one step, {context} tokens of context each", "1.7B", "as large batches"]
+    heads = [f"one step, {context} tokens of context each", "1.7B", "without them"]
     heads += ["0.6B", heads[-1]]
     lines = [f"| {' | '.join(heads)} |", "| --- | ---: | ---: | ---: | ---: |"]
     kinds = [f"{shape} decode steps{way}" for shape in ("1.7B", "0.6B") for way in ("", WITHOUT)]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench.environment import ROOT
-from tests.bench.host_tables import memory, own_work
+from tests.bench.host_tables import few, memory, own_work
 
 ROWS = {
     "1.7B offline 30 s": ("1.7B, 30 s clips, 512 at once", "1.7B，30 秒音频，512 路并发"),
@@ -320,6 +320,7 @@ TABLES = (
     Table("speed", speed, lambda: {file: _read(f"{file}.json") for file, *_ in SPEED_ROWS}, FILES),
     Table("performance", performance, load_results, ENGINE),
     Table("alone", alone, lambda: _read("offline-h200.json"), ENGINE),
+    Table("few", few, lambda: _read("offline-h200.json"), ENGINE),
     Table("http", http, lambda: _read("http-h200.json"), ENGINE),
     Table("own-work", own_work, lambda: _read("own-work.json"), ENGINE),
     Table("memory", memory, lambda: _read("many-cpu.json"), ENGINE),
