@@ -38,6 +38,7 @@ _ENGINE_ON_CUDA: Final = (
     "predictor.model.cuda.kernels.small_batch",
     "predictor.model.cuda.kernels.small_batch_attention",
     "predictor.model.cuda.kernels.small_head",
+    "predictor.model.cuda.kernels.tiled",
 )
 
 

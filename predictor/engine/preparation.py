@@ -59,13 +59,16 @@ class Preparation:
 
     def go_on(self) -> None:
         """At rest: one piece."""
-        try:
-            if self._holds:
-                self._holds = False
+        if self._holds:
+            self._holds = False
+            try:
                 self._runner.let_go()
-            else:
-                self.is_done = not self._runner.idle()
-                self._went_on_s = self._clock()
+            except Exception:
+                logger.exception("what has ended was not let go of")
+            return
+        try:
+            self.is_done = not self._runner.idle()
+            self._went_on_s = self._clock()
         except Exception:
             logger.exception("preparing for later steps failed")
             self.is_done = True

@@ -23,10 +23,13 @@ class Pieces(FaultyRunner):
 
     left: int = 3
     failing: bool = False
+    holding: bool = False
     asked: list[str] = field(default_factory=list)
 
     def let_go(self) -> None:
         self.asked.append("let go")
+        if self.holding:
+            raise RuntimeError("not now")
         super().let_go()
 
     def idle(self) -> bool:
@@ -117,6 +120,19 @@ def test_what_fails_is_tried_again_after_the_next_step(pieces: Pieces) -> None:
     ours.interrupt()
     ours.go_on()
     assert ours.due_in_s() == REST_S
+
+
+def test_what_cannot_be_let_go_of_holds_up_no_piece(pieces: Pieces) -> None:
+    clock = Clock()
+    ours = Preparation(pieces, clock)
+    pieces.holding = True
+    ours.interrupt()
+    ours.go_on()
+    assert ours.due_in_s() == REST_S
+    assert not ours.is_done
+    clock.now_s += REST_S
+    ours.go_on()
+    assert pieces.asked == ["let go", "idle"]
 
 
 async def test_requests_one_after_another_are_not_held_up(

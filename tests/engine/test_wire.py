@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from predictor import errors
+from predictor.engine.link.channel import SpareFile
 from predictor.engine.link.wire import (
     MAX_INLINE_BYTES,
     Abort,
@@ -156,3 +159,31 @@ def test_errors_keep_their_type_and_what_they_say(error: errors.AsrError) -> Non
     assert type(received.error) is type(error)
     assert vars(received.error) == vars(error)
     assert str(received.error) == str(error)
+
+
+@pytest.mark.parametrize("num_tokens", [10, 4000, 8000, 9000])
+@pytest.mark.parametrize("num_unread", [0, 120, 130, 140, 150, 160, 170, 10_000])
+def test_a_request_that_cannot_be_sent_whole_is_not_sent(num_tokens: int, num_unread: int) -> None:
+    """Into a socket whose reader has stood still, so that it holds some messages, or is full."""
+    filler = b"x" * 700
+    samples = np.zeros(MAX_INLINE_BYTES, dtype=np.float32)
+    message = Submit(7, EngineRequest("r", samples, (151_000,) * num_tokens, (1,), 5))
+    ours, theirs = socket.socketpair(socket.AF_UNIX)
+    spare, expected = SpareFile(), b""
+    with ours, theirs:
+        ours.setblocking(False)
+        theirs.setblocking(False)
+        with suppress(BlockingIOError):  # it is full
+            while len(expected) < num_unread * len(filler):
+                assert ours.send(filler) == len(filler)
+                expected += filler
+        is_full = len(expected) < num_unread * len(filler)
+        if is_sent := spare.send(ours, message, ()):
+            expected += encode(message)
+        came = b""
+        with suppress(BlockingIOError):
+            while True:
+                came += theirs.recv(1 << 16)
+        assert came == expected
+        assert is_sent or is_full or num_tokens > 10
+    spare.close()

@@ -25,6 +25,8 @@ _MAX_READ_BYTES: Final = 1 << 18
 _MAX_FDS: Final = 64  # taken from the socket at once
 _MAX_BACKLOG_BYTES: Final = 1 << 26  # for a reader that stands still
 _MAX_SPARE_BYTES: Final = 1 << 20  # 30 s of int16
+# A Unix socket takes what is not longer at once or not at all; Linux cuts it into pieces of 36 kB.
+_MAX_WHOLE_BYTES: Final = 1 << 15
 
 
 class Inbox:
@@ -99,6 +101,9 @@ class SpareFile:
             return False
         if self._number in in_flight:
             return False
+        frame = encode(message)
+        if len(frame) > _MAX_WHOLE_BYTES:
+            return False
         data = np.ascontiguousarray(samples).data.cast("B")
         try:
             if self._fd < 0:
@@ -107,8 +112,7 @@ class SpareFile:
             if os.pwrite(self._fd, data, 0) < len(data):
                 return False
             rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", [self._fd]))
-            # A frame without samples is sent whole or not at all.
-            return channel.sendmsg([encode(message)], [rights], socket.MSG_DONTWAIT) > 0
+            return channel.sendmsg([frame], [rights], socket.MSG_DONTWAIT) > 0
         except OSError:  # no memory, no room, no reader: whoever may wait finds out
             return False
 

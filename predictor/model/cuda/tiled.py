@@ -16,7 +16,7 @@ from predictor.model.cuda.trial import StepTrial, largest_distance
 from predictor.model.decoder import Decoder, DecoderLayer
 
 MAX_ROWS = 16  # beyond it the products of the library are faster
-TRIED = (5, 9)  # rows that are compared: up to 8 have kernels of their own
+TRIED = (4, 5, 9)  # rows that are compared: each has a kernel that the others have not
 MAX_LENGTH = 4096  # longer sequences are divided among more programs by other kernels
 
 

@@ -239,7 +239,8 @@ def _candidates_kernel(
         k = tl.arange(0, BLOCK_K)
         x = tl.load(x_ptr + row * K + k, mask=k < K, other=0.0).to(tl.float32)[None, :]
         best, peak, total = stretch * N, -float("inf"), 0.0
-        for _ in range(tl.sum(is_left.to(tl.int32), axis=0)):
+        count = tl.sum(is_left.to(tl.int32), axis=0)
+        for _ in range(count):
             at = tl.min(tl.where(is_left, n, all_rows), axis=0)  # the first that is left
             is_left = is_left & (n != at)
             place = at.to(tl.int64) * K + k[None, :]
@@ -252,9 +253,13 @@ def _candidates_kernel(
             fade = tl.where(peak == new_peak, 1.0, tl.exp(peak - new_peak))
             total = total * fade + tl.exp(logit - new_peak)
             peak = new_peak
-        tl.store(best_ptr + part, best)
-        tl.store(parts_ptr + part, peak)
-        tl.store(parts_ptr + step + part, total + tl.sum(tl.exp(rest - peak), axis=0))
+        # None may be left where a compiler rounds here otherwise than in the stream: what that
+        # wrote is right then.
+        found = count > 0
+        tl.store(best_ptr + part, best, mask=found)
+        tl.store(parts_ptr + part, peak, mask=found)
+        total += tl.sum(tl.exp(rest - peak), axis=0)
+        tl.store(parts_ptr + step + part, total, mask=found)
 
 
 def quantize(weight: Tensor, words: Tensor, known: Tensor) -> None:
