@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import signal
 import ssl
 import time
 from typing import Any
@@ -20,6 +21,8 @@ def pytest_configure() -> None:
     CPU, thousands of times. Here they are read once. And an answer may take more than httpx's 5 s,
     on a busy machine; so may an example of hypothesis, whose deadline is 0.2 s."""
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # its C++ would write between the dots
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # begun in a shell's background
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # some tests press Ctrl-C
     import hypothesis
     from httpx import _config as config
     from httpx._transports import default as transports
