@@ -16,7 +16,7 @@ from predictor.model.cuda.small_head import SmallHead
 from predictor.model.cuda.trial import StepTrial, largest_distance
 from predictor.model.decoder import Decoder, DecoderLayer
 
-MAX_ROWS = 2  # beyond it matrix units are faster than a stream of weights
+MAX_ROWS = 2  # where `tiled.py` does not serve more than one: matrix units are faster beyond it
 
 
 class SmallBatchDecoder:

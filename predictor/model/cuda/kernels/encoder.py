@@ -1,4 +1,4 @@
-"""Triton kernels of the audio tower, each with a plain PyTorch twin in `fused_encoder.py`.
+"""Triton kernels of the audio tower, each with a plain PyTorch twin in `model/cuda/encoder.py`.
 
 Between two matrix products the tower only moves memory: an activation, a bias or a norm that is a
 pass of its own costs as much as the convolution it belongs to. Arithmetic is float32.
