@@ -7,7 +7,9 @@ kernel that reads what is cached with attention in plain torch.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -17,14 +19,15 @@ from predictor.engine import EngineClient, EngineCore, EngineOptions
 from predictor.engine.cuda.prefill_graphs import STEP_BUCKETS
 from predictor.engine.cuda.runner import GraphOptions, GraphRunner
 from predictor.engine.pages import pages_of_slot
+from predictor.engine.prompts import PromptLayout
 from predictor.engine.runner import TorchRunner
-from predictor.engine.sequence import Sequence
+from predictor.engine.sequence import Batch, Sequence
 from predictor.engine.utterance import Utterance
 from predictor.model.attention import FP8
 from predictor.model.checkpoint.weights import load_model
 from predictor.model.cuda.decoder import Fusion
 from predictor.model.model import Model
-from predictor.model.stretch import Windows
+from predictor.model.stretch import Stretch, Windows
 from predictor.types import EngineRequest, ExtendRequest
 from tests.gpu.test_graphs import AFTER, BEFORE, MAX_MODEL_LEN, NUM_SLOTS, TINY, requests
 
@@ -221,9 +224,9 @@ def test_a_graph_extends_as_calls_and_as_plain_attention_do(
         )
 
 
-def _asked(runner: GraphRunner, count: int):  # type: ignore[no-untyped-def]
-    from predictor.engine.prompts import PromptLayout
-
+def _asked(
+    runner: GraphRunner, count: int
+) -> tuple[Batch, list[Stretch], Callable[[], PromptLayout]]:
     some = some_steps(runner, count)
     stretches = [stretch for sequence in some for stretch in sequence.stretches()]
-    return some, PromptLayout.of(some, 64), stretches
+    return some, stretches, partial(PromptLayout.of, some, 64)
