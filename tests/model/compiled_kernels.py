@@ -30,6 +30,7 @@ from predictor.model.cuda.kernels import quantized as quantized_kernels
 from predictor.model.cuda.kernels import small_batch as small_batch_kernels
 from predictor.model.cuda.kernels import small_batch_attention as attention_kernels
 from predictor.model.cuda.kernels import small_head as small_head_kernels
+from predictor.model.cuda.kernels import step as step_kernels
 from predictor.model.cuda.kernels import tiled as tiled_kernels
 
 HOPPER = GPUTarget("cuda", 90, 32)
@@ -48,6 +49,7 @@ ALIGNED = (
     "token_stride",
 )  # multiples of 16 at every size that there is
 PTX_LOAD, PTX_WAIT = "ld.global", "griddepcontrol.wait"
+PTX_SIGNAL = "griddepcontrol.launch_dependents"
 
 
 def compiled(
@@ -178,7 +180,7 @@ def compile_small_batch() -> None:
             waiting.append(compiled(
                 small_batch_kernels._rows_kernel, types,
                 ROWS=num_rows, N=n, K=k, BLOCK_N=block_n, BLOCK_K=block_k, NORM=norm,
-                SWIGLU=swiglu, ADD=add, SCALED=weight != HALF, PDL=True,
+                SWIGLU=swiglu, ADD=add, SCALED=weight != HALF, FIRST=False, PDL=True,
             ))  # fmt: skip
     parts = {"sums_ptr": FLOAT, "peak_ptr": FLOAT, "total_ptr": FLOAT}
     splits = attention_kernels.SPLITS
@@ -203,6 +205,35 @@ def compile_small_batch() -> None:
     )  # fmt: skip
     if not all(asks_before_it_waits(ptx) for ptx in waiting):
         raise SystemExit("a small-batch step's kernel waits before it has asked for its weights")
+
+
+def compile_ends() -> None:
+    """Both ends of a step, and what may run behind the first: it waits before it signals."""
+    names = ("slots", "tokens", "positions", "tables", "new_positions", "places")
+    state = {f"{name}_ptr": LONG for name in names} | {"lengths_ptr": INT, "results_ptr": FLOAT}
+    compiled(step_kernels._enter_kernel, state, PAGE=64, BLOCK=HIDDEN, PDL=True)
+    for ptx in (
+        compiled(
+            small_batch_kernels._rows_kernel, {"eps": "fp32"},
+            ROWS=1, N=(HEADS + 2 * KV_HEADS) * DIM, K=HIDDEN, BLOCK_N=8, BLOCK_K=HIDDEN, NORM=True,
+            SWIGLU=False, ADD=False, SCALED=False, FIRST=True, PDL=True,
+        ),
+        compiled(
+            tiled_kernels._ready_kernel, {"sums_ptr": FLOAT},
+            WIDTH=HIDDEN, BLOCK=HIDDEN, PARTS=128, PDL=True,
+        ),
+    ):  # fmt: skip
+        signals_first = ptx.index(PTX_SIGNAL) < ptx.index(PTX_WAIT)
+        if signals_first or not asks_before_it_waits(ptx):
+            raise SystemExit("others may start before a step's first kernel has ended")
+    parts = {"best_ptr": INT, "peak_ptr": FLOAT, "total_ptr": FLOAT}
+    for num_blocks, block, num_warps in ((19, 32, 1), (1187, 2048, 4)):
+        ptx = compiled(
+            step_kernels._leave_kernel, state | parts,
+            NUM_BLOCKS=num_blocks, BLOCK=block, PDL=True, num_warps=num_warps,
+        )  # fmt: skip
+        if "st.global" in ptx[: ptx.index(PTX_WAIT)] or not asks_before_it_waits(ptx):
+            raise SystemExit("a step's last kernel waits for less, or more, than it needs")
 
 
 def compile_small_head() -> None:
@@ -251,10 +282,6 @@ def compile_tiled() -> None:
         )  # fmt: skip
         if tile.first and not asks_before_it_waits(ptx):
             raise SystemExit("a product waits before it has asked for its weights")
-    compiled(
-        tiled_kernels._ready_kernel, {"sums_ptr": FLOAT},
-        WIDTH=HIDDEN, BLOCK=HIDDEN, PARTS=128, PDL=True,
-    )  # fmt: skip
 
 
 def compile_quantized() -> None:
@@ -282,6 +309,7 @@ def main() -> None:
         compile_encoder()
         compile_language_model()
         compile_small_batch()
+        compile_ends()
         compile_tiled()
         compile_small_head()
         compile_quantized()

@@ -9,32 +9,21 @@ from __future__ import annotations
 from collections import Counter, abc
 from collections.abc import Mapping
 from itertools import takewhile
-from typing import Protocol
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from predictor.engine.cuda.capture import Capturer
 from predictor.engine.sequence import Batch, Sequence
 from predictor.model.attention import to_device
 from predictor.model.cuda.decoder import FusedDecoder
-from predictor.model.cuda.slots import StepPlaces
+from predictor.model.cuda.slots import SlotState
+from predictor.model.cuda.step import StepDecoder, StepEnds
 
 # From so many sequences on, if so many begin alike and read so many pages less together, a
 # beginning is read once for all: it takes a kernel more in every layer.
 LEAST_ROWS, LEAST_SHARERS, LEAST_PAGES = 64, 16, 256
-
-
-class StepDecoder(Protocol):
-    """What runs the layers of a step, and chooses."""
-
-    def decode(self, x: Tensor, where: StepPlaces) -> Tensor:
-        """Embeddings [B, hidden] of new tokens -> what `choose` takes. Changes x."""
-
-    def choose(self, output: Tensor) -> tuple[Tensor, Tensor]:
-        """The likeliest tokens [B] int64, and their log-probabilities [B] float32."""
 
 
 class DecodeLoop:
@@ -54,7 +43,6 @@ class DecodeLoop:
         first; `tables` as `page_tables` makes them."""
         self._fused = fused
         self._few = few
-        self._max_length = max_length
         self._page_tokens = page_tokens
         self._device = device = tables.device
         self.tables = tables  # [slots and one, pages of a sequence]
@@ -74,6 +62,9 @@ class DecodeLoop:
         # Slots of the next steps, and what the newest one brought.
         self.rows = torch.full((num_slots,), self.scratch, dtype=long, device=device)
         self.results = torch.zeros(num_slots, 2, device=device)
+        state = SlotState(self.tokens, self.positions, tables, page_tokens, max_length)
+        use_kernels = fused.fusion.ends and fused.fusion.head
+        self._ends = StepEnds(state, fused.embedding, use_kernels=use_kernels)
         # Pages of the beginning that most rows share, and the tokens of it that each begins with.
         self._shared_pages = torch.full_like(tables[0], self._scratch_page)
         self._shared_counts = torch.zeros(num_slots, dtype=torch.int32, device=device)
@@ -171,21 +162,11 @@ class DecodeLoop:
 
         `shares`: what many rows begin with is read once for all of them.
         """
-        last = self._max_length - 1
-        slots = self.rows[:bucket]
-        # A sequence that has ended may run on: beyond its pages it writes to the scratch page.
-        positions = self.positions.index_select(0, slots).clamp_(max=last)
         shared = (self._shared_pages, self._shared_counts[:bucket]) if shares else None
-        where = StepPlaces.of(slots, positions, self.tables, self._page_tokens, shared)
-        # Last, since kernels of few sequences read positions before the one ahead has ended.
-        x = F.embedding(self.tokens.index_select(0, slots), self._fused.embedding)
+        x, where = self._ends.enter(self.rows[:bucket], shared)
         few = (decoder for most, decoder in self._few if bucket <= most)
         decoder: StepDecoder = next(few, self._fused)
-        tokens, logprobs = decoder.choose(decoder.decode(x, where))
-        self.tokens.index_copy_(0, slots, tokens)
-        self.positions.index_copy_(0, slots, (positions + 1).masked_fill_(slots == self.scratch, 0))
-        # Token ids are below 2**24, so float32 holds them exactly and one copy serves both.
-        torch.stack([tokens.float(), logprobs], dim=1, out=self.results[:bucket])
+        self._ends.leave(decoder, decoder.decode(x, where), where, self.results[:bucket])
 
     def capture(
         self, bucket: int, capturer: Capturer, *, shares: bool = False, goes_first: bool = False

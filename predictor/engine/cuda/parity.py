@@ -35,6 +35,7 @@ from predictor.model.cuda.mel import DeviceLogMel
 from predictor.model.cuda.quantized import Fp8Linear, quantize_fp8_rows
 from predictor.model.cuda.small_batch import small_batch_difference
 from predictor.model.cuda.small_head import small_head_difference
+from predictor.model.cuda.step import ends_difference
 from predictor.model.decoder import Decoder, DecoderLayer
 from predictor.model.model import Model
 
@@ -84,6 +85,7 @@ def kernel_errors(
     has_rows = fusion.rows and is_fp8(decoder) and decoder.norm.weight.is_cuda
     checks |= {"rows": _rows} if has_rows else {}
     checks |= {"head": _head} if fusion.head else {}
+    checks |= {"ends": lambda _, decoder: ends_difference(decoder)} if fusion.ends else {}
     if fusion.small_batch:
         checks["small_batch"] = lambda _, decoder: small_batch_difference(decoder, kv)
     if fusion.tiled and tiled.fits(decoder):

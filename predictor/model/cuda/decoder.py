@@ -45,6 +45,7 @@ class Fusion:
     swiglu: bool = True
     rows: bool = True  # norm and SwiGLU that quantize what they give fp8 layers
     head: bool = True  # arg-max and log-probability
+    ends: bool = True  # what a decode step does before its layers and, with `head`, behind them
     small_batch: bool = True  # whole decode steps of one sequence, or of two
     tiled: bool = True  # the same of up to 16, where the device and the shapes suit
     head_8_bit: bool = True  # head of one or two sequences: rows of 8 bits, and few of 16
@@ -71,7 +72,7 @@ class Fusion:
 
 
 PLAIN = Fusion(
-    norm=False, rope=False, swiglu=False, rows=False, head=False, small_batch=False,
+    norm=False, rope=False, swiglu=False, rows=False, head=False, ends=False, small_batch=False,
     tiled=False, head_8_bit=False, encoder=False, features=False, prefill=False, shared=False,
     attention="masked",
 )  # fmt: skip
@@ -149,6 +150,10 @@ class FusedDecoder:
         it. Changes x."""
         attend = self._decode_attention(where)
         return self._logits(self._run(x, where.positions, where.places, attend, None))
+
+    def parts(self, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What `choose` chooses from, see `kernels.logits_parts`."""
+        return _kernels().logits_parts(logits)  # type: ignore[no-any-return]
 
     def choose(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """The likeliest token after each row [B, vocabulary], and its log-probability."""

@@ -1,4 +1,5 @@
-"""Where a decode step reads and writes."""
+"""What the decode loop keeps on the device of each slot, and where one of its steps reads and
+writes."""
 
 from __future__ import annotations
 
@@ -6,6 +7,22 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class SlotState:
+    """Of S slots; the last one is scratch, for rows that only fill a batch."""
+
+    tokens: Tensor  # [S] int64, the newest token; of scratch any, and 0 after a step
+    positions: Tensor  # [S] int64, where it belongs; of scratch always 0
+    tables: Tensor  # [S, pages of a sequence] int64
+    page_tokens: int  # a power of two
+    max_length: int  # of a sequence, in tokens
+
+    @property
+    def scratch(self) -> int:
+        """The last slot."""
+        return self.tokens.shape[0] - 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,20 +42,27 @@ class SmallBatchDecoder:
         layers, in place."""
         for layer in self._layers:
             keys, values = self._cache.data[layer.index].unbind(0)
-            self.run_layer(layer, x, where, (keys, values))
+            self.run_layer(layer, x, where, (keys, values), first=layer is self._layers[0])
         return x
 
     def run_layer(
-        self, layer: DecoderLayer, x: Tensor, where: StepPlaces, cache: CachePair
+        self,
+        layer: DecoderLayer,
+        x: Tensor,
+        where: StepPlaces,
+        cache: CachePair,
+        *,
+        first: bool = False,
     ) -> None:
-        """x [B, hidden] becomes what the layer makes of it; cache [pages, P, K, D] x 2."""
+        """x [B, hidden] becomes what the layer makes of it; cache [pages, P, K, D] x 2. `first`: of
+        a step, behind `step.enter`."""
         kernels, config = _kernels(), layer.config
         eps = config.rms_norm_eps
         num_rows = x.shape[0]
         num_heads = config.num_heads + 2 * config.num_kv_heads
         qkv = x.new_empty(num_rows, num_heads * config.head_dim)
         norm = layer.attention_norm.weight
-        kernels.rows_product(x, *matrix_of(layer.qkv), qkv, norm=norm, eps=eps)
+        kernels.rows_product(x, *matrix_of(layer.qkv), qkv, norm=norm, eps=eps, first=first)
         _attention_kernels().add_attended(
             qkv.view(num_rows, num_heads, -1), layer.qk_norm, self._table, where.tables,
             where.slots, where.positions, cache, *matrix_of(layer.attention_out), x, eps,
@@ -69,6 +76,10 @@ class SmallBatchDecoder:
         """The likeliest token after hidden states [B, hidden], and its log-probability."""
         return choose(self._decoder, x, self._small_head)
 
+    def parts(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What `choose` chooses from, of hidden states [B, hidden]."""
+        return parts(self._decoder, x, self._small_head)
+
 
 def choose(
     decoder: Decoder, x: Tensor, small_head: SmallHead | None = None
@@ -76,14 +87,23 @@ def choose(
     """The likeliest token after hidden states [B, hidden], and its log-probability."""
     from predictor.model.cuda.kernels import decoder as kernels
 
+    return kernels.choose_parts(*parts(decoder, x, small_head))
+
+
+def parts(
+    decoder: Decoder, x: Tensor, small_head: SmallHead | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What `choose` chooses from, of hidden states [B, hidden]."""
+    from predictor.model.cuda.kernels import decoder as kernels
+
     if small_head is not None and len(x) <= MAX_HEAD_ROWS:
-        return small_head.choose(x)
+        return small_head.parts(x)
     eps = decoder.config.rms_norm_eps
     head = decoder.embedding.weight if decoder.head is None else decoder.head.weight
     if x.shape[0] == 1:
-        return kernels.choose_parts(*_kernels().head_parts(x, decoder.norm.weight, head, eps))
+        return _kernels().head_parts(x, decoder.norm.weight, head, eps)  # type: ignore[no-any-return]
     normed = kernels.add_rms_norm(x, None, decoder.norm.weight, eps)
-    return kernels.choose(F.linear(normed, head))
+    return kernels.logits_parts(F.linear(normed, head))
 
 
 def small_batch_difference(decoder: Decoder, kv_dtype: torch.dtype) -> float:

@@ -72,7 +72,7 @@ class SmallHead:
         return kernels.choose_parts(*self.parts(x))
 
     def parts(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What `choose` chooses from, as of `kernels.head_parts`."""
+        """What `choose` chooses from, as of `step.Parts`."""
         return _kernels().head_parts(  # type: ignore[no-any-return]
             x, self.norm, self.weight, self.eps, self.words, self.known
         )

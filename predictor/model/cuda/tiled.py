@@ -10,7 +10,7 @@ from torch import Tensor
 from predictor.model.attention import KvCache
 from predictor.model.cuda.decoder import CachePair, Fusion
 from predictor.model.cuda.slots import StepPlaces
-from predictor.model.cuda.small_batch import SmallBatchDecoder, choose, matrix_of
+from predictor.model.cuda.small_batch import SmallBatchDecoder, choose, matrix_of, parts
 from predictor.model.cuda.small_head import SmallHead
 from predictor.model.cuda.trial import StepTrial, largest_distance
 from predictor.model.decoder import Decoder, DecoderLayer
@@ -54,6 +54,10 @@ class TiledDecoder:
     def choose(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The likeliest token after hidden states [B, hidden], and its log-probability."""
         return choose(self._decoder, x, self._small_head)
+
+    def parts(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What `choose` chooses from, of hidden states [B, hidden]."""
+        return parts(self._decoder, x, self._small_head)
 
     def run_layer(
         self, layer: DecoderLayer, rows: Any, where: StepPlaces, cache: CachePair, norm: Tensor

@@ -207,6 +207,22 @@ def _head_kernel(
 
 
 @triton.jit
+def chosen(best_ptr, peak_ptr, total_ptr, row, NUM_BLOCKS: tl.constexpr, BLOCK: tl.constexpr):
+    """The likeliest token of a row, the first of equals, and its log-probability, from the parts of
+    the vocabulary's stretches."""
+    block = tl.arange(0, BLOCK)
+    part = row * NUM_BLOCKS + block
+    exists = block < NUM_BLOCKS
+    peaks = tl.load(peak_ptr + part, mask=exists, other=-float("inf"))
+    totals = tl.load(total_ptr + part, mask=exists, other=0.0)
+    peak = tl.max(peaks, axis=0)
+    total = tl.sum(totals * tl.exp(peaks - peak), axis=0)
+    token = tl.load(best_ptr + row * NUM_BLOCKS + tl.argmax(peaks, axis=0))
+    # The likeliest token's own term is 1, so this is never above 0.
+    return token, -tl.log(total)
+
+
+@triton.jit
 def _choose_kernel(
     best_ptr,
     peak_ptr,
@@ -217,17 +233,9 @@ def _choose_kernel(
     BLOCK: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
-    block = tl.arange(0, BLOCK)
-    part = row * NUM_BLOCKS + block
-    exists = block < NUM_BLOCKS
-    peaks = tl.load(peak_ptr + part, mask=exists, other=-float("inf"))
-    totals = tl.load(total_ptr + part, mask=exists, other=0.0)
-    peak = tl.max(peaks, axis=0)
-    total = tl.sum(totals * tl.exp(peaks - peak), axis=0)
-    token = tl.load(best_ptr + row * NUM_BLOCKS + tl.argmax(peaks, axis=0))
+    token, logprob = chosen(best_ptr, peak_ptr, total_ptr, row, NUM_BLOCKS, BLOCK)
     tl.store(tokens_ptr + row, token.to(tl.int64))
-    # The likeliest token's own term is 1, so this is never above 0.
-    tl.store(logprobs_ptr + row, -tl.log(total))
+    tl.store(logprobs_ptr + row, logprob)
 
 
 def choose(logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -235,6 +243,11 @@ def choose(logits: Tensor) -> tuple[Tensor, Tensor]:
 
     logits [B, vocabulary] contiguous -> [B] int64, [B] float32; a NaN makes the latter NaN.
     """
+    return choose_parts(*logits_parts(logits))
+
+
+def logits_parts(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What `choose_parts` takes, of logits [B, vocabulary], contiguous."""
     num_rows, vocab_size = logits.shape
     num_blocks = triton.cdiv(vocab_size, HEAD_BLOCK)
     best = torch.empty(num_rows, num_blocks, dtype=torch.int32, device=logits.device)
@@ -244,7 +257,7 @@ def choose(logits: Tensor) -> tuple[Tensor, Tensor]:
         logits, best, peak, total, vocab_size,
         NUM_BLOCKS=num_blocks, BLOCK=HEAD_BLOCK, num_warps=8,
     )  # fmt: skip
-    return choose_parts(best, peak, total)
+    return best, peak, total
 
 
 def choose_parts(best: Tensor, peak: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:

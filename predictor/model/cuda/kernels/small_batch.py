@@ -24,11 +24,18 @@ ELEMENTS = 16384  # of the weights that one program holds in registers
 
 
 @triton.jit
-def begin(PDL: tl.constexpr):
-    """The next kernel may ask for its weights from now on; go on once the last one has ended."""
+def begin(PDL: tl.constexpr, FIRST: tl.constexpr = False):
+    """The next kernel may ask for its weights from now on; go on once the last one has ended.
+
+    FIRST: a step's first kernel behind `enter` lets others start only then, see `step.py`.
+    """
     if PDL:
-        gdc_launch_dependents()
-        gdc_wait()
+        if FIRST:
+            gdc_wait()
+            gdc_launch_dependents()
+        else:
+            gdc_launch_dependents()
+            gdc_wait()
 
 
 @triton.jit
@@ -58,6 +65,7 @@ def _rows_kernel(
     SWIGLU: tl.constexpr,
     ADD: tl.constexpr,
     SCALED: tl.constexpr,
+    FIRST: tl.constexpr,
     PDL: tl.constexpr,
 ):
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
@@ -69,7 +77,7 @@ def _rows_kernel(
     up = weight
     if SWIGLU:
         up = tl.load(weight_ptr + N * K + tile, mask=inside, other=0.0)
-    begin(PDL)
+    begin(PDL, FIRST)
     for row in tl.static_range(ROWS):
         if NORM:
             x = _normed(x_ptr + row * K, norm_ptr, k, is_column, K, eps)
@@ -102,12 +110,13 @@ def rows_product(
     eps: float = 0.0,
     swiglu: bool = False,
     add: bool = False,
+    first: bool = False,
 ) -> None:
     """out = x @ weight.T for x [1 to 4, K], weight [N, K]; all contiguous.
 
     With `norm` [K], of the RMS norm of x; with `swiglu` the first half of the weight's rows are
     gates and out is [rows, N / 2]; with `add` the product is added to what `out` holds. `scale` [N]
-    are the factors of quantized rows.
+    are the factors of quantized rows. `first`: of a step, behind `step.enter`.
     """
     num_rows, width = x.shape
     n = out.shape[1]
@@ -120,7 +129,7 @@ def rows_product(
     _rows_kernel[(num_programs,)](
         x, x if norm is None else norm, weight, weight if scale is None else scale, out, eps,
         ROWS=num_rows, N=n, K=width, BLOCK_N=block_n, BLOCK_K=block_k, NORM=norm is not None,
-        SWIGLU=swiglu, ADD=add, SCALED=scale is not None, PDL=pdl,
+        SWIGLU=swiglu, ADD=add, SCALED=scale is not None, FIRST=first, PDL=pdl,
         num_warps=num_warps, **launch_options(pdl),
     )  # fmt: skip
 

@@ -178,7 +178,7 @@ def _ready_kernel(
     column = tl.arange(0, BLOCK)
     exists = column < WIDTH
     gain = tl.load(gain_ptr + column, mask=exists, other=0.0).to(tl.float32)
-    begin(PDL)
+    begin(PDL, FIRST=True)
     x = tl.load(x_ptr + row * WIDTH + column, mask=exists, other=0.0)
     dtype = x.dtype
     x = x.to(tl.float32)
