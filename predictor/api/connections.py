@@ -143,6 +143,11 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         self._unset_keepalive_if_required()
+        num_left = 0 if self._is_between else self._num_left or 0
+        if num_left and not self._unread and not self.transport.is_closing():  # a body: not copied
+            part = data if len(data) <= num_left else data[:num_left]
+            self._parse(part)
+            data = data[len(part) :]
         self._unread += data
         if not self._is_turn_due:
             self._read_on()

@@ -24,6 +24,8 @@ def read_cues(fields: Mapping[str, Any], usual: SubtitleOptions) -> SubtitleOpti
     """`usual`, but for what was asked. Raises InvalidInput."""
     asked = {name: read_number(fields, name, *bounds) for name, bounds in CUE_LIMITS.items()}
     given = {name: value for name, value in asked.items() if value is not None}
+    if not given:
+        return usual
     changes: dict[str, Any] = {}
     for name, value in given.items():
         if not name.endswith("_s"):

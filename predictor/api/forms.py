@@ -64,7 +64,7 @@ async def read_form(
 def _of_list(part: Part, known_fields: Sequence[str]) -> Part:
     """`names[0]`, `names[1]` are items of the list `names[]`."""
     name = _INDEXED.sub("[]", part.name)
-    return replace(part, name=name) if name in known_fields else part
+    return replace(part, name=name) if name != part.name and name in known_fields else part
 
 
 def _take_file(form: Form, part: Part) -> None:

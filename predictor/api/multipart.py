@@ -26,6 +26,13 @@ _BOUNDARY: Final = re.compile(r';\s*boundary\s*=\s*(?:"([^"]+)"|([^\s;"]+))', re
 _PARAMETER: Final = re.compile(
     r';\s*(name|filename\*?)\s*=\s*("(?:[^"\\]|\\.)*"|[^;]*)', re.IGNORECASE
 )
+# As nearly all clients write both: read without the expressions, whose code a request that comes
+# alone finds in no cache.
+_USUAL_TYPE: Final = "multipart/form-data; boundary="
+_USUAL_PARAMETERS: Final = {
+    ("form-data; name=", ""): ("name",),
+    ("form-data; name=", "; filename=", ""): ("name", "filename"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +51,10 @@ def read_parts(body: bytearray | mmap, content_type: str, max_parts: int) -> lis
 
 
 def _boundary(content_type: str) -> bytes:
-    match = _BOUNDARY.search(content_type)
-    boundary = (match[1] or match[2]) if match else ""
+    boundary = content_type.removeprefix(_USUAL_TYPE)
+    if boundary == content_type or not boundary.replace("-", "").isalnum():
+        match = _BOUNDARY.search(content_type)
+        boundary = (match[1] or match[2]) if match else ""
     if not 1 <= len(boundary) <= _MAX_BOUNDARY_BYTES:
         raise InvalidInput(
             f"content-type: needs a boundary of 1 to {_MAX_BOUNDARY_BYTES} characters",
@@ -82,6 +91,8 @@ def _split(body: bytearray | mmap, boundary: bytes, max_parts: int) -> Iterator[
 
 def _find(body: bytearray | mmap, needle: bytes, start: int) -> int:
     """`body.find`, in steps; -1 when it is nowhere."""
+    if isinstance(body, bytearray) and len(body) - start <= _SEARCH_BYTES:
+        return body.find(needle, start)
     view = memoryview(body)
     for step in range(start, len(body), _SEARCH_BYTES):
         found = body.find(needle, step, step + _SEARCH_BYTES + len(needle))
@@ -102,8 +113,7 @@ def _part(view: memoryview) -> Part:
         )
     headers = _headers(head[:end])
     disposition = headers.get("content-disposition", "")
-    found = islice(_PARAMETER.finditer(disposition), _MAX_PARAMETERS)
-    parameters = {match[1].lower(): match[2] for match in found}
+    parameters = parameters_of(disposition)
     if not disposition.lower().startswith("form-data") or "name" not in parameters:
         raise InvalidInput("body: a part has no name", field="body")
     encoding = headers.get("content-transfer-encoding", "binary").lower()
@@ -113,7 +123,7 @@ def _part(view: memoryview) -> Part:
             field="content-transfer-encoding",
         )
     return Part(
-        name=_unquoted(parameters["name"]),
+        name=parameters["name"],
         is_file="filename" in parameters or "filename*" in parameters,
         content_type=headers.get("content-type"),
         data=view[end + (2 if end == 0 else 4) :],
@@ -127,6 +137,21 @@ def _headers(head: bytes) -> dict[str, str]:
         raise InvalidInput("body: the headers of a part are not UTF-8", field="body") from error
     pairs = (line.partition(":") for line in lines if line)
     return {name.strip().lower(): value.strip() for name, _, value in pairs}
+
+
+def parameters_of(disposition: str) -> dict[str, str]:
+    """Names and file names in a header, unquoted."""
+    quoted = disposition.split('"')
+    names = _USUAL_PARAMETERS.get(tuple(quoted[::2]))
+    if names is not None and "\\" not in disposition:
+        return dict(zip(names, quoted[1::2], strict=True))
+    return found_parameters(disposition)
+
+
+def found_parameters(disposition: str) -> dict[str, str]:
+    """The same, however they are written."""
+    found = islice(_PARAMETER.finditer(disposition), _MAX_PARAMETERS)
+    return {match[1].lower(): _unquoted(match[2]) for match in found}
 
 
 def _unquoted(value: str) -> str:

@@ -12,10 +12,10 @@ from predictor.audio.pcm import PcmLayout
 from predictor.audio.source import Source
 from predictor.audio.wav import plain_wav
 from predictor.shared_samples import as_float, as_pcm16
-from predictor.types import SAMPLE_RATE_HZ, AnySamples
+from predictor.types import SAMPLE_RATE_HZ, AnySamples, Samples
 
 _MAX_FLOATS_S: Final = 60.0  # a millisecond or two of the caller's time; 16 bits take none
-_SEEN: Final = 8  # of so many samples one tells how loud a recording is
+_SEEN: Final = 31  # of so many samples one tells how loud a recording is; no usual sound's period
 _BEYOND_MARGIN_S: Final = 0.1  # for words that begin softly
 _QUIET: Final = 10**-1.5  # of the power of the whole: 15 dB below it
 
@@ -51,9 +51,10 @@ def seems_filled(samples: AnySamples, cuts: CutOptions) -> bool:
     Loudness alone says so: wrong where the ends are loud and no speech, and then nothing is lost
     but time.
     """
-    reach = int((cuts.margin_s + _BEYOND_MARGIN_S) * SAMPLE_RATE_HZ)
-    whole, ends = _power(samples[::_SEEN]), (samples[:reach], samples[-reach:])
-    return whole > 0 and all(_power(end) > _QUIET * whole for end in ends)
+    seen = as_float(samples[::_SEEN])
+    reach = int((cuts.margin_s + _BEYOND_MARGIN_S) * SAMPLE_RATE_HZ) // _SEEN
+    whole = _power(seen)
+    return whole > 0 and all(_power(end) > _QUIET * whole for end in (seen[:reach], seen[-reach:]))
 
 
 def _plain(source: Source) -> tuple[PcmLayout, memoryview] | None:
@@ -73,6 +74,5 @@ def _floats(data: memoryview) -> AnySamples | None:
     return samples if bool((np.abs(samples) <= 1).all()) else None  # NaN is not
 
 
-def _power(samples: AnySamples) -> float:
-    values = as_float(samples)
-    return float(np.dot(values, values)) / max(1, len(values))
+def _power(samples: Samples) -> float:
+    return float(np.dot(samples, samples)) / max(1, len(samples))

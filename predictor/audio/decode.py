@@ -131,7 +131,7 @@ class AudioDecoder:
             assert container is not None
             stated_s, num_channels = stated_duration_s(view, container)
         source = self._source(view, container, layout, stated_s, num_channels, options, cuts, field)
-        return replace(source, notes=notes)
+        return replace(source, notes=notes) if notes else source
 
     def waveform_source(
         self,

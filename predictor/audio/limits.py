@@ -75,11 +75,13 @@ class Hearing:
 
     def options(self, usual: AudioOptions) -> AudioOptions:
         """`usual`, but for what was asked."""
-        return replace(usual, **self._asked(("channel", "track")))
+        asked = self._asked(("channel", "track"))
+        return replace(usual, **asked) if asked else usual
 
     def cuts(self, usual: CutOptions) -> CutOptions:
         """`usual`, but for what was asked."""
-        return replace(usual, **self._asked(CutOptions.__slots__))
+        asked = self._asked(CutOptions.__slots__)
+        return replace(usual, **asked) if asked else usual
 
     def _asked(self, names: Sequence[str]) -> dict[str, Any]:
         given = {name: getattr(self, name) for name in names}

@@ -34,6 +34,7 @@ _MAGIC: Final[tuple[tuple[bytes, Container], ...]] = (
 )
 _RIFF_IDS: Final = (b"RIFF", b"RIFX", b"RF64")
 _MP4_BOXES: Final = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide")
+_ZEROS: Final = bytes(8)  # so many in a row: an MP4 box begins with a few
 _MAX_ZEROS: Final = 1 << 20
 _SEARCHED: Final = 1 << 16  # bytes in which the first frame is looked for
 _MAX_CANDIDATES: Final = 1_000
@@ -87,9 +88,9 @@ def _tag_bytes(data: memoryview) -> int:
 
 def _zero_bytes(data: memoryview, begin: int) -> int:
     """The first byte from `begin` on that belongs to something."""
-    window = bytes(data[begin : begin + _MAX_ZEROS])
-    if not window.startswith(b"\0\0\0\0\0\0\0\0"):  # an MP4 box begins with a few
+    if bytes(data[begin : begin + len(_ZEROS)]) != _ZEROS:
         return begin
+    window = bytes(data[begin : begin + _MAX_ZEROS])
     return begin + len(window) - len(window.lstrip(b"\0"))
 
 

@@ -201,6 +201,10 @@ class AsrModel(Model):  # type: ignore[misc]  # KServe is untyped
                 raise (error.at(index) if payload.indexed else error) from error
         return _Prepared(payload, loaded.transcriber, tasks, deadline)
 
+    def validate(self, payload: _Prepared) -> _Prepared:
+        """KServe's check of what it parses itself; a `Call` was checked by the route."""
+        return payload
+
     def task(self, recording: Recording) -> Task:
         """One recording, looked at as `preprocess` does. Raises InvalidInput, NotReady."""
         return self._task(self._serving(), recording)
@@ -252,7 +256,10 @@ class AsrModel(Model):  # type: ignore[misc]  # KServe is untyped
         response_headers: dict[str, str] | None = None,
     ) -> Any:
         """The answer as the call's protocol says it."""
-        self.count(result.call.protocol, result.answers)
+        self._note(result.answers)
+        # The answer does not wait for the metrics: they count when this has given way to others.
+        loop = asyncio.get_running_loop()
+        loop.call_soon(self._count, result.call.protocol, result.answers)
         return result.call.render(result.answers)
 
     async def transcribe_stream(
@@ -314,8 +321,11 @@ class AsrModel(Model):  # type: ignore[misc]  # KServe is untyped
         )
 
     def count(self, protocol: str, answers: Sequence[Transcription]) -> None:
-        """Answers that were given, for the metrics."""
-        metrics = self._metrics
+        """Answers that were given, for the metrics and the request's line of the log."""
+        self._note(answers)
+        self._count(protocol, answers)
+
+    def _note(self, answers: Sequence[Transcription]) -> None:
         note(
             recordings=len(answers),
             audio_s=round(sum(answer.duration_s for answer in answers), 3),
@@ -324,6 +334,9 @@ class AsrModel(Model):  # type: ignore[misc]  # KServe is untyped
         )
         if self._options.log_text:
             note(text=[answer.text for answer in answers])
+
+    def _count(self, protocol: str, answers: Sequence[Transcription]) -> None:
+        metrics = self._metrics
         for answer in answers:
             metrics.transcriptions.labels(
                 protocol=protocol, finish_reason=answer.finish_reason

@@ -48,12 +48,16 @@ class RecordingRunner:
         with ExitStack() as stack:
             leases = self._first_leases(transcriber, tasks, stack)
             turns = asyncio.Semaphore(len(leases))
-            running = [
-                asyncio.create_task(
-                    self._one(transcriber, task, turns, leases[i] if i < len(leases) else None)
-                )
+            each = [
+                self._one(transcriber, task, turns, leases[i] if i < len(leases) else None)
                 for i, task in enumerate(tasks)
             ]
+            if len(each) == 1:  # a task of its own would cost it turns of the loop
+                try:
+                    return [await each[0]]
+                except InvalidInput as refused:
+                    raise refused.at(0) from refused
+            running = [asyncio.create_task(one) for one in each]
             try:
                 done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_EXCEPTION)
                 for index, task in enumerate(running):

@@ -19,6 +19,8 @@ _RUN = re.compile(rf"(.)\1{{{THRESHOLD}}}", re.DOTALL)
 
 def kept_indices(text: str) -> list[int]:
     """Indices of the characters that stay, ascending; the others repeat what stands before."""
+    if not _may_repeat(text):
+        return list(range(len(text)))
     has_runs = _RUN.search(text) is not None
     kept = _without_char_runs(text) if has_runs else list(range(len(text)))
     left = "".join(text[i] for i in kept) if has_runs else text
@@ -27,6 +29,18 @@ def kept_indices(text: str) -> list[int]:
     for start, end in reversed(removed):
         del kept[start:end]
     return kept
+
+
+def _may_repeat(text: str) -> bool:
+    """False for nearly all texts, soon: of what stands there 20 times some 10 fill a block of that
+    length, wherever it begins."""
+    for num_chars in range(1, MAX_PATTERN_CHARS + 1):
+        size = num_chars * THRESHOLD // 2
+        for start in range(0, len(text) - size + 1, size):
+            end = start + size
+            if text[start : end - num_chars] == text[start + num_chars : end]:
+                return True
+    return False
 
 
 def remove_repeats(text: str) -> str:

@@ -10,10 +10,10 @@ from typing import Any
 
 import httpx
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from predictor.api.multipart import read_parts
+from predictor.api.multipart import found_parameters, parameters_of, read_parts
 from predictor.errors import InvalidInput
 
 KIND = "multipart/form-data; boundary=b"
@@ -37,6 +37,8 @@ END = b"--b--\r\n"
         (FILE.replace(b"Content-Disposition", b"content-DISPOSITION") + END, KIND),
         (FILE.replace(b"--b\r\n", b"--b \t\r\n") + END, KIND),
         (FILE + END, 'Multipart/Form-Data; charset=utf-8; Boundary="b"'),
+        (FILE + END, "multipart/form-data; boundary=b; charset=utf-8"),
+        (FILE + END, "multipart/form-data; boundary=b "),
         (FILE.replace(b"--b", b"--b c") + b"--b c--", 'multipart/form-data; boundary="b c"'),
         (
             FILE.replace(b"DATA", b"DATA") + b"--b\r\n" + FILE[5:].replace(b"audio", b"x") + END,
@@ -79,6 +81,19 @@ def test_forms_that_httpx_writes(fields: dict[str, bytes]) -> None:
     request = httpx.Request("POST", "http://x", files=fields or {"a": b""})
     parts = read_parts(bytearray(request.read()), request.headers["content-type"], 99)
     assert {part.name: bytes(part.data) for part in parts} == (fields or {"a": b""})
+
+
+PIECES = ["form-data", "; name=", "; filename=", "; Name=", ";", '"', "\\", "a", " ", "*"]
+
+
+@settings(deadline=None)
+@given(st.lists(st.sampled_from(PIECES), max_size=9))
+@example(["form-data", "; name=", '"', "a", '"'])
+@example(["form-data", "; name=", '"', "a", ";", '"', "; filename=", '"', " ", '"'])
+@example(["form-data", "; name=", '"', "a", '"', "; filename=", '"', "\\", '"'])
+def test_headers_as_usual_are_read_as_any(pieces: list[str]) -> None:
+    disposition = "".join(pieces)
+    assert parameters_of(disposition) == found_parameters(disposition)
 
 
 def test_a_form_that_the_standard_library_writes() -> None:

@@ -41,6 +41,7 @@ from predictor.engine.protocol import Emission
 from predictor.engine.start.context import only_device, open_early
 from predictor.errors import AsrError, InternalError, InvalidInput
 from predictor.logs import configure_logging
+from predictor.processes.heap import keep_freed_memory
 from predictor.types import ExtendRequest, TokenChunk
 
 logger = logging.getLogger(__name__)
@@ -296,6 +297,7 @@ def main(build: Build = build) -> None:
         raise SystemExit(1) from error
     cores.append(built.core)
     is_loaded.set()
+    keep_freed_memory()  # samples of requests; what loading freed has gone
     built.core.start()
     outbox.post(built.loaded)
     exit_code = 0
