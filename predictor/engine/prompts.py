@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from predictor.engine.sequence import Batch, Prefilled
 
 Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
 
 NOTHING = -1  # no token follows a row that the host knows
 
@@ -86,17 +85,17 @@ def _places(
 ) -> tuple[Ints, Ints]:
     """Of each packed token its position within its sequence, and its place in the cache."""
     sizes = np.array(lengths, dtype=np.int64)
-    owner = np.repeat(np.arange(len(sizes)), sizes)
     shift = np.array(cached, dtype=np.int64) - (np.cumsum(sizes) - sizes)
-    positions = np.arange(len(owner)) + shift[owner]
+    positions = shift.repeat(sizes)
+    positions += np.arange(len(positions))
     pages: list[int] = []
     first_pages = []
     for sequence in sequences:
         first_pages.append(len(pages))
         pages += sequence.pages
     page, within = np.divmod(positions, page_tokens)
-    held = np.array(pages, dtype=np.int64)[np.array(first_pages, dtype=np.int64)[owner] + page]
-    return positions, held * page_tokens + within
+    page += np.array(first_pages, dtype=np.int64).repeat(sizes)
+    return positions, np.array(pages, dtype=np.int64)[page] * page_tokens + within
 
 
 def _last_of(ends: Ints, counts: list[int]) -> Ints:
@@ -107,7 +106,7 @@ def _last_of(ends: Ints, counts: list[int]) -> Ints:
 
 
 def verified(
-    layout: PromptLayout, tokens: Ints, logprobs: Floats, given_logprobs: Floats
+    layout: PromptLayout, tokens: list[int], logprobs: list[float], given_logprobs: list[float]
 ) -> tuple[list[list[int]], list[list[float]], list[tuple[tuple[float, ...], int]]]:
     """What the rows that needed logits gave each sequence.
 
@@ -116,18 +115,17 @@ def verified(
     log-probabilities; and of each sequence those of its forced tokens and how many of its draft
     were accepted.
     """
+    given, is_forced = layout.given.tolist(), layout.is_forced.tolist()
     new_tokens, new_logprobs, found = [], [], []
     first = 0
     for count in layout.counts:
-        rows = slice(first, first + count)
-        num_forced = int(layout.is_forced[rows].sum())
-        first_new = first + num_forced
-        differs = tokens[first_new : first + count] != layout.given[first_new : first + count]
-        num_accepted = int(differs.argmax())  # the last one always differs
-        until = first_new + num_accepted + 1
-        new_tokens.append(tokens[first_new:until].tolist())
-        new_logprobs.append(logprobs[first_new:until].tolist())
-        found.append((tuple(given_logprobs[first:first_new].tolist()), num_accepted))
+        first_new = first + sum(is_forced[first : first + count])
+        last = first_new
+        while tokens[last] == given[last]:  # behind the last row nothing is known
+            last += 1
+        new_tokens.append(tokens[first_new : last + 1])
+        new_logprobs.append(logprobs[first_new : last + 1])
+        found.append((tuple(given_logprobs[first:first_new]), last - first_new))
         first += count
     return new_tokens, new_logprobs, found
 

@@ -95,8 +95,8 @@ class TorchRunner:
         prefix = self._prefix(sequences, layout)
         hidden = self._model.decoder.prefill(x, positions, places, packing, self._cache, prefix)
         hidden = hidden.index_select(0, self._to_device(layout.wanted))
-        *chosen, given = self._choose(hidden, self._to_device(layout.given)).numpy()
-        ids, logprobs, found = verified(layout, chosen[0].astype(np.int64), chosen[1], given)
+        chosen = self._choose(hidden, self._to_device(layout.given)).tolist()
+        ids, logprobs, found = verified(layout, [int(i) for i in chosen[0]], *chosen[1:])
         results = prefilled(found, loudest)
         return StepOutput(ids, logprobs, prefilled=dict(zip(sequences, results, strict=True)))
 

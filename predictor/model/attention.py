@@ -39,19 +39,18 @@ def prompt_tiles(
     """Tiles of packed prompts of `lengths` tokens: [n, 5], each its first token, where its prompt
     starts and ends, the tokens that are cached before the prompt, and whose slot's pages hold them.
     Those with most to attend to come first."""
-    sizes = np.asarray(lengths, dtype=np.int64)
-    before, owners = np.zeros_like(sizes), np.zeros_like(sizes)
-    before[: len(cached)], owners[: len(slots)] = cached, slots
-    ends = np.cumsum(sizes)
+    sizes = np.array(lengths, dtype=np.int64)
     counts = -(-sizes // TILE_TOKENS)
-    owner = np.repeat(np.arange(len(sizes)), counts)
-    within = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
-    starts = (ends - sizes)[owner]
-    tiles = np.stack(
-        [starts + TILE_TOKENS * within, starts, ends[owner], before[owner], owners[owner]], axis=1
-    )
-    work = TILE_TOKENS * within + before[owner]
-    return tiles[np.argsort(-work, kind="stable")].astype(np.int32)
+    prompts = np.zeros((5, len(sizes)), dtype=np.int64)  # number of the first tile, then as above
+    np.cumsum(sizes, out=prompts[2])
+    np.subtract(prompts[2], sizes, out=prompts[1])
+    np.subtract(np.cumsum(counts), counts, out=prompts[0])
+    prompts[3, : len(cached)], prompts[4, : len(slots)] = cached, slots
+    tiles = prompts.repeat(counts, axis=1)
+    within = TILE_TOKENS * (np.arange(tiles.shape[1]) - tiles[0])
+    np.add(tiles[1], within, out=tiles[0])
+    order = np.argsort(-(within + tiles[3]), kind="stable")
+    return tiles.T[order].astype(np.int32)
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,7 +107,12 @@ class LogMel:
 
 
 def following(stretches: Sequence[Stretch]) -> NDArray[np.int64]:
-    """Pairs [2, n >= 1] of stretches of a step, of which the second follows the first."""
+    """`following_pairs` as [2, n]."""
+    return np.array(following_pairs(stretches), dtype=np.int64).T.copy()
+
+
+def following_pairs(stretches: Sequence[Stretch]) -> list[tuple[int, int]]:
+    """Pairs of stretches of a step, of which the second follows the first; at least one."""
     pairs = [(0, 0)]  # which changes nothing: no device likes an empty tensor
     chain: list[int] = []
     for i, stretch in enumerate(stretches):
@@ -115,7 +120,7 @@ def following(stretches: Sequence[Stretch]) -> NDArray[np.int64]:
             chain = []
         pairs += [(earlier, i) for earlier in chain]
         chain.append(i)
-    return np.array(pairs, dtype=np.int64).T.copy()
+    return pairs
 
 
 def _rows(stretches: Sequence[Stretch]) -> NDArray[np.float32]:

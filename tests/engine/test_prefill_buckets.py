@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from predictor.engine.cuda.prefill_buckets import NUM_ENCODED, NUM_HEARD, Bucket, Size
+from predictor.engine.cuda.prefill_buckets import Bucket, Size
 from predictor.engine.cuda.prefill_graphs import BUCKETS_S, STEP_BUCKETS
 from predictor.engine.options import EngineOptions
 from predictor.engine.prompts import PromptLayout
@@ -45,15 +45,10 @@ def bucket(num_chunks: int) -> Bucket:
 def parts(some: list[Sequence], chosen: Bucket) -> dict[str, np.ndarray]:
     stretches = [stretch for each in some for stretch in each.stretches()]
     layout, scratch = PromptLayout.of(some, PAGE), (SCRATCH, SCRATCH_PAGE * PAGE)
-    sent = [
-        chosen.heard(stretches),
-        chosen.encoded(stretches),
-        chosen.placed(some, layout, scratch),
-    ]
-    filled = np.zeros(chosen.num_ints, dtype=np.int64)
-    for part, values in zip((0, NUM_HEARD, NUM_ENCODED), sent, strict=True):
-        first = chosen.parts[part].first
-        filled[first : first + len(values)] = values
+    filled = np.full(chosen.num_ints, -(2**40), dtype=np.int64)  # of what was there before
+    chosen.heard(stretches, filled)
+    chosen.encoded(stretches, filled)
+    chosen.placed(some, layout, scratch, filled)
     return {
         part.name: filled[part.first : part.first + part.size].reshape(part.shape)
         for part in chosen.parts

@@ -30,7 +30,8 @@ def sequence(slot: int, forced: list[int], draft: list[int]) -> Sequence:
 
 
 def checks_of(layout: PromptLayout, some: list[Sequence], num_rows: int, size: int) -> Checks:
-    rows = Checks.rows(layout, num_rows, size, layout.num_tokens - 1)
+    rows = np.full((4, num_rows), -(2**40), dtype=np.int64)  # of what was there before
+    Checks.fill(rows, layout, size, layout.num_tokens - 1)
     wanted, given_, is_forced, owner = torch.from_numpy(rows).unbind()
     slots = [s.slot for s in some] + [SCRATCH] * (size - len(some))
     return Checks(wanted, given_, is_forced, owner, torch.tensor(slots))
@@ -61,8 +62,9 @@ def test_the_device_goes_on_where_the_host_reads_that_it_does(
     chosen = plain_choose(logits)
     positions = torch.from_numpy(layout.rows[1])
     results = settle(logits, chosen, positions, checks, state, SCRATCH)
-    tokens, logprobs, given_logprobs = results[: len(layout.wanted)].double().numpy().T
-    new, new_logprobs, found = verified(layout, tokens.astype(np.int64), logprobs, given_logprobs)
+    tokens, logprobs, given_logprobs = results[: len(layout.wanted)].T.tolist()
+    ids = [int(token) for token in tokens]
+    new, new_logprobs, found = verified(layout, ids, logprobs, given_logprobs)
     expected = logits.log_softmax(-1)
     row = 0
     for each, ids, values, (forced, num_accepted) in zip(

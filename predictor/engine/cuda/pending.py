@@ -134,8 +134,8 @@ class PendingPrefill(PendingStep):
         return cls(*_identity(sequences), on_host, timer, layout, heard, num_stretches)
 
     def _read(self) -> Iterator[Arrived]:
-        tokens, logprobs, given = self.results[0].double().numpy().T
-        ids, values, found = verified(self.layout, tokens.astype(np.int64), logprobs, given)
+        tokens, logprobs, given = self.results.numpy()[0].T.tolist()
+        ids, values, found = verified(self.layout, [int(t) for t in tokens], logprobs, given)
         loudest: list[list[float]] = [[] for _ in self.sequences]
         if self.loudest is not None:
             heard = iter(self.loudest.tolist())

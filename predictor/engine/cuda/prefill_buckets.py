@@ -21,7 +21,7 @@ from predictor.model.attention import TILE_TOKENS, prompt_tiles
 from predictor.model.config import TOKENS_PER_CHUNK
 from predictor.model.cuda.mel import chunk_table, loudest_before
 from predictor.model.encoder import AudioPlan
-from predictor.model.mel import following
+from predictor.model.mel import following, following_pairs
 from predictor.model.stretch import Stretch
 
 Ints = NDArray[np.int64]
@@ -37,6 +37,7 @@ MORE_SAMPLES = 1024  # of a stretch, beyond its whole seconds
 PROMPT_TOKENS = 32  # of all sequences of a step together, beside their audio tokens
 PADDING_TOKENS = 128  # longest prompt of padding
 NUM_HEARD, NUM_ENCODED = 3, 5  # parts that the log-mel needs, and the encoder with them
+NOTHING_HEARD = int(np.float32(-np.inf).view(np.int32))
 LONGEST_PROMPT = 1024  # of one sequence: PyTorch's attention looks for work in all of it
 
 
@@ -62,7 +63,7 @@ class Size:
         return cls(
             len(lengths),
             len(stretches),
-            following(stretches).shape[1],
+            len(following_pairs(stretches)),
             sum(stretch.num_chunks for stretch in stretches),
             sum(lengths),
             num_wanted,
@@ -160,13 +161,13 @@ class Bucket:
 
     def holds(self, size: Size) -> bool:
         return (
-            (self.reads_cache or not size.reads_cache)
+            size.num_chunks <= self.num_chunks  # first: the least of most buckets that do not
+            and size.num_tokens <= self.num_tokens
+            and (self.reads_cache or not size.reads_cache)
             and (self.num_steps > 0 or size.is_plain)
             and size.num_sequences <= self.num_sequences
             and size.num_stretches <= self.num_stretches
             and size.num_followed <= self.num_followed
-            and size.num_chunks <= self.num_chunks
-            and size.num_tokens <= self.num_tokens
             and size.num_wanted <= self.num_wanted
             and size.longest_prompt <= self.longest_prompt
         )
@@ -187,74 +188,61 @@ class Bucket:
             "slots": (self.num_sequences,),
         }
 
-    def heard(self, stretches: abc.Sequence[Stretch]) -> Ints:
-        """The first parts, which the log-mel needs, one after another."""
-        table = chunk_table(stretches)
-        silent = np.zeros((5, self.num_chunks - table.shape[1]), dtype=np.int64)
-        silent[0] = self.num_stretches  # a stretch of its own, without any sample
-        before = np.full(self.num_stretches + 1, -np.inf, dtype=np.float32)
-        before[: len(stretches)] = loudest_before(stretches)
-        followed = np.full((2, self.num_followed), self.num_stretches)
-        pairs = following(stretches)
+    def heard(self, stretches: abc.Sequence[Stretch], sent: Ints) -> None:
+        """Fill in the first parts, which the log-mel needs, of all that is sent [num_ints]."""
+        table, before, followed = self._views(sent, 0, NUM_HEARD)
+        made, pairs = chunk_table(stretches), following(stretches)
+        table[:, : made.shape[1]] = made
+        table[:, made.shape[1] :] = 0
+        table[0, made.shape[1] :] = self.num_stretches  # one of its own, without any sample
+        before[:] = NOTHING_HEARD
+        before[: len(stretches)] = loudest_before(stretches).view(np.int32)
+        followed[:] = self.num_stretches
         followed[:, : pairs.shape[1]] = pairs
-        filled = [
-            np.concatenate([table, silent], axis=1).ravel(),
-            before.view(np.int32),
-            followed.ravel(),
-        ]
-        return self._joined(self.parts[:NUM_HEARD], filled)
 
-    def encoded(self, stretches: abc.Sequence[Stretch]) -> Ints:
-        """The parts behind them, which the encoder's layers need."""
-        num_tokens = [stretch.num_tokens for stretch in stretches]
-        rows = self._encoder_rows(num_tokens, [s.num_frames for s in stretches])
-        return self._joined(self.parts[NUM_HEARD:NUM_ENCODED], list(rows))
+    def encoded(self, stretches: abc.Sequence[Stretch], sent: Ints) -> None:
+        """Fill in the parts behind them, which the encoder's layers need: the rows of real audio
+        among 13 for each second, and the windows' bounds."""
+        kept, windows = self._views(sent, NUM_HEARD, NUM_ENCODED)
+        rows = AudioPlan.kept_rows([s.num_frames for s in stretches])
+        kept[: len(rows)] = rows
+        kept[len(rows) :] = 0
+        lengths = AudioPlan.window_lengths([s.num_tokens for s in stretches], self.window_tokens)
+        self._divide(lengths, len(kept) - len(rows), self.window_tokens, windows)
 
-    def placed(self, sequences: Batch, layout: PromptLayout, scratch: tuple[int, int]) -> Ints:
-        """All further parts; `scratch`: slot and first place of its page."""
+    def placed(
+        self, sequences: Batch, layout: PromptLayout, scratch: tuple[int, int], sent: Ints
+    ) -> None:
+        """Fill in all further parts; `scratch`: slot and first place of its page."""
         scratch_slot, scratch_place = scratch
+        audio_rows, rows, prompts, tiles, checks, slots = self._views(sent, NUM_ENCODED, None)
+        audio_rows[: len(layout.audio_rows)] = layout.audio_rows
+        audio_rows[len(layout.audio_rows) :] = self.num_tokens  # nowhere
         padding = self.num_tokens - layout.num_tokens
-        within = np.arange(padding) % self.padding_tokens
-        places = np.full(padding, scratch_place)
-        filler = np.stack([np.zeros(padding, dtype=np.int64), within, places])
-        bounds = self._bounds(list(layout.lengths), padding, self.padding_tokens, self.num_prompts)
-        cached, slots = [s.num_cached for s in sequences], [s.slot for s in sequences]
-        tiles = prompt_tiles(np.diff(bounds).tolist(), cached, slots)
-        nowhere = np.full(self.num_audio_tokens - len(layout.audio_rows), self.num_tokens)
-        checks = Checks.rows(layout, self.num_wanted, self.num_sequences, self.num_tokens - 1)
-        filled = [
-            np.concatenate([layout.audio_rows, nowhere]),
-            np.concatenate([layout.rows, filler], axis=1).ravel(),
-            bounds,
-            tiles.ravel(),
-            checks.ravel(),
-            np.array(slots + [scratch_slot] * (self.num_sequences - len(slots))),
-        ]
-        return self._joined(self.parts[NUM_ENCODED:], filled)
+        rows[:, : layout.num_tokens] = layout.rows
+        rows[0, layout.num_tokens :] = 0
+        rows[1, layout.num_tokens :] = np.arange(padding) % self.padding_tokens
+        rows[2, layout.num_tokens :] = scratch_place
+        lengths = self._divide(layout.lengths, padding, self.padding_tokens, prompts)
+        used = [s.slot for s in sequences]
+        made = prompt_tiles(lengths, [s.num_cached for s in sequences], used)
+        tiles[: len(made)] = made
+        tiles[len(made) :] = 0
+        Checks.fill(checks, layout, self.num_sequences, self.num_tokens - 1)
+        slots[: len(used)] = used
+        slots[len(used) :] = scratch_slot
+
+    def _views(self, sent: Ints, begin: int, end: int | None) -> list[Ints]:
+        parts = self.parts[begin:end]
+        return [sent[part.first : part.first + part.size].reshape(part.shape) for part in parts]
 
     @staticmethod
-    def _joined(parts: abc.Sequence[Part], filled: list[Ints]) -> Ints:
-        first = parts[0].first
-        sent = np.zeros(parts[-1].first + parts[-1].size - first, dtype=np.int64)
-        for part, values in zip(parts, filled, strict=True):
-            assert len(values) <= part.size
-            begin = part.first - first
-            sent[begin : begin + len(values)] = values
-        return sent
-
-    def _encoder_rows(
-        self, num_tokens: list[int], num_frames: abc.Sequence[int]
-    ) -> tuple[Ints, Ints]:
-        """The rows of real audio among 13 for each second, and the windows' bounds."""
-        kept = AudioPlan.kept_rows(num_frames)
-        padding = self.num_audio_tokens - len(kept)
-        lengths = AudioPlan.window_lengths(num_tokens, self.window_tokens)
-        bounds = self._bounds(lengths, padding, self.window_tokens, self.num_windows)
-        return np.concatenate([kept, np.zeros(padding, dtype=np.int64)]), bounds
-
-    @staticmethod
-    def _bounds(lengths: list[int], padding: int, longest: int, count: int) -> Ints:
+    def _divide(lengths: abc.Sequence[int], padding: int, longest: int, bounds: Ints) -> list[int]:
+        """Lengths, and those of padding behind them, whose bounds fill `bounds`; nothing comes
+        last."""
         full, rest = divmod(padding, longest)
         sizes = [*lengths, *[longest] * full, *[rest] * (rest > 0)]
-        sizes += [0] * (count - len(sizes))
-        return np.concatenate([[0], np.cumsum(sizes)])
+        bounds[0] = 0
+        np.cumsum(sizes, out=bounds[1 : 1 + len(sizes)])
+        bounds[1 + len(sizes) :] = bounds[len(sizes)]
+        return sizes

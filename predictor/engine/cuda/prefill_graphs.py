@@ -22,7 +22,6 @@ from predictor.engine.cuda.prefill_buckets import (
     NUM_HEARD,
     STEP_TOKENS,
     Bucket,
-    Ints,
     Size,
 )
 from predictor.engine.cuda.verify import Checks, go_on, settle
@@ -137,12 +136,17 @@ class PrefillGraphs:
         if size.reads_cache and not self._decoder.fusion.prefill:
             return None  # without the kernel nothing here reads the cache
         graph = next((g for bucket, g in self._graphs.items() if bucket.holds(size)), None)
+        started = None if graph is None else graph.start(sequences, stretches, layout)
+        self._note_missed(size, graph)  # last: the device waits for what is started
+        return started
+
+    def _note_missed(self, size: Size, graph: _PrefillGraph | None) -> None:
+        """Whether one that can still be made would have served better."""
         missing = [bucket for bucket in self._missing if bucket.holds(size)]
         if missing:
             best = min(missing, key=_cost)
             if graph is None or 2 * _cost(best) <= _cost(graph.bucket):
                 self._missed[best] += 1
-        return None if graph is None else graph.start(sequences, stretches, layout)
 
 
 def _cost(bucket: Bucket) -> int:
@@ -176,21 +180,29 @@ class _PrefillGraph:
             staged = staged_samples(clips, pin_memory=self._device.type == "cuda")
             on_device(staged, self._device, out=self._waveforms[: len(staged)])
         bucket, (hear, encode, read) = self.bucket, self._graphs
-        self._send(0, bucket.heard(stretches))
+        sent = self._staged_ints()
+        bucket.heard(stretches, sent.numpy())
+        self._send(sent, 0, NUM_HEARD)
         hear.replay()
-        self._send(NUM_HEARD, bucket.encoded(stretches))
+        bucket.encoded(stretches, sent.numpy())
+        self._send(sent, NUM_HEARD, NUM_ENCODED)
         encode.replay()
         made = layout()
-        self._send(NUM_ENCODED, bucket.placed(sequences, made, self._loop.nowhere))
+        bucket.placed(sequences, made, self._loop.nowhere, sent.numpy())
+        self._send(sent, NUM_ENCODED, len(bucket.parts))
         read.replay()
         return Started(made, self._results, self._loudest)
 
-    def _send(self, part: int, values: Ints) -> None:
-        """What belongs to this part, and to those behind it."""
-        place, on_cuda = self.bucket.parts[part].first, self._device.type == "cuda"
-        sent = torch.empty(len(values), dtype=torch.int64, pin_memory=on_cuda)
-        sent.numpy()[:] = values
-        self._ints[place : place + len(values)].copy_(sent, non_blocking=True)
+    def _staged_ints(self) -> Tensor:
+        """Where the host lays out what it sends."""
+        on_cuda = self._device.type == "cuda"
+        return torch.empty(self.bucket.num_ints, dtype=torch.int64, pin_memory=on_cuda)
+
+    def _send(self, staged: Tensor, begin: int, end: int) -> None:
+        """The parts from number `begin` to `end`."""
+        first, last = self.bucket.parts[begin].first, self.bucket.parts[end - 1]
+        part = slice(first, last.first + last.size)
+        self._ints[part].copy_(staged[part], non_blocking=True)
 
     def capture(
         self,
@@ -200,9 +212,11 @@ class _PrefillGraph:
         decoder: FusedDecoder,
     ) -> None:
         bucket = self.bucket
-        self._send(0, bucket.heard([]))
-        self._send(NUM_HEARD, bucket.encoded([]))
-        self._send(NUM_ENCODED, bucket.placed([], PromptLayout.of([], 1), self._loop.nowhere))
+        sent = self._staged_ints()
+        bucket.heard([], sent.numpy())
+        bucket.encoded([], sent.numpy())
+        bucket.placed([], PromptLayout.of([], 1), self._loop.nowhere, sent.numpy())
+        self._send(sent, 0, len(bucket.parts))
         stages = _Stages(self, log_mel, encoder, decoder)
         graphs = []
         for stage in (stages.hear, stages.encode, stages.read):

@@ -109,7 +109,8 @@ class Prefills:
                 [s.pages for s in sequences], cached, layout.lengths, self._cache.page_tokens,
                 device=self._device,
             )  # fmt: skip
-        rows = Checks.rows(layout, len(layout.wanted), len(sequences), 0)
+        rows = np.empty((4, len(layout.wanted)), dtype=np.int64)
+        Checks.fill(rows, layout, len(sequences), 0)
         wanted, given, is_forced, owner = self._to_device(rows).unbind()
         checks = Checks(wanted, given, is_forced, owner, self._to_device(np.array(slots)))
         logits = self._decoder.prefill(

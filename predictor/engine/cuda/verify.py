@@ -25,14 +25,19 @@ class Checks:
     slots: Tensor  # [B]
 
     @staticmethod
-    def rows(layout: PromptLayout, num_rows: int, num_sequences: int, filler: int) -> Ints:
-        """[4, num_rows] of a layout: all but the slots, filled up with rows of nobody that look at
+    def fill(rows: Ints, layout: PromptLayout, num_sequences: int, filler: int) -> None:
+        """All but the slots in `rows` [4, W or more], filled up with rows of nobody that look at
         the packed token `filler`."""
-        unused = num_rows - len(layout.wanted)
+        num_wanted = len(layout.wanted)
         owner = np.repeat(np.arange(len(layout.counts)), layout.counts)
-        parts = np.stack([layout.wanted, layout.given, layout.is_forced.astype(np.int64), owner])
-        nobody = np.array([[filler], [NOTHING], [0], [num_sequences]]).repeat(unused, axis=1)
-        return np.concatenate([parts, nobody], axis=1)
+        for row, known, nobody in zip(
+            rows,
+            (layout.wanted, layout.given, layout.is_forced, owner),
+            (filler, NOTHING, 0, num_sequences),
+            strict=True,
+        ):
+            row[:num_wanted] = known
+            row[num_wanted:] = nobody
 
 
 def settle(

@@ -106,15 +106,19 @@ def chunk_table(stretches: Sequence[Stretch]) -> NDArray[np.int64]:
     """Of each second of audio [5, N]: its stretch, which of the recording's seconds it is, where
     the recording starts among the samples sent, and its samples and frames up to the stretch's
     end."""
-    counts = np.array([s.num_chunks for s in stretches], dtype=np.int64)
-    owner = np.repeat(np.arange(len(stretches)), counts)
-    within = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
-    sent = np.array([len(s.samples) for s in stretches], dtype=np.int64)
-    first = np.array([s.first_chunk for s in stretches], dtype=np.int64)
-    starts = np.cumsum(sent) - sent - np.array([s.first_sample for s in stretches], dtype=np.int64)
-    sizes = np.array([s.num_samples for s in stretches], dtype=np.int64)
-    frames = CHUNK_FRAMES * first + np.array([s.num_frames for s in stretches], dtype=np.int64)
-    return np.stack([owner, first[owner] + within, starts[owner], sizes[owner], frames[owner]])
+    counts, columns = [], []
+    num_chunks = num_sent = 0
+    for owner, s in enumerate(stretches):
+        frames = CHUNK_FRAMES * s.first_chunk + s.num_frames
+        first, start = s.first_chunk - num_chunks, num_sent - s.first_sample
+        columns.append((owner, first, start, s.num_samples, frames))
+        counts.append(s.num_chunks)
+        num_chunks += counts[-1]
+        num_sent += len(s.samples)
+    of_stretches = np.array(columns, dtype=np.int64).reshape(-1, 5)
+    table = of_stretches.T.repeat(np.array(counts, dtype=np.int64), axis=1)
+    table[1] += np.arange(num_chunks)
+    return table
 
 
 def loudest_before(stretches: Sequence[Stretch]) -> NDArray[np.float32]:
