@@ -7,7 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from tests.bench.precision_errors import difference
 
 ROOT = Path(__file__).parents[2]
 PRECISIONS = ("int8", "bf16+kv_fp8")
@@ -42,3 +45,37 @@ def test_every_row_is_measured(tmp_path: Path, precisions: tuple[str, ...]) -> N
     fit = [result["rows"][f"tiny {p} start"]["slots_that_fit"] for p in precisions]
     # Of float32 here, unless other processes take what is free.
     assert all(2 * fit[0] < small for small in fit[1:])
+
+
+def test_errors_are_counted_clip_by_clip(tmp_path: Path) -> None:
+    evaluation, clips = ROOT / "tests" / "data" / "eval", tmp_path / "clips"
+    lines = (evaluation / "manifest.jsonl").read_text(encoding="utf-8").splitlines()[107:113]
+    clips.mkdir()
+    (clips / "manifest.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    for line in lines:
+        (clips / json.loads(line)["audio"]).symlink_to(evaluation / json.loads(line)["audio"])
+    output = tmp_path / "errors.json"
+    command = [sys.executable, "-m", "tests.bench.precision_errors", "--clips", str(clips)]
+    command += ["--device", "cpu", "--precisions", "fp32,fp8,bf16+kv_fp8,fp8 in blocks"]
+    command += ["--at_once", "3", "--output", str(output)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(output.read_text())["rows"]
+    assert list(rows) == ["fp32", "fp8", "bf16+kv_fp8", "fp8 in blocks"]
+    for precision, row in rows.items():
+        assert row["clips"] == 6
+        assert {"English", "Chinese"} < set(row)
+        assert row["value"] < 20, precision
+        assert ("difference" in row) == (precision != "fp32")
+
+
+def test_what_chance_makes_of_a_difference() -> None:
+    """One clip in a hundred has an error more; a third of all draws miss a single such clip."""
+    base = np.column_stack([np.zeros(100, np.int64), np.full(100, 10)])
+    ours = base.copy()
+    ours[7, 0] = 1
+    found = difference(ours, base)
+    assert found["difference"] == 0.1
+    assert found["interval"] == [0.0, 0.3]
+    assert found["clips with other errors"] == 1
+    assert difference(base, base)["interval"] == [0.0, 0.0]
