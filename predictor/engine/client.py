@@ -15,7 +15,7 @@ from dataclasses import dataclass, fields, replace
 from predictor.engine.kept import step_in_flight
 from predictor.engine.options import EngineStats
 from predictor.engine.protocol import Core, Emission
-from predictor.engine.stream import TokenStream
+from predictor.engine.stream import TokenStream, running_loop
 from predictor.errors import AsrError, InvalidInput, Overloaded
 from predictor.types import SAMPLE_RATE_HZ, EngineRequest, ExtendRequest, TokenChunk
 
@@ -61,6 +61,11 @@ class EngineClient:
         """Release the cores; streams in flight raise NotReady."""
         for core in self._cores:
             core.stop(timeout_s)
+
+    def read_in(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Let cores of other processes be read by this event loop, which waits for their tokens."""
+        for core in self._cores:
+            core.read_in(loop)
 
     def is_alive(self) -> bool:
         """Whether every core can still work, or will again by itself."""
@@ -214,7 +219,7 @@ class EngineClient:
         return found
 
     def _receive(self, emissions: Sequence[Emission]) -> None:
-        """Called by the cores' threads: hand items over with one wake-up for each event loop."""
+        """Called by the cores' threads or by a loop: hand items over, with one wake-up a loop."""
         by_loop: dict[asyncio.AbstractEventLoop, list[tuple[TokenStream, TokenChunk | AsrError]]]
         by_loop = defaultdict(list)
         with self._lock:
@@ -225,7 +230,11 @@ class EngineClient:
                 if isinstance(item, AsrError) or item.finish is not None:
                     self._remove(request_id)
                 by_loop[found.stream.loop].append((found.stream, item))
+        here = running_loop()
         for loop, news in by_loop.items():
+            if loop is here:
+                _push_all(news)
+                continue
             try:
                 loop.call_soon_threadsafe(_push_all, news)
             except RuntimeError:  # the loop is closed: nobody is left to listen

@@ -11,6 +11,7 @@ import logging
 import math
 import threading
 import time
+from asyncio import AbstractEventLoop
 from collections import defaultdict
 from collections.abc import Callable
 
@@ -71,6 +72,9 @@ class EngineCore:
         self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
         self._thread.start()
         self._call_off = end_before_exit(self._thread, self._end)
+
+    def read_in(self, loop: AbstractEventLoop) -> None:
+        """There is nothing to read: tokens come from the thread here."""
 
     def stop(self, timeout_s: float = 10.0) -> None:
         """End the thread after its current step; requests in flight get NotReady."""

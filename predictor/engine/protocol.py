@@ -5,6 +5,7 @@ Plain data in and out, no torch.
 
 from __future__ import annotations
 
+from asyncio import AbstractEventLoop
 from collections import abc
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -99,6 +100,10 @@ class Core(Protocol):
 
     def start(self) -> None:
         """Once only."""
+        ...
+
+    def read_in(self, loop: AbstractEventLoop) -> None:
+        """Where tokens come from another process, let this event loop read them."""
         ...
 
     def stop(self, timeout_s: float = 10.0) -> None:

@@ -71,3 +71,11 @@ class TokenStream(AsyncIterator[TokenChunk]):
         trace: TracebackType | None,
     ) -> None:
         await self.aclose()
+
+
+def running_loop() -> asyncio.AbstractEventLoop | None:
+    """The loop that runs in this thread, if one does."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None

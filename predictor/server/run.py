@@ -149,6 +149,7 @@ class AsrServer(ModelServer):  # type: ignore[misc]  # KServe is untyped
         self._parts.metrics.start_seconds.labels(phase="decoders").set(time.monotonic() - began_s)
         self.model.ready_clip = await through_decoder(self.decoder, self.model.ready_clip)
         await asyncio.to_thread(self.model.load)
+        self.model.read_in(asyncio.get_running_loop())
 
     async def _end(self) -> None:
         """Probes first, then the doors, then what is in flight, then the engine."""

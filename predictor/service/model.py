@@ -23,6 +23,7 @@ from predictor.live.listener import LiveParts
 from predictor.logs import note
 from predictor.metrics import EngineGauges, Metrics
 from predictor.model.checkpoint.identity import Identity
+from predictor.service.answer_counts import AnswerCounts
 from predictor.service.calls import Call, Recording
 from predictor.service.deadline import Deadline
 from predictor.service.ready_clip import check_ready
@@ -39,6 +40,7 @@ class EngineHandle(Protocol):
 
     def start(self) -> None: ...
     def stop(self) -> None: ...
+    def read_in(self, loop: asyncio.AbstractEventLoop) -> None: ...
     def is_alive(self) -> bool: ...
     def is_serving(self) -> bool: ...
     def stats(self) -> EngineGauges: ...
@@ -101,6 +103,7 @@ class AsrModel(Model):  # type: ignore[misc]  # KServe is untyped
         self._runner = RecordingRunner(decoder)
         self.ready_clip = ready_clip
         self._metrics = metrics
+        self._counts = AnswerCounts(metrics, with_text=options.log_text)
         self._options = options
         self._is_pod_ready = is_pod_ready
         self._load_lock = threading.Lock()
@@ -143,6 +146,11 @@ class AsrModel(Model):  # type: ignore[misc]  # KServe is untyped
             "the built-in clip was transcribed",
             extra={"fields": {"finish_reason": answer.finish_reason}},
         )
+
+    def read_in(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Once it is loaded: let the event loop that waits for the engine's tokens read them."""
+        if self.loaded is not None:
+            self.loaded.engine.read_in(loop)
 
     def start(self) -> None:
         """KServe's hook would call the model ready; it is ready when `load` says so."""
@@ -256,10 +264,10 @@ class AsrModel(Model):  # type: ignore[misc]  # KServe is untyped
         response_headers: dict[str, str] | None = None,
     ) -> Any:
         """The answer as the call's protocol says it."""
-        self._note(result.answers)
+        self._counts.note(result.answers)
         # The answer does not wait for the metrics: they count when this has given way to others.
         loop = asyncio.get_running_loop()
-        loop.call_soon(self._count, result.call.protocol, result.answers)
+        loop.call_soon(self._counts.count, result.call.protocol, result.answers)
         return result.call.render(result.answers)
 
     async def transcribe_stream(
@@ -322,32 +330,5 @@ class AsrModel(Model):  # type: ignore[misc]  # KServe is untyped
 
     def count(self, protocol: str, answers: Sequence[Transcription]) -> None:
         """Answers that were given, for the metrics and the request's line of the log."""
-        self._note(answers)
-        self._count(protocol, answers)
-
-    def _note(self, answers: Sequence[Transcription]) -> None:
-        note(
-            recordings=len(answers),
-            audio_s=round(sum(answer.duration_s for answer in answers), 3),
-            language=",".join(sorted({answer.language or "None" for answer in answers})),
-            finish_reason=",".join(sorted({answer.finish_reason for answer in answers})),
-        )
-        if self._options.log_text:
-            note(text=[answer.text for answer in answers])
-
-    def _count(self, protocol: str, answers: Sequence[Transcription]) -> None:
-        metrics = self._metrics
-        for answer in answers:
-            metrics.transcriptions.labels(
-                protocol=protocol, finish_reason=answer.finish_reason
-            ).inc()
-            metrics.audio_transcribed_seconds.inc(answer.duration_s)
-            metrics.audio_duration_seconds.observe(answer.duration_s)
-            metrics.confidence.observe(answer.confidence)
-            metrics.languages.labels(language=answer.language or "None").inc()
-            metrics.repeats_removed.inc(answer.num_repeats_removed)
-            usage = answer.usage
-            num_text_tokens = usage.num_prompt_tokens - usage.num_audio_tokens
-            metrics.tokens.labels(kind="audio").inc(usage.num_audio_tokens)
-            metrics.tokens.labels(kind="prompt").inc(num_text_tokens)
-            metrics.tokens.labels(kind="completion").inc(usage.num_completion_tokens)
+        self._counts.note(answers)
+        self._counts.count(protocol, answers)

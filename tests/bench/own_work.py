@@ -54,6 +54,9 @@ class InstantCore:
     def start(self) -> None:
         pass
 
+    def read_in(self, loop: Any) -> None:
+        pass
+
     def stop(self, timeout_s: float = 0.0) -> None:
         pass
 

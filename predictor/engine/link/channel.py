@@ -38,12 +38,15 @@ class Inbox:
         self._frames = Frames()
         self._files: list[int] = []  # one for each Submit to come, in order
 
-    def read(self) -> list[Message] | None:
+    def read(self, *, waits: bool = True) -> list[Message] | None:
         """What has arrived, waiting for something if need be; None when the other has gone."""
+        how = 0 if waits else socket.MSG_DONTWAIT
         try:
             size, beside, flags, _ = self._channel.recvmsg_into(
-                [self._buffer], socket.CMSG_SPACE(_MAX_FDS * 4)
+                [self._buffer], socket.CMSG_SPACE(_MAX_FDS * 4), how
             )
+        except BlockingIOError:
+            return []
         except ConnectionResetError:
             return None
         self._files += _files_in(beside)

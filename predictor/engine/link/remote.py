@@ -1,9 +1,9 @@
 """A core in another process, as a client sees it: a Core like the one in a thread.
 
 The interpreter runs one thread at a time; in a process of its own the engine's loop does not wait
-for HTTP, JSON and text. Two threads here move bytes: one sends requests with their samples, one
-reads tokens; a request that comes alone is sent by whoever brings it. When the process has gone,
-its requests fail, and the next one is waited for.
+for HTTP, JSON and text. Two threads move bytes: one sends requests, but for one that comes alone;
+one reads tokens until a loop does. When the process has gone, its requests fail, and the next one
+is waited for.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import queue
 import socket
 import threading
 import time
+from asyncio import AbstractEventLoop
 from collections import defaultdict
 from collections.abc import Callable
 from contextlib import suppress
@@ -23,6 +24,7 @@ from typing import Final
 from predictor.engine.core import HAS_FAILED, SHUTTING_DOWN
 from predictor.engine.link.channel import Inbox, SpareFile, send_request
 from predictor.engine.link.process import CoreProcess
+from predictor.engine.link.reader import Reader
 from predictor.engine.link.wire import (
     Abort,
     Chunks,
@@ -67,8 +69,8 @@ class RemoteCore:
     ) -> None:
         """Connect and wait until the engine takes requests. Raises OSError, RuntimeError.
 
-        `on_step` is called in a thread of ours soon after a step, if this server is the one that
-        counts the steps. `process`: the engine's, if it is ours and ends with us.
+        `on_step` is called where tokens are read, if this server is the one that counts steps.
+        `process`: the engine's, if it is ours and ends with us.
         """
         self._address = address
         self._process = process
@@ -87,6 +89,7 @@ class RemoteCore:
         self._outgoing: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
         self._num_outgoing = 0  # in the queue, or being written
         self._spare = SpareFile()
+        self._reads = Reader(self._hear)
         self._writer = threading.Thread(target=self._write, name="engine-writer", daemon=True)
         self._reader = threading.Thread(target=self._read, name="engine-reader", daemon=True)
         self.loaded = self._connect()
@@ -128,6 +131,10 @@ class RemoteCore:
         self._writer.start()
         self._reader.start()
 
+    def read_in(self, loop: AbstractEventLoop) -> None:
+        """Let this event loop read tokens itself, and no longer a thread."""
+        self._reads.read_in(loop)
+
     def stop(self, timeout_s: float = 10.0) -> None:
         """Leave the engine, and end it if it is ours; requests in flight get NotReady."""
         with self._lock:
@@ -136,6 +143,7 @@ class RemoteCore:
         self._outgoing.put(None)
         with suppress(OSError):
             self._channel.shutdown(socket.SHUT_RDWR)
+        self._reads.leave()
         if self._started:
             self._writer.join(timeout_s)
             self._reader.join(timeout_s)
@@ -254,19 +262,15 @@ class RemoteCore:
                 self._take([Failed(message.number, error)])
 
     def _is_connected(self) -> bool:
-        try:
+        with suppress(OSError):
             self._channel.getpeername()
-        except OSError:
-            return False
-        return True
+            return True
+        return False
 
     def _read(self) -> None:
         """The reader's thread, until the process has gone for good."""
         while True:
-            with suppress(OSError):
-                while (messages := self._inbox.read()) is not None:
-                    self._heard_s = time.monotonic()
-                    self._take(messages)
+            self._reads.until_gone(self._channel, self._inbox)
             with self._lock:
                 self._serving = False
                 if self._ending:
@@ -288,6 +292,10 @@ class RemoteCore:
         with self._lock:
             self._serving = not self._ending
         return self._serving
+
+    def _hear(self, messages: list[Message]) -> None:
+        self._heard_s = time.monotonic()
+        self._take(messages)
 
     def _take(self, messages: list[Message]) -> None:
         """Enter what has arrived in the books, and tell whom it concerns."""

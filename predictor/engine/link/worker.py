@@ -8,6 +8,7 @@ doing then.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import selectors
 import signal
@@ -47,8 +48,11 @@ from predictor.types import ExtendRequest, TokenChunk
 logger = logging.getLogger(__name__)
 
 # While the engine works, servers hear of its steps this often: who reads of dozens of them at once,
-# just before the last tokens of a request, keeps that waiting for half a millisecond.
+# just before the last tokens of a request, keeps that waiting for half a millisecond. When it comes
+# to rest they hear of its last steps a little later: they are busy with an answer then, and perhaps
+# with the next request of whoever got it.
 TELL_EVERY_S: Final = 0.05
+_TELL_AFTER_S: Final = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,13 +168,16 @@ class Switchboard:
         self._steps: list[StepStats] = []  # that no server has heard of
         self._told_s = 0.0
         self._hangs = False
+        self._rests, self._rest_began = socket.socketpair()  # one byte each time
 
     def observe(self, core: EngineCore, step: StepStats) -> None:
-        """Note a step; servers hear of it when the engine comes to rest, or now and then."""
+        """Note a step; servers hear of it when the engine has come to rest, or now and then."""
         with self._lock:
             self._steps.append(step)
-        is_idle = step.num_running == step.num_waiting == 0
-        if is_idle or time.monotonic() - self._told_s >= TELL_EVERY_S:
+        if step.num_running == step.num_waiting == 0:
+            with suppress(BlockingIOError):
+                self._rest_began.send(b"r", socket.MSG_DONTWAIT)
+        elif time.monotonic() - self._told_s >= TELL_EVERY_S:
             self._tell_of_steps(core)
 
     def _tell_of_steps(self, core: EngineCore) -> None:
@@ -189,16 +196,23 @@ class Switchboard:
         with selectors.DefaultSelector() as selector:
             selector.register(self._parent, selectors.EVENT_READ)
             selector.register(self._listener, selectors.EVENT_READ)
-            next_pulse_s = 0.0
+            selector.register(self._rests, selectors.EVENT_READ)
+            next_pulse_s, tell_s = 0.0, math.inf
             while True:
                 if (now_s := time.monotonic()) >= next_pulse_s:
                     self._pulse(core)
                     next_pulse_s = now_s + pulse_s
-                for key, _ in selector.select(max(0.0, next_pulse_s - now_s)):
+                if now_s >= tell_s:
+                    self._tell_of_steps(core)
+                    tell_s = math.inf
+                for key, _ in selector.select(max(0.0, min(next_pulse_s, tell_s) - now_s)):
                     if key.fileobj is self._parent:
                         return
                     if key.fileobj is self._listener:
                         self._accept(selector, core, loaded)
+                    elif key.fileobj is self._rests:
+                        self._rests.recv(4096)
+                        tell_s = min(tell_s, time.monotonic() + _TELL_AFTER_S)
                     elif not self._attend(key.data):
                         selector.unregister(key.fileobj)
                         self._connections.remove(key.data)
