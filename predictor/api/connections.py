@@ -21,6 +21,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from predictor.api.descriptors import RESERVED
 from predictor.api.errors import ERROR_KEY, error_body, speaks_openai
 from predictor.api.handshake import Handshake
+from predictor.api.one_write import HeadWithBody
 from predictor.api.request_head import END_OF_HEAD, check_head, without_offers
 from predictor.errors import AsrError, HeadTooLarge, InvalidInput, TooSlow
 
@@ -184,9 +185,8 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def _parse_head(self) -> bool:
         """Parse the next request's head; False when it is not whole, or refused."""
-        if not self._head_began_s:
-            self._head_began_s = time.monotonic()
-            self._set_timer(self._limits.client_timeout_s, self._too_slow)
+        is_first = not self._head_began_s
+        self._head_began_s = self._head_began_s or time.monotonic()
         if self._unread[0] in b"\r\n":  # RFC 9112, 2.2
             del self._unread[: len(self._unread) - len(self._unread.lstrip(b"\r\n"))]
         end = self._unread.find(END_OF_HEAD, self._num_searched)
@@ -195,6 +195,8 @@ class GuardedProtocol(HttpToolsProtocol):
             return False
         if end < 0:
             self._num_searched = max(0, len(self._unread) - len(END_OF_HEAD))
+            if is_first:  # most heads come whole, and need no timer
+                self._set_timer(self._limits.client_timeout_s, self._too_slow)
             return False
         self._set_timer(None, self._too_slow)
         self._num_searched = 0
@@ -237,7 +239,10 @@ class GuardedProtocol(HttpToolsProtocol):
         self._head_began_s = 0.0
 
     def on_headers_complete(self) -> None:
+        before = self.cycle
         super().on_headers_complete()
+        if self.cycle is not before:
+            self.cycle.transport = cast(Any, HeadWithBody(self.transport, self.loop))
         lengths = [value for name, value in self.headers if name == b"content-length"]
         self._num_left = int(lengths[0][:19]) if lengths and lengths[0].isdigit() else None
         if self._is_reserve and self.cycle is not None:

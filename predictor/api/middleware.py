@@ -150,34 +150,37 @@ class ClientGone:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        body_read, gone = asyncio.Event(), asyncio.Event()
+        handler = asyncio.current_task()
+        assert handler is not None
+        gone = asyncio.Event()
+        watcher: asyncio.Task[None] | None = None  # once the body was read
 
         async def app_receive() -> Message:
-            if body_read.is_set():
+            nonlocal watcher
+            if watcher is not None:
                 await gone.wait()
                 return {"type": "http.disconnect"}
             message = await receive()
             if not _has_more(message):
-                body_read.set()
+                watcher = asyncio.create_task(watch())
             return message
 
         async def watch() -> None:
-            await body_read.wait()
             while (await receive())["type"] != "http.disconnect":
                 pass
             gone.set()
+            handler.cancel()
 
-        handler = asyncio.ensure_future(self.app(scope, app_receive, send))
-        watcher = asyncio.create_task(watch())
         try:
-            await asyncio.wait({handler, watcher}, return_when=asyncio.FIRST_COMPLETED)
+            await self.app(scope, app_receive, send)
+        except asyncio.CancelledError:
+            if not gone.is_set() or handler.cancelling() > 1:  # somebody else cancels as well
+                raise
         finally:
-            watcher.cancel()
-            if not handler.done():
-                handler.cancel()
-            await asyncio.gather(handler, watcher, return_exceptions=True)
-        if not handler.cancelled():
-            handler.result()
+            if watcher is not None:
+                watcher.cancel()
+            if gone.is_set():
+                handler.uncancel()
 
 
 def _has_more(message: Mapping[str, object]) -> bool:
