@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
-import uuid
 from collections.abc import Mapping
 from typing import Final
 
@@ -23,7 +23,7 @@ def request_id_of(given: str | None) -> str:
     """The caller's request id when it is safe to print, or a new one."""
     if given is not None and _REQUEST_ID.fullmatch(given):
         return given
-    return uuid.uuid4().hex
+    return os.urandom(16).hex()
 
 
 def trace_of(traceparent: str | None) -> str | None:

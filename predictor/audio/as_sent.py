@@ -11,7 +11,7 @@ from predictor.audio.limits import CutOptions
 from predictor.audio.pcm import PcmLayout
 from predictor.audio.source import Source
 from predictor.audio.wav import plain_wav
-from predictor.shared_samples import as_float, as_pcm16
+from predictor.shared_samples import as_pcm16
 from predictor.types import SAMPLE_RATE_HZ, AnySamples, Samples
 
 _MAX_FLOATS_S: Final = 60.0  # a millisecond or two of the caller's time; 16 bits take none
@@ -51,7 +51,7 @@ def seems_filled(samples: AnySamples, cuts: CutOptions) -> bool:
     Loudness alone says so: wrong where the ends are loud and no speech, and then nothing is lost
     but time.
     """
-    seen = as_float(samples[::_SEEN])
+    seen = samples[::_SEEN].astype(np.float32)  # 16 bits as they are: powers are compared
     reach = int((cuts.margin_s + _BEYOND_MARGIN_S) * SAMPLE_RATE_HZ) // _SEEN
     whole = _power(seen)
     return whole > 0 and all(_power(end) > _QUIET * whole for end in (seen[:reach], seen[-reach:]))

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
-import uuid
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
@@ -240,7 +240,7 @@ class Transcriber:
             answer = join_pieces(
                 done, end, language=request.language, with_words=request.with_words
             )
-        if answer.text:
+        if answer.text and (request.with_words or request.said is not None):
             self.check_words(replace(request, language=answer.language))
         if done:
             note(queue_s=round(run.queue_s, 4))
@@ -355,7 +355,7 @@ class Transcriber:
         run.has_begun = True
         stream = self._submit(
             EngineRequest(
-                request_id=f"{request_id_var.get() or 'local'}:{uuid.uuid4().hex}",
+                request_id=f"{request_id_var.get() or 'local'}:{os.urandom(16).hex()}",
                 samples=samples,
                 tokens_before=run.prompt.tokens_before,
                 tokens_after=run.prompt.tokens_after,

@@ -32,10 +32,14 @@ class PromptBuilder:
         self._max_context_tokens = max_context_tokens
         # Most requests share their context and language; bounded, since callers choose them.
         self._encode = lru_cache(_NUM_CACHED)(tokenizer.encode_plain)
+        self._cached = lru_cache(_NUM_CACHED)(self._build)
 
     def build(self, context: str = "", language: str | None = None) -> Prompt:
         """`language` is a canonical name or None. Raises InvalidInput when the context is long."""
         self.check_context(context)
+        return self._cached(context, language)
+
+    def _build(self, context: str, language: str | None) -> Prompt:
         tok = self._tokenizer
         before = [
             tok.im_start,
