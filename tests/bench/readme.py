@@ -147,7 +147,7 @@ ALONE_HEADS = ("engine alone, one H200", "`bf16`", "`fp8`", "`fp8`, 8-bit cache"
 HTTP_HEADS = ("load", "measured", "median latency", "fronts", "decoders", "engine")
 PRECISION_HEADS = (
     "`precision`", "`kv_precision`", "weights", "decode step, 1 sequence", "32", "256",
-    "prefill of 600 s, language model", "30 s clips, 512 at once", "errors",
+    "prefill of 600 s, language model", "30 s clips, 512 at once", "errors", "more than float32",
 )  # fmt: skip
 PRECISION_ROWS = ("bf16", "bf16+kv_fp8", "fp8", "fp8+kv_fp8", "int8")
 PRECISION_CLIPS = 512  # at once; a row of fewer does not belong into that column
@@ -241,12 +241,12 @@ def alone(results: dict[str, Any], _language: int) -> str:
 
 def precision(results: dict[str, Any], _language: int) -> str:
     """The precisions on the measured GPU."""
-    heads = PRECISION_HEADS
+    heads, wrong = PRECISION_HEADS, results["errors"]["rows"]
     lines = [f"| {' | '.join(heads)} |", f"| --- | --- |{' ---: |' * (len(heads) - 2)}"]
     for name in PRECISION_ROWS:
-        start, steps, prefill, offline, errors = (
+        start, steps, prefill, offline = (
             results["rows"][f"1.7B {name} {row}"]
-            for row in ("start", "decode steps", "prefill step", "offline 30 s", "errors")
+            for row in ("start", "decode steps", "prefill step", "offline 30 s")
         )
         weights, _, cache = name.partition("+kv_")
         cells = [f"`{weights}`", f"`{cache or 'auto'}`", f"{start['weights_gb']:.1f} GB"]
@@ -254,7 +254,9 @@ def precision(results: dict[str, Any], _language: int) -> str:
         cells.append(f"{prefill['language_model_ms']:.0f} ms")
         has_all = offline["num_slots"] == PRECISION_CLIPS
         cells += [f"{offline['value']:,.0f} RTFx" if has_all else ""]
-        cells.append(f"{errors['value']:.2f} %")
+        low, high = wrong[name]["interval"]
+        cells.append(f"{wrong[name]['value']:.2f} %")
+        cells.append(f"{wrong[name]['difference']:.2f} ({low:.2f} to {high:.2f})")
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -324,7 +326,12 @@ TABLES = (
     Table("http", http, lambda: _read("http-h200.json"), ENGINE),
     Table("own-work", own_work, lambda: _read("own-work.json"), ENGINE),
     Table("memory", memory, lambda: _read("many-cpu.json"), ENGINE),
-    Table("precision", precision, lambda: _read("precision-h100.json"), ENGINE),
+    Table(
+        "precision",
+        precision,
+        lambda: _read("precision-h100.json") | {"errors": _read("precision-errors-h200.json")},
+        ENGINE,
+    ),
     Table("edge", edge, lambda: _read("edge-cpu.json"), ENGINE),
 )
 
