@@ -107,8 +107,14 @@ def parts(
 
 
 def small_batch_difference(decoder: Decoder, kv_dtype: torch.dtype) -> float:
-    """Relative distance of one layer and the head from their plain twins, on random inputs."""
-    trial, layer = StepTrial(decoder, kv_dtype, MAX_ROWS), decoder.layers[0]
+    """Relative distance of one layer and the head from their plain twins, on random inputs of one
+    sequence and of two."""
+    differences = [_difference(decoder, kv_dtype, num_rows) for num_rows in (1, MAX_ROWS)]
+    return float(torch.tensor(differences).max())  # NaN where one is
+
+
+def _difference(decoder: Decoder, kv_dtype: torch.dtype, num_rows: int) -> float:
+    trial, layer = StepTrial(decoder, kv_dtype, num_rows), decoder.layers[0]
     assert isinstance(layer, DecoderLayer)
     where = trial.where
     plain = layer(trial.x, decoder.rotation(where.positions), trial.attend())

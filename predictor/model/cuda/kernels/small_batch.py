@@ -41,11 +41,16 @@ def begin(PDL: tl.constexpr, FIRST: tl.constexpr = False):
 @triton.jit
 def _normed(x_ptr, norm_ptr, k, exists, width, eps):
     x = tl.load(x_ptr + k, mask=exists, other=0.0)
-    norm = tl.load(norm_ptr + k, mask=exists, other=0.0).to(tl.float32)
+    return normed(x, tl.load(norm_ptr + k, mask=exists, other=0.0), width, eps)
+
+
+@triton.jit
+def normed(x, norm, width, eps):
+    """x [K] of 16 bits or 32, and zeros behind `width`, as the RMS norm leaves it, in float32."""
     dtype = x.dtype
     x = x.to(tl.float32)
     scale = tl.rsqrt(tl.sum(x * x, axis=0) / width + eps)
-    return (x * scale * norm).to(dtype).to(tl.float32)
+    return (x * scale * norm.to(tl.float32)).to(dtype).to(tl.float32)
 
 
 @triton.jit
@@ -77,12 +82,14 @@ def _rows_kernel(
     up = weight
     if SWIGLU:
         up = tl.load(weight_ptr + N * K + tile, mask=inside, other=0.0)
+    if NORM:
+        norm = tl.load(norm_ptr + k, mask=is_column, other=0.0)
     begin(PDL, FIRST)
     for row in tl.static_range(ROWS):
+        x = tl.load(x_ptr + row * K + k, mask=is_column, other=0.0)
         if NORM:
-            x = _normed(x_ptr + row * K, norm_ptr, k, is_column, K, eps)
-        else:
-            x = tl.load(x_ptr + row * K + k, mask=is_column, other=0.0).to(tl.float32)
+            x = normed(x, norm, K, eps)
+        x = x.to(tl.float32)
         out = tl.sum(weight.to(tl.float32) * x[None, :], axis=1)
         if SCALED:
             out = out * tl.load(scale_ptr + n, mask=is_row, other=0.0)

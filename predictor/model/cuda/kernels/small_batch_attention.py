@@ -14,7 +14,9 @@ from predictor.model.cuda.kernels.small_batch import ELEMENTS, begin, has_pdl, l
 
 LOG2_E = 1.4426950408889634
 TILE = 16  # the least rows that a matrix unit multiplies; grouped query heads fill some of them
-SPLITS = 4  # programs among which one sequence's cache of one key head is divided
+# Programs among which a sequence's cache of one key head is divided: of one sequence, and of each
+# of several.
+SPLITS, SPLITS_OF_EACH = 8, 4
 SPLITS_OF = ((4, 8), (8, 4), (16, 2))  # the same with up to so many sequences, as measured
 
 
@@ -91,20 +93,23 @@ def _attention_kernel(
     # Pages are looked up a block ahead, so that no load waits for another.
     rows = places_of(table, first + BLOCK, last, PAGE, BLOCK) * (KV_HEADS * dim)
     newest = tl.load(table + position // PAGE) * PAGE + position % PAGE
+    norm_low = tl.load(norm_ptr + offsets, mask=is_head, other=0.0)
+    norm_high = tl.load(norm_ptr + offsets + HALF, mask=is_head, other=0.0)
+    key = (HEADS + kv_head) * dim + half[None, :]
+    key_norm_low, key_norm_high = tl.load(norm_ptr + key), tl.load(norm_ptr + key + HALF)
     begin(PDL)  # what was read so far is older than the kernel ahead
     query_low, query_high = _rotated(
         tl.load(qkv + offsets, mask=is_head, other=0.0),
         tl.load(qkv + offsets + HALF, mask=is_head, other=0.0),
-        tl.load(norm_ptr + offsets, mask=is_head, other=0.0).to(tl.float32),
-        tl.load(norm_ptr + offsets + HALF, mask=is_head, other=0.0).to(tl.float32),
+        norm_low.to(tl.float32),
+        norm_high.to(tl.float32),
         cos, sin, eps, HALF,
     )  # fmt: skip
-    key = (HEADS + kv_head) * dim + half[None, :]
     key_low, key_high = _rotated(
         tl.load(qkv + key),
         tl.load(qkv + key + HALF),
-        tl.load(norm_ptr + key).to(tl.float32),
-        tl.load(norm_ptr + key + HALF).to(tl.float32),
+        key_norm_low.to(tl.float32),
+        key_norm_high.to(tl.float32),
         cos, sin, eps, HALF,
     )  # fmt: skip
     value = tl.load(qkv + (HEADS + KV_HEADS + kv_head) * dim + lane)
@@ -245,7 +250,8 @@ def add_attended(
     """
     num_rows, all_heads, dim = qkv.shape
     heads = all_heads - 2 * cache[0].shape[2]
-    parts = _parts(num_rows, heads, SPLITS, dim, x.device)
+    splits = SPLITS if num_rows == 1 else SPLITS_OF_EACH
+    parts = _parts(num_rows, heads, splits, dim, x.device)
     sums, peak, total = parts
     _attend(qkv, norm, table, tables, slots, positions, cache, parts, None, eps)
     pdl = has_pdl()
@@ -255,7 +261,7 @@ def add_attended(
     num_programs = triton.cdiv(n, block_n)
     _attended_kernel[(num_programs,)](
         sums, peak, total, weight, weight if scale is None else scale, x,
-        ROWS=num_rows, N=n, K=k, DIM=dim, BLOCK_N=block_n, BLOCK_K=block_k, SPLITS=SPLITS,
+        ROWS=num_rows, N=n, K=k, DIM=dim, BLOCK_N=block_n, BLOCK_K=block_k, SPLITS=splits,
         SCALED=scale is not None, PDL=pdl, num_warps=4, **launch_options(pdl),
     )  # fmt: skip
 
