@@ -141,6 +141,9 @@ def configure_logging(log_format: str, log_level: str) -> None:
 
     "auto" is text on a terminal. SIGUSR1 changes the level to debug and back.
     """
+    # No line says where in the code it was written, or by which thread and process.
+    logging._srcfile = None
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     handler = logging.StreamHandler(sys.stderr)
     handler.addFilter(RepeatLimit())
     if log_format == "json" or (log_format == "auto" and not sys.stderr.isatty()):

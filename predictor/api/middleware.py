@@ -53,12 +53,12 @@ class RequestContext:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        request_id = request_id_of(Headers(scope=scope).get("x-request-id"))
+        headers = Headers(scope=scope)
+        request_id = request_id_of(headers.get("x-request-id"))
         token = request_id_var.set(request_id)
         stack = ExitStack()
         noted = stack.enter_context(noting())
-        traceparent = Headers(scope=scope).get("traceparent")
-        if trace_id := trace_of(traceparent) or tracing.trace_id():
+        if trace_id := trace_of(headers.get("traceparent")) or tracing.trace_id():
             noted["trace_id"] = trace_id
         protocol = protocol_of(scope["path"]) if scope["method"] == "POST" else None
         started = time.monotonic()
@@ -68,10 +68,10 @@ class RequestContext:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = MutableHeaders(scope=message)
-                headers["x-request-id"] = request_id
+                said = MutableHeaders(scope=message)
+                said["x-request-id"] = request_id
                 if protocol and (digest := self.model_identity()):
-                    headers["x-model-identity"] = digest
+                    said["x-model-identity"] = digest
             await send(message)
 
         if protocol:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -31,11 +31,15 @@ Events = Callable[[Event, AsyncIterator[Event]], AsyncIterator[bytes]]
 
 class PlainRoute(APIRoute):
     """Its endpoint takes the request alone and makes the response: FastAPI has nothing to find out
-    for it, which would take as long as all other middleware."""
+    for it, nor to close behind it, which would take as long as all other middleware."""
 
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """The endpoint itself."""
-        return self.endpoint
+    def __init__(self, *args: Any, **given: Any) -> None:
+        super().__init__(*args, **given)
+        self.app = self._answer
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        response = await self.endpoint(Request(scope, receive, send))
+        await response(scope, receive, send)
 
 
 def openai_router(dataplane: AsrDataPlane, created: int, prefix: str) -> APIRouter:
