@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from kserve import Model
+from kserve.model import InferenceVerb
 
 from predictor.audio.decode import AudioDecoder, AudioOptions, CutOptions, Source
 from predictor.errors import InvalidInput, NotReady
@@ -26,6 +27,7 @@ from predictor.model.checkpoint.identity import Identity
 from predictor.service.answer_counts import AnswerCounts
 from predictor.service.calls import Call, Recording
 from predictor.service.deadline import Deadline
+from predictor.service.hooks import Hooks
 from predictor.service.ready_clip import check_ready
 from predictor.service.recordings import RecordingRunner, Task
 from predictor.service.transcriber import Transcriber
@@ -103,6 +105,7 @@ class AsrModel(Model):  # type: ignore[misc]  # KServe is untyped
         self._runner = RecordingRunner(decoder)
         self.ready_clip = ready_clip
         self._metrics = metrics
+        self._hooks = Hooks(self)
         self._counts = AnswerCounts(metrics, with_text=options.log_text)
         self._options = options
         self._is_pod_ready = is_pod_ready
@@ -197,6 +200,17 @@ class AsrModel(Model):  # type: ignore[misc]  # KServe is untyped
         """UTF-8 bytes of one token of an answer. Raises NotReady."""
         return self._serving().transcriber.token_bytes(token_id)
 
+    async def __call__(
+        self,
+        body: Call,
+        headers: dict[str, str] | None = None,
+        verb: InferenceVerb = InferenceVerb.PREDICT,
+    ) -> tuple[Any, dict[str, str]]:
+        """The three hooks, one after the other. Raises what they raise."""
+        if verb != InferenceVerb.PREDICT:
+            raise NotImplementedError(verb)
+        return await self._hooks.call(body, headers), {}
+
     async def preprocess(self, payload: Call, headers: dict[str, str] | None = None) -> _Prepared:
         """Look at every recording, decode none. Raises InvalidInput naming the first bad item."""
         loaded = self._serving()
@@ -208,10 +222,6 @@ class AsrModel(Model):  # type: ignore[misc]  # KServe is untyped
             except InvalidInput as error:
                 raise (error.at(index) if payload.indexed else error) from error
         return _Prepared(payload, loaded.transcriber, tasks, deadline)
-
-    def validate(self, payload: _Prepared) -> _Prepared:
-        """KServe's check of what it parses itself; a `Call` was checked by the route."""
-        return payload
 
     def task(self, recording: Recording) -> Task:
         """One recording, looked at as `preprocess` does. Raises InvalidInput, NotReady."""
