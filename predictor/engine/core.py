@@ -170,10 +170,11 @@ class EngineCore:
 
     def _loop(self) -> None:
         try:
-            while (step := self._next_step()) is not None:
-                self._run(step)
-                self._preparation.between_steps()
-                del step  # or its samples would be kept until there is another one
+            with self._runner.in_thread():
+                while (step := self._next_step()) is not None:
+                    self._run(step)
+                    self._preparation.between_steps()
+                    del step  # or its samples would be kept until there is another one
         finally:
             if not self._ending:
                 self._die()

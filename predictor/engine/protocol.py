@@ -8,6 +8,7 @@ from __future__ import annotations
 from asyncio import AbstractEventLoop
 from collections import abc
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
@@ -45,6 +46,10 @@ class Runner(Protocol):
     @property
     def num_prefills_beside(self) -> int | None:
         """Prefills that the device works on while others decode; None = one or the other."""
+        ...
+
+    def in_thread(self) -> AbstractContextManager[object]:
+        """What the engine's thread is in, from its start to its end."""
         ...
 
     def prefill(self, sequences: Batch) -> StepOutput:

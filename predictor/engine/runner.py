@@ -7,6 +7,10 @@ when the chosen tokens come back.
 from __future__ import annotations
 
 from collections import abc
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import wraps
+from typing import Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +26,27 @@ from predictor.model.model import Model
 
 CPU_AHEAD = 256  # tokens; memory that is not written to costs nothing there
 ROWS_AT_A_TIME = 128  # of logits, which are wide
+
+
+_Runner = TypeVar("_Runner")
+_Given = ParamSpec("_Given")
+_Result = TypeVar("_Result")
+
+
+def inferring(
+    step: Callable[Concatenate[_Runner, _Given], _Result],
+) -> Callable[Concatenate[_Runner, _Given], _Result]:
+    """A method that runs in inference mode. The engine's thread is in it already (`in_thread`): to
+    enter it in each step once more is a part of what a request that comes alone waits for."""
+
+    @wraps(step)
+    def run(runner: _Runner, /, *args: _Given.args, **kwargs: _Given.kwargs) -> _Result:
+        if torch.is_inference_mode_enabled():
+            return step(runner, *args, **kwargs)
+        with torch.inference_mode():
+            return step(runner, *args, **kwargs)
+
+    return run
 
 
 class TorchRunner:
@@ -83,7 +108,11 @@ class TorchRunner:
         """A prefill or decode steps, never both."""
         return None
 
-    @torch.inference_mode()
+    def in_thread(self) -> AbstractContextManager[object]:
+        """What the engine's thread is in, from its start to its end."""
+        return torch.inference_mode()
+
+    @inferring
     def prefill(self, sequences: Batch) -> StepOutput:
         """Encode audio and prompt of each sequence into its slot; its first token."""
         audio, loudest = self._encode(sequences)  # [sum of audio tokens, hidden]
@@ -100,7 +129,7 @@ class TorchRunner:
         results = prefilled(found, loudest)
         return StepOutput(ids, logprobs, prefilled=dict(zip(sequences, results, strict=True)))
 
-    @torch.inference_mode()
+    @inferring
     def decode(self, sequences: Batch) -> StepOutput:
         """The next token of each sequence, whose last one is not in the cache yet."""
         lengths = [s.length for s in sequences]
@@ -120,7 +149,7 @@ class TorchRunner:
         ids, logprobs, _ = self._choose(hidden, tokens).tolist()
         return StepOutput([[int(i)] for i in ids], [[value] for value in logprobs])
 
-    @torch.inference_mode()
+    @inferring
     def scrub(self, pages: abc.Sequence[int]) -> None:
         """Zero pages whose contents are not numbers, before others use them."""
         for page in pages:

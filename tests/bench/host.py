@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import abc
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 
@@ -35,6 +36,9 @@ class InstantRunner:
     def __init__(self, steps: int) -> None:
         self._steps = steps
         self._logprobs = [-0.1] * steps
+
+    def in_thread(self) -> AbstractContextManager[object]:
+        return nullcontext()
 
     def prefill(self, sequences: Batch) -> StepOutput:
         return StepOutput([[1] for _ in sequences], [[-0.1] for _ in sequences])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import abc
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 from predictor.engine.pages import PageSize
@@ -41,6 +42,9 @@ class FaultyRunner:
     @property
     def num_prefills_beside(self) -> int | None:
         return self.inner.num_prefills_beside
+
+    def in_thread(self) -> AbstractContextManager[object]:
+        return self.inner.in_thread()
 
     def prefill(self, sequences: Batch) -> StepOutput:
         return self._run("prefill", self.inner.prefill, sequences)

@@ -213,6 +213,17 @@ async def test_the_observer_sees_every_step(
     assert seen[-1].num_running == 0
 
 
+async def test_the_engine_s_thread_stays_in_inference_mode(
+    faulty: FaultyRunner, known: list[Known], start_engine: StartEngine
+) -> None:
+    modes: list[bool] = []
+    faulty.before = lambda phase, ids: modes.append(torch.is_inference_mode_enabled())
+    assert await tokens_of(start_engine(faulty).submit(known[0].request)) == known[0].tokens
+    assert len(modes) > 1
+    assert all(modes)
+    assert not torch.is_inference_mode_enabled()
+
+
 async def test_two_event_loops_share_one_engine(
     runner: TorchRunner, known: list[Known], start_engine: StartEngine
 ) -> None:

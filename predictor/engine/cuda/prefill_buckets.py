@@ -98,6 +98,8 @@ class Bucket:
     num_wanted: int = field(init=False)
     parts: tuple[Part, ...] = field(init=False, repr=False, compare=False)  # what the host sends
     num_ints: int = field(init=False, repr=False, compare=False)  # of all parts
+    # The same of those for the log-mel, of those that the encoder needs more, and of the rest.
+    pieces: tuple[int, int, int] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         wanted = self.num_audio_tokens + PROMPT_TOKENS * (1 + self.num_chunks // 16)
@@ -117,6 +119,8 @@ class Bucket:
             first += 2 * -(-prod(shape) // 2)
         object.__setattr__(self, "parts", tuple(parts))
         object.__setattr__(self, "num_ints", first)
+        heard, encoded = parts[NUM_HEARD].first, parts[NUM_ENCODED].first
+        object.__setattr__(self, "pieces", (heard, encoded - heard, first - encoded))
 
     @property
     def num_audio_tokens(self) -> int:

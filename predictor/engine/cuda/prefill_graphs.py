@@ -18,10 +18,9 @@ from predictor.engine.cuda.capture import Capturer
 from predictor.engine.cuda.decode_loop import DecodeLoop
 from predictor.engine.cuda.prefill_buckets import (
     MORE_SAMPLES,
-    NUM_ENCODED,
-    NUM_HEARD,
     STEP_TOKENS,
     Bucket,
+    Ints,
     Size,
 )
 from predictor.engine.cuda.verify import Checks, go_on, settle
@@ -165,6 +164,7 @@ class _PrefillGraph:
         num_samples = bucket.num_chunks * CHUNK_SAMPLES + bucket.num_stretches * MORE_SAMPLES
         self._waveforms = torch.zeros(num_samples, device=device)
         self._ints = torch.zeros(bucket.num_ints, dtype=torch.int64, device=device)
+        self._pieces = self._ints.split_with_sizes(bucket.pieces)  # that the graphs need, in turn
         self._results = torch.zeros(bucket.num_wanted, 3, device=device)
         self._loudest = torch.zeros(bucket.num_stretches + 1, device=device)
         self._graphs: list[torch.cuda.CUDAGraph] = []
@@ -180,29 +180,24 @@ class _PrefillGraph:
             staged = staged_samples(clips, pin_memory=self._device.type == "cuda")
             on_device(staged, self._device, out=self._waveforms[: len(staged)])
         bucket, (hear, encode, read) = self.bucket, self._graphs
-        sent = self._staged_ints()
-        bucket.heard(stretches, sent.numpy())
-        self._send(sent, 0, NUM_HEARD)
+        sent, pieces = self._staged_ints()
+        bucket.heard(stretches, sent)
+        self._pieces[0].copy_(pieces[0], non_blocking=True)
         hear.replay()
-        bucket.encoded(stretches, sent.numpy())
-        self._send(sent, NUM_HEARD, NUM_ENCODED)
+        bucket.encoded(stretches, sent)
+        self._pieces[1].copy_(pieces[1], non_blocking=True)
         encode.replay()
         made = layout()
-        bucket.placed(sequences, made, self._loop.nowhere, sent.numpy())
-        self._send(sent, NUM_ENCODED, len(bucket.parts))
+        bucket.placed(sequences, made, self._loop.nowhere, sent)
+        self._pieces[2].copy_(pieces[2], non_blocking=True)
         read.replay()
         return Started(made, self._results, self._loudest)
 
-    def _staged_ints(self) -> Tensor:
-        """Where the host lays out what it sends."""
-        on_cuda = self._device.type == "cuda"
-        return torch.empty(self.bucket.num_ints, dtype=torch.int64, pin_memory=on_cuda)
-
-    def _send(self, staged: Tensor, begin: int, end: int) -> None:
-        """The parts from number `begin` to `end`."""
-        first, last = self.bucket.parts[begin].first, self.bucket.parts[end - 1]
-        part = slice(first, last.first + last.size)
-        self._ints[part].copy_(staged[part], non_blocking=True)
+    def _staged_ints(self) -> tuple[Ints, tuple[Tensor, ...]]:
+        """Where the host lays out what it sends, and the same in the pieces that it sends."""
+        on_cuda, bucket = self._device.type == "cuda", self.bucket
+        staged = torch.empty(bucket.num_ints, dtype=torch.int64, pin_memory=on_cuda)
+        return staged.numpy(), staged.split_with_sizes(bucket.pieces)
 
     def capture(
         self,
@@ -212,11 +207,11 @@ class _PrefillGraph:
         decoder: FusedDecoder,
     ) -> None:
         bucket = self.bucket
-        sent = self._staged_ints()
-        bucket.heard([], sent.numpy())
-        bucket.encoded([], sent.numpy())
-        bucket.placed([], PromptLayout.of([], 1), self._loop.nowhere, sent.numpy())
-        self._send(sent, 0, len(bucket.parts))
+        sent, _ = self._staged_ints()
+        bucket.heard([], sent)
+        bucket.encoded([], sent)
+        bucket.placed([], PromptLayout.of([], 1), self._loop.nowhere, sent)
+        self._ints.copy_(torch.from_numpy(sent))
         stages = _Stages(self, log_mel, encoder, decoder)
         graphs = []
         for stage in (stages.hear, stages.encode, stages.read):

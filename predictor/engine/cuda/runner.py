@@ -22,7 +22,7 @@ from predictor.engine.cuda.prefill_graphs import PrefillGraphs
 from predictor.engine.cuda.prefills import Prefills
 from predictor.engine.pages import PAGE_TOKENS
 from predictor.engine.protocol import StepOutput
-from predictor.engine.runner import TorchRunner
+from predictor.engine.runner import TorchRunner, inferring
 from predictor.engine.sequence import Batch, Sequence
 from predictor.model.cuda.decoder import FusedDecoder, Fusion
 from predictor.model.cuda.encoder import FusedEncoder
@@ -164,7 +164,7 @@ class GraphRunner(TorchRunner):
         least = self._options.overlap_from
         return least is not None and self._num_decoding >= least
 
-    @torch.inference_mode()
+    @inferring
     def prefill(self, sequences: Batch) -> StepOutput:
         """Start encoding audio and prompt of each sequence into its pages; `decode` has the
         rest."""
@@ -191,7 +191,7 @@ class GraphRunner(TorchRunner):
             self._pending.append(under_way.popleft())
         return wanted
 
-    @torch.inference_mode()
+    @inferring
     def decode(self, sequences: Batch) -> StepOutput:
         """What has arrived for each sequence, at least for one; the device is kept busy."""
         wanted = self._join_prefills(tuple(sequences))
@@ -275,7 +275,7 @@ class GraphRunner(TorchRunner):
         self._loop.forget()
         return super().recover()
 
-    @torch.inference_mode()
+    @inferring
     def capture(self, bucket: int, *, shares: bool = False) -> None:
         """Make the graph of one bucket of sequences; if it fails, no more are made. `shares`: of
         sequences of which many begin alike."""
@@ -288,7 +288,7 @@ class GraphRunner(TorchRunner):
             logger.exception("no graph for %d sequences: such steps run without", bucket)
             self._stop_capturing()
 
-    @torch.inference_mode()
+    @inferring
     def capture_prefill(self) -> None:
         """Make the next graph for prefills of little audio; if it fails, no more are made."""
         assert self._prefills.graphs is not None
