@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -34,7 +34,7 @@ class Begun:
     def is_all(self, piece: AudioPiece) -> bool:
         """Whether they are this piece, to the last bit."""
         ours, theirs = self.samples, piece.samples
-        return ours.dtype == theirs.dtype and np.array_equal(ours, theirs)
+        return ours is theirs or (ours.dtype == theirs.dtype and np.array_equal(ours, theirs))
 
 
 class Run:
@@ -55,6 +55,13 @@ class Run:
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
         self.line.put_nowait((task, feed))
+
+    def as_begun(self, piece: AudioPiece) -> AudioPiece:
+        """The same piece; with the samples that were begun ahead if it is all of them, so that a
+        decoder's file of them is closed now and not when the answer is due."""
+        if self.ahead is None or not self.ahead.is_all(piece):
+            return piece
+        return replace(piece, samples=self.ahead.samples)
 
     async def forget_ahead(self) -> None:
         """What was begun ahead is no piece of the recording."""

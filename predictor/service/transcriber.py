@@ -269,7 +269,7 @@ class Transcriber:
                         break
                     await gate.acquire()
                     feed: Feed = asyncio.Queue()
-                    task = asyncio.create_task(one(piece, feed))
+                    task = asyncio.create_task(one(run.as_begun(piece), feed))
                     run.begin(task, feed)
         finally:
             decoding.end()
