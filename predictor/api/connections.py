@@ -259,6 +259,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._is_between = True
 
     def on_response_complete(self) -> None:
+        cast(Any, self.cycle.transport).flush()  # or what closes the connection now would lose it
         super().on_response_complete()
         if self.transport.is_closing():
             self._close()

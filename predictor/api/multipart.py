@@ -143,7 +143,7 @@ def parameters_of(disposition: str) -> dict[str, str]:
     """Names and file names in a header, unquoted."""
     quoted = disposition.split('"')
     names = _USUAL_PARAMETERS.get(tuple(quoted[::2]))
-    if names is not None and "\\" not in disposition:
+    if names is not None and len(quoted) % 2 and "\\" not in disposition:  # all quotes end
         return dict(zip(names, quoted[1::2], strict=True))
     return found_parameters(disposition)
 

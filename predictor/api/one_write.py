@@ -17,18 +17,19 @@ class HeadWithBody:
         """As of a transport."""
         if self._head is None:
             self._head = data
-            self._loop.call_soon(self._write_head)
+            self._loop.call_soon(self.flush)
             return
         head, self._head = self._head, b""
         self._transport.write(head + data if head else data)
 
-    def _write_head(self) -> None:
+    def flush(self) -> None:
+        """Write a head that still waits: no body comes, or comes late."""
         if self._head:
             self.write(b"")
 
     def close(self) -> None:
         """As of a transport, once all is written."""
-        self._write_head()
+        self.flush()
         self._transport.close()
 
     def is_closing(self) -> bool:

@@ -89,6 +89,7 @@ PIECES = ["form-data", "; name=", "; filename=", "; Name=", ";", '"', "\\", "a",
 @settings(deadline=None)
 @given(st.lists(st.sampled_from(PIECES), max_size=9))
 @example(["form-data", "; name=", '"', "a", '"'])
+@example(["form-data", "; name=", '"', "a", '"', '"'])
 @example(["form-data", "; name=", '"', "a", ";", '"', "; filename=", '"', " ", '"'])
 @example(["form-data", "; name=", '"', "a", '"', "; filename=", '"', "\\", '"'])
 def test_headers_as_usual_are_read_as_any(pieces: list[str]) -> None:

@@ -34,6 +34,7 @@ class Application:
     def __init__(self) -> None:
         self.paths: list[str] = []
         self.num_body_bytes = 0
+        self.when_answered: Callable[[], None] = lambda: None
         self.may_take = asyncio.Event()
         self.taken: list[int] = []
         self.has_ended = asyncio.Event()
@@ -48,6 +49,7 @@ class Application:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         body = LARGE if scope["path"] == "/large" else b"yes"
         await send({"type": "http.response.body", "body": body})
+        self.when_answered()
 
     async def _websocket(self, receive: Any, send: Any) -> None:
         await receive()
@@ -158,6 +160,17 @@ async def test_who_takes_an_answer_slowly_gets_all_of_it() -> None:
             num_read += len(data)
             await asyncio.sleep(0.03)
         assert num_read > len(LARGE)
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+async def test_an_answer_is_whole_when_the_server_ends_in_the_same_turn(method: str) -> None:
+    async with served() as one:
+        reader, writer = await one.open()
+        await until(lambda: bool(one.server.server_state.connections))
+        [protocol] = one.server.server_state.connections
+        one.app.when_answered = protocol.shutdown
+        writer.write(head(method, "/last"))
+        assert (await reader.read()).startswith(b"HTTP/1.1 200 OK\r\n")
 
 
 def frame(opcode: int, data: bytes, *, is_last: bool = True) -> bytes:
