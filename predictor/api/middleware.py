@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from typing import Final
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
@@ -37,6 +38,9 @@ from predictor.metrics import CLIENT_CLOSED_REQUEST, Metrics
 logger = logging.getLogger(__name__)
 
 _PROBES = ("GET", "HEAD", "OPTIONS")
+# A request's line is written while others wait for the engine: a client that asks one after another
+# has sent its next request within a millisecond of an answer.
+LOG_AFTER_S: Final = 0.01
 
 
 class RequestContext:
@@ -53,12 +57,12 @@ class RequestContext:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        headers = Headers(scope=scope)
-        request_id = request_id_of(headers.get("x-request-id"))
+        given = Headers(scope=scope)
+        request_id = request_id_of(given.get("x-request-id"))
         token = request_id_var.set(request_id)
         stack = ExitStack()
         noted = stack.enter_context(noting())
-        if trace_id := trace_of(headers.get("traceparent")) or tracing.trace_id():
+        if trace_id := trace_of(given.get("traceparent")) or tracing.trace_id():
             noted["trace_id"] = trace_id
         protocol = protocol_of(scope["path"]) if scope["method"] == "POST" else None
         started = time.monotonic()
@@ -68,10 +72,10 @@ class RequestContext:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                said = MutableHeaders(scope=message)
-                said["x-request-id"] = request_id
+                headers = MutableHeaders(scope=message)
+                headers["x-request-id"] = request_id
                 if protocol and (digest := self.model_identity()):
-                    said["x-model-identity"] = digest
+                    headers["x-model-identity"] = digest
             await send(message)
 
         if protocol:
@@ -87,10 +91,12 @@ class RequestContext:
                 await response(scope, receive, send_with_id)
         finally:
             elapsed_s = time.monotonic() - started
-            if status == CLIENT_CLOSED_REQUEST and (said := scope.get(ERROR_KEY)):
+            said: AsrError | None = scope.get(ERROR_KEY)
+            if status == CLIENT_CLOSED_REQUEST and said:
                 status = said.spec.http_status  # the connection answered a body that is none
-            self._count(protocol, status, elapsed_s, scope.get(ERROR_KEY))
-            log_request(scope, status, elapsed_s, scope.get(ERROR_KEY), noted)
+            self._count(protocol, status, elapsed_s, said)
+            line = (scope, status, elapsed_s, said, noted)
+            asyncio.get_running_loop().call_later(LOG_AFTER_S, log_request, *line)
             stack.close()
             request_id_var.reset(token)
 

@@ -44,6 +44,8 @@ _TS_PACKET: Final = 188
 
 def sniff(data: memoryview) -> tuple[Container, int] | None:
     """The container of `data` and the byte at which it begins; None for none that we decode."""
+    if (container := by_magic(data)) is not None:  # nearly always
+        return container, 0
     tagged = _tag_bytes(data)
     begin = _zero_bytes(data, tagged)
     container = by_magic(data[begin:])

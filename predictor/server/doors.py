@@ -26,6 +26,7 @@ from predictor.api.handshake import SecuredListener
 from predictor.api.held_bytes import HeldBytes
 from predictor.api.jobs import JobDoor
 from predictor.api.key_file import KeyFile
+from predictor.api.middleware import LOG_AFTER_S
 from predictor.api.realtime import LiveDoor
 from predictor.api.spool import Spool
 from predictor.api.tls import Certificate
@@ -152,6 +153,7 @@ class Doors:
         if self._close_grpc is not None:
             closing.append(self._close_grpc())
         await asyncio.gather(*closing)
+        await asyncio.sleep(2 * LOG_AFTER_S)  # for the lines of the last requests
 
     async def close_admin(self) -> None:
         """Health and metrics end last."""
