@@ -5,10 +5,16 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
+import struct
+import termios
 import threading
+from collections.abc import Callable
 from contextlib import suppress
+from fcntl import ioctl
 
 import pytest
+import uvloop
 
 from predictor.engine import StepStats
 from predictor.errors import InternalError, NotReady
@@ -92,3 +98,30 @@ def test_a_loop_that_has_ended_keeps_nobody(
         engine.stop(30.0)
     [core] = engine.cores
     assert not core._reader.is_alive()  # type: ignore[attr-defined]
+
+
+def is_full(channel: socket.socket) -> bool:
+    """Whether whoever writes has to wait for a reader."""
+    (num_bytes,) = struct.unpack("i", ioctl(channel, termios.TIOCOUTQ, bytes(4)))
+    return bool(num_bytes >= channel.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF))
+
+
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_requests_wait_for_an_engine_that_stands_still(
+    new_loop: Callable[[], asyncio.AbstractEventLoop],
+    start_process: StartProcess,
+    known: list[Known],
+) -> None:
+    threads = Threads()
+    engine = start_process(on_step=threads)
+    [core] = engine.cores
+
+    async def ask() -> None:
+        await read_here(engine, threads, known[2])
+        with held(engine):
+            streams = [engine.submit(renamed(known[2], f"waits{i}")) for i in range(50)]
+            await until(lambda: is_full(core._channel))  # type: ignore[attr-defined]
+        assert [await tokens_of(stream) for stream in streams] == [known[2].tokens] * 50
+
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.run(ask())

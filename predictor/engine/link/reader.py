@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import select
 import socket
 import threading
 from collections.abc import Callable
@@ -46,13 +47,17 @@ class Reader:
     ) -> bool:
         """False when the loop is closed."""
         gone = self._has_gone = threading.Event()
+        # Not the channel itself: uvloop would keep it from waiting, for whoever writes to it too.
+        arrived = select.epoll()
+        arrived.register(channel, select.EPOLLIN)
 
         def begin() -> None:
             if not gone.is_set():
-                loop.add_reader(channel, read)
+                loop.add_reader(arrived, read)
 
         def stop() -> None:
-            loop.remove_reader(channel)
+            loop.remove_reader(arrived)
+            arrived.close()
             gone.set()
 
         def read() -> None:
@@ -73,6 +78,7 @@ class Reader:
         try:
             loop.call_soon_threadsafe(begin)
         except RuntimeError:  # it is closed
+            arrived.close()
             self._loop = None
             return False
         return gone.wait()
