@@ -117,6 +117,18 @@ async def test_the_engine_has_it_while_the_decoder_still_listens(
     assert np.array_equal(engine.requests[0].samples, piece.samples)
 
 
+@pytest.mark.parametrize("others_s", [0.0, 5.0])
+async def test_only_who_is_alone_gets_tokens_as_they_are_made(
+    others_s: float, decoder: AudioDecoder, engine: ScriptedEngine
+) -> None:
+    scribe, admission = transcriber(engine, max_ahead=4)
+    task = Task(decoder.source(wav(speech())), TextRequest())
+    with admission.hold(others_s):
+        [answer] = await RecordingRunner(decoder).run(scribe, [task])
+    assert answer.text == "yes"
+    assert [request.is_streamed for request in engine.requests] == [others_s == 0]
+
+
 @pytest.mark.parametrize(
     ("before_s", "after_s", "is_ahead"), [(3.0, 0.0, False), (0.0, 3.0, False), (0.0, 0.0, True)]
 )

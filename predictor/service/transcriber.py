@@ -203,7 +203,11 @@ class Transcriber:
             and self._num_runs < self._options.max_ahead
             and (whole := ahead()) is not None
         ):
-            run.ahead = self._submitted(run, whole)
+            # Who is alone in all of the pod gets tokens as they are made: what reads them is awake
+            # then, and in the processor's caches, when the last ones come.
+            held_s = 0.0 if lease is None else lease.held_s
+            alone = self.admission.pod_held_audio_s <= held_s
+            run.ahead = self._submitted(run, whole, as_they_come=alone)
         self._num_runs += 1
         feeding = asyncio.create_task(self._feed(run, pieces, lease))
         done: list[Piece] = []
@@ -350,7 +354,7 @@ class Transcriber:
         await run.forget_ahead()
         return begun
 
-    def _submitted(self, run: Run, samples: AnySamples) -> Begun:
+    def _submitted(self, run: Run, samples: AnySamples, *, as_they_come: bool = False) -> Begun:
         draft = () if run.has_begun else self._draft(run.request)
         run.has_begun = True
         stream = self._submit(
@@ -360,7 +364,7 @@ class Transcriber:
                 tokens_before=run.prompt.tokens_before,
                 tokens_after=run.prompt.tokens_after,
                 max_new_tokens=run.request.max_new_tokens or _NO_CAP,
-                is_streamed=run.streaming,
+                is_streamed=run.streaming or as_they_come,
                 draft=draft[: round(_DRAFT_TOKENS_PER_S * _duration_s(samples))],
             )
         )
