@@ -53,6 +53,7 @@ logger = logging.getLogger(__name__)
 # with the next request of whoever got it.
 TELL_EVERY_S: Final = 0.05
 _TELL_AFTER_S: Final = 0.02
+_FLUSH_EVERY_S: Final = 0.01  # what a server has not read yet: the last tokens may be among it
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +206,10 @@ class Switchboard:
                 if now_s >= tell_s:
                     self._tell_of_steps(core)
                     tell_s = math.inf
-                for key, _ in selector.select(max(0.0, min(next_pulse_s, tell_s) - now_s)):
+                is_behind = any(c.outbox.is_behind for c in self._connections)
+                flush_s = now_s + _FLUSH_EVERY_S if is_behind else math.inf
+                until_s = min(next_pulse_s, tell_s, flush_s)
+                for key, _ in selector.select(max(0.0, until_s - now_s)):
                     if key.fileobj is self._parent:
                         return
                     if key.fileobj is self._listener:
