@@ -194,9 +194,9 @@ def compile_small_batch() -> None:
         ))  # fmt: skip
         require_widened(waiting[-1], cache)
     waiting.append(compiled(
-        attention_kernels._attended_kernel, parts,
-        ROWS=1, N=HIDDEN, K=HEADS * DIM, DIM=DIM, BLOCK_N=8, BLOCK_K=2048, SPLITS=splits,
-        SCALED=False, PDL=True,
+        attention_kernels._attended_kernel, parts | {"positions_ptr": LONG},
+        ROWS=1, N=HIDDEN, K=HEADS * DIM, DIM=DIM, BLOCK_N=16, BLOCK_K=2048, BLOCK=64,
+        SPLITS=splits, SCALED=False, PDL=True, num_warps=8,
     ))  # fmt: skip
     compiled(
         small_batch_kernels._head_kernel,

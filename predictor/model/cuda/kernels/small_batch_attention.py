@@ -17,6 +17,7 @@ TILE = 16  # the least rows that a matrix unit multiplies; grouped query heads f
 # Programs among which a sequence's cache of one key head is divided: of one sequence, and of each
 # of several.
 SPLITS, SPLITS_OF_EACH = 8, 4
+PROGRAMS = 128  # at least so many multiply what attention gave, if there are as many rows
 SPLITS_OF = ((4, 8), (8, 4), (16, 2))  # the same with up to so many sequences, as measured
 
 
@@ -29,6 +30,12 @@ def _rotated(low, high, norm_low, norm_high, cos, sin, eps, HALF: tl.constexpr):
     scale = tl.rsqrt(power / (2 * HALF) + eps)[:, None]
     low, high = low * scale * norm_low, high * scale * norm_high
     return (low * cos - high * sin).to(dtype), (high * cos + low * sin).to(dtype)
+
+
+@triton.jit
+def _tokens_of_split(position, SPLITS: tl.constexpr, BLOCK: tl.constexpr):
+    """How many of `position` cached tokens each split has, but for the last ones: whole blocks."""
+    return tl.cdiv(tl.cdiv(position, SPLITS), BLOCK) * BLOCK
 
 
 @triton.jit(do_not_specialize=["table_stride"])
@@ -79,7 +86,7 @@ def _attention_kernel(
     lane = tl.arange(0, dim)
     table = tables_ptr + slot * table_stride
     base = kv_head * dim
-    share = tl.cdiv(tl.cdiv(position, SPLITS), BLOCK) * BLOCK
+    share = _tokens_of_split(position, SPLITS, BLOCK)
     first = split * share
     last = tl.minimum(first + share, position)
     at = first + tl.arange(0, BLOCK)
@@ -189,6 +196,7 @@ def _attended_kernel(
     total_ptr,
     weight_ptr,
     scale_ptr,
+    positions_ptr,
     out_ptr,
     ROWS: tl.constexpr,
     N: tl.constexpr,
@@ -196,6 +204,7 @@ def _attended_kernel(
     DIM: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
+    BLOCK: tl.constexpr,
     SPLITS: tl.constexpr,
     SCALED: tl.constexpr,
     PDL: tl.constexpr,
@@ -205,6 +214,11 @@ def _attended_kernel(
     is_row, is_column = n < N, k < K
     inside = is_row[:, None] & is_column[None, :]
     weight = tl.load(weight_ptr + n[:, None] * K + k[None, :], mask=inside, other=0.0)
+    counts = ()  # of splits that have tokens
+    for row in tl.static_range(ROWS):
+        position = tl.load(positions_ptr + row)
+        share = tl.maximum(_tokens_of_split(position, SPLITS, BLOCK), 1)
+        counts += (tl.cdiv(position, share),)  # type: ignore[assignment]
     begin(PDL)
     dtype = out_ptr.dtype.element_ty
     for row in tl.static_range(ROWS):
@@ -218,6 +232,8 @@ def _attended_kernel(
             at = part + split
             share = tl.exp2(tl.load(peak_ptr + at, mask=is_column, other=0.0) - peak)
             total += share * tl.load(total_ptr + at, mask=is_column, other=1.0)
+            # A split without tokens has no share either, and its sums would take time to read.
+            at = part + tl.where(split < counts[row], split, 0)
             sums += share * tl.load(sums_ptr + at * DIM + k % DIM, mask=is_column, other=0.0)
         x = (sums / total).to(dtype).to(tl.float32)
         out = tl.sum(weight.to(tl.float32) * x[None, :], axis=1)
@@ -257,12 +273,15 @@ def add_attended(
     pdl = has_pdl()
     n, k = weight.shape
     block_k = triton.next_power_of_2(k)
-    block_n = max(1, ELEMENTS // block_k)
+    # One program for each multiprocessor, since all read the same sums.
+    rows_of_one = triton.next_power_of_2(triton.cdiv(n, PROGRAMS))
+    block_n = min(max(1, 2 * ELEMENTS // block_k), rows_of_one)
     num_programs = triton.cdiv(n, block_n)
     _attended_kernel[(num_programs,)](
-        sums, peak, total, weight, weight if scale is None else scale, x,
-        ROWS=num_rows, N=n, K=k, DIM=dim, BLOCK_N=block_n, BLOCK_K=block_k, SPLITS=splits,
-        SCALED=scale is not None, PDL=pdl, num_warps=4, **launch_options(pdl),
+        sums, peak, total, weight, weight if scale is None else scale, positions, x,
+        ROWS=num_rows, N=n, K=k, DIM=dim, BLOCK_N=block_n, BLOCK_K=block_k,
+        BLOCK=_block_of(qkv), SPLITS=splits, SCALED=scale is not None, PDL=pdl, num_warps=8,
+        **launch_options(pdl),
     )  # fmt: skip
 
 
@@ -301,6 +320,11 @@ def _parts(
     return sums, peak, torch.empty_like(peak)
 
 
+def _block_of(qkv: Tensor) -> int:
+    """Cached tokens that are multiplied at a time."""
+    return 32 if qkv.dtype == torch.float32 else 64
+
+
 def _attend(
     qkv: Tensor,
     norm: Tensor,
@@ -326,7 +350,7 @@ def _attend(
         tables.stride(0), LOG2_E / dim**0.5, eps,
         HEADS=heads, KV_HEADS=kv_heads, HALF=dim // 2,
         TILE=max(TILE, triton.next_power_of_2(heads // kv_heads)),
-        BLOCK=32 if in_float32 else 64, PAGE=page_tokens, SPLITS=splits,
+        BLOCK=_block_of(qkv), PAGE=page_tokens, SPLITS=splits,
         MERGE=merged is not None, PRECISION="ieee" if in_float32 else "tf32", PDL=pdl,
         num_warps=4, num_stages=1 if in_float32 else 2, **launch_options(pdl),
     )  # fmt: skip
