@@ -185,7 +185,7 @@ class EngineCore:
             with self._changed:
                 while not (self._ending or self._dead):
                     self._scheduler.release_aborted()
-                    step = self._scheduler.schedule(self._runner.num_prefills_beside)
+                    step = self._scheduler.schedule()
                     if step is not None:
                         return step
                     self._step_began_s = None

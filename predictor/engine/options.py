@@ -19,7 +19,6 @@ class EngineOptions:
     kv_memory_fraction: float = 0.85  # of the memory free once the weights are loaded
     max_prefill_audio_s: float = 120.0  # seconds of audio prefilled in one step, or one clip
     max_prefill_tokens: int = 8192  # audio and prompt tokens of one step, or one sequence
-    overlap_prefill: bool = False  # on CUDA: prefill while many others decode, else in turn
     max_kept_sequences: int = (
         1024  # sequences that stay alive; beyond it extend() raises Overloaded
     )

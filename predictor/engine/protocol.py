@@ -43,10 +43,6 @@ class Runner(Protocol):
     def limits(self) -> Limits: ...
     @property
     def page_size(self) -> PageSize: ...
-    @property
-    def num_prefills_beside(self) -> int | None:
-        """Prefills that the device works on while others decode; None = one or the other."""
-        ...
 
     def in_thread(self) -> AbstractContextManager[object]:
         """What the engine's thread is in, from its start to its end."""
@@ -58,8 +54,7 @@ class Runner(Protocol):
         ...
 
     def decode(self, sequences: Batch) -> StepOutput:
-        """The next token of each sequence, or of some: those whose prefill is under way beside come
-        later. Their last one is not in the cache yet."""
+        """The next token of each sequence, whose last one is not in the cache yet."""
         ...
 
     def scrub(self, pages: abc.Sequence[int]) -> None:

@@ -103,11 +103,6 @@ class TorchRunner:
     def limits(self) -> Limits:
         return self._limits
 
-    @property
-    def num_prefills_beside(self) -> int | None:
-        """A prefill or decode steps, never both."""
-        return None
-
     def in_thread(self) -> AbstractContextManager[object]:
         """What the engine's thread is in, from its start to its end."""
         return torch.inference_mode()

@@ -23,7 +23,6 @@ from predictor.engine.utterance import Utterance
 from predictor.errors import InvalidInput
 from predictor.types import EngineRequest
 
-MOST_BESIDE = 2  # prefills that are started before their sequences decode, where both run at once
 # Rows of a prefill step whose logits are asked for, those of forced tokens and drafts among them;
 # one sequence may have more.
 MAX_CHECKS = 1536
@@ -117,15 +116,14 @@ class Scheduler:
         for sequence in [s for s in self._running.values() if s.aborted]:
             self.finish(sequence)
 
-    def schedule(self, num_beside: int | None = None) -> Step | None:
+    def schedule(self) -> Step | None:
         """The next step, or None when there is nothing to do.
 
         Waiting requests enter free slots before decoding goes on, since a fuller batch costs
         hardly more; but never twice in a row, so that no arrival rate can stop the running ones.
-        `num_beside`: prefills under way on a device that decodes meanwhile; None = in turn.
         """
-        may_prefill = not self._prefilled_last if num_beside is None else num_beside < MOST_BESIDE
-        if not self._running or (may_prefill and self._is_worth_a_prefill()):
+        may_prefill = not self._prefilled_last and self._is_worth_a_prefill()
+        if may_prefill or not self._running:
             entering = tuple(self._admit())
             if entering:
                 self._prefilled_last = True

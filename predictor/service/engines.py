@@ -74,7 +74,6 @@ def engine_options(settings: Settings) -> EngineOptions:
         kv_precision=settings.kv_precision,
         kv_memory_fraction=settings.kv_memory_fraction,
         max_prefill_audio_s=settings.max_prefill_audio_s,
-        overlap_prefill=settings.overlap_prefill,
         max_kept_sequences=settings.max_live_sessions,
         max_kept_audio_s=max(3_600.0, _LONGEST_KEPT_S * settings.max_live_sessions),
         max_tokens_per_audio_s=settings.max_tokens_per_audio_s,

@@ -98,8 +98,7 @@ def measure_all(bench: Bench, arguments: argparse.Namespace) -> None:
         return not chosen or any(part in name or part == f"={name}" for part in chosen)
 
     def wanted_of_second(name: str) -> bool:
-        names = ("offline 30 s", "one 10 s clip", "offline 10 s")
-        return wanted(name) and name.removesuffix(", prefill beside decode") in names
+        return wanted(name) and name in ("offline 30 s", "one 10 s clip", "offline 10 s")
 
     shapes, last = arguments.shapes.split(","), bench.deadline
     for index, shape in enumerate(shapes):

@@ -10,7 +10,6 @@ import torch
 
 from predictor.engine.cuda.runner import GraphOptions
 from predictor.engine.runner import TorchRunner
-from predictor.engine.start.build import OVERLAP_FROM
 from predictor.model.cuda.decoder import PLAIN
 from tests.bench import engine_loads as loads
 from tests.bench import reuse
@@ -76,7 +75,7 @@ def run_shape(bench: Bench, wanted: Callable[[str], bool]) -> None:
         plain = GraphOptions(use_graphs=False, fusion=PLAIN, check_kernels=False)
         bench.runner = bench.graph_runner(plain)
     sizes = Sizes(bench.small)
-    for rows in (_first_rows, _reuse_rows, _part_rows, _beside_rows, _other_rows):
+    for rows in (_first_rows, _reuse_rows, _part_rows, _crowded_rows, _other_rows):
         for row in rows(bench, sizes):
             if wanted(row.name):
                 bench.row(row.name, row.run, 1.0 if bench.small else row.least_s)
@@ -135,29 +134,19 @@ def _part_rows(bench: Bench, sizes: Sizes) -> Iterator[Row]:
     )
 
 
-def _beside_rows(bench: Bench, sizes: Sizes) -> Iterator[Row]:
-    """Prefill beside decode, and what it is compared with."""
-    small, beside = sizes.small, "prefill beside decode"
-    for duration_s in (sizes.long_s, sizes.short_s):
-        run: Measure = lambda d=duration_s: _offline_beside(bench, d)  # noqa: E731
-        yield Row(f"offline {duration_s:g} s, {beside}", run)
+def _crowded_rows(bench: Bench, sizes: Sizes) -> Iterator[Row]:
+    """Many clients always, of files, and of files and kept sequences."""
+    small, runner = sizes.small, bench.runner
     clients = 3 if small else 384
     for duration_s in (sizes.short_s, sizes.long_s):
-
-        def steady(runner: TorchRunner, duration_s: float = duration_s) -> dict[str, Any]:
-            return loads.steady(bench, runner, clients, duration_s, 3)
-
-        name = f"steady {clients} x {duration_s:g} s"
-        yield Row(name, lambda s=steady: s(bench.runner), 15.0)  # type: ignore[misc]
-        yield Row(f"{name}, {beside}", lambda s=steady: s(_beside_runner(bench)), 20.0)  # type: ignore[misc]
+        run: Measure = lambda d=duration_s: loads.steady(bench, runner, clients, d, 3)  # noqa: E731
+        yield Row(f"steady {clients} x {duration_s:g} s", run, 15.0)
     wall_s, kept, files = (2.0, 3, 2) if small else (8.0, 100, 320)
-
-    def steps(runner: TorchRunner) -> dict[str, Any]:
-        return reuse.steps(bench, runner, kept, wall_s, files)
-
-    name = f"{kept} kept sequences and {files} x {sizes.long}"
-    yield Row(name, lambda: steps(bench.runner), 15.0)
-    yield Row(f"{name}, {beside}", lambda: steps(_beside_runner(bench)), 20.0)
+    yield Row(
+        f"{kept} kept sequences and {files} x {sizes.long}",
+        lambda: reuse.steps(bench, runner, kept, wall_s, files),
+        15.0,
+    )
 
 
 def _other_rows(bench: Bench, sizes: Sizes) -> Iterator[Row]:
@@ -188,20 +177,6 @@ def _steps(bench: Bench, steps: int, duration_s: float) -> dict[str, Any]:
         return loads.offline(bench, runner, [duration_s] * (4 if bench.small else 1024), 1)
     finally:
         runner._options = before
-
-
-def _offline_beside(bench: Bench, duration_s: float) -> dict[str, Any]:
-    """The same load where the device prefills and decodes at once."""
-    num_clips = 4 if bench.small else round(2048 * 30 / duration_s)
-    return loads.offline(bench, _beside_runner(bench), [duration_s] * num_clips, 2)
-
-
-def _beside_runner(bench: Bench) -> Any:
-    overlap_from = 2 if bench.small else OVERLAP_FROM
-    runner = bench.graph_runner(GraphOptions(overlap_from=overlap_from))
-    while runner.idle():
-        pass
-    return runner
 
 
 def _plain(bench: Bench, durations_s: list[float]) -> dict[str, Any]:

@@ -31,7 +31,6 @@ class InstantRunner:
     num_slots = NUM_SEQUENCES
     limits = Limits(max_model_len=768, vocab_size=151_936, eos_token_ids=frozenset())
     page_size = PageSize(NUM_SEQUENCES * 768 // PAGE_TOKENS, PAGE_TOKENS)
-    num_prefills_beside = None
 
     def __init__(self, steps: int) -> None:
         self._steps = steps

@@ -45,7 +45,7 @@ NOISE = np.random.default_rng(0).normal(0, 0.1, 25 * SAMPLE_RATE_HZ).astype(np.f
 class NoDevice:
     """A graph whose replay takes no time and leaves its results as they are; makes more of them."""
 
-    def capture(self, run: Callable[[], None], *, goes_first: bool = False) -> NoDevice:
+    def capture(self, run: Callable[[], None]) -> NoDevice:
         return self
 
     def replay(self) -> None:

@@ -84,10 +84,7 @@ class PartCapturer(Capturer):
         super().__init__(device, part.stream)
         self._part = part
 
-    def capture(
-        self, work: Callable[[], None], *, goes_first: bool = False
-    ) -> torch.cuda.CUDAGraph:
-        assert not goes_first, "a part's stream has its priority"
+    def capture(self, work: Callable[[], None]) -> torch.cuda.CUDAGraph:
         if self._part.num_multiprocessors is None:
             return super().capture(work)
         with products_on(self._part.num_multiprocessors, self._device):

@@ -39,10 +39,6 @@ class FaultyRunner:
     def page_size(self) -> PageSize:
         return self.inner.page_size
 
-    @property
-    def num_prefills_beside(self) -> int | None:
-        return self.inner.num_prefills_beside
-
     def in_thread(self) -> AbstractContextManager[object]:
         return self.inner.in_thread()
 

@@ -77,17 +77,6 @@ def test_nothing_to_do() -> None:
     assert scheduler().schedule() is None
 
 
-def test_beside_decode_steps_the_next_prefill_is_ready_and_no_more() -> None:
-    s = scheduler(num_slots=4, max_prefill_audio_s=1.0)
-    for name in "abcd":
-        s.add(request(name))
-    assert ids(s.schedule(0)) == ("prefill", ["a"])
-    assert ids(s.schedule(1)) == ("prefill", ["b"])
-    assert ids(s.schedule(2)) == ("decode", ["a", "b"])
-    assert ids(s.schedule(2)) == ("decode", ["a", "b"])
-    assert ids(s.schedule(1)) == ("prefill", ["c"])
-
-
 def test_prefill_never_comes_twice_while_others_run() -> None:
     s = scheduler(num_slots=9)
     phases = []

@@ -16,18 +16,14 @@ class Capturer:
         self._device = device
         self._pool: Any = None
         self._stream = stream
-        self._first: torch.cuda.Stream | None = None
 
-    def capture(
-        self, work: Callable[[], None], *, goes_first: bool = False
-    ) -> torch.cuda.CUDAGraph:
+    def capture(self, work: Callable[[], None]) -> torch.cuda.CUDAGraph:
         """Run `work` once, which loads and compiles what a capture may not, then capture it.
 
         It must read and write static buffers only; what it allocates is its own until its next
-        replay or that of any other graph. `goes_first`: where multiprocessors become free, its
-        kernels start before those of others.
+        replay or that of any other graph.
         """
-        side, current = self._side(goes_first), torch.cuda.current_stream(self._device)
+        side, current = self._side(), torch.cuda.current_stream(self._device)
         side.wait_stream(current)
         with torch.cuda.stream(side):
             work()
@@ -39,14 +35,10 @@ class Capturer:
             work()
         return graph
 
-    def _side(self, goes_first: bool) -> torch.cuda.Stream:
+    def _side(self) -> torch.cuda.Stream:
         """Where to capture: a graph's kernels keep the priority of that stream."""
         if self._pool is None:
             self._pool = torch.cuda.graph_pool_handle()
-        if goes_first:
-            if self._first is None:
-                self._first = torch.cuda.Stream(self._device, priority=-1)  # type: ignore[no-untyped-call]
-            return self._first
         if self._stream is None:
             self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
         return self._stream

@@ -168,16 +168,12 @@ class DecodeLoop:
         decoder: StepDecoder = next(few, self._fused)
         self._ends.leave(decoder, decoder.decode(x, where), where, self.results[:bucket])
 
-    def capture(
-        self, bucket: int, capturer: Capturer, *, shares: bool = False, goes_first: bool = False
-    ) -> None:
+    def capture(self, bucket: int, capturer: Capturer, *, shares: bool = False) -> None:
         """Make the graph of one bucket; until then its steps run without."""
         self.rows.fill_(self.scratch)
         self._shared_counts.zero_()
         self._in_rows = ()
-        self.graphs_of(shares)[bucket] = capturer.capture(
-            lambda: self.step(bucket, shares=shares), goes_first=goes_first
-        )
+        self.graphs_of(shares)[bucket] = capturer.capture(lambda: self.step(bucket, shares=shares))
 
 
 def beginning_of_many(sequences: Batch) -> list[int]:

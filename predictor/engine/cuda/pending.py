@@ -33,16 +33,6 @@ class StepTimer:
             event.record()
             self._events.append(event)
 
-    @property
-    def is_done(self) -> bool:
-        """The device has reached the last event."""
-        return not self._on_cuda or bool(self._events[-1].query())  # type: ignore[no-untyped-call]
-
-    def hold_back(self) -> None:
-        """What is started on the current stream from here on begins behind the last event."""
-        if self._on_cuda:
-            self._events[-1].wait()
-
     def wait(self) -> None:
         """Until the device has reached the last event."""
         if self._on_cuda:
@@ -84,12 +74,6 @@ class PendingStep:
     @property
     def num_steps(self) -> int:
         return self.results.shape[0]
-
-    @property
-    def is_intact(self) -> bool:
-        """Its sequences still hold the slots and pages that they had when it began."""
-        pairs = zip(self.sequences, self.starts, strict=True)
-        return all(s.slot >= 0 and s.num_preempted == start for s, start in pairs)
 
     def read(self) -> Iterator[Arrived]:
         """Wait; what each sequence got that was not preempted meanwhile."""

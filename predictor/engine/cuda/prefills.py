@@ -1,20 +1,11 @@
-"""Prefills on the device: as graphs or call by call, beside the decode steps or in turn with them.
+"""Prefills on the device: as graphs or call by call, in one stream with the decode steps.
 
-A prefill computes and a decode step reads memory, so both at once take less than one after the
-other. Prefills have a stream of their own, behind each other; decode steps go first where both
-have work to start (`Capturer`). Two things order them:
-
-- A prefill begins behind all steps that were started before it: its slots and pages may be those of
-  a sequence that has ended, for which some steps still run.
-- Its sequences decode once it has ended. Until then nothing else uses what it writes to; if a
-  sequence leaves early, steps wait for the prefill before others get the pages (`PendingPrefill.
-  is_intact`).
+So a prefill begins behind all steps that were started before it: its slots and pages may be those
+of a sequence that has ended, for which some steps still run.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 
 import numpy as np
@@ -36,7 +27,7 @@ from predictor.model.stretch import Stretch
 
 
 class Prefills:
-    """Starts them, and knows those that are under way beside decode steps."""
+    """Starts them."""
 
     def __init__(
         self,
@@ -48,40 +39,29 @@ class Prefills:
         loop: DecodeLoop,
         *,
         graphs: PrefillGraphs | None,
-        stream: torch.cuda.Stream | None,
     ) -> None:
-        """`stream`: None = that of the decode steps."""
         self._model, self._cache, self._device = model, cache, model.device
         self._mel, self._encoder, self._decoder, self._loop = log_mel, encoder, decoder, loop
         self.graphs = graphs
-        self._stream = stream
-        self.under_way: deque[PendingPrefill] = deque()  # beside decode steps, oldest first
 
     def start(self, sequences: Batch) -> PendingPrefill:
         """Start encoding audio and prompt of each sequence into its pages."""
-        with self._behind_all_steps():
-            timer = StepTimer(self._device)
-            layout = partial(PromptLayout.of, sequences, self._cache.page_tokens)
-            parts = [s.stretches() for s in sequences]
-            stretches = [stretch for part in parts for stretch in part]
-            if any(s.num_cached for s in sequences):  # else decode steps are the first to read them
-                self._loop.bring_pages(sequences)
-            started = None
-            if self.graphs is not None:
-                started = self.graphs.start(sequences, stretches, layout)
-            if started is None:
-                started = self._start(sequences, layout(), stretches, timer)
-            self._loop.mark_synced(sequences)
-            counts = tuple(len(part) for part in parts)
-            return PendingPrefill.start(
-                sequences, started.layout, started.results, started.loudest, counts, timer
-            )
-
-    def _behind_all_steps(self) -> AbstractContextManager[object]:
-        if self._stream is None:
-            return nullcontext()
-        self._stream.wait_stream(torch.cuda.current_stream(self._device))
-        return torch.cuda.stream(self._stream)
+        timer = StepTimer(self._device)
+        layout = partial(PromptLayout.of, sequences, self._cache.page_tokens)
+        parts = [s.stretches() for s in sequences]
+        stretches = [stretch for part in parts for stretch in part]
+        if any(s.num_cached for s in sequences):  # else decode steps are the first to read them
+            self._loop.bring_pages(sequences)
+        started = None
+        if self.graphs is not None:
+            started = self.graphs.start(sequences, stretches, layout)
+        if started is None:
+            started = self._start(sequences, layout(), stretches, timer)
+        self._loop.mark_synced(sequences)
+        counts = tuple(len(part) for part in parts)
+        return PendingPrefill.start(
+            sequences, started.layout, started.results, started.loudest, counts, timer
+        )
 
     def _start(
         self,

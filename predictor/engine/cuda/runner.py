@@ -3,7 +3,7 @@
 A prefill and decode steps need nothing that the host does not know already: the newest tokens are
 on the device, which also decides how much of a draft holds. So the next step is started before the
 last one is read, and the device never waits for Python. A sequence that turns out to have ended has
-run a few steps too many; the engine drops those. Prefills run beside decode steps (`prefills.py`).
+run a few steps too many; the engine drops those.
 """
 
 from __future__ import annotations
@@ -32,9 +32,6 @@ from predictor.model.model import Model
 
 logger = logging.getLogger(__name__)
 
-# Steps of more than this share of the largest batch go before a prefill beside them; smaller ones
-# do not, so that the batch fills up.
-GOES_FIRST = 0.75
 STEPS_AHEAD = 2  # what may stay unread on the device when something was read
 
 
@@ -48,10 +45,6 @@ class GraphOptions:
     steps: tuple[tuple[int, int], ...] = ((1, 1), (9, 2))
     use_graphs: bool = True  # False, or a CPU: the same steps without graphs
     run_ahead: bool = True  # start the next steps before the last ones are read
-    # From so many sequences on that decode, prefills run beside their steps; None = always in turn.
-    # Beside a prefill each kernel of a step waits for room, which costs the prefill about the same
-    # time whatever the step's size; alone a small step takes less than that.
-    overlap_from: int | None = None
     fusion: Fusion = field(default_factory=Fusion)
     check_kernels: bool = True  # compare each kernel with its plain twin at start
     # What a step may hold, or one clip: no larger prefill gets a graph.
@@ -118,13 +111,9 @@ class GraphRunner(TorchRunner):
     def _new_prefills(
         self, log_mel: DeviceLogMel, encoder: FusedEncoder, max_length: int
     ) -> Prefills:
-        """As graphs where there are any, on a stream of their own if they run beside steps."""
+        """As graphs where there are any."""
         options, model, capturer = self._options, self._model, self._capturer
-        graphs, stream = None, None
-        if options.overlap_from is not None and self._device.type == "cuda":
-            stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
-        if capturer is not None and stream is not None:
-            capturer = Capturer(self._device, stream)
+        graphs = None
         if capturer is not None and model.dtype != torch.float32:
             graphs = PrefillGraphs(
                 log_mel,
@@ -138,9 +127,8 @@ class GraphRunner(TorchRunner):
                 window_chunks=model.config.audio.window_chunks,
             )
         return Prefills(
-            model, self._cache, log_mel, encoder, self._fused, self._loop,
-            graphs=graphs, stream=stream,
-        )  # fmt: skip
+            model, self._cache, log_mel, encoder, self._fused, self._loop, graphs=graphs
+        )
 
     _num_scratch = 1  # a page where rows that only fill a bucket, and steps too many, write
 
@@ -154,47 +142,19 @@ class GraphRunner(TorchRunner):
         """The kernels in use, after the check."""
         return self._fused.fusion
 
-    @property
-    def num_prefills_beside(self) -> int | None:
-        """Prefills under way beside decode steps; None = the next one runs in turn."""
-        return len(self._prefills.under_way) if self._is_worth_overlap else None
-
-    @property
-    def _is_worth_overlap(self) -> bool:
-        least = self._options.overlap_from
-        return least is not None and self._num_decoding >= least
-
     @inferring
     def prefill(self, sequences: Batch) -> StepOutput:
         """Start encoding audio and prompt of each sequence into its pages; `decode` has the
         rest."""
         for sequence in sequences:  # what was read before it was preempted is made anew
             self._unclaimed.pop(sequence, None)
-        self._prefills.under_way.append(self._prefills.start(sequences))
-        if not self._is_worth_overlap:
-            self._join_prefills(())
+        self._pending.append(self._prefills.start(sequences))
         return StepOutput([[] for _ in sequences], [[] for _ in sequences])
-
-    def _join_prefills(self, wanted: tuple[Sequence, ...]) -> tuple[Sequence, ...]:
-        """Prefills that have ended are followed by steps; which of the sequences can decode.
-
-        Steps wait, on the device, for one that has not ended if there is nothing else to decode, or
-        if a sequence of it has left and others may get its pages. Of no sequences: for all.
-        """
-        under_way = self._prefills.under_way
-        while under_way:
-            entering = {s for prefill in under_way for s in prefill.members}
-            must_wait = entering.issuperset(wanted) or not all(p.is_intact for p in under_way)
-            if not (must_wait or under_way[0].timer.is_done):
-                return tuple(s for s in wanted if s not in entering)
-            under_way[0].timer.hold_back()
-            self._pending.append(under_way.popleft())
-        return wanted
 
     @inferring
     def decode(self, sequences: Batch) -> StepOutput:
         """What has arrived for each sequence, at least for one; the device is kept busy."""
-        wanted = self._join_prefills(tuple(sequences))
+        wanted = tuple(sequences)
         if not (self._pending and self._pending[-1].members.issuperset(wanted)):
             self._start(wanted)
         if self._options.run_ahead and len(self._pending) == 1 and self._has_more(wanted):
@@ -260,13 +220,11 @@ class GraphRunner(TorchRunner):
 
     def scrub(self, pages: abc.Sequence[int]) -> None:
         """Zero pages whose contents are not numbers, before others use them."""
-        self._join_prefills(())
         super().scrub([*pages, self._page_size.count])
 
     def recover(self) -> bool:
         """Read what was started before the failure; the host's word counts from there on."""
         try:
-            self._join_prefills(())
             while self._pending:
                 self._take(self._pending.popleft())
         except RuntimeError:
@@ -281,9 +239,7 @@ class GraphRunner(TorchRunner):
         sequences of which many begin alike."""
         assert self._capturer is not None
         try:
-            is_large = bucket > GOES_FIRST * self._buckets[-1]
-            goes_first = is_large and self._options.overlap_from is not None
-            self._loop.capture(bucket, self._capturer, shares=shares, goes_first=goes_first)
+            self._loop.capture(bucket, self._capturer, shares=shares)
         except Exception:  # a compiler can fail in any way, and memory can be short
             logger.exception("no graph for %d sequences: such steps run without", bucket)
             self._stop_capturing()
@@ -326,7 +282,6 @@ class GraphRunner(TorchRunner):
 
     def let_go(self) -> None:
         """Wait for the end of steps too many: the samples of their sequences are kept for them."""
-        self._join_prefills(())
         while self._pending:
             self._pending.popleft().timer.wait()
         self._unclaimed.clear()

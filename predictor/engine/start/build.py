@@ -6,7 +6,6 @@ import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -32,7 +31,6 @@ logger = logging.getLogger(__name__)
 
 READY_SEQUENCES = 4  # what the graphs made before readiness serve; the others follow when idle
 READY_PREFILL_S = 2
-OVERLAP_FROM = 256  # sequences that decode; fewer leave nothing to gain
 
 
 def build_engine(
@@ -95,7 +93,6 @@ def build_runner(
         max_model_len=max_model_len,
         max_prefill_audio_s=options.max_prefill_audio_s,
         max_prefill_tokens=options.max_prefill_tokens,
-        overlap=options.overlap_prefill,
         kv_dtype=kv_dtype,
     )
 
@@ -160,7 +157,6 @@ def make_runner(
     max_model_len: int,
     max_prefill_audio_s: float,
     max_prefill_tokens: int,
-    overlap: bool = False,
     kv_dtype: torch.dtype | None = None,
 ) -> TorchRunner:
     """The fast runner on CUDA, ready for small batches; larger graphs follow.
@@ -183,8 +179,6 @@ def make_runner(
         fusion=Fusion(head_8_bit=keeps_head_copy(model.device)),
         max_prefill_audio_s=max_prefill_audio_s, max_prefill_tokens=max_prefill_tokens,
     )  # fmt: skip
-    if overlap:
-        graph_options = replace(graph_options, overlap_from=OVERLAP_FROM)
     runner = GraphRunner(
         model, num_slots=num_slots, max_model_len=max_model_len, options=graph_options,
         kv_dtype=kv_dtype, num_pages=num_pages,

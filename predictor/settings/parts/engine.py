@@ -28,9 +28,6 @@ class EngineFields:
         0.85, "share for the cache of the memory that is free after loading", low=0.01, high=1
     )
     max_prefill_audio_s: float = setting(120.0, "audio encoded in one step", low=1, high=7200)
-    overlap_prefill: bool = setting(
-        False, "on CUDA, take in new recordings while 256 or more others are decoded, not in turn"
-    )
     max_held_audio_s: float = setting(
         7200.0, "audio waiting or running; more is answered with 429", low=1, high=10_000_000
     )
