@@ -6,9 +6,8 @@
 
 720 clips of each of three seeds: held-out sentences by held-out voices, half of them under noise
 10 dB below. On CUDA the kernels run, on a CPU the plain twins of the 8-bit layers and caches, which
-compute the same. A precision's errors less those of float32 (of bfloat16 on CUDA, which has no
-faster path for float32) come with the middle 95 % of 10,000 draws of clips: what holds 0 may be
-chance.
+compute the same. A precision's errors less those of the first, float32, come with the middle 95 %
+of 10,000 draws of clips: what holds 0 may be chance.
 """
 
 from __future__ import annotations

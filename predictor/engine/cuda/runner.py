@@ -105,7 +105,6 @@ class GraphRunner(TorchRunner):
         self._capturer = Capturer(self._device) if options.use_graphs and on_cuda else None
         self._prefills = self._new_prefills(log_mel, encoder, max_model_len)
         self._pending: deque[PendingStep] = deque()  # oldest first
-        self._num_decoding = 0  # sequences of the newest decode step
         self._unclaimed: dict[Sequence, Arrived] = {}  # read, not handed out
 
     def _new_prefills(
@@ -195,7 +194,6 @@ class GraphRunner(TorchRunner):
         return any(s.max_new_tokens - len(s.tokens) > steps for s in sequences)
 
     def _start(self, sequences: tuple[Sequence, ...]) -> None:
-        self._num_decoding = len(sequences)
         bucket = next(b for b in self._buckets if b >= len(sequences))
         beginning = beginning_of_many(sequences) if self._may_share else []
         shares = bool(beginning)
